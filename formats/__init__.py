@@ -1,0 +1,1 @@
+"""The formats, in the order in which a path is offered to them."""

@@ -1,0 +1,1 @@
+"""GGUF: typed key-values, tensor infos, aligned data."""

@@ -1,0 +1,1 @@
+"""Read, plan, convert and verify language-model checkpoints."""

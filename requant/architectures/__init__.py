@@ -1,0 +1,1 @@
+"""Model families: HF and ggml names, row orders and hyperparameters, as invertible data."""

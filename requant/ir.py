@@ -1,0 +1,89 @@
+"""The checkpoint every reader returns and every layout starts from.
+
+Readers never rename and never permute: a checkpoint shows its file as it is. What names, metadata and
+tokenizer files *mean* is read by `requant.architectures` and `requant.tokenizers` when a plan is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from requant.encodings import Encoding, PartSpec, Shape
+from requant.sources import Source
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+class Naming(Enum):
+    """Whose names and row orders a checkpoint's tensors follow."""
+
+    HF = "hf"
+    GGML = "ggml"
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A metadata value with the type it is stored in.
+
+    `kind` is a GGUF value type: `u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str`, in brackets for an array:
+    `[str]`, `[[f32]]`. Arrays read from a file are sequences that decode their items when asked; strings
+    that are not UTF-8 keep their bytes as surrogate escapes.
+    """
+
+    kind: str
+    value: bool | int | float | str | Sequence[object]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a tensor is: its name, its logical shape (row-major, slowest dimension first) and how it is stored."""
+
+    name: str
+    shape: Shape
+    encoding: Encoding
+
+    @property
+    def parts(self) -> Mapping[str, PartSpec]:
+        """The stored arrays this tensor is made of."""
+        return self.encoding.parts(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Stored size of all parts."""
+        return sum(part.nbytes for part in self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor(TensorSpec):
+    """A `TensorSpec` whose bytes are somewhere: one source for each part."""
+
+    sources: Mapping[str, Source]
+
+
+T_co = TypeVar("T_co", bound=TensorSpec, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Generic[T_co]):
+    """A model: `Checkpoint[Tensor]` can be read, `Checkpoint[TensorSpec]` is only described.
+
+    path: what was opened, for messages (empty for a described one).
+    architecture: GGML naming: `general.architecture` ("llama"); HF naming: `model_type` of config.json ("llama");
+        empty when the file does not say.
+    config: config.json of an HF folder; empty for GGUF, whose key-values are all in `metadata`.
+    metadata: GGUF key-values in file order; safetensors `__metadata__` (kind `str`).
+    files: what lies beside the weights of an HF folder and goes along untouched (tokenizer files,
+        generation_config.json, README, …), by relative name; config.json and weight files are not among them.
+    """
+
+    naming: Naming
+    architecture: str
+    tensors: tuple[T_co, ...]
+    config: Mapping[str, Json] = field(default_factory=dict)
+    metadata: Mapping[str, Typed] = field(default_factory=dict)
+    files: Mapping[str, Source] = field(default_factory=dict)
+    path: Path = Path()

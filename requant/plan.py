@@ -1,0 +1,106 @@
+"""What will be done, decided before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.encodings import Shape
+from requant.encodings.exactness import holds
+from requant.ir import Json, Tensor, TensorSpec, Typed
+from requant.layout import Layout
+from requant.sources import Source
+from requant.transforms import Add, Transform
+
+
+class Fidelity(Enum):
+    """What happens to the numbers of a tensor."""
+
+    COPY = "copy"  # the same bytes, perhaps with whole rows in another order
+    REPACK = "repack"  # other bytes, the same values
+    ROUND = "round"  # values are rounded
+
+
+class LossKind(Enum):
+    """What can be lost or changed; every one is shown, and `--fail-on-loss` makes any of them an error."""
+
+    REQUANTIZED = "requantized"  # rounded a second time: the source was quantized already
+    SUBSTITUTED = "type substituted"  # another type than the one asked for
+    TENSOR_DROPPED = "tensor dropped"
+    METADATA_DROPPED = "metadata dropped"
+    FILE_DROPPED = "file dropped"
+    TOKENIZER_CHANGED = "tokenizer changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One thing that will not be in the output as it was in the input, or as it was asked for.
+
+    subject: the tensor, key or file. detail: what happens to it, and why.
+    """
+
+    kind: LossKind
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One tensor of the output before its encoding is chosen.
+
+    name, shape: in the target's naming. inputs: read as one tall matrix of rows, in this order.
+    """
+
+    name: str
+    shape: Shape
+    inputs: tuple[Tensor, ...]
+    transforms: tuple[Transform, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A checkpoint said in the other naming: what `requant.architectures` makes of it.
+
+    config, metadata and files are those of the target (see `Checkpoint`), tokenizer left out.
+    """
+
+    architecture: str
+    moves: tuple[Move, ...]
+    config: dict[str, Json] = field(default_factory=dict)
+    metadata: dict[str, Typed] = field(default_factory=dict)
+    files: dict[str, Source] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One tensor's way from files to a file.
+
+    importance: [columns] or [matrices, columns] float32 from an importance matrix, or None.
+    """
+
+    move: Move
+    target: TensorSpec
+    importance: NDArray[np.float32] | None = field(default=None, compare=False)
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """How much survives, computed from the encodings and transforms alone."""
+        sources = {tensor.encoding for tensor in self.move.inputs}
+        if any(isinstance(transform, Add) for transform in self.move.transforms):
+            return Fidelity.ROUND
+        if sources == {self.target.encoding}:
+            return Fidelity.COPY
+        return Fidelity.REPACK if all(holds(source, self.target.encoding) for source in sources) else Fidelity.ROUND
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A conversion as data: print it, compare it, then run it."""
+
+    steps: tuple[Step, ...]
+    layout: Layout
+    losses: tuple[Loss, ...] = ()

@@ -1,0 +1,1 @@
+"""Tokenizers: one description, read from and written to HF files and GGUF metadata."""

@@ -1,0 +1,1 @@
+"""Whether a result is right: structure, numbers, and the real runtime."""
