@@ -39,11 +39,11 @@ def kernel(function: F) -> F:
     Kernels release the GIL and use one thread: `requant.execute` owns the only
     thread pool and hands every worker its own run of rows.
     """
-    before, config.CACHE_DIR = config.CACHE_DIR, _CACHE  # read once, when a function is decorated
+    before, config.CACHE_DIR = config.CACHE_DIR, _CACHE  # type: ignore[attr-defined]  # read when a function is decorated
     try:
         return cast(F, numba.njit(cache=True, **_EXACT)(function))
     finally:
-        config.CACHE_DIR = before
+        config.CACHE_DIR = before  # type: ignore[attr-defined]
 
 
 def inlined(function: F) -> F:
