@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,3 +105,13 @@ class Plan:
     steps: tuple[Step, ...]
     layout: Layout
     losses: tuple[Loss, ...] = ()
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of tensors that will be read."""
+        return sum(tensor.nbytes for step in self.steps for tensor in step.move.inputs)
+
+    @property
+    def weights(self) -> int:
+        """Numbers stored in all tensors of the output."""
+        return sum(prod(step.target.shape) for step in self.steps)

@@ -1,0 +1,155 @@
+"""Files that appear under their names only when all of them are whole."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from requant.errors import PlanError
+from requant.layout import Layout, OutputFile
+
+SUFFIX: Final = ".partial"
+
+
+class Sink:
+    """One file under construction; writes at given offsets, from any thread."""
+
+    def __init__(self, path: Path, file: OutputFile) -> None:
+        self.path, self.partial = path, path.with_name(path.name + SUFFIX)
+        self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            self._claim()
+            os.ftruncate(self._descriptor, 0)
+            if file.nbytes:
+                self._reserve(file.nbytes)
+            self.write(0, memoryview(file.head))
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, offset: int, data: NDArray[Any] | memoryview) -> None:
+        """Write all of `data` at `offset`."""
+        view = memoryview(data.reshape(-1).view("u1").data) if not isinstance(data, memoryview) else data
+        while view:
+            try:
+                count = os.pwrite(self._descriptor, view, offset)
+            except OSError as error:
+                raise _disk_error(error, self.path) from error
+            view, offset = view[count:], offset + count
+
+    def sync(self) -> None:
+        """Have every byte on the disk."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise _disk_error(error, self.path) from error
+
+    def close(self) -> None:
+        """Close; the partial file stays where it is."""
+        os.close(self._descriptor)
+
+    def _claim(self) -> None:
+        """A second requant writing the same file would destroy the first one's work."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PlanError(
+                f"{self.path}: another process is writing this file", hint="wait for it, or choose another destination"
+            ) from error
+        except OSError:
+            pass  # file systems without locks
+
+    def _reserve(self, nbytes: int) -> None:
+        """Full length at once: a full disk is found now, not after an hour."""
+        try:
+            os.posix_fallocate(self._descriptor, 0, nbytes)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise _disk_error(error, self.path) from error
+            os.ftruncate(self._descriptor, nbytes)
+
+
+class OutputSet:
+    """All files of a layout; on leaving, whatever was not published is removed."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._sinks: dict[str, Sink] = {}
+        self._folders: list[Path] = []
+
+    def __enter__(self) -> OutputSet:
+        """Make the folders and the partial files."""
+        try:
+            self._need_room()
+            for file in self._layout.files:
+                path = self._layout.root / file.name
+                self._make_folder(path.parent)
+                self._sinks[file.name] = Sink(path, file)
+        except OSError as error:
+            self._discard()
+            raise _disk_error(error, self._layout.root) from error
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what is unfinished."""
+        self._discard()
+
+    def sink(self, name: str) -> Sink:
+        """The file of this name."""
+        return self._sinks[name]
+
+    def publish(self) -> None:
+        """Sync every file, then give each its name."""
+        for sink in self._sinks.values():
+            sink.sync()
+        for sink in self._sinks.values():
+            sink.close()
+            sink.partial.replace(sink.path)
+        self._sinks.clear()
+        self._folders.clear()
+
+    def _need_room(self) -> None:
+        folder = self._layout.root
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if free < self._layout.nbytes:
+            raise PlanError(
+                f"{self._layout.root}: the output takes {self._layout.nbytes} bytes, the disk has {free} free",
+                hint="free some space, or choose another destination",
+            )
+
+    def _make_folder(self, folder: Path) -> None:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir()
+            self._folders.append(path)
+
+    def _discard(self) -> None:
+        for sink in self._sinks.values():
+            sink.partial.unlink(missing_ok=True)
+            sink.close()
+        self._sinks.clear()
+        for folder in reversed(self._folders):
+            with suppress(OSError):
+                folder.rmdir()
+        self._folders.clear()
+
+
+def _disk_error(error: OSError, path: Path) -> PlanError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "nothing was changed; free some space, or choose another destination" if full else "nothing was changed"
+    return PlanError(f"{path}: {'the disk is full' if full else error.strerror}", hint=hint)

@@ -1,0 +1,220 @@
+"""Runs of rows of a step: how they are cut, read from the inputs, and converted.
+
+A tensor of any rank is a matrix here: its last dimension is a row. A run `[start, stop)` of the target's rows
+is the unit of work and of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import lcm
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.codecs import Codec, Parts, Values, codec_for
+from requant.encodings import Dense, Encoding, PartSpec, columns_of, rows_of
+from requant.ir import Tensor, TensorSpec
+from requant.plan import Fidelity, Step
+from requant.sources import Bytes, read
+from requant.transforms import Add, RopeOrder, Rows, Transpose
+
+#: Values in one run: small enough to stay in the caches of most machines, large enough to hide the overhead of a task.
+RUN_VALUES: Final = 1 << 19
+
+
+class Scratch:
+    """Named buffers of one worker, kept between runs: touching fresh memory costs more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Bytes] = {}
+
+    def bytes(self, name: str, nbytes: int) -> Bytes:
+        """A buffer of `nbytes` bytes, aligned to 64; its content is whatever the last user left."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < nbytes:
+            raw = np.empty(nbytes + 64, np.uint8)
+            buffer = self._buffers[name] = raw[-raw.ctypes.data % 64 :]
+        return buffer[:nbytes]
+
+    def values(self, name: str, rows: int, columns: int) -> Values:
+        """A float32 matrix."""
+        return self.bytes(name, 4 * rows * columns).view(np.float32).reshape(rows, columns)
+
+
+def granule_of(step: Step) -> int:
+    """Rows of the target that must stay in one run: whole rotary heads, whole blocks of rows of the encodings.
+
+    All rows, where a transpose or an encoding needs the tensor whole.
+    """
+    rows = rows_of(step.target.shape)
+    if any(isinstance(transform, Transpose) for transform in step.move.transforms):
+        return max(rows, 1)
+    heads = [rows // t.heads for t in step.move.transforms if isinstance(t, RopeOrder)]
+    encodings = [step.target.encoding.granule(step.target.shape)]
+    encodings += [tensor.encoding.granule(tensor.shape) for tensor in step.move.inputs]
+    return lcm(*(max(n, 1) for n in (*heads, *encodings)))
+
+
+def rows_per_run(step: Step) -> int:
+    """Rows of every run but the last."""
+    granule = granule_of(step)
+    return granule * max(1, RUN_VALUES // max(1, granule * columns_of(step.target.shape)))
+
+
+def runs_of(step: Step) -> Iterator[tuple[int, int]]:
+    """The runs of a step, in order; none for an empty tensor."""
+    rows, length = rows_of(step.target.shape), rows_per_run(step)
+    for start in range(0, rows, length):
+        yield start, min(rows, start + length)
+
+
+def part_slice(spec: TensorSpec, part: PartSpec, start: int, stop: int) -> tuple[int, int]:
+    """Byte range of rows `[start, stop)` in a part of a sliced encoding."""
+    rows = rows_of(spec.shape)
+    return part.nbytes * start // max(rows, 1), part.nbytes * stop // max(rows, 1)
+
+
+def view_part(data: Bytes, part: PartSpec) -> NDArray[Any]:
+    """The bytes of a whole part as an array of its dtype; sub-byte dtypes stay flat bytes."""
+    array = data.view(part.dtype.numpy)
+    return array if part.dtype.bits < 8 else array.reshape(part.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """One input of a step: where its rows begin among all input rows, and how to read them."""
+
+    tensor: Tensor
+    first: int
+    rows: int
+    columns: int
+    codec: Codec | None
+
+    def read_bytes(self, start: int, stop: int, out: Bytes) -> None:
+        """The stored bytes of own rows `[start, stop)` of a one-part, sliced tensor."""
+        part = self.tensor.parts["data"]
+        begin, _ = part_slice(self.tensor, part, start, stop)
+        self.tensor.sources["data"].read_into(begin, out)
+
+    def decode(self, start: int, stop: int, out: Values, scratch: Scratch, held: Mapping[str, NDArray[Any]]) -> None:
+        """Own rows `[start, stop)` as float32."""
+        assert self.codec is not None
+        if held:
+            self.codec.decode(held, out, start)
+            return
+        parts: dict[str, NDArray[Any]] = {}
+        for name, part in self.tensor.parts.items():
+            begin, end = part_slice(self.tensor, part, start, stop)
+            data = scratch.bytes(f"in.{name}", end - begin)
+            self.tensor.sources[name].read_into(begin, data)
+            parts[name] = data.view(part.dtype.numpy).reshape(stop - start, -1)
+        self.codec.decode(parts, out)
+
+
+class StepRows:
+    """Reads and converts the runs of one step; safe to use from many threads, each with its own `Scratch`."""
+
+    def __init__(self, step: Step) -> None:
+        """Reads whole what cannot be read in slices."""
+        self.step = step
+        self.columns = columns_of(step.target.shape)
+        self.by_bytes = moves_bytes(step)
+        self._target = None if self.by_bytes else codec_for(step.target.encoding)
+        self._rope = [t for t in step.move.transforms if isinstance(t, RopeOrder)]
+        self._shift = sum(t.start for t in step.move.transforms if isinstance(t, Rows))
+        self._add = [np.float32(t.value) for t in step.move.transforms if isinstance(t, Add)]
+        self._transposed = any(isinstance(t, Transpose) for t in step.move.transforms)
+        self._inputs: list[_Input] = []
+        first = 0
+        for tensor in step.move.inputs:
+            codec = None if self.by_bytes else codec_for(tensor.encoding)
+            self._inputs.append(_Input(tensor, first, rows_of(tensor.shape), columns_of(tensor.shape), codec))
+            first += rows_of(tensor.shape)
+        self._held: dict[int, dict[str, NDArray[Any]]] = {}
+        for item in self._inputs:
+            if not item.tensor.encoding.sliced:  # its rows cannot be read apart
+                parts = item.tensor.parts.items()
+                self._held[item.first] = {name: view_part(read(item.tensor.sources[name]), part) for name, part in parts}
+
+    def bytes(self, start: int, stop: int, scratch: Scratch) -> Bytes:
+        """The stored bytes of target rows `[start, stop)`: rows are moved, never decoded."""
+        width = self.step.target.nbytes // max(rows_of(self.step.target.shape), 1)
+        out = scratch.bytes("out.data", width * (stop - start))
+        for item, a, b, at in self._overlaps(start, stop):
+            item.read_bytes(a, b, out[at * width : (at + b - a) * width])
+        return self._ordered(out.reshape(stop - start, width), scratch).reshape(-1)
+
+    def values(self, start: int, stop: int, scratch: Scratch) -> Values:
+        """Target rows `[start, stop)` as float32."""
+        if self._transposed:
+            (item,) = self._inputs
+            tall = np.empty((item.rows, item.columns), np.float32)
+            item.decode(0, item.rows, tall, scratch, self._held.get(item.first, {}))
+            return np.ascontiguousarray(tall.T)
+        out = scratch.values("values", stop - start, self.columns)
+        for item, a, b, at in self._overlaps(start, stop):
+            item.decode(a, b, out[at : at + b - a], scratch, self._held.get(item.first, {}))
+        out = self._ordered(out, scratch)
+        for value in self._add:
+            out += value
+        return out
+
+    def encode(self, values: Values, start: int, out: Parts) -> None:
+        """Store float32 rows in the target's encoding."""
+        assert self._target is not None
+        self._target.encode(values, out, start, self._importance(start, len(values)))
+
+    def decoded(self, out: Parts, start: int, rows: int, scratch: Scratch) -> Values:
+        """What was just encoded, as a reader will see it."""
+        assert self._target is not None
+        again = scratch.values("again", rows, self.columns)
+        self._target.decode(out, again, start)
+        return again
+
+    def new_parts(self, start: int, stop: int, scratch: Scratch) -> dict[str, NDArray[Any]]:
+        """Room for the parts of rows `[start, stop)` of a sliced target."""
+        parts: dict[str, NDArray[Any]] = {}
+        for name, part in self.step.target.parts.items():
+            begin, end = part_slice(self.step.target, part, start, stop)
+            parts[name] = scratch.bytes(f"out.{name}", end - begin).view(part.dtype.numpy).reshape(stop - start, -1)
+        return parts
+
+    def _overlaps(self, start: int, stop: int) -> Iterator[tuple[_Input, int, int, int]]:
+        """Inputs that hold target rows `[start, stop)`: (input, its rows from, to, position in the run)."""
+        start, stop = start + self._shift, stop + self._shift
+        for item in self._inputs:
+            a, b = max(start, item.first), min(stop, item.first + item.rows)
+            if a < b:
+                yield item, a - item.first, b - item.first, a - start
+
+    def _ordered(self, rows: NDArray[Any], scratch: Scratch) -> NDArray[Any]:
+        for rope in self._rope:
+            head = rows_of(self.step.target.shape) // rope.heads
+            order = rope.source_rows(head)
+            moved = scratch.bytes("ordered", rows.nbytes).view(rows.dtype).reshape(-1, head, rows.shape[1])
+            np.take(rows.reshape(-1, head, rows.shape[1]), order, axis=1, out=moved, mode="clip")
+            rows = moved.reshape(rows.shape)
+        return rows
+
+    def _importance(self, start: int, rows: int) -> Values | None:
+        """The importance of each column, for the matrix (of a stack of experts) that the run lies in."""
+        importance = self.step.importance
+        if importance is None or importance.ndim == 1:
+            return importance
+        per_matrix = rows_of(self.step.target.shape) // len(importance)
+        which = np.arange(start, start + rows) // per_matrix
+        chosen: Values = importance[which[0] if which[0] == which[-1] else which]
+        return np.ascontiguousarray(chosen)
+
+
+def moves_bytes(step: Step) -> bool:
+    """Whether the step is done on encoded rows, without decoding."""
+    return step.fidelity is Fidelity.COPY and set(step.target.parts) == {"data"} and step.target.encoding.sliced
+
+
+def float_bits(encoding: Encoding) -> str | None:
+    """The dtype label of dense floats, whose bits tell NaN and infinity; None for everything else."""
+    return encoding.label if isinstance(encoding, Dense) and encoding.label in ("F16", "BF16", "F32") else None

@@ -1,0 +1,101 @@
+"""Numbers that must not enter a file silently: NaN, infinities, and what a half cannot hold."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.encodings import F16, columns_of
+from requant.errors import Error, FormatError, PlanError
+from requant.plan import Step
+from requant.sources import Bytes, FileSlice
+
+#: The least magnitude that rounds to infinity as an IEEE half: half a step above 65504.
+HALF_OVERFLOW: Final = 65520.0
+
+#: dtype label -> (unsigned view, bits of the exponent, that are all ones in NaN and infinity).
+_EXPONENT: Final = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
+
+
+def check_values(step: Step, start: int, values: NDArray[np.float32], replacement: float | None) -> int:
+    """Look at a run of float32 rows before it is encoded; the number of values replaced.
+
+    `replacement` None: NaN and infinities raise `FormatError`. A finite value too large for a half raises
+    `PlanError` when the target is F16.
+    """
+    if not values.size:
+        return 0
+    low, high = float(values.min()), float(values.max())  # NaN spreads through both
+    count = 0
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = ~np.isfinite(values)
+        if replacement is None:
+            raise _not_finite(step, start, bad, values)
+        count = int(bad.sum())
+        values[bad] = replacement
+        low, high = float(values.min()), float(values.max())
+    if step.target.encoding == F16 and max(-low, high) >= HALF_OVERFLOW:
+        raise _overflow(step, start, values)
+    return count
+
+
+def check_bits(step: Step, start: int, data: Bytes, dtype: str, replacement: float | None) -> int:
+    """The same for encoded dense rows that are only moved."""
+    view, exponent = _EXPONENT[dtype]
+    bits = data.view(view)
+    mask = bits.dtype.type(exponent)
+    if not bits.size or int((bits & mask).max()) != exponent:
+        return 0
+    bad = (bits & mask) == mask
+    if replacement is None:
+        wide = bits.view("<f2") if dtype == "F16" else bits.astype("<u4") << 16 if dtype == "BF16" else bits
+        values = wide.view("<f4") if dtype != "F16" else wide.astype(np.float32)
+        columns = columns_of(step.target.shape)
+        raise _not_finite(step, start, bad.reshape(-1, columns), values.reshape(-1, columns))
+    narrow = np.float32(replacement)
+    bits[bad] = (
+        narrow.astype(np.float16).view("<u2") if dtype == "F16" else narrow.view("<u4") >> (32 - 8 * bits.itemsize)
+    )
+    return int(bad.sum())
+
+
+def _not_finite(step: Step, start: int, bad: NDArray[np.bool_], values: NDArray[Any]) -> Error:
+    row, column = (int(i) for i in np.argwhere(bad)[0])
+    nan = int(np.isnan(values[bad]).sum())
+    return FormatError(
+        _path(step),
+        f"tensor {_source_name(step)!r}: {_index(step, start + row, column)} is {values[row, column]}; "
+        f"{nan} NaN and {int(bad.sum()) - nan} infinite values in these {len(values)} rows",
+        hint="the model is damaged; --replace-nan 0 converts it all the same",
+    )
+
+
+def _overflow(step: Step, start: int, values: NDArray[np.float32]) -> Error:
+    row, column = (int(i) for i in np.argwhere(np.abs(values) >= HALF_OVERFLOW)[0])
+    return PlanError(
+        f"{_path(step)}: tensor {_source_name(step)!r}: {_index(step, start + row, column)} is "
+        f"{values[row, column]:g}, which F16 cannot hold (at most 65504)",
+        hint="convert to BF16 or F32",
+    )
+
+
+def _index(step: Step, row: int, column: int) -> str:
+    """The value's index in the target tensor, row-major."""
+    index = [column]
+    for size in reversed(step.target.shape[:-1]):
+        row, here = divmod(row, size)
+        index.insert(0, here)
+    return f"value {index}"
+
+
+def _source_name(step: Step) -> str:
+    return step.move.inputs[0].name if len(step.move.inputs) == 1 else step.target.name
+
+
+def _path(step: Step) -> Any:
+    for source in step.move.inputs[0].sources.values():
+        if isinstance(source, FileSlice):
+            return source.path
+    return "(made by the plan)"
