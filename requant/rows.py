@@ -136,8 +136,10 @@ class StepRows:
         self._held: dict[int, dict[str, NDArray[Any]]] = {}
         for item in self._inputs:
             if not item.tensor.encoding.sliced:  # its rows cannot be read apart
-                parts = item.tensor.parts.items()
-                self._held[item.first] = {name: view_part(read(item.tensor.sources[name]), part) for name, part in parts}
+                sources = item.tensor.sources
+                self._held[item.first] = {
+                    name: view_part(read(sources[name]), part) for name, part in item.tensor.parts.items()
+                }
 
     def bytes(self, start: int, stop: int, scratch: Scratch) -> Bytes:
         """The stored bytes of target rows `[start, stop)`: rows are moved, never decoded."""
