@@ -9,6 +9,7 @@ from typing import Protocol
 
 from requant.encodings import Encoding
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec
+from requant.sources import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,15 @@ class OutputFile:
     name: path relative to the destination's folder, with "/".
     head: everything before the first tensor; gaps between slots are zeros.
     slots: (tensor name, part name) -> absolute offset in the file.
-    nbytes: final length; a file without tensors is as long as its head.
+    nbytes: final length; a file without tensors or body is as long as its head.
+    body: what follows the head, copied untouched: a tokenizer file carried along. Such a file has no slots.
     """
 
     name: str
     head: bytes
     nbytes: int
     slots: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    body: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from requant.errors import PlanError
 from requant.layout import Layout, OutputFile
+from requant.sources import Source, read
 
 SUFFIX: Final = ".partial"
+#: Bytes of a carried file read at a time.
+COPY_BYTES: Final = 1 << 20
 
 
 class Sink:
@@ -31,6 +34,8 @@ class Sink:
             if file.nbytes:
                 self._reserve(file.nbytes)
             self.write(0, memoryview(file.head))
+            if file.body is not None:
+                self._copy(file.body, len(file.head))
         except BaseException:
             self.close()
             raise
@@ -44,6 +49,10 @@ class Sink:
             except OSError as error:
                 raise _disk_error(error, self.path) from error
             view, offset = view[count:], offset + count
+
+    def _copy(self, source: Source, offset: int) -> None:
+        for start in range(0, source.nbytes, COPY_BYTES):
+            self.write(offset + start, read(source, start, min(source.nbytes, start + COPY_BYTES)))
 
     def sync(self) -> None:
         """Have every byte on the disk."""
