@@ -1,0 +1,144 @@
+"""Reading a header from front to back, never past the file's end and never more of it than needed."""
+
+from __future__ import annotations
+
+import struct
+from io import FileIO
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.errors import FormatError, UnsupportedError
+
+#: Headers end before this byte: the largest known, with a vocabulary of 262,144 and its merges and an embedded
+#: tokenizer.json, takes 50 MB. A limit keeps a file of zeros of any length from filling memory.
+HEADER_LIMIT: Final = 64 << 20
+#: Strings in all arrays together; the largest known vocabulary with merges has 800,000.
+STRING_LIMIT: Final = 1 << 22
+
+#: Bytes read at once.
+_STRIDE: Final = 4 << 20
+_LENGTH: Final = struct.Struct("<Q")
+
+
+class Cursor:
+    """A position in the header of an open file; `buffer` holds what has been read of it so far."""
+
+    def __init__(self, path: Path, file: FileIO, size: int) -> None:
+        self.path = path
+        self.size = size
+        self.buffer = bytearray()
+        self.position = 0
+        self._file = file
+        self._strings = STRING_LIMIT
+
+    def peek(self, count: int) -> bytes:
+        """The next bytes, as many of `count` as the file has; moves over none."""
+        start, stop = self.position, min(self.position + count, self.size)
+        self.need(stop - start, "the beginning")
+        self.position = start
+        return bytes(self.buffer[start:stop])
+
+    def error(self, message: str, *, at: int | None = None, hint: str = "") -> FormatError:
+        """A `FormatError` at byte `at`, or here."""
+        return FormatError(self.path, message, offset=self.position if at is None else at, hint=hint)
+
+    def need(self, count: int, what: str) -> int:
+        """Move over `count` bytes, which are then in `buffer`; their position."""
+        start, end = self.position, self.position + count
+        if end > self.size:
+            raise self.error(
+                f"{what} takes {count} bytes, and the file ends {end - self.size} bytes before its end",
+                hint="the file may be truncated: download or copy it again",
+            )
+        if end > len(self.buffer):
+            self._load(end)
+        self.position = end
+        return start
+
+    def unpack(self, code: str, what: str) -> tuple[int, ...]:
+        """Little-endian numbers by `struct` code."""
+        layout = struct.Struct("<" + code)
+        return layout.unpack_from(self.buffer, self.need(layout.size, what))
+
+    def string(self, what: str) -> str:
+        """One string; bytes that are not UTF-8 become surrogate escapes."""
+        (length,) = self.unpack("Q", f"the length of {what}")
+        start = self.need(length, what)
+        return self.buffer[start : self.position].decode("utf-8", "surrogateescape")
+
+    def strings(self, count: int, what: str) -> NDArray[np.int64]:
+        """Move over `count` strings; where each of them ends.
+
+        Nearly all strings are shorter than 256 bytes. Runs of them are walked by the lowest byte of each length
+        alone, and the run is right if its lengths, read whole, say the same; else its next strings go one by one.
+        """
+        self.room(count, 8, what)
+        self._strings -= count
+        if self._strings < 0:
+            raise UnsupportedError(f"{self.path}: {what} brings the strings in arrays to more than {STRING_LIMIT}")
+        ends = np.empty(count, np.int64)
+        done, length = 0, 256
+        while done < count:
+            run = self._short_run(min(length, count - done))
+            length = min(2 * length, 8192)
+            if not run.size:
+                length = 256
+                run = self._long_run(min(length, count - done), what)
+            ends[done : done + run.size] = run
+            done += run.size
+        return ends
+
+    def room(self, count: int, least: int, what: str) -> None:
+        """Refuse a count of items of at least `least` bytes each that cannot fit into what is left of the file."""
+        if count * least > self.size - self.position:
+            raise self.error(
+                f"{what} claims {count} items of {least} bytes or more; the file has {self.size - self.position} left",
+                hint="the file is damaged or truncated: download or copy it again",
+            )
+
+    def _load(self, end: int) -> None:
+        """Read on until `end`, and as much again as there is already, to read in few strides."""
+        if end > HEADER_LIMIT:
+            raise UnsupportedError(f"{self.path}: a header of more than {HEADER_LIMIT >> 20} MiB is not read")
+        target = min(max(end, 2 * len(self.buffer), 1 << 16), self.size, HEADER_LIMIT)
+        while len(self.buffer) < target:
+            data = self._file.read(min(target - len(self.buffer), _STRIDE))
+            if not data:
+                raise self.error("the file became shorter while it was read", at=len(self.buffer))
+            self.buffer += data
+
+    def _short_run(self, count: int) -> NDArray[np.int64]:
+        """The ends of up to `count` strings, all shorter than 256 bytes; moves over them."""
+        buffer, position = self.buffer, self.position
+        ends: list[int] = []
+        append = ends.append
+        try:
+            for _ in range(count):
+                position += 8 + buffer[position]
+                append(position)
+        except IndexError:
+            pass
+        found = np.array(ends, np.int64)
+        found = found[: np.searchsorted(found, len(buffer) - 8, "right")]  # the next length lies in the buffer too
+        if not found.size:
+            return found
+        begins = np.concatenate((np.array([self.position]), found[:-1]))
+        words = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))  # the eight bytes from each byte on
+        wrong = np.flatnonzero(words[begins] >= 256)
+        if wrong.size:
+            found = found[: wrong[0]]
+        if found.size:
+            self.position = int(found[-1])
+        return found
+
+    def _long_run(self, count: int, what: str) -> NDArray[np.int64]:
+        """The ends of `count` strings of any length; moves over them."""
+        ends = []
+        for _ in range(count):
+            (length,) = _LENGTH.unpack_from(self.buffer, self.need(8, what))
+            self.need(length, what)
+            ends.append(self.position)
+        return np.array(ends, np.int64)

@@ -1,0 +1,89 @@
+"""Metadata values: their types, and how they become bytes.
+
+Source: docs/gguf.md of ggml, ggml/src/gguf.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from requant.errors import PlanError
+from requant.formats.gguf.arrays import Arrays, Numbers, Strings
+from requant.ir import Typed
+
+#: Number of each scalar type in a file, and its `struct` code.
+NUMBERS: Final[Mapping[str, tuple[int, str]]] = {
+    "u8": (0, "B"),
+    "i8": (1, "b"),
+    "u16": (2, "H"),
+    "i16": (3, "h"),
+    "u32": (4, "I"),
+    "i32": (5, "i"),
+    "f32": (6, "f"),
+    "bool": (7, "?"),
+    "u64": (10, "Q"),
+    "i64": (11, "q"),
+    "f64": (12, "d"),
+}
+STRING: Final = 8
+ARRAY: Final = 9
+
+#: The kind (see `Typed`) of each scalar type number.
+KINDS: Final[Mapping[int, str]] = {STRING: "str", **{number: kind for kind, (number, _) in NUMBERS.items()}}
+_IDS: Final = {kind: number for number, kind in KINDS.items()}
+
+
+def pack_string(text: str) -> bytes:
+    """Length and UTF-8; surrogate escapes become the bytes they stand for."""
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise PlanError(f"{text!r} cannot be stored as UTF-8: {error.reason}") from None
+    return struct.pack("<Q", len(data)) + data
+
+
+def pack_pair(key: str, typed: Typed) -> bytes:
+    """One key-value pair as it stands in a file; `PlanError` names a key whose value is not of its kind."""
+    try:
+        return pack_string(key) + _number(typed.kind) + _value(typed.kind, typed.value)
+    except (struct.error, OverflowError, TypeError) as error:
+        raise PlanError(f"metadata {key!r}: {str(typed.value)[:60]!r} is not a {typed.kind}: {error}") from None
+    except PlanError as error:
+        raise PlanError(f"metadata {key!r}: {error}", hint=error.hint) from None
+
+
+def _number(kind: str) -> bytes:
+    """The type number of a value of `kind`."""
+    number = ARRAY if kind.startswith("[") else _IDS.get(kind)
+    if number is None:
+        raise PlanError(f"{kind!r} is no GGUF type", hint=f"the types are {', '.join(_IDS)}, and arrays of them")
+    return struct.pack("<I", number)
+
+
+def _value(kind: str, value: object) -> bytes:
+    """A value without its type; arrays begin with the type and number of their items."""
+    if not kind.startswith("["):
+        return _items(kind, [value])
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError("an array needs a sequence")
+    item = kind[1:-1]
+    head = _number(item) + struct.pack("<Q", len(value))
+    if isinstance(value, Numbers | Strings | Arrays) and value.kind == item:
+        return head + value.raw
+    return head + _items(item, value)
+
+
+def _items(kind: str, items: Sequence[object]) -> bytes:
+    """Values of one kind, one after another."""
+    if kind.startswith("["):
+        return b"".join(_value(kind, item) for item in items)
+    if kind == "str":
+        if any(not isinstance(item, str) for item in items):
+            raise TypeError("a string is needed")
+        return b"".join(pack_string(item) for item in items if isinstance(item, str))
+    if kind == "bool" and any(not isinstance(item, bool) for item in items):
+        raise TypeError("true or false is needed")
+    _number(kind)
+    return struct.pack(f"<{len(items)}{NUMBERS[kind][1]}", *items)

@@ -1,0 +1,125 @@
+"""The bytes of a GGUF file before its tensor data, and where that data goes.
+
+As ggml/src/gguf.cpp writes it: version 3, key-values and tensors in the given order, all padded with zeros to the
+alignment, the last tensor too. A file without tensors ends after its key-values, as a vocabulary made by
+llama.cpp's conversion script does.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from requant.errors import Error, PlanError
+from requant.formats.gguf.ggml_types import number_of
+from requant.formats.gguf.header import ALIGNMENT_KEY, MAGIC, MAX_DIMENSIONS, alignment_of
+from requant.formats.gguf.shards import (
+    COUNT_KEY,
+    MAX_SHARDS,
+    NUMBER_KEY,
+    SPLIT_KEYS,
+    TENSORS_KEY,
+    prefix_of,
+    shard_name,
+)
+from requant.formats.gguf.values import pack_pair, pack_string
+from requant.ir import Checkpoint, TensorSpec, Typed
+from requant.layout import Layout, LayoutOptions, OutputFile
+
+VERSION: Final = 3
+#: llama.cpp refuses longer names (GGML_MAX_NAME counts a closing zero).
+NAME_LIMIT: Final = 63
+#: The specification's limit for keys.
+KEY_LIMIT: Final = 65535
+
+
+def layout(checkpoint: Checkpoint[TensorSpec], destination: Path, options: LayoutOptions) -> Layout:
+    """One file, or as many as the options ask for; names follow llama.cpp and metadata is in the first."""
+    metadata = {key: typed for key, typed in checkpoint.metadata.items() if key not in SPLIT_KEYS}
+    alignment = _check(checkpoint.tensors, metadata, destination)
+    shards = _cut(checkpoint.tensors, alignment, options)
+    if len(shards) == 1:
+        return Layout(destination.parent, (_file(destination.name, metadata, shards[0], alignment),))
+    if len(shards) > MAX_SHARDS:
+        raise PlanError(f"{len(shards)} files; GGUF knows {MAX_SHARDS} at most", hint="choose larger shards")
+    prefix = prefix_of(destination.name) or destination.name.removesuffix(".gguf")
+    files = []
+    for index, tensors in enumerate(shards):
+        own = {key: typed for key, typed in metadata.items() if index == 0 or key == ALIGNMENT_KEY}
+        own[NUMBER_KEY] = Typed("u16", index)
+        own[TENSORS_KEY] = Typed("i32", len(checkpoint.tensors))
+        own[COUNT_KEY] = Typed("u16", len(shards))
+        files.append(_file(shard_name(prefix, index, len(shards)), own, tensors, alignment))
+    return Layout(destination.parent, tuple(files))
+
+
+def _check(tensors: tuple[TensorSpec, ...], metadata: Mapping[str, Typed], destination: Path) -> int:
+    """Refuse names and shapes that no GGUF file can hold or llama.cpp would not load; the alignment."""
+    for key in metadata:
+        if not 0 < len(key.encode("utf-8", "surrogateescape")) <= KEY_LIMIT:
+            raise PlanError(f"metadata key {key[:60]!r} must have 1 to {KEY_LIMIT} bytes")
+    names = set()
+    for tensor in tensors:
+        length = len(tensor.name.encode("utf-8", "surrogateescape"))
+        if length > NAME_LIMIT:
+            raise PlanError(
+                f"tensor {tensor.name!r}: its name has {length} bytes; llama.cpp reads {NAME_LIMIT} at most"
+            )
+        if tensor.name in names:
+            raise PlanError(f"tensor {tensor.name!r} occurs twice")
+        names.add(tensor.name)
+        if len(tensor.shape) > MAX_DIMENSIONS:
+            raise PlanError(
+                f"tensor {tensor.name!r} has the shape {list(tensor.shape)}; ggml has {MAX_DIMENSIONS} dimensions"
+            )
+        if number_of(tensor.encoding) is None:
+            raise PlanError(f"tensor {tensor.name!r}: GGUF cannot store {tensor.encoding.label}")
+    try:
+        return alignment_of(destination, dict(metadata))
+    except Error as error:
+        raise PlanError(str(error)) from None
+
+
+def _padded(nbytes: int, alignment: int) -> int:
+    return nbytes + -nbytes % alignment
+
+
+def _cut(tensors: tuple[TensorSpec, ...], alignment: int, options: LayoutOptions) -> list[tuple[TensorSpec, ...]]:
+    """Tensors in order, a new file whenever the next one would not fit; at least one in each."""
+    for limit in (options.shard_bytes, options.shard_tensors):
+        if limit is not None and limit < 1:
+            raise PlanError(f"files of at most {limit} tensors or bytes cannot hold anything")
+    shards: list[list[TensorSpec]] = [[]]
+    nbytes = 0
+    for tensor in tensors:
+        size = _padded(tensor.nbytes, alignment)
+        full = options.shard_tensors is not None and len(shards[-1]) >= options.shard_tensors
+        heavy = options.shard_bytes is not None and nbytes + size > options.shard_bytes
+        if shards[-1] and (full or heavy):
+            shards.append([])
+            nbytes = 0
+        shards[-1].append(tensor)
+        nbytes += size
+    return [tuple(shard) for shard in shards]
+
+
+def _file(name: str, metadata: Mapping[str, Typed], tensors: tuple[TensorSpec, ...], alignment: int) -> OutputFile:
+    """Head and slots of one file."""
+    pieces = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
+    pieces += [pack_pair(key, typed) for key, typed in metadata.items()]
+    offsets = []
+    offset = 0
+    for tensor in tensors:
+        number = number_of(tensor.encoding)
+        dimensions = tensor.shape[::-1]
+        pieces.append(pack_string(tensor.name))
+        pieces.append(struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, number, offset))
+        offsets.append(offset)
+        offset += _padded(tensor.nbytes, alignment)
+    head = b"".join(pieces)
+    if tensors:
+        head += bytes(-len(head) % alignment)
+    slots = {(tensor.name, "data"): len(head) + start for tensor, start in zip(tensors, offsets, strict=True)}
+    return OutputFile(name, head, len(head) + offset, slots)
