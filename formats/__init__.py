@@ -8,11 +8,13 @@ from typing import Final
 
 from requant.errors import FormatError, UnsupportedError
 from requant.formats.gguf import Gguf
+from requant.formats.safetensors import Safetensors
 from requant.layout import Format
 
 #: Every format by the name users type, the specific ones first.
 FORMATS: Final[Mapping[str, Format]] = {
     "gguf": Gguf(),
+    "safetensors": Safetensors(),
 }
 
 #: Files that no format recognizes are read by the one their name promises, which says what is wrong with them.

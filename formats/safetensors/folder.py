@@ -1,0 +1,113 @@
+"""A Hugging Face folder: weights, config.json, and what lies beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from requant.errors import FormatError
+from requant.formats.safetensors.header import open_regular
+from requant.formats.safetensors.stream import shorten
+from requant.ir import Json
+from requant.sources import FileSlice, Source
+
+CONFIG: Final = "config.json"
+#: Bytes, and commas and brackets, of the longest config.json; the largest known have 2 MB.
+MAX_CONFIG: Final = 1 << 23
+MAX_CONFIG_ITEMS: Final = 200_000
+#: Weights, in whatever format: what is carried along is everything else.
+WEIGHTS: Final = (
+    *(
+        ".safetensors",
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".pkl",
+        ".pickle",
+        ".nemo",
+        ".h5",
+        ".msgpack",
+        ".ot",
+        ".npz",
+        ".npy",
+    ),
+    *(".gguf", ".ggml", ".llamafile", ".onnx", ".onnx_data", ".tflite", ".mlmodel", ".tar", ".zip", ".partial"),
+)
+#: The folders of a sentence-transformers model, named in its modules.json: `1_Pooling`.
+_MODULE: Final = re.compile(r"\d+_[A-Za-z]\w*")
+
+
+def read_config(folder: Path) -> dict[str, Json]:
+    """config.json of `folder`, empty if there is none.
+
+    NaN and Infinity are read as numbers, as transformers does: `"time_step_limit": [0.0, Infinity]` is common.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        return {}
+    descriptor = open_regular(path)
+    try:
+        if os.fstat(descriptor).st_size > MAX_CONFIG:
+            raise FormatError(
+                path, f"more than {MAX_CONFIG} bytes", hint="this is probably not a model's configuration"
+            )
+        data = os.pread(descriptor, MAX_CONFIG, 0)
+    finally:
+        os.close(descriptor)
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_CONFIG_ITEMS:
+        raise FormatError(path, f"more than {MAX_CONFIG_ITEMS} items")
+    try:
+        config = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise FormatError(path, f"invalid JSON in line {error.lineno}: {error.msg}", offset=error.pos) from None
+    except RecursionError:
+        raise FormatError(path, "JSON values are nested too deeply") from None
+    except ValueError as error:
+        raise FormatError(path, str(error)) from None
+    if not isinstance(config, dict):
+        raise FormatError(path, f"must be a JSON object, not {shorten(config)}")
+    return config
+
+
+def write_config(config: Mapping[str, Json]) -> bytes:
+    """config.json as transformers writes it, but in the order given: the order of some quantization rules matters."""
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def carried_files(folder: Path) -> dict[str, Source]:
+    """What goes along untouched, by relative name: tokenizer, generation_config.json, chat templates, README, licence.
+
+    Not: config.json, weights of any format and their indexes, hidden files, and subfolders but those of
+    sentence-transformers modules. Links are followed, because the cache of the Hugging Face hub is made of them.
+    """
+    found: dict[str, Source] = {}
+    for entry in _regular_files(folder):
+        if entry.name != CONFIG:
+            found[entry.name] = FileSlice(Path(entry.path), 0, entry.stat().st_size)
+    for module in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if _MODULE.fullmatch(module.name) and module.is_dir():
+            for entry in _regular_files(Path(module.path)):
+                found[f"{module.name}/{entry.name}"] = FileSlice(Path(entry.path), 0, entry.stat().st_size)
+    return found
+
+
+def _regular_files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith(".") or not entry.is_file():
+            continue
+        if Path(entry.name).suffix.lower() not in WEIGHTS and not entry.name.endswith(".index.json"):
+            yield entry
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    result: dict[str, Json] = {}
+    for key, value in pairs:
+        if key in result and result[key] != value:
+            raise ValueError(f"two values for {shorten(key)}")
+        result[key] = value
+    return result

@@ -1,0 +1,300 @@
+"""The head of one safetensors file: its length, a JSON object, and where every tensor lies.
+
+The rules are those of the reference reader (safetensors 0.8, `SafeTensors::read_metadata`), including what it accepts
+by accident; only a name or metadata key that is there twice, which it resolves silently, is refused here.
+https://huggingface.co/docs/safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from requant.dtypes import DTYPES, DType
+from requant.encodings import DENSE, Shape
+from requant.errors import FormatError, PlanError
+from requant.formats.safetensors.stream import JsonStream, is_text, shorten
+from requant.ir import Tensor
+from requant.sources import FileSlice
+
+#: Longest header, in bytes, that the reference reader accepts.
+MAX_HEADER: Final = 100_000_000
+#: Bounds of ours that keep a hostile header cheap: tensors in a file, JSON characters of a name, of a tensor's entry
+#: and of the whole metadata. The largest known models have 180,000 tensors, in a hundred files.
+MAX_TENSORS: Final = 200_000
+MAX_NAME: Final = 1 << 16
+MAX_ENTRY: Final = 1 << 17
+MAX_METADATA: Final = 1 << 23
+
+METADATA: Final = "__metadata__"
+_FIELDS: Final = ("dtype", "shape", "data_offsets")
+_LENGTH: Final = struct.Struct("<Q")
+_U64: Final = 1 << 64
+_DEPTH: Final = 127  # serde_json refuses the 128th level
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says: its metadata, and its tensors in the order of their bytes, each dense."""
+
+    metadata: Mapping[str, str]
+    tensors: tuple[Tensor, ...]
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the whole header of `path`; raises `FormatError`. No tensor byte is read."""
+    descriptor = open_regular(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        length = _length(path, os.pread(descriptor, _LENGTH.size, 0), size)
+        data = _LENGTH.size + length
+        stream = JsonStream(path, descriptor, _LENGTH.size, data)
+        metadata, tensors = _parse(path, stream, data)
+    finally:
+        os.close(descriptor)
+    tensors.sort(key=_extent)
+    _check_extents(path, tensors, data, size)
+    return Header(metadata, tuple(tensors))
+
+
+def write_header(
+    metadata: Mapping[str, str], arrays: Iterable[tuple[str, DType, Shape, int]]
+) -> tuple[bytes, list[int]]:
+    """The bytes before the data, and the absolute offset of each of `arrays` (name, dtype, shape, bytes).
+
+    The same bytes as the reference writer's, which pads to a multiple of eight; the metadata, whose order is random
+    there, is sorted. Raises `PlanError` when the header would be longer than readers accept.
+    """
+    header: dict[str, object] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    starts: list[int] = []
+    end = 0
+    for name, dtype, shape, nbytes in arrays:
+        header[name] = {"dtype": dtype.label, "shape": list(shape), "data_offsets": [end, end + nbytes]}
+        starts.append(end)
+        end += nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER or len(starts) > MAX_TENSORS:
+        raise PlanError(
+            f"{len(starts)} tensors make a header of {len(text)} bytes; readers accept {MAX_TENSORS} and {MAX_HEADER}",
+            hint="write smaller shards",
+        )
+    head = _LENGTH.pack(len(text)) + text
+    return head, [len(head) + start for start in starts]
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor for reading; `FormatError` for what is missing, unreadable, or no regular file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FormatError(path, f"cannot be opened: {reason}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FormatError(path, "not a regular file")
+    return descriptor
+
+
+def _length(path: Path, start: bytes, size: int) -> int:
+    if len(start) < _LENGTH.size:
+        raise FormatError(
+            path, f"{size} bytes are too few for a safetensors file, which begins with the length of its header",
+            offset=0, hint="the file may be truncated",
+        )  # fmt: skip
+    (length,) = _LENGTH.unpack(start)
+    for prefix, what in _STRANGERS.items():
+        if start.startswith(prefix):
+            raise FormatError(path, f"not a safetensors file: it begins with {start!r}", offset=0, hint=what)
+    if length > MAX_HEADER:
+        raise FormatError(
+            path, f"a header of {length} bytes; the format allows {MAX_HEADER}",
+            offset=0, hint="this is probably not a safetensors file",
+        )  # fmt: skip
+    if _LENGTH.size + length > size:
+        raise FormatError(
+            path, f"a header of {length} bytes in a file of {size}", offset=0, hint="the file may be truncated"
+        )
+    return int(length)
+
+
+#: How files begin that are often found under this name.
+_STRANGERS: Final = {
+    b"version ": "this is a Git LFS pointer: fetch the file itself with `git lfs pull`",
+    b"<!DOCTYP": "this is a web page: the download failed",
+    b"<html": "this is a web page: the download failed",
+    b"PK\x03\x04": "this is a zip archive, perhaps a PyTorch file",
+    b"GGUF": "this is a GGUF file: rename it",
+}
+
+
+def _parse(path: Path, stream: JsonStream, data: int) -> tuple[dict[str, str], list[Tensor]]:
+    metadata: dict[str, str] | None = None
+    tensors: dict[str, Tensor] = {}
+    for name in stream.keys(MAX_NAME):
+        if name == METADATA:
+            if metadata is not None:
+                raise stream.error(f"{METADATA} is there twice")
+            metadata = _metadata(stream)
+        elif name in tensors:
+            raise stream.error(
+                f"two tensors are named {shorten(name)}", hint="other readers silently drop one of the two"
+            )
+        elif len(tensors) == MAX_TENSORS:
+            raise stream.error(f"more than {MAX_TENSORS} tensors", hint="split the file into shards")
+        else:
+            tensors[name] = _tensor(path, stream, name, data)
+    stream.end()
+    return metadata or {}, list(tensors.values())
+
+
+def _metadata(stream: JsonStream) -> dict[str, str]:
+    if stream.peek() == "n":
+        if stream.value(limit=4) is not None:
+            raise stream.error(f"{METADATA} must be an object or null")
+        return {}
+    metadata: dict[str, str] = {}
+    budget = MAX_METADATA
+    for key in stream.keys(budget):
+        if key in metadata:
+            raise stream.error(
+                f"{METADATA} has two values for {shorten(key)}", hint="other readers silently drop one of the two"
+            )
+        metadata[key] = stream.string(budget)
+        budget -= len(key) + len(metadata[key]) + 64  # what an entry costs at least
+        if budget < 0:
+            raise stream.error(f"more than {MAX_METADATA} bytes of {METADATA}")
+    return metadata
+
+
+def _tensor(path: Path, stream: JsonStream, name: str, data: int) -> Tensor:
+    match _fields(stream, name, stream.value(MAX_ENTRY)):
+        case {"dtype": str(label), "shape": list(shape), "data_offsets": list(offsets)} if len(offsets) == 2:
+            pass
+        case fields:
+            missing = [field for field in _FIELDS if field not in fields]
+            raise stream.error(
+                f"tensor {shorten(name)}: no {missing[0]}"
+                if missing
+                else f"tensor {shorten(name)}: dtype must be a string, shape a list, data_offsets a list of two"
+            )
+    dtype = DTYPES.get(label)
+    if dtype is None:
+        raise stream.error(
+            f"tensor {shorten(name)}: unknown dtype {shorten(label)}", hint=f"known are {', '.join(DTYPES)}"
+        )
+    if not all(type(n) is int and 0 <= n < _U64 for n in (*shape, *offsets)):
+        raise stream.error(
+            f"tensor {shorten(name)}: shape {shorten(shape)} and data_offsets {shorten(offsets)} "
+            "must be whole numbers from 0 to 2⁶⁴ - 1, written without a point"
+        )
+    start, stop = offsets
+    if (problem := _size_problem(dtype, shape, stop - start)) is not None:
+        raise stream.error(f"tensor {shorten(name)}: {label}{shorten(shape)} {problem}")
+    return Tensor(name, tuple(shape), DENSE[label], {"data": FileSlice(path, data + start, stop - start)})
+
+
+def _size_problem(dtype: DType, shape: list[int], given: int) -> str | None:
+    """What is wrong with a tensor of `given` bytes.
+
+    A product that leaves 64 bits on its way is refused even if a later dimension is zero, as the reference reader does.
+    """
+    if given < 0:
+        return "ends before it begins"
+    bits = 1
+    for factor in (*shape, dtype.bits):
+        bits *= factor
+        if bits >= _U64:
+            return "has more bits than a 64-bit number can count"
+    if bits % 8:
+        return f"takes {bits} bits, which is no whole number of bytes"
+    return None if bits // 8 == given else f"needs {bits // 8} bytes, the header gives {given}"
+
+
+def _fields(stream: JsonStream, name: str, value: object) -> dict[str, object]:
+    """The fields of an entry.
+
+    The reference reader also takes an entry written as a list of the three, and a dtype written as `{"F32": null}`.
+    """
+    if isinstance(value, list) and len(value) == len(_FIELDS):
+        fields: dict[str, object] = dict(zip(_FIELDS, value, strict=True))
+    elif isinstance(value, tuple):
+        fields = {}
+        for key, field in value:
+            if key not in _FIELDS:
+                _check_ignored(stream, key, 3)
+                _check_ignored(stream, field, 3)
+            elif key in fields:
+                raise stream.error(f"tensor {shorten(name)}: {key} is there twice")
+            else:
+                fields[key] = field
+    else:
+        raise stream.error(f"tensor {shorten(name)}: its entry must be an object, not {shorten(value)}")
+    dtype = fields.get("dtype")
+    if isinstance(dtype, tuple) and len(dtype) == 1 and dtype[0][1] is None:
+        fields["dtype"] = dtype[0][0]
+    return fields
+
+
+def _check_ignored(stream: JsonStream, value: object, depth: int) -> None:
+    """Values of unknown fields count for nothing, but the reference reader parses them."""
+    if isinstance(value, list | tuple) and depth > _DEPTH:
+        raise stream.error("JSON values are nested too deeply")
+    match value:
+        case list():
+            for item in value:
+                _check_ignored(stream, item, depth + 1)
+        case tuple():
+            for key, item in value:
+                _check_ignored(stream, key, depth + 1)
+                _check_ignored(stream, item, depth + 1)
+        case str() if not is_text(value):
+            raise stream.error(f"half a surrogate pair in the string {shorten(value)}")
+        case int() | float():
+            try:
+                finite = abs(float(value)) < float("inf")
+            except OverflowError:
+                finite = False
+            if not finite:
+                raise stream.error(f"number out of range: {shorten(value)}")
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    source = tensor.sources["data"]
+    assert isinstance(source, FileSlice)
+    return source.offset, source.nbytes
+
+
+def _check_extents(path: Path, tensors: list[Tensor], data: int, size: int) -> None:
+    """The tensors, sorted, fill the data from its first byte to its last, one after another."""
+    end = data
+    for i, tensor in enumerate(tensors):
+        start, nbytes = _extent(tensor)
+        if start != end:
+            before = f"tensor {shorten(tensors[i - 1].name)}" if i else "the header"
+            trouble = (
+                f"begins {start - end} bytes after the end of {before}"
+                if start > end
+                else f"overlaps {before} by {end - start} bytes"
+            )
+            raise FormatError(
+                path,
+                f"tensor {shorten(tensor.name)}: {trouble}; the format allows neither holes nor overlaps",
+                offset=start,
+            )
+        end = start + nbytes
+    if end > size:
+        raise FormatError(
+            path,
+            f"the header describes {end - data} bytes of tensors, the file holds {size - data}",
+            offset=size,
+            hint="the file is truncated: fetch it again",
+        )
+    if end < size:
+        raise FormatError(path, f"{size - end} bytes follow the last tensor and belong to nothing", offset=end)
