@@ -28,7 +28,7 @@ def llama(tiny):
 
 def test_the_model_is_described(llama):
     info = llama.info
-    assert (info.n_vocab, info.n_embd, info.n_layer, info.n_ctx_train) == (len(vocabulary()[0]), EMBD, 2, 256)
+    assert (info.n_vocab, info.n_embd, info.n_ctx_train) == (len(vocabulary()[0]), EMBD, 256)
     assert (info.bos, info.eos, info.add_bos, info.causal) == (1, 2, True, True)
     assert info.chat_template is None
 
@@ -168,3 +168,18 @@ def test_without_xllamacpp_the_package_to_install_is_named(tiny, monkeypatch):
     with pytest.raises(UnsupportedError) as error:
         LlamaCpp(tiny)
     assert error.value.hint == 'pip install "requant[llama]"'
+
+
+def test_another_release_is_driven_through_its_server(tiny, llama, monkeypatch):
+    monkeypatch.setattr(llama_cpp.importlib.metadata, "version", lambda name: "2099.1.1")
+    tokens = llama.tokenize(TEXT)[:12]
+    with LlamaCpp(tiny, n_ctx=256, threads=1, precise=True) as server:
+        for name in ("n_vocab", "n_embd", "n_ctx_train", "parameters", "causal", "bos", "eos", "add_bos"):
+            assert getattr(server.info, name) == getattr(llama.info, name)
+        assert server.tokenize(TEXT) == llama.tokenize(TEXT)
+        assert server.generate(tokens, 4).tokens == llama.generate(tokens, 4).tokens
+        expected = llama.logits(tokens, first=8)
+        expected = expected - np.log(np.exp(expected).sum(1, keepdims=True))
+        np.testing.assert_allclose(server.logits(tokens, first=8), expected, atol=1e-3)
+    with pytest.raises(VerifyError, match="cannot load a vocabulary alone"):
+        LlamaCpp(tiny, vocab_only=True)

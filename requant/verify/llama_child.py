@@ -1,319 +1,25 @@
 """The process that llama.cpp lives in: requests on stdin, answers on stdout, llama.cpp's log on stderr.
 
-Run by file name by `requant.verify.llama_cpp`, never imported: it imports nothing of requant, so that a crash
-here is a crash of nothing else. A frame is a little-endian u32, that many bytes of JSON, then `nbytes` (a key of the
-JSON) raw bytes. Every request gets one answer, `{"ok": …}` or `{"error": "…"}`; `{"progress": 0…1}` may come before it.
-
-The C API is called through ctypes. Parameter structs are passed by value and change between versions, so `CApi` is used
-only with the releases whose layout is written down here (`include/llama.h`); any other is driven through the
-server that xllamacpp wraps (`ServerApi`), slower but stable.
+Started as a module by `requant.verify.llama_cpp`. A frame is a little-endian u32, that many bytes of JSON, then
+`nbytes` (a key of the JSON) raw bytes. Every request gets one answer, `{"ok": …}` or `{"error": "…"}`;
+`{"progress": 0…1}` may come before it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import struct
 import sys
-import time
-from ctypes import CFUNCTYPE, POINTER, byref, c_bool, c_char_p, c_float, c_int8, c_int32, c_void_p
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-TESTED = ("2026.10.11549",)  # versions of xllamacpp; the build number in its shared object is always 0
-BATCH = 128  # tokens in one llama_decode: the logits of a batch are all that is ever held
-
-
-class ModelParams(ctypes.Structure):
-    """`llama_model_params`: what is set here, at its offset, and room for the rest (see `Params`)."""
-
-    _fields_ = [
-        ("_head", ctypes.c_ubyte * 48),
-        ("progress_callback", c_void_p),  # 48
-        ("progress_callback_user_data", c_void_p),  # 56
-        ("kv_overrides", c_void_p),  # 64
-        ("vocab_only", c_bool),  # 72
-        ("check_tensors", c_bool),  # 73
-        ("_tail", ctypes.c_ubyte * 950),
-    ]
-
-
-class ContextParams(ctypes.Structure):
-    """`llama_context_params`, likewise. On x86-64 and AArch64 a callee reads its own prefix of a longer struct."""
-
-    _fields_ = [
-        ("n_ctx", ctypes.c_uint32),  # 0
-        ("n_batch", ctypes.c_uint32),  # 4
-        ("n_ubatch", ctypes.c_uint32),  # 8
-        ("_head", ctypes.c_ubyte * 16),
-        ("n_threads", c_int32),  # 28
-        ("n_threads_batch", c_int32),  # 32
-        ("_kinds", ctypes.c_ubyte * 16),
-        ("flash_attn_type", c_int32),  # 52
-        ("_rope", ctypes.c_ubyte * 48),
-        ("type_k", c_int32),  # 104
-        ("type_v", c_int32),  # 108
-        ("_callbacks", ctypes.c_ubyte * 24),
-        ("embeddings", c_bool),  # 136
-        ("_tail", ctypes.c_ubyte * 887),
-    ]
-
-
-class Batch(ctypes.Structure):
-    """`llama_batch`."""
-
-    _fields_ = [
-        ("n_tokens", c_int32),
-        ("token", POINTER(c_int32)),
-        ("embd", c_void_p),
-        ("pos", POINTER(c_int32)),
-        ("n_seq_id", POINTER(c_int32)),
-        ("seq_id", POINTER(POINTER(c_int32))),
-        ("logits", POINTER(c_int8)),
-    ]
-
-
-class ChatMessage(ctypes.Structure):
-    """`llama_chat_message`."""
-
-    _fields_ = [("role", c_char_p), ("content", c_char_p)]
-
-
-LogCallback = CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
-ProgressCallback = CFUNCTYPE(c_bool, c_float, c_void_p)
-
-# name: (result, arguments). c_void_p stands for every opaque handle.
-FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "llama_backend_init": (None, []),
-    "llama_log_set": (None, [LogCallback, c_void_p]),
-    "llama_model_default_params": (ModelParams, []),
-    "llama_context_default_params": (ContextParams, []),
-    "llama_model_load_from_file": (c_void_p, [c_char_p, ModelParams]),
-    "llama_init_from_model": (c_void_p, [c_void_p, ContextParams]),
-    "llama_model_get_vocab": (c_void_p, [c_void_p]),
-    "llama_model_desc": (c_int32, [c_void_p, c_char_p, ctypes.c_size_t]),
-    "llama_model_chat_template": (c_char_p, [c_void_p, c_char_p]),
-    "llama_model_n_params": (ctypes.c_uint64, [c_void_p]),
-    "llama_model_size": (ctypes.c_uint64, [c_void_p]),
-    "llama_model_n_ctx_train": (c_int32, [c_void_p]),
-    "llama_model_n_layer": (c_int32, [c_void_p]),
-    "llama_model_n_embd_out": (c_int32, [c_void_p]),
-    "llama_vocab_n_tokens": (c_int32, [c_void_p]),
-    "llama_vocab_bos": (c_int32, [c_void_p]),
-    "llama_vocab_eos": (c_int32, [c_void_p]),
-    "llama_vocab_get_add_bos": (c_bool, [c_void_p]),
-    "llama_vocab_is_eog": (c_bool, [c_void_p, c_int32]),
-    "llama_get_causal_attn": (c_bool, [c_void_p]),
-    "llama_pooling_type": (c_int32, [c_void_p]),
-    "llama_get_memory": (c_void_p, [c_void_p]),
-    "llama_memory_clear": (None, [c_void_p, c_bool]),
-    "llama_tokenize": (c_int32, [c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool]),
-    "llama_token_to_piece": (c_int32, [c_void_p, c_int32, c_char_p, c_int32, c_int32, c_bool]),
-    "llama_chat_apply_template": (
-        c_int32,
-        [c_char_p, POINTER(ChatMessage), ctypes.c_size_t, c_bool, c_char_p, c_int32],
-    ),
-    "llama_batch_init": (Batch, [c_int32, c_int32, c_int32]),
-    "llama_decode": (c_int32, [c_void_p, Batch]),
-    "llama_get_logits": (POINTER(c_float), [c_void_p]),
-    "llama_get_embeddings_seq": (POINTER(c_float), [c_void_p, c_int32]),
-    "llama_get_embeddings": (POINTER(c_float), [c_void_p]),
-}
-
-GGML_TYPE_F32 = 0
-FLASH_ATTN_DISABLED = 0
-LOG_DEBUG = 1
-
 
 class Refused(Exception):
     """llama.cpp said no; the parent adds the log's last words."""
-
-
-class CApi:
-    """One model in one context."""
-
-    def __init__(self, library: ctypes.CDLL, channel: Channel) -> None:
-        self.library = library
-        for name, (result, arguments) in FUNCTIONS.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-        self.channel = channel
-        self.on_log = LogCallback(log)
-        self.on_progress = ProgressCallback(self._progress)
-        library.llama_log_set(self.on_log, None)
-        library.llama_backend_init()
-        self.model = self.vocab = self.context = None
-        self.batch, self.n_batch = Batch(), 0
-        self.past = 0
-
-    def _progress(self, fraction: float, _: object) -> bool:
-        self.channel.send({"progress": fraction})
-        return True
-
-    def load(
-        self, model: str, vocab_only: bool, n_ctx: int, threads: int, precise: bool, embeddings: bool
-    ) -> dict[str, Any]:
-        """Read the file and, unless it is only a vocabulary, make a context for it."""
-        library = self.library
-        params = library.llama_model_default_params()
-        params.vocab_only = vocab_only
-        params.progress_callback = ctypes.cast(self.on_progress, c_void_p)
-        self.model = library.llama_model_load_from_file(os.fsencode(model), params)
-        if not self.model:
-            raise Refused("llama.cpp could not load the model")
-        self.vocab = library.llama_model_get_vocab(self.model)
-        if not vocab_only:
-            self._open_context(n_ctx, threads, precise, embeddings)
-        return self._describe()
-
-    def _open_context(self, n_ctx: int, threads: int, precise: bool, embeddings: bool) -> None:
-        params = self.library.llama_context_default_params()
-        params.n_ctx = n_ctx
-        # A model without a cache sees its whole input at once, so for embeddings a batch is the context.
-        params.n_batch = params.n_ubatch = n_ctx if embeddings else min(BATCH, n_ctx)
-        params.n_threads = params.n_threads_batch = threads
-        params.embeddings = embeddings
-        if precise:
-            params.type_k = params.type_v = GGML_TYPE_F32
-            params.flash_attn_type = FLASH_ATTN_DISABLED
-        self.context = self.library.llama_init_from_model(self.model, params)
-        if not self.context:
-            raise Refused("llama.cpp could not make a context for the model")
-        self.n_batch = int(params.n_batch)
-        self.batch = self.library.llama_batch_init(self.n_batch, 0, 1)
-
-    def _describe(self) -> dict[str, Any]:
-        library, model, vocab = self.library, self.model, self.vocab
-        text = ctypes.create_string_buffer(256)
-        library.llama_model_desc(model, text, len(text))
-        template = library.llama_model_chat_template(model, None)
-        return {
-            "description": text.value.decode("utf-8", "replace"),
-            "parameters": library.llama_model_n_params(model),
-            "nbytes_weights": library.llama_model_size(model),
-            "n_vocab": library.llama_vocab_n_tokens(vocab),
-            "n_ctx_train": library.llama_model_n_ctx_train(model),
-            "n_layer": library.llama_model_n_layer(model),
-            "n_embd": library.llama_model_n_embd_out(model),
-            "causal": bool(self.context and library.llama_get_causal_attn(self.context)),
-            "pooling": library.llama_pooling_type(self.context) if self.context else -1,
-            "bos": library.llama_vocab_bos(vocab),
-            "eos": library.llama_vocab_eos(vocab),
-            "add_bos": library.llama_vocab_get_add_bos(vocab),
-            "chat_template": template.decode("utf-8", "replace") if template else None,
-        }
-
-    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> dict[str, Any]:
-        """Token ids of `text`."""
-        raw = text.encode("utf-8", "surrogateescape")
-        room = len(raw) + 8
-        while True:
-            ids = (c_int32 * room)()
-            n = self.library.llama_tokenize(self.vocab, raw, len(raw), ids, room, add_special, parse_special)
-            if n >= 0:
-                return {"tokens": ids[:n]}
-            if -n <= room:
-                raise Refused(f"llama_tokenize failed with {n}")
-            room = -n
-
-    def pieces(self, tokens: list[int], special: bool) -> dict[str, Any]:
-        """The text of each token, in hex: a piece may end within a character."""
-        return {"pieces": [self._piece(token, special).hex() for token in tokens]}
-
-    def _piece(self, token: int, special: bool) -> bytes:
-        room = 256
-        while True:
-            text = ctypes.create_string_buffer(room)
-            n = self.library.llama_token_to_piece(self.vocab, token, text, room, 0, special)
-            if n >= 0:
-                return text.raw[:n]
-            room = -n
-
-    def chat(self, prompt: str) -> dict[str, Any]:
-        """`prompt` as a user's turn in the model's chat template; None where llama.cpp does not know it."""
-        template = self.library.llama_model_chat_template(self.model, None)
-        if not template:
-            return {"text": None}
-        turn = ChatMessage(b"user", prompt.encode("utf-8", "surrogateescape"))
-        room = 4096 + 4 * len(prompt)
-        text = ctypes.create_string_buffer(room)
-        n = self.library.llama_chat_apply_template(template, byref(turn), 1, True, text, room)
-        return {"text": text.raw[:n].decode("utf-8", "surrogateescape") if 0 <= n <= room else None}
-
-    def evaluate(self, tokens: list[int], reset: bool, first: int) -> tuple[dict[str, Any], NDArray[np.float32]]:
-        """One batch; the logits of the tokens from `first` on, [len(tokens) - first, n_vocab] float32."""
-        if not self.library.llama_get_causal_attn(self.context):
-            raise Refused("the model is an encoder: it predicts no next token")
-        seconds = self._decode(tokens, reset, first)
-        n_vocab = self.library.llama_vocab_n_tokens(self.vocab)
-        rows = max(0, len(tokens) - first)
-        if not rows:
-            return {"shape": [0, n_vocab], "seconds": seconds}, np.empty(0, np.float32)
-        pointer = self.library.llama_get_logits(self.context)
-        logits = np.ctypeslib.as_array(pointer, (rows, n_vocab))
-        return {"shape": list(logits.shape), "seconds": seconds}, logits
-
-    def _decode(self, tokens: list[int], reset: bool, first: int) -> float:
-        if len(tokens) > self.n_batch:
-            raise Refused(f"{len(tokens)} tokens do not fit into a batch of {self.n_batch}")
-        if reset:
-            memory = self.library.llama_get_memory(self.context)
-            if memory:  # encoders have none
-                self.library.llama_memory_clear(memory, True)
-            self.past = 0
-        batch = self.batch
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i] = token
-            batch.pos[i] = self.past + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = i >= first
-        start = time.perf_counter()
-        status = self.library.llama_decode(self.context, batch)
-        if status:
-            raise Refused(f"llama_decode failed with {status} at token {self.past}")
-        self.past += len(tokens)
-        return time.perf_counter() - start
-
-    def embed(self, tokens: list[int]) -> tuple[dict[str, Any], NDArray[np.float32]]:
-        """The sequence's pooled embedding [1, n_embd], or each token's where the model does not pool."""
-        self._decode(tokens, True, 0)
-        library = self.library
-        pooled = library.llama_pooling_type(self.context) > 0
-        pointer = library.llama_get_embeddings_seq(self.context, 0) if pooled else None
-        if pooled and not pointer:
-            raise Refused("llama.cpp gave no embedding: the context was not opened for embeddings")
-        shape = (1 if pooled else len(tokens), library.llama_model_n_embd_out(self.model))
-        values = np.ctypeslib.as_array(pointer or library.llama_get_embeddings(self.context), shape)
-        return {"shape": list(shape)}, values
-
-    def generate(self, tokens: list[int], limit: int) -> dict[str, Any]:
-        """Greedy continuation: the likeliest token each time, to an end token or `limit`."""
-        prompt_seconds = 0.0
-        for start in range(0, len(tokens), self.n_batch):
-            piece = tokens[start : start + self.n_batch]
-            prompt_seconds += self._decode(piece, start == 0, len(piece) - 1)
-        made: list[int] = []
-        began = time.perf_counter()
-        n_vocab = self.library.llama_vocab_n_tokens(self.vocab)
-        while len(made) < limit:
-            row = np.ctypeslib.as_array(self.library.llama_get_logits(self.context), (n_vocab,))
-            token = int(row.argmax())
-            if not np.isfinite(row[token]):  # argmax finds a NaN first
-                raise Refused("the logits hold a NaN or an infinity")
-            if self.library.llama_vocab_is_eog(self.vocab, token):
-                break
-            made.append(token)
-            self._decode([token], False, 0)
-            self.channel.send({"progress": len(made) / limit})
-        seconds = time.perf_counter() - began
-        text = b"".join(self._piece(token, False) for token in made).decode("utf-8", "replace")
-        return {"tokens": made, "text": text, "prompt_seconds": prompt_seconds, "seconds": seconds}
 
 
 class Channel:
@@ -341,12 +47,6 @@ class Channel:
         self.sink.flush()
 
 
-def log(level: int, text: bytes, _: object = None) -> None:
-    """llama.cpp's log lines, warnings and errors marked so that the parent can pick them out; no debugging."""
-    if level != LOG_DEBUG:
-        os.write(2, {3: b"[warning] ", 4: b"[error] "}.get(level, b"") + text)
-
-
 def take_streams() -> Channel:
     """Keep stdin and stdout for frames; whatever llama.cpp prints goes to the log."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -369,13 +69,16 @@ def serve(channel: Channel, api: Any) -> None:
 
 
 def main(path: str, version: str) -> None:
-    """Serve with the shared object at `path`, of xllamacpp's release `version`."""
+    """Serve with xllamacpp's shared object at `path`, of release `version`."""
     channel = take_streams()
-    api: Any = CApi(ctypes.CDLL(path), channel)
-    channel.send({"ok": {"version": version}})
+    from requant.verify import llama_capi, llama_server
+
+    api: Any = llama_capi.CApi(path, channel) if version in llama_capi.TESTED else llama_server.ServerApi(channel)
+    channel.send({"ok": {}})
     with contextlib.suppress(BrokenPipeError):
         serve(channel, api)
 
 
 if __name__ == "__main__":
+    sys.modules["requant.verify.llama_child"] = sys.modules["__main__"]  # so that `Refused` is one class
     main(sys.argv[1], sys.argv[2])

@@ -1,7 +1,7 @@
 """The real llama.cpp, in a process of its own.
 
 llama.cpp (PyPI xllamacpp) can abort, run out of memory or never come back; all of that happens to the child process
-`llama_child.py` and becomes a `VerifyError` here, with the end of llama.cpp's log as its hint.
+`requant.verify.llama_child` and becomes a `VerifyError` here, with the end of llama.cpp's log as its hint.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import requant
 from requant.errors import UnsupportedError, VerifyError
 
 BATCH = 128  # tokens whose logits are held at once, here and in the child
@@ -40,8 +41,8 @@ class ModelInfo:
     """What llama.cpp says about a model it has loaded.
 
     nbytes_weights: bytes of all tensors. n_ctx_train: context length in tokens. n_embd: width of an embedding.
-    causal: whether it predicts the next token (an encoder such as BERT does not). pooling: llama.cpp's
-    `llama_pooling_type`, 0 for none. add_bos: whether the tokenizer puts `bos` first. chat_template: its source.
+    causal: whether it predicts the next token (an encoder such as BERT does not). bos, eos: −1 for none.
+    add_bos: whether the tokenizer puts `bos` first. chat_template: its source.
     """
 
     description: str
@@ -49,10 +50,8 @@ class ModelInfo:
     nbytes_weights: int
     n_vocab: int
     n_ctx_train: int
-    n_layer: int
     n_embd: int
     causal: bool
-    pooling: int
     bos: int
     eos: int
     add_bos: bool
@@ -276,11 +275,17 @@ def find_library() -> tuple[Path, str]:
 
 def _start(library: Path, version: str, log: int) -> subprocess.Popen[bytes]:
     """The child, in a session of its own: Ctrl-C is ours to handle."""
+    root = str(Path(requant.__file__).parents[1])
+    paths = filter(None, [root, os.environ.get("PYTHONPATH")])
     return subprocess.Popen(
-        [sys.executable, "-P", str(Path(__file__).with_name("llama_child.py")), str(library), version],
+        [sys.executable, "-P", "-m", "requant.verify.llama_child", str(library), version],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # without it an abort starts a debugger
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "GGML_NO_BACKTRACE": "1",  # without it an abort starts a debugger
+        },
         start_new_session=True,
     )
