@@ -31,6 +31,8 @@ class Gguf:
     def recognizes(self, path: Path) -> bool:
         """Whether the file begins as GGUF does, in either byte order."""
         try:
+            if not path.is_file():  # opening a pipe would wait for its other end
+                return False
             with path.open("rb") as file:
                 return file.read(4) == MAGIC
         except OSError:

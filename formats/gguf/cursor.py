@@ -50,7 +50,7 @@ class Cursor:
         start, end = self.position, self.position + count
         if end > self.size:
             raise self.error(
-                f"{what} takes {count} bytes, and the file ends {end - self.size} bytes before its end",
+                f"the file ends here: {what} needs {count} bytes, {end - self.size} of them are missing",
                 hint="the file may be truncated: download or copy it again",
             )
         if end > len(self.buffer):
