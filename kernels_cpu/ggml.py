@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,14 +12,22 @@ from numpy.typing import NDArray
 from requant.codecs import Parts, Values
 from requant.encodings import Blocks
 from requant.errors import UnsupportedError
-from requant.kernels_cpu.ggml_k import encode_q4_k
+from requant.kernels_cpu._jit import Kernel
+from requant.kernels_cpu.ggml_k import encode_q4_k, encode_q5_k, encode_q6_k
 
-#: (values [n, block values] float32, out [n, block bytes] uint8) -> None
-Encoder = Callable[[Values, NDArray[np.uint8]], None]
-Decoder = Callable[[NDArray[np.uint8], Values], None]
+#: (values, out): float32 [blocks * values] to uint8 [blocks * bytes].
+ENCODERS: Final[Mapping[str, Kernel]] = {
+    "Q4_K": encode_q4_k,
+    "Q5_K": encode_q5_k,
+    "Q6_K": encode_q6_k,
+}
 
-_ENCODERS: Final[Mapping[str, Encoder]] = {"Q4_K": encode_q4_k}
-_DECODERS: Final[Mapping[str, Decoder]] = {}
+#: (values, importance, columns, out): as above, with the importance of one row [columns] or of every row
+#: [rows * columns] beside it. Types that are not here take no notice of an importance, as in ggml.
+WEIGHTED: Final[Mapping[str, Kernel]] = {}
+
+#: (blocks, out): uint8 [blocks * bytes] to float32 [blocks * values].
+DECODERS: Final[Mapping[str, Kernel]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +38,38 @@ class BlockCodec:
 
     def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
         """Blocks to values."""
-        kernel = _DECODERS.get(self.encoding.label)
+        kernel = DECODERS.get(self.encoding.label)
         if kernel is None:
             raise UnsupportedError(f"there is no decoder for {self.encoding.label}")
-        kernel(_bytes(parts).reshape(-1, self.encoding.nbytes), out.reshape(-1, self.encoding.values))
+        data, values = _flat(parts["data"], np.uint8), _flat(out, np.float32)
+        self._check(values, data)
+        kernel(data, values)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
-        """Values to the exact bytes of ggml's reference."""
-        kernel = _ENCODERS.get(self.encoding.label)
-        if kernel is None:
-            raise UnsupportedError(f"there is no encoder for {self.encoding.label}")
-        kernel(values.reshape(-1, self.encoding.values), _bytes(out).reshape(-1, self.encoding.nbytes))
+        """Values to the exact bytes of ggml's reference.
+
+        Values must be finite. A type that ggml quantizes without looking at the importance does the same here.
+        """
+        label = self.encoding.label
+        plain, weighted = ENCODERS.get(label), WEIGHTED.get(label)
+        if plain is None and weighted is None:
+            raise UnsupportedError(f"there is no encoder for {label}")
+        numbers, data = _flat(values, np.float32), _flat(out["data"], np.uint8)
+        self._check(numbers, data)
+        if weighted is not None and importance is not None:
+            weighted(numbers, _repeated(importance, values), values.shape[-1], data)
+        elif plain is not None:
+            plain(numbers, data)
+        else:
+            raise UnsupportedError(
+                f"{label} cannot be encoded without an importance matrix", hint="pass --imatrix FILE"
+            )
+
+    def _check(self, values: NDArray[np.float32], data: NDArray[np.uint8]) -> None:
+        """Kernels check no bounds."""
+        blocks, rest = divmod(values.size, self.encoding.values)
+        if rest or data.size != blocks * self.encoding.nbytes:
+            raise ValueError(f"{values.size} values are not {data.size} bytes of {self.encoding.label}")
 
 
 def block_codec(encoding: Blocks) -> BlockCodec:
@@ -48,5 +77,15 @@ def block_codec(encoding: Blocks) -> BlockCodec:
     return BlockCodec(encoding)
 
 
-def _bytes(parts: Parts) -> NDArray[Any]:
-    return parts["data"]
+def _flat(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """The same memory in one dimension."""
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        raise ValueError(f"kernels take contiguous {np.dtype(dtype)}, not {array.dtype} with strides {array.strides}")
+    return array.reshape(-1)
+
+
+def _repeated(importance: Values, values: Values) -> NDArray[np.float32]:
+    """The importance as kernels take it; raises ValueError unless it is [columns] or [rows, columns]."""
+    if importance.shape not in (values.shape[-1:], values.shape):
+        raise ValueError(f"an importance of shape {importance.shape} does not fit values of shape {values.shape}")
+    return np.ascontiguousarray(importance, np.float32).reshape(-1)

@@ -1,0 +1,194 @@
+"""The searches of ggml's quantizers for the scale of a group, sixteen groups at a time.
+
+Each function here does in every lane what one scalar function of ggml/src/ggml-quants.c does, in its order. Groups lie
+transposed: element i of lane k at `xs[16 * i + k]`, its weight at the same place of `ws`.
+
+Functions are made for their constants, which the compiler then knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.kernels_cpu._jit import inlined
+from requant.kernels_cpu.simd import (
+    F32x16,
+    I32x16,
+    all_lanes,
+    fabs,
+    float_bits,
+    greater,
+    lesser,
+    load16,
+    rint,
+    splat16,
+    store,
+    to_float,
+    transpose,
+    where,
+)
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+_F = np.float32
+_ROUNDER: Final = _F(12582912)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
+_EXACT_BELOW: Final = _F(4194303)  # beyond, the low bits mean something else
+_TINY: Final = _F(1e-15)  # GROUP_MAX_EPS: a group below it is zero
+
+
+@inlined
+def nearest(x: F32x16) -> I32x16:
+    """ggml's nearest_int: ties to even, and for what does not fit (or is NaN) the same nonsense as there."""
+    return (float_bits(x + _ROUNDER) & 0x7FFFFF) - 0x400000
+
+
+@inlined
+def gather(values: Floats, start: int, groups: int, length: int, xs: Floats, lane: int) -> None:
+    """Lay `groups` (8 or 16) consecutive groups of `length` values transposed into the lanes from `lane` on."""
+    for k in range(0, groups, 8):
+        for i in range(0, length, 8):
+            transpose(values, start + length * k + i, length, xs, 16 * i + lane + k, 16)
+
+
+@inlined
+def _fast_codes(x: F32x16, low: F32x16, inverse: F32x16, top: int) -> F32x16:
+    return greater(lesser(rint(inverse * (x - low)), top), 0)
+
+
+@inlined
+def _careful_codes(x: F32x16, low: F32x16, inverse: F32x16, top: int) -> F32x16:
+    return to_float(greater(lesser(nearest(inverse * (x - low)), top), 0))
+
+
+def affine_search(length: int, top: int, first: float, step: float, tries: int, absolute: bool) -> Callable[..., Any]:
+    """make_qkx2_quants and make_qkx3_quants: code * scale + minimum, codes in 0..top.
+
+    The made function is (xs, ws, codes, found) -> None. found: [scale, -minimum, inverse, base] of the lanes; a value
+    has the code `inverse * (x - base)`. codes is scratch, as large as xs.
+    """
+    start, delta = _F(first), _F(step)
+
+    def summing(codes_of: Callable[..., F32x16]) -> Callable[..., Any]:
+        @inlined
+        def sums(xs: Floats, ws: Floats, codes: Floats, low: F32x16, inverse: F32x16) -> Any:
+            sum_l, sum_l2, sum_xl = splat16(_F(0)), splat16(_F(0)), splat16(_F(0))
+            for i in range(length):
+                x, w = load16(xs, 16 * i), load16(ws, 16 * i)
+                code = codes_of(x, low, inverse, top)
+                store(codes, 16 * i, code)
+                wl = w * code
+                sum_l, sum_l2, sum_xl = sum_l + wl, sum_l2 + wl * code, sum_xl + wl * x
+            return sum_l, sum_l2, sum_xl
+
+        return sums
+
+    fast_sums, careful_sums = summing(_fast_codes), summing(_careful_codes)
+
+    @inlined
+    def error_of(xs: Floats, ws: Floats, codes: Floats, scale: F32x16, low: F32x16) -> F32x16:
+        total = splat16(_F(0))
+        for i in range(length):
+            error = scale * load16(codes, 16 * i) + low - load16(xs, 16 * i)
+            total = total + load16(ws, 16 * i) * (fabs(error) if absolute else error * error)
+        return total
+
+    @inlined
+    def search(xs: Floats, ws: Floats, codes: Floats, found: Floats) -> None:
+        zero = splat16(_F(0))
+        x, w = load16(xs, 0), load16(ws, 0)
+        low, high, sum_w, sum_x = x, x, w, w * x
+        for i in range(1, length):
+            x, w = load16(xs, 16 * i), load16(ws, 16 * i)
+            low, high = lesser(x, low), greater(x, high)
+            sum_w, sum_x = sum_w + w, sum_x + w * x
+        lowest, low = low, lesser(low, zero)
+        flat = high <= low
+
+        best, scale, best_inverse, base = zero, zero, zero, low
+        for attempt in range(-1, tries + 1):
+            wanted = _F(top) if attempt < 0 else start + delta * _F(attempt) + _F(top)
+            inverse = where(flat, zero, splat16(wanted) / (high - low))
+            if all_lanes(fabs(inverse * (high - low)) < _EXACT_BELOW) and all_lanes(
+                fabs(inverse * (lowest - low)) < _EXACT_BELOW
+            ):
+                sum_l, sum_l2, sum_xl = fast_sums(xs, ws, codes, low, inverse)
+            else:
+                sum_l, sum_l2, sum_xl = careful_sums(xs, ws, codes, low, inverse)
+            if attempt < 0:
+                scale, best_inverse = 1 / inverse, inverse
+                best = error_of(xs, ws, codes, scale, low)
+                continue
+            determinant = sum_w * sum_l2 - sum_l * sum_l
+            this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+            this_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+            above = this_low > zero
+            this_scale, this_low = where(above, sum_xl / sum_l2, this_scale), where(above, zero, this_low)
+            total = error_of(xs, ws, codes, this_scale, this_low)
+            better = (determinant > zero) & (total < best)
+            best_inverse, base = where(better, inverse, best_inverse), where(better, low, base)
+            best, scale, low = (
+                where(better, total, best),
+                where(better, this_scale, scale),
+                where(better, this_low, low),
+            )
+
+        store(found, 0, where(flat, zero, scale))
+        store(found, 16, zero - low)
+        store(found, 32, best_inverse)
+        store(found, 48, base)
+
+    return search
+
+
+def signed_search(length: int, top: int) -> Callable[..., Any]:
+    """make_qx_quants with rmse_type 1: code * scale, codes in -top..top-1.
+
+    The made function is (xs, ws, wxs, found) -> None. found: [scale, inverse, whether the group is not zero] of the
+    lanes; a value has the code `inverse * x`. wxs is scratch, as large as xs.
+    """
+
+    @inlined
+    def sums(xs: Floats, ws: Floats, wxs: Floats, inverse: F32x16) -> Any:
+        sum_lx, sum_l2 = splat16(_F(0)), splat16(_F(0))
+        for i in range(length):
+            code = greater(lesser(rint(inverse * load16(xs, 16 * i)), top - 1), -top)
+            sum_lx = sum_lx + load16(wxs, 16 * i) * code
+            sum_l2 = sum_l2 + load16(ws, 16 * i) * code * code
+        return sum_lx, sum_l2
+
+    @inlined
+    def search(xs: Floats, ws: Floats, wxs: Floats, found: Floats) -> None:
+        zero = splat16(_F(0))
+        extreme, largest = zero, zero
+        for i in range(length):
+            x = load16(xs, 16 * i)
+            size = fabs(x)
+            bigger = size > largest
+            largest, extreme = where(bigger, size, largest), where(bigger, x, extreme)
+            store(wxs, 16 * i, load16(ws, 16 * i) * x)
+        empty = largest < _TINY
+        extreme = where(empty, _F(1), extreme)
+
+        best_inverse = splat16(_F(-top)) / extreme
+        sum_lx, sum_l2 = sums(xs, ws, wxs, best_inverse)
+        scale = where(sum_l2 != zero, sum_lx / sum_l2, zero)
+        best = scale * sum_lx
+        for attempt in range(-9, 10):
+            if attempt == 0:
+                continue
+            inverse = splat16(-(_F(top) + _F(0.1) * _F(attempt))) / extreme
+            sum_lx, sum_l2 = sums(xs, ws, wxs, inverse)
+            better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
+            this_scale = sum_lx / sum_l2
+            scale, best = where(better, this_scale, scale), where(better, this_scale * sum_lx, best)
+            best_inverse = where(better, inverse, best_inverse)
+        store(found, 0, where(empty, zero, scale))
+        store(found, 16, best_inverse)
+        store(found, 32, where(empty, zero, _F(1)))
+
+    return search
