@@ -1,1 +1,26 @@
-"""Model families: HF and ggml names, row orders and hyperparameters, as invertible data."""
+"""Model families: HF and ggml names, row orders and hyperparameters, as invertible data: one file per family.
+
+To add a family: one file with its rules and keys, one line in `ARCHITECTURES`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
+from requant.architectures.rules import Family
+from requant.architectures.translate import translate as _translate
+from requant.ir import Checkpoint, Naming, Tensor
+from requant.plan import Translation
+
+#: Every family; of those that share a ggml architecture, the first that claims a GGUF gets it.
+ARCHITECTURES: Final[tuple[Family, ...]] = (MIXTRAL, MISTRAL, LLAMA)
+
+
+def translate(checkpoint: Checkpoint[Tensor], naming: Naming) -> Translation:
+    """Names, row orders, hyperparameters and general metadata of `checkpoint` in `naming`; tokenizers are left out.
+
+    No tensor is read but frequency factors and, where a tied head is stored twice, the two copies. Raises
+    `UnsupportedError` for an unknown architecture and `PlanError` for whatever contradicts it, naming tensor or key.
+    """
+    return _translate(checkpoint, naming, ARCHITECTURES)

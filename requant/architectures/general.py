@@ -1,0 +1,143 @@
+"""`general.*`: what the model is called, by whom it is, how it likes to be sampled.
+
+The guesses from folder and model names are those of the `gguf` package, so that a file is called what llama.cpp's
+converter would call it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, Final
+
+from requant.ir import Checkpoint, Json, Tensor, Typed
+from requant.plan import Loss, LossKind, Move
+from requant.sources import Memory, Source, read
+
+#: Sampling parameters that transformers keeps in generation_config.json: HF name, GGUF key, kind.
+SAMPLING: Final = (
+    ("top_k", "general.sampling.top_k", "i32"),
+    ("top_p", "general.sampling.top_p", "f32"),
+    ("min_p", "general.sampling.min_p", "f32"),
+    ("temperature", "general.sampling.temp", "f32"),
+    ("repetition_penalty", "general.sampling.penalty_repeat", "f32"),
+)
+GENERATION: Final = "generation_config.json"
+
+#: Text files of a model folder larger than this are not read.
+_LARGEST: Final = 16 << 20
+
+
+def general_metadata(
+    checkpoint: Checkpoint[Tensor], architecture: str, moves: Sequence[Move]
+) -> tuple[dict[str, Typed], list[Loss]]:
+    """`general.*` in the order of llama.cpp's converter, without file type and quantization version."""
+    import gguf
+
+    card, losses = _card(checkpoint)
+    path = checkpoint.path.parent if checkpoint.path.suffix else checkpoint.path
+    total, shared, expert, experts = _parameters(moves)
+    try:
+        guess = gguf.Metadata.apply_metadata_heuristic(
+            gguf.Metadata(), card, dict(checkpoint.config), path if path.name else None, total
+        )
+        if guess.name is None:
+            guess.name = path.name or architecture
+        if guess.size_label is None and total > 0:
+            guess.size_label = gguf.size_label(total, shared, expert, experts)
+        writer = gguf.GGUFWriter(path=None, arch=architecture)
+        writer.add_type(gguf.GGUFType.MODEL)
+        guess.set_gguf_meta_model(writer)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:  # a model card of another shape than it expects
+        losses.append(Loss(LossKind.METADATA_DROPPED, "README.md", f"its front matter makes no sense: {error}"))
+        writer = gguf.GGUFWriter(path=None, arch=architecture)
+        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_name(path.name or architecture)
+    found = {key: Typed(_kind(value), value.value) for key, value in writer.kv_data[0].items()}
+    first = {key: found.pop(key) for key in ("general.architecture", "general.type")}
+    return first | _sampling(checkpoint) | found, losses
+
+
+def generation_config(metadata: Mapping[str, Typed]) -> dict[str, Source]:
+    """generation_config.json with the sampling parameters of a GGUF, if it has any."""
+    from requant.architectures.numbers import shortest
+
+    config: dict[str, Json] = {}
+    for hf, ggml, kind in SAMPLING:
+        value = metadata[ggml].value if ggml in metadata else None
+        if isinstance(value, int | float):
+            config[hf] = shortest(value) if kind == "f32" else value
+    if not config:
+        return {}
+    return {GENERATION: Memory(json.dumps({"do_sample": True, **config}, indent=2).encode() + b"\n")}
+
+
+def json_file(checkpoint: Checkpoint[Tensor], name: str) -> Json:
+    """A JSON file beside the weights; None if there is none or it is no JSON."""
+    source = checkpoint.files.get(name)
+    if source is None or source.nbytes > _LARGEST:
+        return None
+    try:
+        value: Json = json.loads(read(source).tobytes())
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def _sampling(checkpoint: Checkpoint[Tensor]) -> dict[str, Typed]:
+    config = json_file(checkpoint, GENERATION)
+    if not isinstance(config, dict):
+        return {}
+    found = {}
+    for hf, ggml, kind in SAMPLING:
+        value = config.get(hf)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 31:
+            found[ggml] = Typed(kind, int(value) if kind == "i32" else float(value))
+    return found
+
+
+def _card(checkpoint: Checkpoint[Tensor]) -> tuple[dict[str, Any], list[Loss]]:
+    """The front matter of README.md."""
+    source = checkpoint.files.get("README.md")
+    if source is None or source.nbytes > _LARGEST:
+        return {}, []
+    lines = read(source).tobytes().decode("utf-8", "replace").splitlines()
+    if not lines or lines[0] != "---" or "---" not in lines[1:]:
+        return {}, []
+    import yaml
+
+    text = "\n".join(lines[1 : lines.index("---", 1)]) + "\n"
+    # `no` is Norwegian, not false; tabs are not YAML, yet people write them
+    text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")
+    try:
+        card = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}, [Loss(LossKind.METADATA_DROPPED, "README.md", "its front matter is not YAML")]
+    return (card if isinstance(card, dict) else {}), []
+
+
+def _parameters(moves: Sequence[Move]) -> tuple[int, int, int, int]:
+    """Parameters in all, outside experts, in one expert of each layer, and the number of experts."""
+    total = shared = expert = stacks = counted = 0
+    for move in moves:
+        size = prod(move.shape)
+        total += size
+        if "_exps." in move.name:
+            expert += size // move.shape[0]
+            stacks += 1
+            counted += move.shape[0]
+        else:
+            shared += size
+    return total, shared, expert, counted // stacks if stacks else 0
+
+
+def _kind(value: Any) -> str:
+    """The kind of a value in a GGUFWriter."""
+    names = {"UINT": "u", "INT": "i", "FLOAT": "f", "BOOL": "bool", "STRING": "str"}
+
+    def short(name: str) -> str:
+        letters, digits = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+        return names[letters] + digits
+
+    return f"[{short(value.sub_type.name)}]" if value.type.name == "ARRAY" else short(value.type.name)

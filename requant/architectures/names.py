@@ -1,0 +1,105 @@
+"""The tensors that a family expects, by name and shape, and the search for them in a checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from requant.architectures.rules import Family, Order, Rule, Sizes
+from requant.encodings import Shape
+from requant.errors import PlanError
+from requant.ir import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One ggml tensor and the HF tensors it is made of: one, or one for each expert.
+
+    shape: of each HF tensor.
+    """
+
+    rule: Rule
+    layer: int | None
+    ggml: str
+    hf: tuple[str, ...]
+    shape: Shape
+
+    @property
+    def ggml_shape(self) -> Shape:
+        """Experts are stacked in front; a Conv1D is turned."""
+        shape = self.shape[::-1] if self.rule.order is Order.TRANSPOSED else self.shape
+        return (len(self.hf), *shape) if "{e}" in self.rule.hf else shape
+
+    def where(self, name: str) -> str:
+        """For messages: which tensor of which layer."""
+        return f"tensor {name!r}" if self.layer is None else f"tensor {name!r} (layer {self.layer})"
+
+
+def expected(family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str) -> Iterator[Expected]:
+    """Every tensor of a model of these sizes: those before the layers, layer by layer, those after them."""
+    rules = [rule for rule in family.rules if not rule.when or flags[rule.when]]
+    before = [rule for rule in rules if not rule.layered and not rule.ggml.startswith("output")]
+    after = [rule for rule in rules if not rule.layered and rule.ggml.startswith("output")]
+    for rule in before:
+        yield _one(rule, None, sizes, base)
+    for n in range(sizes["layers"]):
+        for rule in rules:
+            if rule.layered:
+                yield _one(rule, n, sizes, base)
+    for rule in after:
+        yield _one(rule, None, sizes, base)
+
+
+def _one(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
+    experts = range(sizes["experts"]) if "{e}" in rule.hf else (0,)
+    names = tuple(rule.hf.format(base=base, n=n, e=e) for e in experts)
+    return Expected(rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape))
+
+
+def base_of(family: Family, names: Mapping[str, Tensor]) -> str:
+    """The prefix this checkpoint uses: the one under which its embedding is found, else the family's own."""
+    rule = next(rule for rule in family.rules if rule.ggml == family.embedding)
+    for base in family.bases:
+        if rule.hf.format(base=base) in names:
+            return base
+    return family.bases[0]
+
+
+def limit_counts(sizes: Sizes, tensors: int) -> None:
+    """A model cannot have more layers or experts than tensors: stops absurd counts before anything is listed."""
+    for what in ("layers", "experts"):
+        if sizes[what] > tensors:
+            raise PlanError(f"the configuration says {sizes[what]} {what}, but there are only {tensors} tensors")
+
+
+def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The tensor of this name, of this shape."""
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise PlanError(
+            f"{item.where(name)} is missing; {list(shape)} is expected",
+            hint="is a shard of the checkpoint missing, or does the configuration describe another model?",
+        )
+    if tensor.shape != shape:
+        raise PlanError(
+            f"{item.where(name)} has the shape {list(tensor.shape)}, the configuration says {list(shape)}",
+            hint="config and weights belong to different models, or the tensor was cut",
+        )
+    return tensor
+
+
+def unknown(names: list[str], family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str) -> PlanError:
+    """The error for tensors that no rule knows."""
+    name = names[0]
+    more = f"; {len(names) - 1} more are unknown" if len(names) > 1 else ""
+    hint = "nothing is dropped silently: remove the tensor from the checkpoint if it is not needed"
+    layer = re.search(r"\.(\d{1,9})\.", name)
+    if layer and int(layer[1]) >= sizes["layers"]:
+        hint = f"the configuration says {sizes['layers']} layers; this one is in layer {int(layer[1])}"
+    n = layer[1] if layer else ""
+    for rule in family.rules:
+        off = rule.when in family.flags and not flags[rule.when]
+        if off and name == rule.hf.format(base=base, n=n, e=0):
+            hint = f"config.json says {rule.when} = false, so transformers would not load it"
+    return PlanError(f"tensor {name!r} does not belong to a {family.model_type} model{more}", hint=hint)

@@ -1,0 +1,30 @@
+"""Numbers out of JSON and GGUF, and back without the digits that float32 made up."""
+
+from __future__ import annotations
+
+from typing import SupportsFloat
+
+import numpy as np
+
+from requant.architectures.rules import Config
+from requant.errors import PlanError
+
+
+def number(values: Config, key: str, absent: float | None = None) -> float:
+    """A finite number; `absent` where there is none."""
+    value = values.get(key)
+    if value is None and absent is not None:
+        return absent
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e38:
+        text = repr(value)
+        raise PlanError(f"{key} is {text if len(text) < 60 else text[:57] + '...'}, a number is needed")
+    return float(value)
+
+
+def shortest(value: SupportsFloat) -> float:
+    """The shortest decimal that a float32 of this value was rounded from.
+
+    >>> shortest(9.999999747378752e-06)
+    1e-05
+    """
+    return float(str(np.float32(float(value))))

@@ -1,0 +1,165 @@
+"""The language of a model family: a line for each tensor and each hyperparameter, read in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from requant.ir import Checkpoint, Json, Tensor, Typed
+from requant.plan import Loss
+from requant.sources import Source
+
+#: A flat config.json (multimodal `text_config` merged), or GGUF keys without the architecture's prefix.
+Config = Mapping[str, Json]
+#: Sizes by name: `hidden`, `heads`, `q`, `ffn`, … (see `requant.architectures.sizes`).
+Sizes = Mapping[str, int]
+#: Computes a value that is not written down from those that are.
+Default = Callable[[Config], Json]
+
+
+def always(value: Json) -> Default:
+    """The default that is the same for every model; `always(None)` makes a key optional."""
+    return lambda config: value
+
+
+def same_as(key: str) -> Default:
+    """The default that equals another value."""
+    return lambda config: config.get(key)
+
+
+def unless_null(key: str, value: Json) -> Default:
+    """The default of a key that config.json can also switch off by saying null."""
+    return lambda config: None if key in config else value
+
+
+class Order(Enum):
+    """How the rows of a tensor differ between the namings."""
+
+    SAME = "same"
+    ROPE = "rope"  # each head's rotary halves are interleaved in ggml
+    TRANSPOSED = "transposed"  # HF keeps [in, out]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One tensor in both namings.
+
+    hf: `{base}` stands for the family's prefix, `{n}` for the layer, `{e}` for the expert: one HF tensor of each expert
+    is a matrix of the one ggml tensor. shape: sizes by name, as HF stores it. heads: the size that counts the heads of
+    a tensor in rope order. add: ggml's values are HF's plus this. when: the flag without which there is no such tensor.
+    """
+
+    hf: str
+    ggml: str
+    shape: tuple[str, ...]
+    order: Order = Order.SAME
+    heads: str = "heads"
+    add: float = 0.0
+    when: str = ""
+
+    @property
+    def layered(self) -> bool:
+        """Whether every layer has one."""
+        return "{n}" in self.ggml
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One hyperparameter in both namings.
+
+    hf: key of config.json, with the names it also goes by; none if config.json does not say it. ggml: the GGUF key
+    without the architecture. default: what transformers takes when config.json lacks it (or what is written when it
+    has no name there); without one it must be there. implied: what llama.cpp takes when the GGUF lacks it.
+    A value of None is not written.
+    """
+
+    hf: tuple[str, ...]
+    ggml: str
+    kind: str
+    default: Default | None = None
+    implied: Default | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """A choice that config.json can make and llama.cpp has made.
+
+    default: transformers' choice when config.json is silent. written: config.json gets the first of `values` on the
+    way back. loss: set, another choice is a `Loss` with this text; not set, it is an error.
+    """
+
+    hf: str
+    values: tuple[Json, ...]
+    default: Json = None
+    written: bool = True
+    loss: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """HF tensors without a counterpart. pattern: a regular expression for the whole name (base included).
+
+    lost: they hold weights, so leaving them out is a `Loss`; otherwise they can be computed again.
+    """
+
+    pattern: str
+    reason: str
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToGgml:
+    """What a family adds on the way to ggml besides its tables."""
+
+    values: Mapping[str, Typed] = field(default_factory=dict)
+    tensors: tuple[Tensor, ...] = ()
+    losses: tuple[Loss, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToHf:
+    """What a family adds on the way to HF: config values, files, and the keys and tensors it has read for them."""
+
+    config: Mapping[str, Json] = field(default_factory=dict)
+    files: Mapping[str, Source] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
+    tensors: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Irregular:
+    """A part of a family that is no table: a pair of functions, each the other's inverse.
+
+    to_ggml(checkpoint, config, sizes); to_hf(keys without prefix, tensors by name, sizes).
+    """
+
+    to_ggml: Callable[[Checkpoint[Tensor], Config, Sizes], ToGgml]
+    to_hf: Callable[[Config, Mapping[str, Tensor], Sizes], ToHf]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One `model_type`: everything needed to say its checkpoints in the other naming.
+
+    classes: transformers classes, the one written into config.json first. headless: those without an output head.
+    bases: prefixes of the model's tensors in HF, the one that is written first. flags: config.json keys that decide
+    whether rules apply, with transformers' defaults. claims: whether a GGUF of this architecture, given its keys, is
+    this model_type.
+    """
+
+    model_type: str
+    ggml: str
+    classes: tuple[str, ...]
+    headless: frozenset[str]
+    bases: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    keys: tuple[Key, ...]
+    embedding: str
+    assumptions: tuple[Assumption, ...] = ()
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    ignored: tuple[Ignored, ...] = ()
+    irregular: tuple[Irregular, ...] = ()
+    tied: bool = False
+    other_types: tuple[str, ...] = ()
+    claims: Callable[[Config], bool] = lambda values: True

@@ -1,0 +1,59 @@
+"""The sizes that a family's shapes are made of, from its GGUF keys: the same for both directions."""
+
+from __future__ import annotations
+
+from requant.architectures.rules import Config
+from requant.errors import PlanError
+
+
+def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
+    """Sizes by the names that rules use; contradictions between head counts and widths are errors.
+
+    values: GGUF keys without the architecture's prefix. vocabulary: rows of the token embedding.
+    """
+    hidden, layers, heads = (_count(values, key) for key in ("embedding_length", "block_count", "attention.head_count"))
+    kv_heads = _count(values, "attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise PlanError(f"{heads} attention heads do not divide into {kv_heads} key/value heads")
+    if "attention.key_length" not in values and hidden % heads:
+        raise PlanError(f"an embedding of {hidden} does not divide into {heads} attention heads")
+    head = _count(values, "attention.key_length", hidden // heads)
+    if _count(values, "attention.value_length", head) != head:
+        raise PlanError(f"keys of {head} and values of {values['attention.value_length']} numbers per head")
+    ffn = _count(values, "feed_forward_length")
+    experts = _count(values, "expert_count", 0)
+    if experts and not 0 < _count(values, "expert_used_count") <= experts:
+        raise PlanError(f"{values['expert_used_count']} experts used out of {experts}")
+    return {
+        "layers": layers,
+        "hidden": hidden,
+        "vocab": vocabulary,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head": head,
+        "q": heads * head,
+        "kv": kv_heads * head,
+        "qkv": (heads + 2 * kv_heads) * head,
+        "ffn": ffn,
+        "ffn_pair": 2 * ffn,
+        "expert_ffn": _count(values, "expert_feed_forward_length", ffn),
+        "experts": experts,
+        "positions": _count(values, "context_length"),
+        "types": _count(values, "token_type_count", 0),
+    }
+
+
+def _count(values: Config, key: str, absent: int | None = None) -> int:
+    """A positive whole number; `absent` (which may be 0) where the key is missing."""
+    value = values.get(key)
+    if value is None and absent is not None:
+        return absent
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
+        what = "is missing" if value is None else f"is {_short(value)}, a number above 0 is needed"
+        raise PlanError(f"{key} {what}")
+    return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."

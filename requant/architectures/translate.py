@@ -1,0 +1,251 @@
+"""A checkpoint said in the other naming."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from requant.architectures import carried, values
+from requant.architectures.general import general_metadata, generation_config
+from requant.architectures.names import Expected, base_of, expected, find, limit_counts, unknown
+from requant.architectures.rules import Config, Family, Order, Rule, Sizes
+from requant.architectures.sizes import sizes_of
+from requant.encodings import rows_of
+from requant.errors import PlanError, UnsupportedError
+from requant.ir import Checkpoint, Json, Naming, Tensor
+from requant.plan import Loss, LossKind, Move, Translation
+from requant.sources import Source, read
+from requant.transforms import Add, RopeOrder, Rows, Transform, Transpose
+
+#: Bytes compared at a time when a tied head is stored twice.
+_COMPARE = 4 << 20
+
+
+def translate(checkpoint: Checkpoint[Tensor], naming: Naming, families: Sequence[Family]) -> Translation:
+    """Names, row orders, hyperparameters and general metadata of `checkpoint` in `naming`; tokenizers are left out.
+
+    Raises `UnsupportedError` for an unknown architecture, `PlanError` for whatever contradicts it. A checkpoint that
+    has this naming already is passed on as it is.
+    """
+    if checkpoint.naming is naming:
+        moves = tuple(Move(tensor.name, tensor.shape, (tensor,)) for tensor in checkpoint.tensors)
+        config, metadata, files = dict(checkpoint.config), dict(checkpoint.metadata), dict(checkpoint.files)
+        return Translation(checkpoint.architecture, moves, config, metadata, files)
+    try:
+        return _to_ggml(checkpoint, families) if naming is Naming.GGML else _to_hf(checkpoint, families)
+    except (PlanError, UnsupportedError) as error:
+        if checkpoint.path == Path():
+            raise
+        raise type(error)(f"{checkpoint.path}: {error}", hint=error.hint) from error
+
+
+def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Translation:
+    config = _flat(checkpoint.config)
+    family, headless = _family_of_config(config, checkpoint.architecture, families)
+    losses = values.assumptions_hold(family, config)
+    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+    base = base_of(family, tensors)
+    vocabulary = _vocabulary(family, config, tensors, base)
+    settings, written = values.to_ggml(family, config | {"vocab_size": vocabulary})
+    sizes = sizes_of({key: values.plain(typed.value) for key, typed in written.items()}, vocabulary)
+    limit_counts(sizes, len(tensors))
+
+    flags = {name: bool(config.get(name, default)) for name, default in family.flags.items()}
+    untied, head_copy = _untied(family, config, tensors, base, headless)
+    flags["untied"] = untied
+    moves, used = [], set(head_copy)
+    for item in expected(family, sizes, flags, base):
+        inputs = tuple(find(item, name, item.shape, tensors) for name in item.hf)
+        used.update(item.hf)
+        moves.append(Move(item.ggml, item.ggml_shape, inputs, _transforms(item, sizes, inverse=False)))
+    losses += _leftovers(family, [name for name in tensors if name not in used], sizes, flags, base)
+
+    metadata = dict(written)
+    for part in family.irregular:
+        more = part.to_ggml(checkpoint, settings, sizes)
+        metadata |= more.values
+        losses += more.losses
+        moves = [Move(tensor.name, tensor.shape, (tensor,)) for tensor in more.tensors] + moves
+    prefixed = {f"{family.ggml}.{key}": typed for key, typed in metadata.items()}
+    general, more_losses = general_metadata(checkpoint, family.ggml, moves)
+    back = carried.unpack(checkpoint.metadata, family.ggml)
+    back = {key: typed for key, typed in back.items() if key not in prefixed}
+    losses += more_losses
+    return Translation(family.ggml, tuple(moves), metadata=general | prefixed | back, losses=tuple(losses))
+
+
+def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Translation:
+    family = _family_of_gguf(checkpoint, families)
+    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+    plain = values.plain_values(family, checkpoint.metadata)
+    embedding = tensors.get(family.embedding)
+    if embedding is None:
+        raise PlanError(f"tensor {family.embedding!r} is missing")
+    vocabulary = rows_of(embedding.shape)
+    config, known = values.to_hf(family, plain | {"vocabulary": vocabulary})
+    sizes = sizes_of(known, vocabulary)
+    limit_counts(sizes, rows_of((len(tensors), sizes["experts"] or 1, 1)))
+
+    flags = {flag: _present(family, flag, tensors, sizes) for flag in {*family.flags, "untied"}}
+    base = family.bases[0]
+    config |= values.assumed(family) | {name: flags[name] for name in family.flags}
+    files: dict[str, Source] = {}
+    used: set[str] = set()
+    keys = {key.ggml for key in family.keys}
+    for part in family.irregular:
+        more = part.to_hf(known, tensors, sizes)
+        config |= more.config
+        files |= more.files
+        used |= more.tensors
+        keys |= more.keys
+    moves: list[Move] = []
+    for item in expected(family, sizes, flags, base):
+        tensor = find(item, item.ggml, item.ggml_shape, tensors)
+        used.add(item.ggml)
+        moves += _moves_to_hf(item, tensor, sizes)
+    left = [name for name in tensors if name not in used]
+    if left:
+        raise unknown(left, family, sizes, flags, base)
+    head: dict[str, Json] = {"architectures": [family.classes[0]], "model_type": family.model_type}
+    config = head | config | {"vocab_size": vocabulary, "tie_word_embeddings": not flags["untied"]}
+    metadata, losses = carried.pack(checkpoint.metadata, {f"{family.ggml}.{key}" for key in keys})
+    files |= generation_config(checkpoint.metadata)
+    return Translation(family.model_type, tuple(moves), config, metadata, files, tuple(losses))
+
+
+def _moves_to_hf(item: Expected, tensor: Tensor, sizes: Sizes) -> list[Move]:
+    transforms = _transforms(item, sizes, inverse=True)
+    if "{e}" not in item.rule.hf:
+        return [Move(item.hf[0], item.shape, (tensor,), transforms)]
+    rows = rows_of(item.shape)
+    return [
+        Move(name, item.shape, (tensor,), (Rows(e * rows, (e + 1) * rows), *transforms))
+        for e, name in enumerate(item.hf)
+    ]
+
+
+def _transforms(item: Expected, sizes: Sizes, *, inverse: bool) -> tuple[Transform, ...]:
+    rule: Rule = item.rule
+    transforms: list[Transform] = []
+    if rule.order is Order.ROPE:
+        transforms.append(RopeOrder(sizes[rule.heads], inverse))
+    elif rule.order is Order.TRANSPOSED:
+        transforms.append(Transpose())
+    if rule.add:
+        transforms.append(Add(-rule.add if inverse else rule.add))
+    return tuple(transforms)
+
+
+def _flat(config: Mapping[str, Json]) -> dict[str, Json]:
+    """config.json with the text model of a multimodal one moved to the top."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else dict(config)
+
+
+def _family_of_config(config: Config, model_type: str, families: Sequence[Family]) -> tuple[Family, bool]:
+    """The family, by class where a known one is given, else by model type; and whether it has no output head."""
+    named = config.get("architectures")
+    classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    types = [name for name in (config.get("model_type"), model_type) if isinstance(name, str) and name]
+    for name in classes:
+        for family in families:
+            if name in family.classes:
+                return family, name in family.headless
+    for name in types:
+        for family in families:
+            if name == family.model_type or name in family.other_types:
+                return family, bool(classes) and classes[0] in family.headless
+    shown = ", ".join([*classes, *dict.fromkeys(types)]) or "no architecture"
+    raise _unsupported(f"config.json says {shown}, which is not supported", families, lambda f: f.model_type)
+
+
+def _family_of_gguf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Family:
+    for family in families:
+        if family.ggml == checkpoint.architecture and family.claims(values.plain_values(family, checkpoint.metadata)):
+            return family
+    what = f"general.architecture is {checkpoint.architecture!r}, which is not supported"
+    raise _unsupported(what, families, lambda f: f.ggml)
+
+
+def _unsupported(what: str, families: Sequence[Family], name: Callable[[Family], str]) -> UnsupportedError:
+    return UnsupportedError(what, hint="supported: " + ", ".join(sorted({name(family) for family in families})))
+
+
+def _vocabulary(family: Family, config: Config, tensors: Mapping[str, Tensor], base: str) -> int:
+    """Rows of the embedding; config.json must agree."""
+    rule = next(rule for rule in family.rules if rule.ggml == family.embedding)
+    name = rule.hf.format(base=base)
+    if name not in tensors:
+        raise PlanError(f"tensor {name!r} is missing", hint="is a shard of the checkpoint missing?")
+    rows = rows_of(tensors[name].shape)
+    told = config.get("vocab_size")
+    if told is not None and told != rows:
+        raise PlanError(
+            f"config.json: vocab_size is {told!r}, but {name!r} has {rows} rows",
+            hint="the embedding was resized without its config, or the other way round",
+        )
+    return rows
+
+
+def _untied(
+    family: Family, config: Config, tensors: Mapping[str, Tensor], base: str, headless: bool
+) -> tuple[bool, set[str]]:
+    """Whether there is an output head of its own; and the head's name if it is a copy of the embedding."""
+    head = next((rule.hf.format(base=base) for rule in family.rules if rule.when == "untied"), None)
+    if head is None or (headless and head not in tensors):
+        return False, set()
+    tied = bool(config.get("tie_word_embeddings", family.tied))
+    embedding = next(rule.hf.format(base=base) for rule in family.rules if rule.ggml == family.embedding)
+    if not tied:
+        if head in tensors:
+            return True, set()
+        said = "says" if "tie_word_embeddings" in config else "implies (by silence)"
+        raise PlanError(
+            f"tensor {head!r} is missing, and config.json {said} that the embedding is not tied to it",
+            hint="if the model shares them, set tie_word_embeddings to true in config.json",
+        )
+    if head not in tensors:
+        return False, set()
+    if _same(tensors[head], tensors[embedding]):
+        return False, {head}
+    raise PlanError(
+        f"config.json says that {head!r} is tied to {embedding!r}, but both are stored and differ",
+        hint="set tie_word_embeddings to false if the head is meant, or remove it from the checkpoint",
+    )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same bytes; stops at the first stretch that differs."""
+    if one.shape != other.shape or one.encoding != other.encoding:
+        return False
+    for part, source in one.sources.items():
+        for start in range(0, source.nbytes, _COMPARE):
+            stop = min(source.nbytes, start + _COMPARE)
+            if (read(source, start, stop) != read(other.sources[part], start, stop)).any():
+                return False
+    return True
+
+
+def _leftovers(family: Family, left: list[str], sizes: Sizes, flags: Mapping[str, bool], base: str) -> list[Loss]:
+    """Losses for tensors that are left out on purpose; an error for unknown ones."""
+    losses, strange = [], []
+    for name in left:
+        known = next((item for item in family.ignored if re.fullmatch(item.pattern, name)), None)
+        if known is None:
+            strange.append(name)
+        elif known.lost:
+            losses.append(Loss(LossKind.TENSOR_DROPPED, name, known.reason))
+    if strange:
+        raise unknown(strange, family, sizes, flags, base)
+    return losses
+
+
+def _present(family: Family, flag: str, tensors: Mapping[str, Tensor], sizes: Sizes) -> bool:
+    """Whether a GGUF has any tensor of this flag: if one layer has it, all must."""
+    return any(
+        rule.ggml.format(n=n) in tensors
+        for rule in family.rules
+        if rule.when == flag
+        for n in (range(sizes["layers"]) if rule.layered else (0,))
+    )

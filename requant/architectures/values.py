@@ -1,0 +1,103 @@
+"""Hyperparameters by a family's tables: config.json to GGUF keys and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from requant.architectures.numbers import shortest
+from requant.architectures.rules import Config, Family
+from requant.errors import PlanError
+from requant.ir import Json, Typed
+from requant.plan import Loss, LossKind
+
+#: Largest value of each unsigned kind.
+_UNSIGNED = {"u8": (1 << 8) - 1, "u16": (1 << 16) - 1, "u32": (1 << 32) - 1, "u64": (1 << 64) - 1}
+
+
+def to_ggml(family: Family, config: Config) -> tuple[dict[str, Json], dict[str, Typed]]:
+    """The settings with every default filled in, and the GGUF keys without prefix."""
+    settings: dict[str, Json] = dict(config)
+    values: dict[str, Typed] = {}
+    for key in family.keys:
+        value = next((config[name] for name in key.hf if config.get(name) is not None), None)
+        if value is None and key.default is not None:
+            value = key.default(settings)
+        elif value is None:
+            raise PlanError(f"config.json: {key.hf[0]!r} is missing")
+        if key.hf:
+            settings[key.hf[0]] = value
+        if value is not None:
+            values[key.ggml] = Typed(key.kind, _checked(value, key.kind, f"config.json: {(key.hf or (key.ggml,))[0]}"))
+    return settings, values
+
+
+def to_hf(family: Family, values: Config) -> tuple[dict[str, Json], dict[str, Json]]:
+    """config.json's hyperparameters, and the GGUF keys with every default filled in."""
+    known: dict[str, Json] = dict(values)
+    config: dict[str, Json] = {}
+    for key in family.keys:
+        value, implied = values.get(key.ggml), key.implied(known) if key.implied is not None else None
+        if value is None:
+            value = implied
+        if value is None and key.implied is None and key.hf:
+            raise PlanError(f"metadata: '{family.ggml}.{key.ggml}' is missing")
+        if value is None:
+            continue
+        value = _checked(value, key.kind, f"metadata: {family.ggml}.{key.ggml}")
+        known[key.ggml] = value
+        if key.hf:
+            config[key.hf[0]] = shortest(float(value)) if key.kind == "f32" else plain(value)
+        elif implied is not None and value != implied:
+            raise PlanError(f"metadata: '{family.ggml}.{key.ggml}' is {value}, {implied} is expected")
+    return config, known
+
+
+def assumptions_hold(family: Family, config: Config) -> list[Loss]:
+    """Choices llama.cpp does not have: an error, or a loss where the table says so."""
+    losses = []
+    for item in family.assumptions:
+        value = config.get(item.hf, item.default)
+        if value in item.values:
+            continue
+        if not item.loss:
+            allowed = " or ".join(repr(choice) for choice in item.values)
+            raise PlanError(
+                f"config.json: {item.hf} is {value!r}; llama.cpp computes {family.ggml!r} models with {allowed} only",
+                hint="a conversion would give a model that computes something else",
+            )
+        losses.append(Loss(LossKind.METADATA_DROPPED, item.hf, f"{value!r}: {item.loss}"))
+    return losses
+
+
+def assumed(family: Family) -> dict[str, Json]:
+    """What config.json must say for transformers to compute as llama.cpp does."""
+    return {item.hf: item.values[0] for item in family.assumptions if item.written}
+
+
+def plain_values(family: Family, metadata: Mapping[str, Typed]) -> dict[str, Json]:
+    """The architecture's own keys without its prefix; arrays become lists."""
+    prefix = family.ggml + "."
+    return {key[len(prefix) :]: plain(typed.value) for key, typed in metadata.items() if key.startswith(prefix)}
+
+
+def plain(value: object) -> Json:
+    """A stored value as JSON has it: arrays become lists."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else plain(list(value))  # type: ignore[call-overload]
+
+
+def _checked(value: Json, kind: str, what: str) -> bool | int | float | str:
+    """The value if it can be stored as `kind`."""
+    shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+    if kind in _UNSIGNED and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind in _UNSIGNED:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _UNSIGNED[kind]:
+            return value
+        raise PlanError(f"{what} is {shown}, a whole number is needed")
+    if kind == "f32" and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38:
+        return float(value)
+    if (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
+        return value
+    raise PlanError(f"{what} is {shown}, {'a number' if kind == 'f32' else kind} is needed")

@@ -1,0 +1,122 @@
+"""Tiny random models of every supported architecture, made with transformers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+
+VOCABULARY = 96
+
+_COMMON: Final[Mapping[str, Any]] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+_LLAMA3: Final = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+_YARN: Final = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 512}
+_FACTORS: Final = [1.0 + i / 4 for i in range(8)]
+_LONGROPE: Final = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": _FACTORS,
+    "long_factor": [2 * x for x in _FACTORS],
+    "original_max_position_embeddings": 512,
+}
+
+#: name -> (transformers class, configuration class, what differs from the common configuration)
+MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", {}),
+    "llama-tied": ("LlamaForCausalLM", "LlamaConfig", {"tie_word_embeddings": True}),
+    "llama-biases": ("LlamaForCausalLM", "LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
+    "llama-head-dim": ("LlamaForCausalLM", "LlamaConfig", {"head_dim": 32, "num_key_value_heads": 4}),
+    "llama-llama3": ("LlamaForCausalLM", "LlamaConfig", {"rope_parameters": _LLAMA3, "head_dim": 32}),
+    "llama-linear": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+    ),
+    "llama-yarn": ("LlamaForCausalLM", "LlamaConfig", {"rope_parameters": _YARN}),
+    "llama-longrope": ("LlamaForCausalLM", "LlamaConfig", {"rope_parameters": _LONGROPE}),
+    "mistral": ("MistralForCausalLM", "MistralConfig", {"sliding_window": None, "head_dim": 32}),
+    "mistral-window": ("MistralForCausalLM", "MistralConfig", {"sliding_window": 4096}),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {"rope_theta": 1000000.0}),
+    "qwen2-tied": ("Qwen2ForCausalLM", "Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen2-yarn": ("Qwen2ForCausalLM", "Qwen2Config", {"rope_parameters": _YARN}),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        {
+            "head_dim": 32,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "norm_topk_prob": True,
+        },
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {"head_dim": 32, "num_hidden_layers": 7, "sliding_window": 128, "query_pre_attn_scalar": 32},
+    ),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", {"rope_theta": 10000.0, "original_max_position_embeddings": 2048}),
+    "phi3-longrope": (
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 512},
+    ),
+    "phi3-partial": (
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        {"partial_rotary_factor": 0.5, "original_max_position_embeddings": 2048},
+    ),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_positions": 2048, "n_embd": 64, "n_layer": 2, "n_head": 4}),
+    "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
+}
+
+
+def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 7) -> Any:
+    """Save the model into `folder` and return it.
+
+    Every weight is random, norms and biases too, so that a tensor in the wrong place cannot go unnoticed; they are
+    rounded to bfloat16 first, because then adding one (gemma's norms) and taking it away is exact.
+    """
+    model_class, config_class, changes = MODELS[name]
+    settings = {**_COMMON, **changes}
+    if config_class in ("GPT2Config", "BertConfig"):
+        settings.pop("num_key_value_heads")
+    if config_class == "GPT2Config":
+        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            settings.pop(key)
+        settings.pop("max_position_embeddings")
+    config = getattr(transformers, config_class)(**settings)
+    config.architectures = [model_class]
+    torch.manual_seed(seed)
+    model = getattr(transformers, model_class)(config)
+    with torch.no_grad():
+        for tensor_name, weight in model.named_parameters():
+            spread = torch.randn_like(weight)
+            value = 0.1 * spread if weight.ndim == 1 else spread / weight.shape[-1] ** 0.5
+            if "norm" in tensor_name.lower() and tensor_name.endswith("weight") and "gemma" not in name:
+                value = 1 + value
+            weight.copy_(value.to(torch.bfloat16))
+    model = model.to(dtype).eval()
+    model.save_pretrained(folder)
+    return model
