@@ -30,6 +30,7 @@ class LossKind(Enum):
 
     REQUANTIZED = "requantized"  # rounded a second time: the source was quantized already
     SUBSTITUTED = "type substituted"  # another type than the one asked for
+    IMPORTANCE_UNUSED = "importance unused"  # quantized without the importance data that was given
     TENSOR_DROPPED = "tensor dropped"
     METADATA_DROPPED = "metadata dropped"
     FILE_DROPPED = "file dropped"

@@ -1,0 +1,79 @@
+"""What an HF checkpoint's tensors become in a GGUF that has never been quantized.
+
+Source: `prepare_tensors` of llama.cpp's conversion code. A quantized recipe starts from its result, as if the file it
+writes had been read again; since that file would hold every value of the source, none has to be written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from requant.encodings import BF16, F16, F32, Encoding
+from requant.encodings.exactness import holds
+from requant.importance import Importance
+from requant.recipes.choose import Choice, Wanted, choose_encodings, fitted
+from requant.recipes.facts import Facts
+from requant.recipes.options import Overrides
+from requant.recipes.table import Recipe
+
+#: The recipes convert_hf_to_gguf.py makes by itself (`--outtype`), by rules of its own.
+CONVERTED: Final = frozenset({"F32", "F16", "BF16", "Q8_0"})
+
+_ALWAYS_F32: Final = re.compile(
+    r"""(?x)
+    blk\.\d+\.(?:ffn_gate_inp(?:_shexp)?|ssm_conv1d(?:_[qkv])?|shortconv\.conv|altup_(?:correct|predict)_coef
+             |indexer\.proj|time_mix_(?:first|w1|w2|decay_w1|decay_w2|lerp_fused))\.weight
+    | posnet\.\d+\.norm[12]\.weight
+    | (?:[va]\.)?position_embd\.weight
+    | token_types\.weight
+    """,
+    re.ASCII,
+)
+
+
+def choose_converted(
+    recipe: Recipe,
+    tensors: Sequence[Wanted],
+    facts: Facts,
+    overrides: Overrides | None = None,
+    importance: Importance | None = None,
+) -> tuple[Choice, ...]:
+    """What each tensor of an HF checkpoint becomes, in the order of `tensors`.
+
+    tensors: in GGML naming, with the encoding of their source. F32, F16, BF16 and Q8_0 are those of
+    convert_hf_to_gguf.py; other recipes are that script's lossless output put through llama-quantize; COPY is that
+    output itself. Raises `PlanError` as `choose_encodings` does.
+    """
+    overrides = overrides or Overrides()
+    dense = [
+        Wanted(tensor.name, tensor.shape, converted(tensor, lossless(tensor.encoding)).encoding) for tensor in tensors
+    ]
+    mixed = choose_encodings(recipe, dense, facts, overrides, importance)
+    if recipe.name not in CONVERTED or recipe.main is None:
+        return mixed
+    # an option decides where it makes a difference, the script's own rules decide elsewhere
+    unasked = choose_encodings(recipe, dense, facts, Overrides(), importance)
+    return tuple(
+        converted(tensor, recipe.main) if choice == usual else choice
+        for tensor, choice, usual in zip(tensors, mixed, unasked, strict=True)
+    )
+
+
+def converted(tensor: Wanted, main: Encoding) -> Choice:
+    """What convert_hf_to_gguf.py makes of one tensor when most become `main`."""
+    if len(tensor.shape) <= 1:
+        return Choice(F32, "one-dimensional")
+    if tensor.name.endswith("_norm.weight"):
+        return Choice(F32, "a norm")
+    if _ALWAYS_F32.fullmatch(tensor.name):
+        return Choice(F32, "always F32")
+    if not tensor.name.endswith((".weight", ".lora_a", ".lora_b")):
+        return Choice(F32, "not a weight")
+    return fitted(main, tensor)
+
+
+def lossless(source: Encoding) -> Encoding:
+    """The narrowest dense type of GGUF models that stores every value of `source`."""
+    return next((dense for dense in (F16, BF16) if holds(source, dense)), F32)

@@ -1,0 +1,62 @@
+"""Leaving out whole layers and numbering the rest anew.
+
+Source: `remap_layer` and `remap_imatrix` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from requant.errors import PlanError
+from requant.ir import Typed
+from requant.recipes.names import file_order
+
+_LAYER: Final = re.compile(r"blk\.([0-9]+)\.")
+
+
+def pruned_names(names: Iterable[str], layers: Sequence[int]) -> dict[str, str]:
+    """New names of the tensors that stay, in llama.cpp's order. Raises `PlanError` when no layer stays.
+
+    >>> pruned_names(["a", "blk.0.b", "blk.1.b", "blk.2.b"], [1])
+    {'a': 'a', 'blk.0.b': 'blk.0.b', 'blk.2.b': 'blk.1.b'}
+    """
+    numbers: dict[int, int] = {}
+    result: dict[str, str] = {}
+    for name in file_order(names):
+        match = _LAYER.search(name)
+        if match is None:
+            result[name] = name
+            continue
+        layer = int(match[1])
+        if layer in layers:
+            continue
+        number = numbers.setdefault(layer, len(numbers))
+        result[name] = f"{name[: match.start(1)]}{number}{name[match.end(1) :]}"
+    if not numbers:
+        raise PlanError("no layer would stay", hint="choose fewer layers to prune")
+    return result
+
+
+def pruned_metadata(metadata: Mapping[str, Typed], architecture: str, layers: Sequence[int]) -> dict[str, Typed]:
+    """Metadata of a model without `layers`: `block_count` at the end, as llama.cpp writes it.
+
+    Arrays that give a value per layer lose those of the pruned ones; llama.cpp leaves them, and then refuses the file.
+    """
+    key = f"{architecture}.block_count"
+    typed = metadata.get(key)
+    before = typed.value if typed is not None else None
+    if not isinstance(before, int):
+        raise PlanError(f"layers cannot be pruned: {key} is missing")
+    gone = {layer for layer in layers if layer < before}
+    result: dict[str, Typed] = {}
+    for name, value in metadata.items():
+        items = value.value
+        per_layer = value.kind.startswith("[") and name.startswith(f"{architecture}.")
+        if per_layer and isinstance(items, Sequence) and len(items) == before:
+            value = Typed(value.kind, [item for layer, item in enumerate(items) if layer not in gone])
+        if name != key:
+            result[name] = value
+    result[key] = Typed("u32", before - len(gone))
+    return result

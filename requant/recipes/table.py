@@ -1,0 +1,129 @@
+"""The named mixes of llama-quantize: what users type, the number files carry, and what most tensors become.
+
+Source: llama.cpp's `QUANT_OPTIONS`, `enum llama_ftype`, `llama_ftype_get_default_type` and `llama_ftype_name`. NVFP4
+has a number and a name there but llama-quantize does not offer it; here it is a mix like its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from requant.encodings import BF16, BLOCKS, F16, F32, Blocks, Encoding
+from requant.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One mix.
+
+    name: as users type it. file_type: `general.file_type` of a file made so; None for COPY, which keeps the file's own.
+    main: what a tensor becomes that no rule singles out; None for COPY. title: as llama.cpp prints it.
+    """
+
+    name: str
+    file_type: int | None
+    main: Encoding | None
+    title: str
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether most tensors end in blocks; only then do the mixture rules apply."""
+        return isinstance(self.main, Blocks)
+
+
+#: The encodings a tensor can be asked to have, by label.
+ENCODINGS: Final[Mapping[str, Encoding]] = {"F32": F32, "F16": F16, "BF16": BF16, **BLOCKS}
+
+_ROWS: Final = (
+    ("F32", 0, "F32", "all F32"),
+    ("F16", 1, "F16", "F16"),
+    ("Q4_0", 2, "Q4_0", "Q4_0"),
+    ("Q4_1", 3, "Q4_1", "Q4_1"),
+    ("Q8_0", 7, "Q8_0", "Q8_0"),
+    ("Q5_0", 8, "Q5_0", "Q5_0"),
+    ("Q5_1", 9, "Q5_1", "Q5_1"),
+    ("Q2_K", 10, "Q2_K", "Q2_K - Medium"),
+    ("Q3_K_S", 11, "Q3_K", "Q3_K - Small"),
+    ("Q3_K_M", 12, "Q3_K", "Q3_K - Medium"),
+    ("Q3_K_L", 13, "Q3_K", "Q3_K - Large"),
+    ("Q4_K_S", 14, "Q4_K", "Q4_K - Small"),
+    ("Q4_K_M", 15, "Q4_K", "Q4_K - Medium"),
+    ("Q5_K_S", 16, "Q5_K", "Q5_K - Small"),
+    ("Q5_K_M", 17, "Q5_K", "Q5_K - Medium"),
+    ("Q6_K", 18, "Q6_K", "Q6_K"),
+    ("IQ2_XXS", 19, "IQ2_XXS", "IQ2_XXS - 2.0625 bpw"),
+    ("IQ2_XS", 20, "IQ2_XS", "IQ2_XS - 2.3125 bpw"),
+    ("Q2_K_S", 21, "Q2_K", "Q2_K - Small"),
+    ("IQ3_XS", 22, "IQ3_S", "IQ3_XS - 3.3 bpw"),
+    ("IQ3_XXS", 23, "IQ3_XXS", "IQ3_XXS - 3.0625 bpw"),
+    ("IQ1_S", 24, "IQ1_S", "IQ1_S - 1.5625 bpw"),
+    ("IQ4_NL", 25, "IQ4_NL", "IQ4_NL - 4.5 bpw"),
+    ("IQ3_S", 26, "IQ3_S", "IQ3_S - 3.4375 bpw"),
+    ("IQ3_M", 27, "IQ3_S", "IQ3_S mix - 3.66 bpw"),
+    ("IQ2_S", 28, "IQ2_XS", "IQ2_S - 2.5 bpw"),
+    ("IQ2_M", 29, "IQ2_S", "IQ2_M - 2.7 bpw"),
+    ("IQ4_XS", 30, "IQ4_XS", "IQ4_XS - 4.25 bpw"),
+    ("IQ1_M", 31, "IQ1_M", "IQ1_M - 1.75 bpw"),
+    ("BF16", 32, "BF16", "BF16"),
+    ("TQ1_0", 36, "TQ1_0", "TQ1_0 - 1.69 bpw ternary"),
+    ("TQ2_0", 37, "TQ2_0", "TQ2_0 - 2.06 bpw ternary"),
+    ("MXFP4_MOE", 38, "MXFP4", "MXFP4 MoE"),
+    ("NVFP4", 39, "NVFP4", "NVFP4"),
+    ("Q1_0", 40, "Q1_0", "Q1_0"),
+    ("Q2_0", 41, "Q2_0", "Q2_0"),
+)
+
+#: Every recipe by name, COPY last.
+RECIPES: Final[Mapping[str, Recipe]] = {
+    **{name: Recipe(name, number, ENCODINGS[main], title) for name, number, main, title in _ROWS},
+    "COPY": Recipe("COPY", None, None, "copy of every tensor"),
+}
+
+#: Shorter names llama-quantize takes.
+ALIASES: Final[Mapping[str, str]] = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
+#: What llama.cpp takes a file without `general.file_type` for, by its most frequent type; else "all F32".
+_GUESSES: Final[Mapping[str, str]] = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "F32"}
+_GUESSED: Final = 1024
+
+
+def recipe_named(text: str) -> Recipe:
+    """The recipe a user means by a name in any case, an alias, or a file-type number.
+
+    >>> recipe_named("q4_k").name, recipe_named("15").name
+    ('Q4_K_M', 'Q4_K_M')
+    """
+    name = text.upper()
+    name = ALIASES.get(name, name)
+    if name in RECIPES:
+        return RECIPES[name]
+    if text.isascii() and text.isdigit():
+        for recipe in RECIPES.values():
+            if recipe.file_type == int(text):
+                return recipe
+    raise PlanError(f"there is no quantization type {text!r}", hint="one of " + ", ".join(RECIPES))
+
+
+def encoding_named(text: str) -> Encoding:
+    """The encoding a user means by a ggml type name in any case; one that a model's tensors can be written in."""
+    encoding = ENCODINGS.get(text.upper())
+    if encoding is None:
+        raise PlanError(f"no tensor can be stored as {text!r}", hint="one of " + ", ".join(ENCODINGS))
+    return encoding
+
+
+def guessed_file_type(encodings: Iterable[Encoding]) -> int:
+    """The `general.file_type` llama.cpp assumes for a file that has none: its most frequent type's, plus 1024.
+
+    encodings: of the tensors in llama.cpp's order; of two equally frequent types the one that got there first counts.
+    """
+    counts: dict[str, int] = {}
+    most, label = 0, "F32"
+    for encoding in encodings:
+        counts[encoding.label] = counts.get(encoding.label, 0) + 1
+        if counts[encoding.label] > most:
+            most, label = counts[encoding.label], encoding.label
+    recipe = RECIPES.get(_GUESSES.get(label, label))
+    return _GUESSED + (recipe.file_type or 0 if recipe else 0)
