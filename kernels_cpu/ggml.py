@@ -13,10 +13,28 @@ from requant.codecs import Parts, Values
 from requant.encodings import Blocks
 from requant.errors import UnsupportedError
 from requant.kernels_cpu._jit import Kernel
+from requant.kernels_cpu.ggml_decode import (
+    decode_q2_k,
+    decode_q3_k,
+    decode_q4_0,
+    decode_q4_1,
+    decode_q4_k,
+    decode_q5_0,
+    decode_q5_1,
+    decode_q5_k,
+    decode_q6_k,
+    decode_q8_0,
+)
 from requant.kernels_cpu.ggml_k import encode_q4_k, encode_q5_k, encode_q6_k
+from requant.kernels_cpu.ggml_legacy import encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1, encode_q8_0
 
 #: (values, out): float32 [blocks * values] to uint8 [blocks * bytes].
 ENCODERS: Final[Mapping[str, Kernel]] = {
+    "Q4_0": encode_q4_0,
+    "Q4_1": encode_q4_1,
+    "Q5_0": encode_q5_0,
+    "Q5_1": encode_q5_1,
+    "Q8_0": encode_q8_0,
     "Q4_K": encode_q4_k,
     "Q5_K": encode_q5_k,
     "Q6_K": encode_q6_k,
@@ -27,7 +45,18 @@ ENCODERS: Final[Mapping[str, Kernel]] = {
 WEIGHTED: Final[Mapping[str, Kernel]] = {}
 
 #: (blocks, out): uint8 [blocks * bytes] to float32 [blocks * values].
-DECODERS: Final[Mapping[str, Kernel]] = {}
+DECODERS: Final[Mapping[str, Kernel]] = {
+    "Q4_0": decode_q4_0,
+    "Q4_1": decode_q4_1,
+    "Q5_0": decode_q5_0,
+    "Q5_1": decode_q5_1,
+    "Q8_0": decode_q8_0,
+    "Q2_K": decode_q2_k,
+    "Q3_K": decode_q3_k,
+    "Q4_K": decode_q4_k,
+    "Q5_K": decode_q5_k,
+    "Q6_K": decode_q6_k,
+}
 
 
 @dataclass(frozen=True, slots=True)
