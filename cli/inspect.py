@@ -1,0 +1,149 @@
+"""`requant inspect`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from requant.cli.tables import count, size, table
+from requant.formats import detect
+from requant.ir import Json, Tensor, Typed
+from requant.operations.inspect import Report, Share, report, share_of
+
+_EXAMPLES: Final = """\b
+Examples:
+  requant inspect model.gguf
+  requant inspect ./SmolLM2-135M --tensors 'layers.0.*proj' --metadata
+  requant inspect model.gguf --json | jq .bits_per_weight
+"""
+
+#: Metadata arrays are shown up to this many items.
+_SHOWN_ITEMS: Final = 6
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--tensors", "pattern", metavar="REGEX", help="List the tensors whose name contains a match ('.' for all)."
+)
+@click.option("--metadata", is_flag=True, help="Show the metadata (GGUF keys, config.json, __metadata__).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def inspect(path: Path, pattern: str | None, metadata: bool, as_json: bool) -> None:
+    """Show what PATH (a model file or folder) consists of.
+
+    Architecture, parameters, size, true bits per weight, how the bits are spread over tensor roles and layers, and
+    the memory needed to run it. Only headers are read.
+    """
+    try:
+        wanted = re.compile(pattern) if pattern is not None else None
+    except re.error as error:
+        raise click.BadParameter(f"not a regular expression: {error}", param_hint="--tensors") from error
+    found = detect(path)
+    result = report(found.read(path), found.name)
+    shown = [t for t in result.checkpoint.tensors if wanted is None or wanted.search(t.name)]
+    if as_json:
+        document = result.to_json(shown)
+        if metadata:
+            checkpoint = result.checkpoint
+            document["config"] = dict(checkpoint.config)
+            document["metadata"] = {key: _plain(field.value) for key, field in checkpoint.metadata.items()}
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(_summary(result))
+    if wanted is not None:
+        click.echo("\n" + _tensor_table(shown))
+    if metadata:
+        click.echo("\n" + _metadata_text(result))
+
+
+def _summary(result: Report) -> str:
+    checkpoint, total = result.checkpoint, result.total
+    tied = ", output tied to the embedding" if result.tied_output and result.by_layer else ""
+    lines = [
+        f"{checkpoint.path}  ({result.format}, architecture {checkpoint.architecture or 'not stated'})",
+        f"  parameters       {count(total.weights)} in {total.tensors} tensors{tied}",
+        f"  size             {size(result.file_bytes)} ({count(result.file_bytes)} bytes)",
+        f"  bits per weight  {total.bits_per_weight:.3f}",
+    ]
+    for memory in result.memory:
+        purposes = f"weights {size(memory.weights)}, KV cache {size(memory.kv_cache)}, buffers ~{size(memory.compute)}"
+        lines.append(f"  memory to run    {size(memory.total)} at {memory.context} tokens ({purposes})")
+    types = [["type", "tensors", "parameters", "share", "bits/weight", "bytes"]]
+    for name, share in result.by_type.items():
+        percent = 100 * share.weights / total.weights if total.weights else 0.0
+        types.append(
+            [name, str(share.tensors), count(share.weights), f"{percent:.1f} %", _bits(share), size(share.nbytes)]
+        )
+    roles = [["role", "tensors", "bits/weight", "bytes", "types"]]
+    for name, share in result.by_role.items():
+        roles.append([name, str(share.tensors), _bits(share), size(share.nbytes), _types(share)])
+    blocks = [
+        "\n".join(lines),
+        table(types, right=frozenset({1, 2, 3, 4, 5})),
+        table(roles, right=frozenset({1, 2, 3})),
+    ]
+    if result.by_layer:
+        blocks.append(_layers(result))
+    return "\n\n".join(blocks)
+
+
+def _layers(result: Report) -> str:
+    """Bits per weight of every layer; neighbours of the same make-up share a line."""
+    rows = [["layers", "bits/weight", "bytes each", "types"]]
+    groups: list[tuple[int, int, Share]] = []
+    for number, share in result.by_layer.items():
+        if groups and groups[-1][2] == share and groups[-1][1] == number - 1:
+            groups[-1] = (groups[-1][0], number, share)
+        else:
+            groups.append((number, number, share))
+    for first, last, share in groups:
+        name = str(first) if first == last else f"{first}-{last}"
+        rows.append([name, _bits(share), size(share.nbytes), _types(share)])
+    return table(rows, right=frozenset({1, 2}))
+
+
+def _tensor_table(tensors: Sequence[Tensor]) -> str:
+    rows = [["tensor", "shape", "type", "bits/weight", "bytes"]]
+    for tensor in tensors:
+        shape = " x ".join(map(str, tensor.shape)) or "scalar"
+        rows.append([tensor.name, shape, tensor.encoding.label, _bits(share_of([tensor])), count(tensor.nbytes)])
+    return table(rows, right=frozenset({3, 4}))
+
+
+def _metadata_text(result: Report) -> str:
+    checkpoint = result.checkpoint
+    rows = [["key", "type", "value"]]
+    rows += [[key, field.kind, _short(field)] for key, field in checkpoint.metadata.items()]
+    rows += [[key, "json", json.dumps(value)] for key, value in checkpoint.config.items()]
+    return table(rows)
+
+
+def _short(field: Typed) -> str:
+    value = field.value
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    if isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False)
+        return text if len(text) <= 100 else f"{text[:97]}... ({len(value)} characters)"
+    shown = ", ".join(json.dumps(item, ensure_ascii=False, default=str) for item in value[:_SHOWN_ITEMS])
+    return f"[{shown}{f', ... {count(len(value))} items' if len(value) > _SHOWN_ITEMS else ''}]"
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    assert isinstance(value, Sequence)
+    return [_plain(item) for item in value]
+
+
+def _bits(share: Share) -> str:
+    return f"{share.bits_per_weight:.3f}"
+
+
+def _types(share: Share) -> str:
+    return ", ".join(f"{n} x {label}" if len(share.types) > 1 or n > 1 else label for label, n in share.types.items())

@@ -1,0 +1,87 @@
+"""`requant`: the table of commands, and what happens to errors."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import click
+
+from requant.errors import Error
+
+#: command -> module that holds the function of the same name; a command's module is imported when it is used.
+COMMANDS: Final[Mapping[str, str]] = {
+    "convert": "requant.cli.convert",
+    "requantize": "requant.cli.requantize",
+    "inspect": "requant.cli.inspect",
+    "check": "requant.cli.check",
+    "types": "requant.cli.types",
+}
+
+_INTERRUPTED: Final = 130
+
+
+class _Group(click.Group):
+    """Commands are imported when asked for, so that `--help` and `inspect` start quickly."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Turn an `Error` into text and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except Error as error:
+            click.echo(f"error: {error}", err=True)
+            if error.hint:
+                click.echo(f"hint: {error.hint}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="requant")
+def cli() -> None:
+    """Convert, requantize, inspect and check language-model files.
+
+    \b
+    requant convert ./SmolLM2-135M smollm2.gguf --to Q4_K_M
+    requant inspect smollm2.gguf
+    requant check smollm2.gguf --prompt "The capital of France is"
+
+    Exit codes: 0 done; 1 other failure, 2 damaged file or wrong arguments, 3 not supported, 4 the request cannot
+    be carried out, 5 a check failed, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """The console script: SIGTERM is handled as Ctrl-C is, so that nothing unfinished stays behind."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing was changed", err=True)
+        sys.exit(_INTERRUPTED)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

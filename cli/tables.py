@@ -1,0 +1,50 @@
+"""Text for people: aligned columns, sizes, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
+    """Rows as aligned columns, the first row being the heads; columns in `right` end flush.
+
+    >>> print(table([["type", "n"], ["Q4_K", "12"]], right=frozenset({1})))
+    type   n
+    Q4_K  12
+    """
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = (
+        "  ".join(
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def size(nbytes: float) -> str:
+    """Bytes in the unit that keeps three digits.
+
+    >>> size(93_650_400), size(12), size(1_500_000_000)
+    ('93.7 MB', '12 B', '1.50 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 999.5 or unit == "TB":
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.{max(0, 2 - _digits(nbytes))}f} {unit}"
+        nbytes /= 1000
+    raise AssertionError
+
+
+def _digits(value: float) -> int:
+    return 0 if value < 9.995 else 1 if value < 99.95 else 2
+
+
+def count(number: int) -> str:
+    """An integer with separators.
+
+    >>> count(134515008)
+    '134,515,008'
+    """
+    return f"{number:,}"

@@ -1,0 +1,5 @@
+"""`python -m requant`."""
+
+from requant.cli.main import main
+
+main()

@@ -1,0 +1,225 @@
+"""What a checkpoint consists of: types, bits per weight, roles, layers, and the memory it needs to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Final
+
+from requant.ir import Checkpoint, Json, Naming, Tensor
+from requant.sources import FileSlice
+
+_LAYER: Final = re.compile(r"(?:^|\.)(\d+)\.")
+
+#: Tokens that llama.cpp evaluates at once by default (`n_ubatch`): the logits of so many are held.
+_MICRO_BATCH: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a group of tensors (of one type, role or layer) adds up to."""
+
+    tensors: int
+    weights: int
+    nbytes: int
+    types: Mapping[str, int]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits of one number, everything that goes with it included."""
+        return 8 * self.nbytes / self.weights if self.weights else 0.0
+
+    def to_json(self) -> Json:
+        """As printed by `--json`."""
+        return {
+            "tensors": self.tensors,
+            "parameters": self.weights,
+            "bytes": self.nbytes,
+            "bits_per_weight": round(self.bits_per_weight, 4),
+            "types": dict(self.types),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunMemory:
+    """Bytes llama.cpp needs, by what they are for. The compute buffer is an estimate: the logits of one micro-batch."""
+
+    weights: int
+    context: int
+    kv_cache: int
+    compute: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv_cache + self.compute
+
+    def to_json(self) -> Json:
+        """As printed by `--json`."""
+        return {
+            "context": self.context,
+            "weights": self.weights,
+            "kv_cache_f16": self.kv_cache,
+            "compute_estimate": self.compute,
+            "total": self.total,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The numbers `requant inspect` prints."""
+
+    format: str
+    checkpoint: Checkpoint[Tensor]
+    file_bytes: int
+    total: Share
+    by_type: Mapping[str, Share]
+    by_role: Mapping[str, Share]
+    by_layer: Mapping[int, Share]
+    tied_output: bool
+    memory: tuple[RunMemory, ...]
+
+    def to_json(self, tensors: Iterable[Tensor]) -> dict[str, Json]:
+        """As printed by `--json`; `tensors` are those the user asked to see."""
+        return {
+            "path": str(self.checkpoint.path),
+            "format": self.format,
+            "naming": self.checkpoint.naming.value,
+            "architecture": self.checkpoint.architecture,
+            "parameters": self.total.weights,
+            "tensor_bytes": self.total.nbytes,
+            "file_bytes": self.file_bytes,
+            "bits_per_weight": round(self.total.bits_per_weight, 4),
+            "tied_output": self.tied_output,
+            "types": {name: share.to_json() for name, share in self.by_type.items()},
+            "roles": {name: share.to_json() for name, share in self.by_role.items()},
+            "layers": {str(number): share.to_json() for number, share in self.by_layer.items()},
+            "memory": [memory.to_json() for memory in self.memory],
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "shape": list(tensor.shape),
+                    "type": tensor.encoding.label,
+                    "bytes": tensor.nbytes,
+                    "bits_per_weight": round(share_of([tensor]).bits_per_weight, 4),
+                }
+                for tensor in tensors
+            ],
+        }
+
+
+def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
+    """Count; no tensor byte is read."""
+    types: dict[str, list[Tensor]] = {}
+    roles: dict[str, list[Tensor]] = {}
+    layers: dict[int, list[Tensor]] = {}
+    for tensor in checkpoint.tensors:
+        layer, role = place_of(tensor.name)
+        types.setdefault(tensor.encoding.label, []).append(tensor)
+        roles.setdefault(role, []).append(tensor)
+        if layer is not None:
+            layers.setdefault(layer, []).append(tensor)
+    total = share_of(checkpoint.tensors)
+    by_type = {name: share_of(group) for name, group in types.items()}
+    return Report(
+        format_name,
+        checkpoint,
+        _file_bytes(checkpoint),
+        total,
+        dict(sorted(by_type.items(), key=lambda item: -item[1].nbytes)),
+        {name: share_of(group) for name, group in roles.items()},
+        {number: share_of(layers[number]) for number in sorted(layers)},
+        not any(tensor.name in ("output.weight", "lm_head.weight") for tensor in checkpoint.tensors),
+        _memory(checkpoint, total.nbytes),
+    )
+
+
+def share_of(tensors: Iterable[Tensor]) -> Share:
+    """What these tensors add up to."""
+    count = weights = nbytes = 0
+    types: dict[str, int] = {}
+    for tensor in tensors:
+        count, weights, nbytes = count + 1, weights + prod(tensor.shape), nbytes + tensor.nbytes
+        types[tensor.encoding.label] = types.get(tensor.encoding.label, 0) + 1
+    return Share(count, weights, nbytes, types)
+
+
+def place_of(name: str) -> tuple[int | None, str]:
+    """The layer a tensor belongs to, if any, and its role: the name without layer and `.weight`.
+
+    >>> place_of("blk.3.attn_q.weight"), place_of("model.layers.3.mlp.experts.7.up_proj.weight")
+    ((3, 'attn_q'), (3, 'mlp.experts.*.up_proj'))
+    >>> place_of("model.embed_tokens.weight")
+    (None, 'model.embed_tokens')
+    """
+    match = _LAYER.search(name)
+    role = name.removesuffix(".weight")
+    if match is None:
+        return None, role
+    return int(match[1]), re.sub(r"\.\d+\.", ".*.", name[match.end() :].removesuffix(".weight"))
+
+
+def _file_bytes(checkpoint: Checkpoint[Tensor]) -> int:
+    paths: set[Path] = set()
+    for tensor in checkpoint.tensors:
+        paths.update(source.path for source in tensor.sources.values() if isinstance(source, FileSlice))
+    return sum(path.stat().st_size for path in paths) or checkpoint.path.stat().st_size
+
+
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    layers: int
+    kv_width: int  # numbers of one token's keys and values together, in one layer
+    context: int
+    vocabulary: int
+
+
+def _memory(checkpoint: Checkpoint[Tensor], weights: int) -> tuple[RunMemory, ...]:
+    """At 4096 tokens and at the trained context; nothing where the hyperparameters are not in the file."""
+    shape = _ggml_attention(checkpoint) if checkpoint.naming is Naming.GGML else _hf_attention(checkpoint)
+    if shape is None:
+        return ()
+    contexts = sorted({min(4096, shape.context), shape.context})
+    compute = 4 * _MICRO_BATCH * shape.vocabulary
+    return tuple(RunMemory(weights, n, 2 * n * shape.layers * shape.kv_width, compute) for n in contexts)
+
+
+def _ggml_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
+    def number(key: str) -> int | None:
+        field = checkpoint.metadata.get(f"{checkpoint.architecture}.{key}")
+        if field is None or isinstance(field.value, str):
+            return None
+        if isinstance(field.value, (bool, int, float)):
+            return int(field.value)
+        return max((n for n in field.value if isinstance(n, int)), default=None)  # one entry for each layer
+
+    layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
+    context, embedding = number("context_length"), _embedding(checkpoint, "token_embd.weight")
+    if not (layers and heads and width and context and embedding):
+        return None
+    kv_heads = number("attention.head_count_kv") or heads
+    key, value = number("attention.key_length") or width // heads, number("attention.value_length") or width // heads
+    return _Attention(layers, kv_heads * (key + value), context, embedding)
+
+
+def _hf_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
+    text = checkpoint.config.get("text_config")
+    config = text if isinstance(text, dict) else checkpoint.config
+
+    def number(*keys: str) -> int | None:
+        return next((n for n in (config.get(key) for key in keys) if isinstance(n, int) and n > 0), None)
+
+    layers, heads = number("num_hidden_layers", "n_layer"), number("num_attention_heads", "n_head")
+    width, context = number("hidden_size", "n_embd"), number("max_position_embeddings", "n_positions")
+    vocabulary = number("vocab_size")
+    if not (layers and heads and width and context and vocabulary):
+        return None
+    head = number("head_dim") or width // heads
+    return _Attention(layers, 2 * head * (number("num_key_value_heads") or heads), context, vocabulary)
+
+
+def _embedding(checkpoint: Checkpoint[Tensor], name: str) -> int | None:
+    return next((tensor.shape[0] for tensor in checkpoint.tensors if tensor.name == name), None)
