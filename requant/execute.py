@@ -23,7 +23,7 @@ from requant.ir import Json
 from requant.layout import OutputFile
 from requant.output import OutputSet, Sink
 from requant.plan import Fidelity, Plan, Step
-from requant.rows import Scratch, StepRows, float_bits, moves_bytes, part_slice, runs_of
+from requant.rows import Scratch, StepRows, float_bits, held_bytes, moves_bytes, part_slice, run_bytes, runs_of
 from requant.values import check_bits, check_values
 
 #: Bytes copied at a time where nothing is computed.
@@ -81,6 +81,18 @@ class Receipt:
             "relative_errors": dict(self.errors),
             "replaced_values": dict(self.replaced),
         }
+
+
+def peak_bytes(plan: Plan, workers: int) -> int:
+    """Upper bound on the memory the run takes on top of the interpreter and its libraries.
+
+    Every worker keeps its largest buffers; a step that is held whole counts once, and no more steps are in
+    progress than there are workers.
+    """
+    buffers = max((run_bytes(step) for step in plan.steps), default=0)
+    held = sorted((held_bytes(step) for step in plan.steps), reverse=True)
+    heads = sum(len(file.head) for file in plan.layout.files)
+    return workers * max(buffers, COPY_BYTES) + sum(held[:workers]) + heads
 
 
 Progress = Callable[[int], None]

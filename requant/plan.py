@@ -9,12 +9,12 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.encodings import Shape
+from requant.encodings import Dense, Shape
 from requant.encodings.exactness import holds
 from requant.ir import Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
 from requant.sources import Source
-from requant.transforms import Add, Transform
+from requant.transforms import Add, Transform, Transpose
 
 
 class Fidelity(Enum):
@@ -47,6 +47,10 @@ class Loss:
     kind: LossKind
     subject: str
     detail: str
+
+    def to_json(self) -> Json:
+        """As printed by `--json`."""
+        return {"kind": self.kind.value, "subject": self.subject, "detail": self.detail}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,34 @@ class Step:
     def fidelity(self) -> Fidelity:
         """How much survives, computed from the encodings and transforms alone."""
         sources = {tensor.encoding for tensor in self.move.inputs}
+        target = self.target.encoding
         if any(isinstance(transform, Add) for transform in self.move.transforms):
             return Fidelity.ROUND
-        if sources == {self.target.encoding}:
+        if any(isinstance(transform, Transpose) for transform in self.move.transforms):
+            exact = isinstance(target, Dense) and all(holds(source, target) for source in sources)
+            return Fidelity.REPACK if exact else Fidelity.ROUND
+        if sources == {target}:
             return Fidelity.COPY
-        return Fidelity.REPACK if all(holds(source, self.target.encoding) for source in sources) else Fidelity.ROUND
+        return Fidelity.REPACK if all(holds(source, target) for source in sources) else Fidelity.ROUND
+
+    @property
+    def rounds_twice(self) -> bool:
+        """Whether values that a quantizer has rounded already are rounded to other blocks."""
+        quantized = any(not isinstance(tensor.encoding, Dense) for tensor in self.move.inputs)
+        return quantized and not isinstance(self.target.encoding, Dense) and self.fidelity is Fidelity.ROUND
+
+    def to_json(self) -> Json:
+        """As printed by `--dry-run --json`."""
+        return {
+            "from": [tensor.name for tensor in self.move.inputs],
+            "to": self.target.name,
+            "shape": list(self.target.shape),
+            "types": [sorted({tensor.encoding.label for tensor in self.move.inputs}), self.target.encoding.label],
+            "bytes": self.target.nbytes,
+            "fidelity": self.fidelity.value,
+            "rounds_twice": self.rounds_twice,
+            "importance": self.importance is not None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +143,28 @@ class Plan:
     def weights(self) -> int:
         """Numbers stored in all tensors of the output."""
         return sum(prod(step.target.shape) for step in self.steps)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """True bits per weight of the output's tensors, everything stored with them included."""
+        return 8 * sum(step.target.nbytes for step in self.steps) / max(1, self.weights)
+
+    def fidelities(self) -> dict[Fidelity, int]:
+        """How many tensors are copied, repacked, rounded."""
+        counts = dict.fromkeys(Fidelity, 0)
+        for step in self.steps:
+            counts[step.fidelity] += 1
+        return counts
+
+    def to_json(self) -> dict[str, Json]:
+        """As printed by `--dry-run --json`."""
+        return {
+            "files": [{"name": file.name, "bytes": file.nbytes} for file in self.layout.files],
+            "input_bytes": self.input_bytes,
+            "output_bytes": self.layout.nbytes,
+            "parameters": self.weights,
+            "bits_per_weight": round(self.bits_per_weight, 4),
+            "fidelity": {fidelity.value: count for fidelity, count in self.fidelities().items()},
+            "losses": [loss.to_json() for loss in self.losses],
+            "steps": [step.to_json() for step in self.steps],
+        }

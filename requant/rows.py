@@ -71,6 +71,24 @@ def runs_of(step: Step) -> Iterator[tuple[int, int]]:
         yield start, min(rows, start + length)
 
 
+def run_bytes(step: Step) -> int:
+    """Upper bound on a worker's buffers while it does a run of `step`: input, values, reordered values, output."""
+    rows = max(rows_of(step.target.shape), 1)
+    here = min(rows, rows_per_run(step))
+    if step.fidelity is Fidelity.COPY and moves_bytes(step):
+        return 2 * (step.target.nbytes * here // rows + 1)
+    sources = sum(tensor.nbytes for tensor in step.move.inputs if tensor.encoding.sliced)
+    values = 4 * here * columns_of(step.target.shape)
+    buffers = 2 + any(isinstance(t, (RopeOrder, Transpose)) for t in step.move.transforms)
+    return (sources + step.target.nbytes) * here // rows + buffers * values + values // 4
+
+
+def held_bytes(step: Step) -> int:
+    """Bytes of a step's parts that are held whole while its runs are done."""
+    inputs = sum(tensor.nbytes for tensor in step.move.inputs if not tensor.encoding.sliced)
+    return inputs + (0 if step.target.encoding.sliced else step.target.nbytes)
+
+
 def part_slice(spec: TensorSpec, part: PartSpec, start: int, stop: int) -> tuple[int, int]:
     """Byte range of rows `[start, stop)` in a part of a sliced encoding."""
     rows = rows_of(spec.shape)
