@@ -1,0 +1,117 @@
+"""Running a plan in front of a user: the bar while it works, the receipt when it is done."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from requant.cli.tables import count, size, table
+from requant.execute import Options, Receipt, execute, peak_bytes
+from requant.plan import Fidelity, Loss, LossKind, Plan, Step
+
+#: Losses of one kind listed in full before the rest is only counted.
+_SHOWN: int = 12
+
+
+def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
+    """Execute with a progress bar (bytes of input, rate, ETA) on stderr; it shows after half a second."""
+    from tqdm import tqdm
+
+    bar = tqdm(
+        total=plan.input_bytes,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1000,
+        delay=0.5,
+        disable=quiet or not sys.stderr.isatty(),
+        desc="converting",
+        leave=False,
+    )
+    with bar:
+        return execute(plan, options, bar.update)
+
+
+def plan_text(plan: Plan, workers: int) -> str:
+    """A plan for people: every step, what it does to the numbers, then the totals."""
+    rows = [["does", "from", "to", "bytes", "tensor"]]
+    for step in plan.steps:
+        rows.append([_deed(step), _from(step), step.target.encoding.label, count(step.target.nbytes), _names(step)])
+    files = [["file", "bytes"]] + [[file.name, count(file.nbytes)] for file in plan.layout.files]
+    blocks = [
+        table(rows, right=frozenset({3})),
+        table(files, right=frozenset({1})),
+        "\n".join(
+            [
+                f"reads {size(plan.input_bytes)}, writes {size(plan.layout.nbytes)} to {plan.layout.root}",
+                f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight",
+                f"{_fidelities(plan)}",
+                f"buffers take at most {size(peak_bytes(plan, workers))} with {workers} threads",
+            ]
+        ),
+    ]
+    return "\n\n".join(blocks) + losses_text(plan)
+
+
+def receipt_text(plan: Plan, receipt: Receipt) -> str:
+    """What was done."""
+    written = sum(receipt.files.values())
+    what = next(iter(receipt.files)) if len(receipt.files) == 1 else f"{len(receipt.files)} files"
+    rate = receipt.bytes_read / max(receipt.seconds, 1e-9)
+    lines = [
+        f"{plan.layout.root / what}: {size(written)} in {receipt.seconds:.1f} s (read {size(rate)}/s)",
+        f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight; {_fidelities(plan)}",
+    ]
+    if receipt.replaced:
+        total = sum(receipt.replaced.values())
+        lines.append(f"{count(total)} values that were not finite were replaced, in {', '.join(receipt.replaced)}")
+    return "\n".join(lines) + losses_text(plan)
+
+
+def losses_text(plan: Plan) -> str:
+    """What is not as it was, or not as it was asked for; kinds with many members are cut and counted."""
+    by_kind: dict[LossKind, list[Loss]] = {}
+    for loss in plan.losses:
+        by_kind.setdefault(loss.kind, []).append(loss)
+    lines = []
+    for kind, losses in by_kind.items():
+        lines.append(f"{kind.value} ({len(losses)}):")
+        lines += [f"  {loss.subject}: {loss.detail}" for loss in losses[:_SHOWN]]
+        if len(losses) > _SHOWN:
+            lines.append(f"  ... and {len(losses) - _SHOWN} more (--dry-run --json lists them all)")
+    return "\n\n" + "\n".join(lines) if lines else ""
+
+
+def refuse_losses(plan: Plan) -> None:
+    """`--fail-on-loss`: any loss is an error, told before anything is written."""
+    from requant.errors import PlanError
+
+    if plan.losses:
+        click.echo(losses_text(plan).strip(), err=True)
+        raise PlanError(
+            f"{len(plan.losses)} things would be lost or changed",
+            hint="leave out --fail-on-loss to convert all the same",
+        )
+
+
+def _deed(step: Step) -> str:
+    return "round twice" if step.rounds_twice else step.fidelity.value
+
+
+def _from(step: Step) -> str:
+    return "+".join(dict.fromkeys(tensor.encoding.label for tensor in step.move.inputs))
+
+
+def _names(step: Step) -> str:
+    sources = [tensor.name for tensor in step.move.inputs]
+    if sources == [step.target.name]:
+        return step.target.name
+    shown = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
+    return f"{shown} -> {step.target.name}"
+
+
+def _fidelities(plan: Plan) -> str:
+    words = {Fidelity.COPY: "copied", Fidelity.REPACK: "repacked exactly", Fidelity.ROUND: "rounded"}
+    parts = [f"{number} {words[fidelity]}" for fidelity, number in plan.fidelities().items() if number]
+    twice = sum(step.rounds_twice for step in plan.steps)
+    return "tensors: " + ", ".join(parts) + (f" ({twice} of them for the second time)" if twice else "")
