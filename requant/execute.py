@@ -71,7 +71,7 @@ class Receipt:
     errors: Mapping[str, float]
     replaced: Mapping[str, int]
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, Json]:
         """As printed by `--json`."""
         return {
             "files": dict(self.files),

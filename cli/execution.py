@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import click
 
+from requant.cli.options import RunOptions
 from requant.cli.tables import count, size, table
+from requant.errors import PlanError
 from requant.execute import Options, Receipt, execute, peak_bytes
 from requant.plan import Fidelity, Loss, LossKind, Plan, Step
 
 #: Losses of one kind listed in full before the rest is only counted.
 _SHOWN: int = 12
+
+
+def carry_out(plan: Plan, how: RunOptions, *, measure: bool = False) -> None:
+    """What every writing command does once it has a plan: print it, or run it and print the receipt."""
+    if how.dry_run:
+        document = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers)}
+        click.echo(json.dumps(document, indent=2) if how.as_json else plan_text(plan, how.workers))
+    if how.fail_on_loss:
+        refuse_losses(plan)
+    if how.dry_run:
+        return
+    receipt = run(plan, Options(how.workers, how.replace_nan, measure), how.quiet)
+    if how.as_json:
+        document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses]}
+        document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
+        click.echo(json.dumps(document, indent=2))
+    elif not how.quiet:
+        click.echo(receipt_text(plan, receipt))
 
 
 def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
@@ -84,8 +105,6 @@ def losses_text(plan: Plan) -> str:
 
 def refuse_losses(plan: Plan) -> None:
     """`--fail-on-loss`: any loss is an error, told before anything is written."""
-    from requant.errors import PlanError
-
     if plan.losses:
         click.echo(losses_text(plan).strip(), err=True)
         raise PlanError(

@@ -1,0 +1,76 @@
+"""`requant convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from requant.cli import options
+from requant.cli.execution import carry_out
+from requant.errors import PlanError
+from requant.formats import FORMATS, detect
+from requant.layout import Format
+from requant.operations.convert import Request, plan_conversion
+
+_EXAMPLES: Final = """\b
+Examples:
+  requant convert ./SmolLM2-135M smollm2-q4.gguf --to Q4_K_M
+  requant convert model.gguf ./hf-folder --to BF16
+  requant convert ./fp32-folder ./bf16-folder --to BF16 --max-shard-size 2G
+  requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--to", "recipe", metavar="RECIPE", help="Q4_K_M, Q8_0, BF16, ...; without it, exact stays exact.")
+@click.option("--format", "format_name", type=click.Choice(sorted(FORMATS)), help="Default: by the destination's name.")
+@click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
+@click.option("--max-shard-tensors", type=click.IntRange(1), help="Split into files of at most so many tensors.")
+@click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
+@options.recipe_options
+@options.run_options
+def convert(
+    source: Path,
+    destination: Path,
+    recipe: str | None,
+    format_name: str | None,
+    max_shard_size: str | None,
+    max_shard_tensors: int | None,
+    no_vocab: bool,
+    tensor_types: tuple[str, ...],
+    output_tensor_type: str | None,
+    token_embedding_type: str | None,
+    pure: bool,
+    leave_output_tensor: bool,
+    **run: object,
+) -> None:
+    """Convert SOURCE (a model file or folder) to DESTINATION in one pass.
+
+    The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder.
+    """
+    how = options.RunOptions(**run)  # type: ignore[arg-type]
+    target = format_for(destination, format_name)
+    request = Request(
+        recipe,
+        options.overrides(tensor_types, output_tensor_type, token_embedding_type, pure, leave_output_tensor),
+        cut=options.cut(max_shard_size, max_shard_tensors),
+        vocabulary=not no_vocab,
+    )
+    options.refuse_to_overwrite(destination, how.force or how.dry_run)
+    carry_out(plan_conversion(detect(source).read(source), target, destination, request), how)
+
+
+def format_for(destination: Path, name: str | None) -> Format:
+    """The format asked for, or the one the destination's name means."""
+    if name is not None:
+        return FORMATS[name]
+    suffix = destination.suffix.lower()
+    if suffix == ".gguf":
+        return FORMATS["gguf"]
+    if suffix in (".bin", ".pt", ".pth", ".onnx", ".ggml"):
+        raise PlanError(f"{destination}: such files are not written", hint="use .gguf, .safetensors or a folder")
+    return FORMATS["safetensors"]

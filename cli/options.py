@@ -1,0 +1,112 @@
+"""Options that several commands share, and the values they become."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+from requant.recipes import Overrides, encoding_named, tensor_type
+
+from requant.errors import PlanError
+from requant.layout import LayoutOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def _all(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+#: How to run: shared by every command that writes a checkpoint.
+run_options = _all(
+    click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written."),
+    click.option("--json", "as_json", is_flag=True, help="Print the plan (with --dry-run) or the receipt as JSON."),
+    click.option("--force", "-f", is_flag=True, help="Replace what exists at the destination."),
+    click.option("--fail-on-loss", is_flag=True, help="Stop if anything would be lost, substituted or rounded twice."),
+    click.option("--replace-nan", type=float, metavar="VALUE", help="Write VALUE where a weight is NaN or infinite."),
+    click.option("--threads", "-t", type=click.IntRange(1), help="Threads (default: all processors)."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress bar and no receipt."),
+)
+
+#: Departures from a recipe, as llama-quantize has them.
+recipe_options = _all(
+    click.option(
+        "--tensor-type",
+        "tensor_types",
+        multiple=True,
+        metavar="REGEX=TYPE",
+        help="The type of tensors whose GGUF name has a match; the first that matches counts. Repeatable.",
+    ),
+    click.option("--output-tensor-type", metavar="TYPE", help="The type of output.weight."),
+    click.option("--token-embedding-type", metavar="TYPE", help="The type of the token embeddings."),
+    click.option("--pure", is_flag=True, help="Every tensor as most tensors: no mix."),
+    click.option("--leave-output-tensor", is_flag=True, help="Leave output.weight as it is."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The values of `run_options`."""
+
+    dry_run: bool
+    as_json: bool
+    force: bool
+    fail_on_loss: bool
+    replace_nan: float | None
+    threads: int | None
+    quiet: bool
+
+    @property
+    def workers(self) -> int:
+        """Threads to use."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+def overrides(
+    tensor_types: tuple[str, ...],
+    output_tensor_type: str | None,
+    token_embedding_type: str | None,
+    pure: bool,
+    leave_output_tensor: bool,
+) -> Overrides:
+    """The values of `recipe_options`."""
+    return Overrides(
+        tensor_types=tuple(tensor_type(text) for text in tensor_types),
+        output=None if output_tensor_type is None else encoding_named(output_tensor_type),
+        token_embedding=None if token_embedding_type is None else encoding_named(token_embedding_type),
+        pure=pure,
+        quantize_output=not leave_output_tensor,
+    )
+
+
+def cut(max_shard_size: str | None, max_shard_tensors: int | None) -> LayoutOptions:
+    """How to cut the output into files.
+
+    >>> cut("2G", None).shard_bytes
+    2000000000
+    """
+    if max_shard_size is None:
+        return LayoutOptions(None, max_shard_tensors)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", max_shard_size.strip().upper())
+    if match is None or float(match[1]) <= 0:
+        raise click.BadParameter(f"{max_shard_size!r} is not a size such as 500M or 5GB", param_hint="--max-shard-size")
+    return LayoutOptions(int(float(match[1]) * _UNITS[match[2]]), max_shard_tensors)
+
+
+def refuse_to_overwrite(destination: Path, force: bool) -> None:
+    """An existing file, or a folder with something in it, needs `--force`."""
+    taken = (destination.is_dir() and any(destination.iterdir())) or (destination.exists() and not destination.is_dir())
+    if taken and not force:
+        raise PlanError(f"{destination} exists", hint="--force replaces it")

@@ -1,0 +1,186 @@
+"""Any readable checkpoint to any writable format: names, metadata, tokenizer and encodings decided, nothing done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from requant import tokenizers
+from requant.architectures import translate
+from requant.encodings import F16, Dense, Encoding
+from requant.errors import PlanError
+from requant.importance import Importance
+from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
+from requant.layout import Format, LayoutOptions
+from requant.plan import Fidelity, Loss, LossKind, Move, Plan, Step, Translation
+from requant.recipes import (
+    Choice,
+    Facts,
+    Overrides,
+    Recipe,
+    Wanted,
+    check_importance,
+    choose_converted,
+    choose_encodings,
+    quantized_metadata,
+    recipe_named,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asks for besides source and destination.
+
+    recipe: a name as users type it; None keeps what can be kept. importance: from an imatrix file.
+    key_values: metadata to set in a GGUF (`--override-kv`). vocabulary: False leaves the tokenizer out of a GGUF.
+    """
+
+    recipe: str | None = None
+    overrides: Overrides = Overrides()
+    importance: Importance | None = None
+    key_values: tuple[tuple[str, Typed], ...] = ()
+    cut: LayoutOptions = LayoutOptions()
+    vocabulary: bool = True
+
+
+def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Plan:
+    """Decide how `source` becomes `destination`; raises `PlanError` or `UnsupportedError` for whatever cannot be."""
+    if target.naming is Naming.GGML:
+        said = to_ggml(source, request.vocabulary) if source.naming is Naming.HF else unchanged(source)
+        steps, said = _ggml_steps(source, said, request)
+    else:
+        said = to_hf(source) if source.naming is Naming.GGML else unchanged(source)
+        steps, said = _hf_steps(said, request)
+    for step in steps:
+        if not target.accepts(step.target.encoding):
+            raise PlanError(
+                f"{step.target.name}: {target.name} cannot store {step.target.encoding.label}",
+                hint="choose another type with --to, or another format",
+            )
+    described: Checkpoint[TensorSpec] = Checkpoint(
+        target.naming,
+        said.architecture,
+        tuple(step.target for step in steps),
+        said.config,
+        said.metadata,
+        said.files,
+    )
+    twice = [
+        Loss(LossKind.REQUANTIZED, step.target.name, f"{_labels(step)} rounded again to {step.target.encoding.label}")
+        for step in steps
+        if step.rounds_twice
+    ]
+    return Plan(tuple(steps), target.layout(described, destination, request.cut), (*said.losses, *twice))
+
+
+def unchanged(source: Checkpoint[Tensor]) -> Translation:
+    """The checkpoint in its own naming."""
+    moves = tuple(Move(tensor.name, tensor.shape, (tensor,)) for tensor in source.tensors)
+    return Translation(source.architecture, moves, dict(source.config), dict(source.metadata), dict(source.files))
+
+
+def to_ggml(source: Checkpoint[Tensor], vocabulary: bool) -> Translation:
+    """HF to GGML: names, hyperparameters, tokenizer."""
+    said = translate(source, Naming.GGML)
+    if not vocabulary:
+        return replace(said, metadata={**said.metadata, "tokenizer.ggml.model": Typed("str", "none")})
+    rows = next((move.shape[0] for move in said.moves if move.name == "token_embd.weight"), None)
+    outcome = tokenizers.to_ggml(source, rows)
+    return replace(said, metadata={**said.metadata, **outcome.metadata}, losses=(*said.losses, *outcome.losses))
+
+
+def to_hf(source: Checkpoint[Tensor]) -> Translation:
+    """GGML to HF: names, config.json, tokenizer files."""
+    said = translate(source, Naming.HF)
+    outcome = tokenizers.to_hf(source.metadata)
+    files = {**said.files, **outcome.files}
+    return replace(said, config={**said.config, **outcome.config}, files=files, losses=(*said.losses, *outcome.losses))
+
+
+def _ggml_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -> tuple[list[Step], Translation]:
+    wanted = [Wanted(move.name, move.shape, _encoding_of(move)) for move in said.moves]
+    facts = Facts(said.architecture, said.metadata)
+    recipe = recipe_named(request.recipe or "COPY")
+    choose = choose_converted if source.naming is Naming.HF else choose_encodings
+    choices = choose(recipe, wanted, facts, request.overrides, request.importance)
+    losses = [loss for want, choice in zip(wanted, choices, strict=True) if (loss := choice.loss(want.name))]
+    losses += check_importance(recipe, wanted, choices, request.importance)
+    steps = _steps(said.moves, [choice.encoding for choice in choices], request.importance)
+    metadata = _ggml_metadata(source, said, recipe, wanted, choices, request)
+    return steps, replace(said, metadata=metadata, losses=(*said.losses, *losses))
+
+
+def _ggml_metadata(
+    source: Checkpoint[Tensor],
+    said: Translation,
+    recipe: Recipe,
+    wanted: Sequence[Wanted],
+    choices: Sequence[Choice],
+    request: Request,
+) -> dict[str, Typed]:
+    """What the reference tools write; a GGUF that is only copied keeps its metadata as it is."""
+    if source.naming is Naming.GGML and recipe.main is None:
+        return {**said.metadata, **dict(request.key_values)}
+    now = [Wanted(want.name, want.shape, choice.encoding) for want, choice in zip(wanted, choices, strict=True)]
+    return quantized_metadata(
+        said.metadata, recipe, now if source.naming is Naming.HF else wanted, request.key_values, request.importance
+    )
+
+
+def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translation]:
+    asked = None if request.recipe is None else _dense(request.recipe)
+    encodings = [hf_encoding(_encoding_of(move), asked) for move in said.moves]
+    steps = _steps(said.moves, encodings, None)
+    return steps, replace(said, config=_with_dtype(said.config, steps))
+
+
+def hf_encoding(source: Encoding, asked: Dense | None) -> Encoding:
+    """What a tensor becomes in a dense HF folder: integers stay, floats become `asked`, blocks F16 unless asked."""
+    if isinstance(source, Dense):
+        return asked if asked is not None and source.dtype.is_float else source
+    return asked or F16
+
+
+def _dense(name: str) -> Dense:
+    recipe = recipe_named(name)
+    if not isinstance(recipe.main, Dense):
+        raise PlanError(
+            f"an HF folder of plain weights cannot be {recipe.name}",
+            hint="--to F16, BF16 or F32; or give the destination a name that ends in .gguf",
+        )
+    return recipe.main
+
+
+def _with_dtype(config: Mapping[str, Json], steps: Sequence[Step]) -> dict[str, Json]:
+    """config.json says in which dtype most weights are stored."""
+    names = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+    stored: dict[str, int] = {}
+    for step in steps:
+        name = names.get(step.target.encoding.label)
+        if name is not None:
+            stored[name] = stored.get(name, 0) + step.target.nbytes
+    if not config or not stored:
+        return dict(config)
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    return {**config, key: max(stored, key=lambda name: stored[name])}
+
+
+def _steps(moves: Sequence[Move], encodings: Iterable[Encoding], importance: Importance | None) -> list[Step]:
+    steps = []
+    for move, encoding in zip(moves, encodings, strict=True):
+        target = TensorSpec(move.name, move.shape, encoding)
+        _ = target.parts  # an impossible shape is an error now
+        weights = None if importance is None else importance.weights_for(move.name, move.shape)
+        step = Step(move, target)
+        steps.append(replace(step, importance=weights) if step.fidelity is Fidelity.ROUND else step)
+    return steps
+
+
+def _encoding_of(move: Move) -> Encoding:
+    """How a tensor's values are stored now; of several inputs, the one that holds the others or else the first."""
+    return move.inputs[0].encoding
+
+
+def _labels(step: Step) -> str:
+    return "+".join(dict.fromkeys(tensor.encoding.label for tensor in step.move.inputs))
