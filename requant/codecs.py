@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +38,47 @@ class Codec(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Codes:
+    """A run of rows as integers, before any arithmetic: what repacks between quantized encodings carry over.
+
+    codes: [rows, columns] uint8, as stored (unsigned). scales: [rows, groups] float32, each exactly a value of the
+    stored dtype. zeros: [rows, groups] float32; value = (code - zero) * scale. For 4-bit floats the codes are
+    E2M1 patterns and zeros is empty. groups: [columns] int32, the group of each column; None when consecutive runs
+    of columns / groups columns make a group.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.float32]
+    groups: NDArray[np.int32] | None = None
+
+
+@runtime_checkable
+class CodesCodec(Codec, Protocol):
+    """A codec whose encoding is integers with scales: it can also be read and written without rounding."""
+
+    def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
+        """The rows `[start, start + rows)` as integers; `parts` as for `decode`."""
+        ...
+
+    def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
+        """Store integers as the rows from `start` on; the inverse of `unpack`."""
+        ...
+
+
+#: Encoding class -> (module, function taking the encoding): numba is imported when a codec is asked for, not before.
+_CODECS: Final[Mapping[type, tuple[str, str]]] = {
+    Dense: ("requant.kernels_cpu.dense", "dense_codec"),
+    Blocks: ("requant.kernels_cpu.ggml", "block_codec"),
+}
+
+
 def codec_for(encoding: Encoding) -> Codec:
-    """The codec of `encoding`; numba is imported here, not before."""
-    match encoding:
-        case Dense():
-            from requant.kernels_cpu.dense import dense_codec
-
-            return dense_codec(encoding.dtype)
-        case Blocks():
-            from requant.kernels_cpu.ggml import block_codec
-
-            return block_codec(encoding)
-        case _:
-            raise UnsupportedError(f"there are no kernels for {encoding.label}")
+    """The codec of `encoding`; raises `UnsupportedError` when there is none."""
+    if type(encoding) not in _CODECS:
+        raise UnsupportedError(f"there are no kernels for {encoding.label}")
+    module, function = _CODECS[type(encoding)]
+    described = encoding.dtype if isinstance(encoding, Dense) else encoding
+    codec: Codec = getattr(importlib.import_module(module), function)(described)
+    return codec

@@ -23,7 +23,17 @@ from requant.ir import Json
 from requant.layout import OutputFile
 from requant.output import OutputSet, Sink
 from requant.plan import Fidelity, Plan, Step
-from requant.rows import Scratch, StepRows, float_bits, held_bytes, moves_bytes, part_slice, run_bytes, runs_of
+from requant.rows import (
+    Scratch,
+    StepRows,
+    carries_codes,
+    float_bits,
+    held_bytes,
+    moves_bytes,
+    part_slice,
+    run_bytes,
+    runs_of,
+)
 from requant.values import check_bits, check_values
 
 #: Bytes copied at a time where nothing is computed.
@@ -244,13 +254,16 @@ class _Run:
     def _convert(self, task: _Task, scratch: Scratch) -> None:
         job, step = task.job, task.job.step
         rows = job.start()
-        values = rows.values(task.start, task.stop, scratch)
-        self._count(step, check_values(step, task.start, values, self.options.replace_nan))
         out = rows.new_parts(task.start, task.stop, scratch) if job.whole is None else job.whole
         start = 0 if job.whole is None else task.start
-        rows.encode(values, start, out)
-        if self.options.measure and step.fidelity is Fidelity.ROUND:
-            self._measure(step, values, rows.decoded(out, start, len(values), scratch))
+        if carries_codes(step):
+            rows.repack(task.start, task.stop, out, start, scratch)
+        else:
+            values = rows.values(task.start, task.stop, scratch)
+            self._count(step, check_values(step, task.start, values, self.options.replace_nan))
+            rows.encode(values, start, out)
+            if self.options.measure and step.fidelity is Fidelity.ROUND:
+                self._measure(step, values, rows.decoded(out, start, len(values), scratch))
         if job.whole is None:
             for name, part in step.target.parts.items():
                 begin, _ = part_slice(step.target, part, task.start, task.stop)

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.encodings import Dense, Shape
+from requant.encodings import Dense, Encoding, Shape
 from requant.encodings.exactness import holds
 from requant.ir import Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
@@ -93,16 +93,20 @@ class Step:
     importance: NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
+    def sources(self) -> tuple[Encoding, ...]:
+        """How the inputs are stored, each encoding once."""
+        return tuple(dict.fromkeys(tensor.encoding for tensor in self.move.inputs))
+
+    @property
     def fidelity(self) -> Fidelity:
         """How much survives, computed from the encodings and transforms alone."""
-        sources = {tensor.encoding for tensor in self.move.inputs}
-        target = self.target.encoding
+        sources, target = self.sources, self.target.encoding
         if any(isinstance(transform, Add) for transform in self.move.transforms):
             return Fidelity.ROUND
         if any(isinstance(transform, Transpose) for transform in self.move.transforms):
             exact = isinstance(target, Dense) and all(holds(source, target) for source in sources)
             return Fidelity.REPACK if exact else Fidelity.ROUND
-        if sources == {target}:
+        if sources == (target,):
             return Fidelity.COPY
         return Fidelity.REPACK if all(holds(source, target) for source in sources) else Fidelity.ROUND
 
@@ -118,7 +122,7 @@ class Step:
             "from": [tensor.name for tensor in self.move.inputs],
             "to": self.target.name,
             "shape": list(self.target.shape),
-            "from_types": list(dict.fromkeys(tensor.encoding.label for tensor in self.move.inputs)),
+            "from_types": [encoding.label for encoding in self.sources],
             "to_type": self.target.encoding.label,
             "bytes": self.target.nbytes,
             "fidelity": self.fidelity.value,

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codec, Parts, Values, codec_for
+from requant.codecs import Codec, CodesCodec, Parts, Values, codec_for
 from requant.encodings import Dense, Encoding, PartSpec, columns_of, rows_of
 from requant.ir import Tensor, TensorSpec
 from requant.plan import Fidelity, Step
@@ -123,13 +123,17 @@ class _Input:
         if held:
             self.codec.decode(held, out, start)
             return
+        self.codec.decode(self.parts(start, stop, scratch), out)
+
+    def parts(self, start: int, stop: int, scratch: Scratch) -> dict[str, NDArray[Any]]:
+        """The stored arrays of own rows `[start, stop)` of a sliced tensor, one row of each for a row of the tensor."""
         parts: dict[str, NDArray[Any]] = {}
         for name, part in self.tensor.parts.items():
             begin, end = part_slice(self.tensor, part, start, stop)
             data = scratch.bytes(f"in.{name}", end - begin)
             self.tensor.sources[name].read_into(begin, data)
             parts[name] = data.view(part.dtype.numpy).reshape(stop - start, -1)
-        self.codec.decode(parts, out)
+        return parts
 
 
 class StepRows:
@@ -182,6 +186,28 @@ class StepRows:
             out += value
         return out
 
+    def repack(self, start: int, stop: int, out: Parts, at: int, scratch: Scratch) -> None:
+        """Carry rows over as integers; `out` is filled from its row `at` on."""
+        runs = []
+        for item, a, b, _ in self._overlaps(start, stop):
+            held = self._held.get(item.first)
+            assert isinstance(item.codec, CodesCodec)
+            if held is not None:
+                runs.append(item.codec.unpack(held, b - a, a))
+            else:
+                runs.append(item.codec.unpack(item.parts(a, b, scratch), b - a))
+        codes = runs[0]
+        if len(runs) > 1:
+            codes.codes, codes.scales, codes.zeros = (
+                np.concatenate([getattr(run, name) for run in runs]) for name in ("codes", "scales", "zeros")
+            )
+        if self._rope:
+            for name in ("codes", "scales", "zeros"):
+                array = getattr(codes, name)
+                setattr(codes, name, self._ordered(array, scratch).copy() if array.size else array)
+        assert isinstance(self._target, CodesCodec)
+        self._target.pack(codes, out, at)
+
     def encode(self, values: Values, start: int, out: Parts) -> None:
         """Store float32 rows in the target's encoding."""
         assert self._target is not None
@@ -233,6 +259,13 @@ class StepRows:
 def moves_bytes(step: Step) -> bool:
     """Whether the step is done on encoded rows, without decoding."""
     return step.fidelity is Fidelity.COPY and set(step.target.parts) == {"data"} and step.target.encoding.sliced
+
+
+def carries_codes(step: Step) -> bool:
+    """Whether the step is done on integers and their scales, without computing a value."""
+    if step.fidelity is Fidelity.ROUND or moves_bytes(step):
+        return False
+    return not all(isinstance(encoding, Dense) for encoding in (step.target.encoding, *step.sources))
 
 
 def float_bits(encoding: Encoding) -> str | None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from requant.encodings import Dense, Encoding
+
+
+@runtime_checkable
+class TakesCodes(Protocol):
+    """An encoding of integers with scales, or of small floats with scales, that can take over another's as they are."""
+
+    def takes_codes_of(self, source: Encoding) -> bool:
+        """Whether the codes, scales and zeros of any tensor in `source` fit here unchanged."""
+        ...
+
 
 #: For each dtype, the dtypes that represent each of its values.
 _WIDER: Final = {
@@ -26,4 +36,4 @@ def holds(source: Encoding, target: Encoding) -> bool:
         return True
     if isinstance(source, Dense) and isinstance(target, Dense):
         return target.label in _WIDER.get(source.label, ())
-    return False
+    return isinstance(target, TakesCodes) and target.takes_codes_of(source)

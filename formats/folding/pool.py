@@ -1,0 +1,76 @@
+"""The arrays of a checkpoint while folds take them out and put tensors in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from requant.errors import FormatError
+from requant.ir import Checkpoint, Json, Tensor
+from requant.sources import read
+
+#: Where configurations lie beside or inside config.json, in the order in which they are believed (layouts: §1.1).
+_CONFIG_FILES: Final = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
+
+
+class Pool:
+    """Stored arrays by name; whatever is left at the end is a tensor of its own."""
+
+    def __init__(self, checkpoint: Checkpoint[Tensor]) -> None:
+        self._checkpoint = checkpoint
+        self._arrays = {tensor.name: tensor for tensor in checkpoint.tensors}
+        self._places = {tensor.name: place for place, tensor in enumerate(checkpoint.tensors)}
+        self.path: Path = checkpoint.path
+        self.quantization: Mapping[str, Json] = _quantization(checkpoint)
+
+    def modules(self, suffix: str) -> list[str]:
+        """Modules that store an array `<module>.<suffix>`, in file order."""
+        ending = "." + suffix
+        return [name.removesuffix(ending) for name in self._arrays if name.endswith(ending)]
+
+    def get(self, name: str) -> Tensor | None:
+        """An array that is still here."""
+        return self._arrays.get(name)
+
+    def need(self, module: str, suffix: str) -> Tensor:
+        """The array `<module>.<suffix>`, without which the module is broken."""
+        array = self._arrays.get(f"{module}.{suffix}")
+        if array is None:
+            raise FormatError(self.path, f"module {module!r} has no {suffix!r}", hint="is a shard missing?")
+        return array
+
+    def fold(self, tensor: Tensor, taken: list[str]) -> None:
+        """Put `tensor` where the first of the `taken` arrays stood, and take them out."""
+        self._places[tensor.name] = min(self._places[name] for name in taken)
+        for name in taken:
+            del self._arrays[name]
+        self._arrays[tensor.name] = tensor
+
+    def checkpoint(self) -> Checkpoint[Tensor]:
+        """The checkpoint with what is in the pool now."""
+        ordered = sorted(self._arrays.values(), key=lambda tensor: self._places[tensor.name])
+        return replace(self._checkpoint, tensors=tuple(ordered))
+
+
+def _quantization(checkpoint: Checkpoint[Tensor]) -> Mapping[str, Json]:
+    """The quantization config, wherever it lies; {} when there is none."""
+    text = checkpoint.config.get("text_config")
+    for config in (checkpoint.config, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            found = config.get(key)
+            if isinstance(found, dict):
+                return found
+    for name in _CONFIG_FILES:
+        source = checkpoint.files.get(name)
+        if source is None:
+            continue
+        try:
+            found = json.loads(bytes(read(source)))
+        except (ValueError, RecursionError) as error:
+            raise FormatError(checkpoint.path / name, f"is not JSON: {error}") from None
+        if isinstance(found, dict):
+            return found
+    return {}
