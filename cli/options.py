@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
-from requant.recipes import Overrides, encoding_named, tensor_type
 
 from requant.errors import PlanError
 from requant.layout import LayoutOptions
+from requant.recipes import Overrides, encoding_named, tensor_type
 
 F = TypeVar("F", bound=Callable[..., Any])
 
