@@ -16,7 +16,7 @@ from requant.errors import FormatError, UnsupportedError
 #: tokenizer.json, takes 50 MB. A limit keeps a file of zeros of any length from filling memory.
 HEADER_LIMIT: Final = 64 << 20
 #: Strings in all arrays together; the largest known vocabulary with merges has 800,000.
-STRING_LIMIT: Final = 1 << 22
+STRING_LIMIT: Final = 3 << 20
 
 #: Bytes read at once.
 _STRIDE: Final = 4 << 20
@@ -63,9 +63,11 @@ class Cursor:
         layout = struct.Struct("<" + code)
         return layout.unpack_from(self.buffer, self.need(layout.size, what))
 
-    def string(self, what: str) -> str:
-        """One string; bytes that are not UTF-8 become surrogate escapes."""
+    def string(self, what: str, limit: int | None = None) -> str:
+        """One string, of at most `limit` bytes; bytes that are not UTF-8 become surrogate escapes."""
         (length,) = self.unpack("Q", f"the length of {what}")
+        if limit is not None and length > limit:
+            raise self.error(f"{what} has {length} bytes; {limit} are allowed", at=self.position - 8)
         start = self.need(length, what)
         return self.buffer[start : self.position].decode("utf-8", "surrogateescape")
 
@@ -100,10 +102,10 @@ class Cursor:
             )
 
     def _load(self, end: int) -> None:
-        """Read on until `end`, and as much again as there is already, to read in few strides."""
+        """Read on until `end`, and ahead as far again as has been read, but a stride at most."""
         if end > HEADER_LIMIT:
             raise UnsupportedError(f"{self.path}: a header of more than {HEADER_LIMIT >> 20} MiB is not read")
-        target = min(max(end, 2 * len(self.buffer), 1 << 16), self.size, HEADER_LIMIT)
+        target = min(max(end, len(self.buffer) + min(len(self.buffer), _STRIDE), 1 << 16), self.size, HEADER_LIMIT)
         while len(self.buffer) < target:
             data = self._file.read(min(target - len(self.buffer), _STRIDE))
             if not data:

@@ -30,6 +30,8 @@ ALIGNMENT_KEY: Final = "general.alignment"
 DEFAULT_ALIGNMENT: Final = 32
 MAX_DIMENSIONS: Final = 4
 
+#: Bytes of a key or a tensor name; the specification says so of keys.
+NAME_LIMIT: Final = 65535
 #: More of these in one file than any model has; a limit keeps hostile files short-lived.
 _PAIR_LIMIT: Final = 1 << 16
 _TENSOR_LIMIT: Final = 1 << 16
@@ -62,7 +64,11 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Read and check one file; tensors beyond its end, overlapping or misaligned are errors."""
-    with path.open("rb", buffering=0) as file:
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise FormatError(path, f"cannot be opened: {error.strerror}") from None
+    with file:
         cursor = Cursor(path, file, os.fstat(file.fileno()).st_size)
         tensor_count, pair_count = _preamble(cursor)
         metadata = _Metadata(cursor).pairs(pair_count)
@@ -89,6 +95,10 @@ def alignment_of(path: Path, metadata: dict[str, Typed]) -> int:
 
 def _preamble(cursor: Cursor) -> tuple[int, int]:
     """Magic and version; the numbers of tensors and of key-value pairs."""
+    if not cursor.size:
+        raise FormatError(
+            cursor.path, "the file is empty", hint=f"it may not have been written whole: {_DOWNLOAD_AGAIN}"
+        )
     start = cursor.peek(64)
     if start[:4] != MAGIC:
         for pattern, what, hint in _STRANGERS:
@@ -107,8 +117,8 @@ def _preamble(cursor: Cursor) -> tuple[int, int]:
     if version not in (2, 3):
         raise UnsupportedError(f"{cursor.path}: GGUF version {version}; versions 2 and 3 are read")
     tensors, pairs = cursor.unpack("QQ", "the numbers of tensors and key-values")
-    cursor.room(tensors, 24, "the number of tensors")
-    cursor.room(pairs, 13, "the number of key-values")
+    cursor.room(tensors, 8, "the number of tensors")  # its name has a length
+    cursor.room(pairs, 8, "the number of key-values")
     if tensors > _TENSOR_LIMIT or pairs > _PAIR_LIMIT:
         most = f"{_TENSOR_LIMIT} and {_PAIR_LIMIT} are read at most"
         raise UnsupportedError(f"{cursor.path}: {tensors} tensors and {pairs} key-values; {most}")
@@ -128,13 +138,14 @@ class _Metadata:
         metadata: dict[str, Typed] = {}
         for index in range(count):
             at = cursor.position
-            key = cursor.string(f"key {index} of {count}")
+            key = cursor.string(f"key {index} of {count}", NAME_LIMIT)
             if not key:
                 raise cursor.error(f"key {index} is empty", at=at)
             if key in metadata:
-                raise cursor.error(f"the key {key!r} occurs twice", at=at)
-            (number,) = cursor.unpack("I", f"the type of {key!r}")
-            metadata[key] = Typed(*self._array(repr(key), 1)) if number == ARRAY else self._scalar(number, repr(key))
+                raise cursor.error(f"the key {key[:80]!r} occurs twice", at=at)
+            what = repr(key[:80])
+            (number,) = cursor.unpack("I", f"the type of {what}")
+            metadata[key] = Typed(*self._array(what, 1)) if number == ARRAY else self._scalar(number, what)
         return metadata
 
     def _scalar(self, number: int, what: str) -> Typed:
@@ -231,11 +242,11 @@ def _tensor_infos(cursor: Cursor, count: int) -> list[_Info]:
     names: set[str] = set()
     for index in range(count):
         at = cursor.position
-        name = cursor.string(f"the name of tensor {index} of {count}")
+        name = cursor.string(f"the name of tensor {index} of {count}", NAME_LIMIT)
+        what = f"tensor {name[:80]!r}"
         if name in names:
-            raise cursor.error(f"the tensor {name!r} occurs twice", at=at)
+            raise cursor.error(f"{what} occurs twice", at=at)
         names.add(name)
-        what = f"tensor {name!r}"
         (rank,) = cursor.unpack("I", what)
         if rank > MAX_DIMENSIONS:
             raise cursor.error(

@@ -56,10 +56,11 @@ def pack_pair(key: str, typed: Typed) -> bytes:
 
 def _number(kind: str) -> bytes:
     """The type number of a value of `kind`."""
-    number = ARRAY if kind.startswith("[") else _IDS.get(kind)
-    if number is None:
-        raise PlanError(f"{kind!r} is no GGUF type", hint=f"the types are {', '.join(_IDS)}, and arrays of them")
-    return struct.pack("<I", number)
+    scalar = kind.strip("[]")
+    depth = kind.count("[")
+    if scalar not in _IDS or kind != "[" * depth + scalar + "]" * depth:
+        raise PlanError(f"{kind!r} is no GGUF type", hint=f"the types are {', '.join(_IDS)}, and arrays of them: [str]")
+    return struct.pack("<I", ARRAY if depth else _IDS[scalar])
 
 
 def _value(kind: str, value: object) -> bytes:
@@ -85,5 +86,4 @@ def _items(kind: str, items: Sequence[object]) -> bytes:
         return b"".join(pack_string(item) for item in items if isinstance(item, str))
     if kind == "bool" and any(not isinstance(item, bool) for item in items):
         raise TypeError("true or false is needed")
-    _number(kind)
     return struct.pack(f"<{len(items)}{NUMBERS[kind][1]}", *items)
