@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from typing import Final
 
 import click
 
@@ -13,8 +15,9 @@ from requant.errors import PlanError
 from requant.execute import Options, Receipt, execute, peak_bytes
 from requant.plan import Fidelity, Loss, LossKind, Plan, Step
 
-#: Losses of one kind listed in full before the rest is only counted.
-_SHOWN: int = 12
+#: Lines for losses of one kind before the rest is only counted.
+_SHOWN: Final = 16
+_NUMBER: Final = re.compile(r"\.\d+\.")
 
 
 def carry_out(plan: Plan, how: RunOptions, *, measure: bool = False) -> None:
@@ -90,16 +93,18 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
 
 
 def losses_text(plan: Plan) -> str:
-    """What is not as it was, or not as it was asked for; kinds with many members are cut and counted."""
-    by_kind: dict[LossKind, list[Loss]] = {}
+    """What is not as it was, or not as it was asked for; the layers of a model that share a fate share a line."""
+    kinds: dict[LossKind, dict[tuple[str, str], list[Loss]]] = {}
     for loss in plan.losses:
-        by_kind.setdefault(loss.kind, []).append(loss)
+        alike = (_NUMBER.sub(".*.", loss.subject, count=1), loss.detail)
+        kinds.setdefault(loss.kind, {}).setdefault(alike, []).append(loss)
     lines = []
-    for kind, losses in by_kind.items():
-        lines.append(f"{kind.value} ({len(losses)}):")
-        lines += [f"  {loss.subject}: {loss.detail}" for loss in losses[:_SHOWN]]
-        if len(losses) > _SHOWN:
-            lines.append(f"  ... and {len(losses) - _SHOWN} more (--dry-run --json lists them all)")
+    for kind, groups in kinds.items():
+        lines.append(f"{kind.value} ({sum(len(group) for group in groups.values())}):")
+        for (subject, detail), group in list(groups.items())[:_SHOWN]:
+            lines.append(f"  {group[0].subject if len(group) == 1 else f'{subject} ({len(group)})'}: {detail}")
+        if len(groups) > _SHOWN:
+            lines.append(f"  ... and {len(groups) - _SHOWN} more lines (--dry-run --json lists everything)")
     return "\n\n" + "\n".join(lines) if lines else ""
 
 
