@@ -42,12 +42,13 @@ def types(measure: bool, tensor: str | None, as_json: bool) -> None:
         samples["N(0,1)"] = np.random.default_rng(0).standard_normal(_SHAPE).astype(np.float32)
     if tensor:
         samples[tensor.rpartition(":")[2]] = _values_of(tensor)
-    rows = [_row(encoding, samples) for encoding in (F32, F16, BF16, *BLOCKS.values())]
+    measured: list[Dense | Blocks] = [F32, F16, BF16, *BLOCKS.values()]
+    rows = [_row(encoding, samples) for encoding in measured]
     rows += [{"type": name, "bits per weight": DENSE[name].dtype.bits, "note": "copied only"} for name in _PASS_THROUGH]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    heads = list(dict.fromkeys(key for row in rows for key in row if key != "note")) + ["note"]
+    heads = [*dict.fromkeys(key for row in rows for key in row if key != "note"), "note"]
     body = [[_cell(row.get(head, "")) for head in heads] for row in rows]
     click.echo(table([heads, *body], right=frozenset(range(1, len(heads) - 1))))
 
