@@ -44,12 +44,12 @@ FLOATS: Final = _input(types.float32)
 DOUBLES: Final = _input(types.float64)
 BYTES: Final = _input(types.uint8)
 WORDS: Final = _input(types.uint16)
-INTS: Final = _input(types.int32)
+WORDS32: Final = _input(types.uint32)
 OUT_FLOATS: Final = _output(types.float32)
 OUT_DOUBLES: Final = _output(types.float64)
 OUT_BYTES: Final = _output(types.uint8)
 OUT_WORDS: Final = _output(types.uint16)
-OUT_INTS: Final = _output(types.int64)
+OUT_INTS: Final = _output(types.int32)
 NUMBER: Final = types.int64
 
 
