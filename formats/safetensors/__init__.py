@@ -11,6 +11,7 @@ from typing import Final
 
 from requant.encodings import Encoding
 from requant.errors import FormatError
+from requant.formats.folding import folded
 from requant.formats.safetensors.folder import carried_files, read_config
 from requant.formats.safetensors.header import MAX_HEADER, read_header
 from requant.formats.safetensors.index import SUFFIX
@@ -50,12 +51,12 @@ class Safetensors:
         return int.from_bytes(start[:8], "little") <= MAX_HEADER and start[8:] in (b"{", b" ", b"\n", b"\r", b"\t")
 
     def read(self, path: Path) -> Checkpoint[Tensor]:
-        """Every stored array as a dense tensor, in the order of the bytes; what arrays make together is for others.
+        """Every tensor in the order of the bytes; arrays that make one logical tensor together are put together.
 
         Raises `FormatError`; all headers have been checked, and no tensor byte was read.
         """
         try:
-            return self._read(path)
+            return folded(self._read(path))
         except OSError as error:
             raise FormatError(path, f"cannot be read: {error.strerror}") from None
 

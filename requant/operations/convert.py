@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-from requant import tokenizers
+from requant import schemes, tokenizers
 from requant.architectures import translate
-from requant.encodings import F16, Dense, Encoding
+from requant.encodings import F16, Blocks, Dense, Encoding
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
@@ -25,6 +26,15 @@ from requant.recipes import (
     choose_encodings,
     quantized_metadata,
     recipe_named,
+)
+
+#: Where config.json, and files beside it, say how weights are quantized.
+_QUANTIZATION_KEYS: Final = ("quantization_config", "compression_config", "quantization")
+_QUANTIZATION_FILES: Final = (
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+    "quantization_config.json",
 )
 
 
@@ -129,17 +139,39 @@ def _ggml_metadata(
 
 
 def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translation]:
+    """Steps of an HF folder: plain floats, or a quantization scheme; config.json says which, and nothing stale."""
+    scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
+    if scheme is not None:
+        applied = scheme.apply(said.moves, said.config)
+        steps = _steps(said.moves, applied.encodings, request.importance)
+        said = replace(
+            _without_quantization(said),
+            files={**_without_quantization(said).files, **applied.files},
+            losses=(*said.losses, *applied.losses),
+        )
+        return steps, replace(said, config={**said.config, "quantization_config": dict(applied.quantization)})
     asked = None if request.recipe is None else _dense(request.recipe)
-    encodings = [hf_encoding(_encoding_of(move), asked) for move in said.moves]
-    steps = _steps(said.moves, encodings, None)
+    steps = _steps(said.moves, [hf_encoding(_encoding_of(move), asked) for move in said.moves], None)
+    if all(isinstance(step.target.encoding, Dense) for step in steps):
+        said = _without_quantization(said)
     return steps, replace(said, config=_with_dtype(said.config, steps))
 
 
+def _without_quantization(said: Translation) -> Translation:
+    """The same, with nothing left that speaks of how the source was quantized."""
+    config = {key: value for key, value in said.config.items() if key not in _QUANTIZATION_KEYS}
+    files = {name: source for name, source in said.files.items() if name not in _QUANTIZATION_FILES}
+    return replace(said, config=config, files=files)
+
+
 def hf_encoding(source: Encoding, asked: Dense | None) -> Encoding:
-    """What a tensor becomes in a dense HF folder: integers stay, floats become `asked`, blocks F16 unless asked."""
-    if isinstance(source, Dense):
-        return asked if asked is not None and source.dtype.is_float else source
-    return asked or F16
+    """What a tensor becomes in an HF folder without a scheme.
+
+    Integers stay, numbers become `asked`. Unless asked everything stays but ggml's blocks, which become F16.
+    """
+    if isinstance(source, Dense) and not source.dtype.is_float:
+        return source
+    return asked or (F16 if isinstance(source, Blocks) else source)
 
 
 def _dense(name: str) -> Dense:
@@ -147,7 +179,7 @@ def _dense(name: str) -> Dense:
     if not isinstance(recipe.main, Dense):
         raise PlanError(
             f"an HF folder of plain weights cannot be {recipe.name}",
-            hint="--to F16, BF16 or F32; or give the destination a name that ends in .gguf",
+            hint=f"--to F16, BF16, F32, {', '.join(schemes.SCHEMES)}; or let the destination's name end in .gguf",
         )
     return recipe.main
 

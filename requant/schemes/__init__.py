@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from requant.encodings import Encoding
-from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, Move
 from requant.sources import Source
@@ -60,9 +59,7 @@ def is_linear(move: Move) -> bool:
     )
 
 
-def scheme_named(text: str) -> Scheme:
+def scheme_named(text: str) -> Scheme | None:
     """The scheme a user means: a name of `SCHEMES` and its parameters, separated by dashes, in any case."""
     name, *parameters = text.upper().split("-")
-    if name not in SCHEMES:
-        raise PlanError(f"there is no quantization scheme {text!r}", hint="one of " + ", ".join(SCHEMES))
-    return SCHEMES[name](parameters)
+    return SCHEMES[name](parameters) if name in SCHEMES else None
