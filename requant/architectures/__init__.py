@@ -7,14 +7,30 @@ from __future__ import annotations
 
 from typing import Final
 
+from requant.architectures.bert import BERT
+from requant.architectures.gemma3 import GEMMA3
+from requant.architectures.gpt2 import GPT2
 from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
+from requant.architectures.phi3 import PHI3
+from requant.architectures.qwen import QWEN2, QWEN3, QWEN3MOE
 from requant.architectures.rules import Family
 from requant.architectures.translate import translate as _translate
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Translation
 
 #: Every family; of those that share a ggml architecture, the first that claims a GGUF gets it.
-ARCHITECTURES: Final[tuple[Family, ...]] = (MIXTRAL, MISTRAL, LLAMA)
+ARCHITECTURES: Final[tuple[Family, ...]] = (
+    MIXTRAL,
+    MISTRAL,
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    QWEN3MOE,
+    GEMMA3,
+    PHI3,
+    GPT2,
+    BERT,
+)
 
 
 def translate(checkpoint: Checkpoint[Tensor], naming: Naming) -> Translation:

@@ -81,12 +81,13 @@ class Rope:
             case "linear":
                 return ToGgml(values | _typed("linear") | {"rope.scaling.factor": _f32(scaling, "factor")})
             case "yarn":
-                return ToGgml(values | _yarn(scaling, int(_or(original, context))))
+                return ToGgml(values | _yarn(scaling, int(_or(original, context))), losses=_unread_of_yarn(scaling))
             case "llama3":
                 head = sizes["head"]
                 return ToGgml(values, (_vector(_FREQS, llama3_factors(scaling, head)),))
             case "longrope" | "su":
-                return _longrope(values, scaling, context, sizes)
+                kind = {} if self.outer_original else _typed("longrope")  # phi3 has no other scaling, and no key for it
+                return _longrope(values | kind, scaling, context, sizes)
             case "dynamic":
                 detail = "dynamic rope scaling: llama.cpp leaves the rope unscaled beyond the original context"
                 return ToGgml(values, losses=(Loss(LossKind.METADATA_DROPPED, "rope_scaling", detail),))
@@ -226,6 +227,16 @@ def _yarn(scaling: Config, original: int) -> dict[str, Typed]:
     return values
 
 
+def _unread_of_yarn(scaling: Config) -> tuple[Loss, ...]:
+    """Parameters that llama.cpp has constants for."""
+    constants: dict[str, Json] = {"extrapolation_factor": 1, "beta_fast": 32, "beta_slow": 1, "truncate": True}
+    return tuple(
+        Loss(LossKind.METADATA_DROPPED, f"rope_scaling.{key}", f"llama.cpp takes {constant}, not {scaling[key]}")
+        for key, constant in constants.items()
+        if scaling.get(key) is not None and scaling[key] != constant
+    )
+
+
 def _attention_of_yarn(scaling: Config, factor: float) -> float:
     """What cosines and sines are multiplied by in transformers."""
     if scaling.get("attention_factor") is not None:
@@ -263,7 +274,6 @@ def _longrope(values: dict[str, Typed], scaling: Config, context: float, sizes: 
             count = len(listed) if isinstance(listed, list) else "none"
             raise PlanError(f"config.json: {name} needs {rotary // 2} numbers, there are {count}")
         factors.append(np.array([number({name: x}, name) for x in listed], np.float32))
-    values = values | _typed("longrope")
     values["rope.scaling.original_context_length"] = Typed("u32", int(original))
     attention = scaling.get("attention_factor")
     if attention is None:

@@ -144,7 +144,8 @@ class Family:
 
     classes: transformers classes, the one written into config.json first. headless: those without an output head.
     bases: prefixes of the model's tensors in HF, the one that is written first. flags: config.json keys that decide
-    whether rules apply, with transformers' defaults. claims: whether a GGUF of this architecture, given its keys, is
+    whether rules apply, with transformers' defaults. renamed: endings of HF names that very old checkpoints have, and
+    what they are called now. claims: whether a GGUF of this architecture, given its keys, is
     this model_type.
     """
 
@@ -162,4 +163,5 @@ class Family:
     irregular: tuple[Irregular, ...] = ()
     tied: bool = False
     other_types: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
     claims: Callable[[Config], bool] = lambda values: True

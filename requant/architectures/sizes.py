@@ -38,6 +38,7 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "ffn_pair": 2 * ffn,
         "expert_ffn": _count(values, "expert_feed_forward_length", ffn),
         "experts": experts,
+        "rotary": _count(values, "rope.dimension_count", head),
         "positions": _count(values, "context_length"),
         "types": _count(values, "token_type_count", 0),
     }

@@ -44,7 +44,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
     config = _flat(checkpoint.config)
     family, headless = _family_of_config(config, checkpoint.architecture, families)
     losses = values.assumptions_hold(family, config)
-    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+    tensors = {_modern(family, tensor.name): tensor for tensor in checkpoint.tensors}
     base = base_of(family, tensors)
     vocabulary = _vocabulary(family, config, tensors, base)
     settings, written = values.to_ggml(family, config | {"vocab_size": vocabulary})
@@ -170,6 +170,14 @@ def _family_of_gguf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) 
 
 def _unsupported(what: str, families: Sequence[Family], name: Callable[[Family], str]) -> UnsupportedError:
     return UnsupportedError(what, hint="supported: " + ", ".join(sorted({name(family) for family in families})))
+
+
+def _modern(family: Family, name: str) -> str:
+    """The name a tensor has today."""
+    for old, new in family.renamed:
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def _vocabulary(family: Family, config: Config, tensors: Mapping[str, Tensor], base: str) -> int:

@@ -1,0 +1,95 @@
+"""Qwen 2 and 2.5, Qwen 3, and Qwen 3 with experts.
+
+Facts: llama.cpp's conversion/qwen.py, src/models/qwen2.cpp, qwen3.cpp, qwen3moe.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from requant.architectures.llama import (
+    BUFFERS,
+    DECODER_KEYS,
+    HEAD_KEYS,
+    MLP,
+    NORMS,
+    SILU,
+    TRUNK,
+    attention,
+    attention_biases,
+)
+from requant.architectures.pooling import POOLING
+from requant.architectures.rope import Rope
+from requant.architectures.rules import Assumption, Family, Key, Order, Rule, always
+
+_LAYER: Final = "{base}layers.{n}."
+
+_WINDOW: Final = Assumption(
+    "use_sliding_window",
+    (False,),
+    False,
+    loss="llama.cpp lets every layer of this architecture attend to the whole context",
+)
+_NO_BIAS: Final = Assumption("attention_bias", (False,), False)
+
+_HEAD_NORMS: Final = (
+    Rule(_LAYER + "self_attn.q_norm.weight", "blk.{n}.attn_q_norm.weight", ("head",)),
+    Rule(_LAYER + "self_attn.k_norm.weight", "blk.{n}.attn_k_norm.weight", ("head",)),
+)
+_MOE: Final = _LAYER + "mlp."
+_EXPERTS: Final = (
+    Rule(_MOE + "gate.weight", "blk.{n}.ffn_gate_inp.weight", ("experts", "hidden")),
+    Rule(_MOE + "experts.{e}.gate_proj.weight", "blk.{n}.ffn_gate_exps.weight", ("expert_ffn", "hidden")),
+    Rule(_MOE + "experts.{e}.down_proj.weight", "blk.{n}.ffn_down_exps.weight", ("hidden", "expert_ffn")),
+    Rule(_MOE + "experts.{e}.up_proj.weight", "blk.{n}.ffn_up_exps.weight", ("expert_ffn", "hidden")),
+)
+
+QWEN2: Final = Family(
+    model_type="qwen2",
+    ggml="qwen2",
+    classes=("Qwen2ForCausalLM", "Qwen2Model"),
+    headless=frozenset({"Qwen2Model"}),
+    bases=("model.", ""),
+    rules=(*TRUNK, *NORMS, *attention(Order.SAME), *attention_biases(Order.SAME, ""), *MLP),
+    keys=DECODER_KEYS,
+    embedding="token_embd.weight",
+    assumptions=(SILU, _WINDOW),
+    ignored=BUFFERS,
+    irregular=(Rope(theta=10000.0).pair(), POOLING),
+)
+
+QWEN3: Final = replace(
+    QWEN2,
+    model_type="qwen3",
+    ggml="qwen3",
+    classes=("Qwen3ForCausalLM", "Qwen3Model"),
+    headless=frozenset({"Qwen3Model"}),
+    rules=(*TRUNK, *NORMS, *attention(Order.SAME), *_HEAD_NORMS, *MLP),
+    keys=(*DECODER_KEYS, replace(HEAD_KEYS[0], default=always(128)), HEAD_KEYS[1]),
+    assumptions=(SILU, _WINDOW, _NO_BIAS),
+)
+
+QWEN3MOE: Final = replace(
+    QWEN3,
+    model_type="qwen3_moe",
+    ggml="qwen3moe",
+    classes=("Qwen3MoeForCausalLM", "Qwen3MoeModel"),
+    headless=frozenset({"Qwen3MoeModel"}),
+    rules=(*TRUNK, *NORMS, *attention(Order.SAME), *_HEAD_NORMS, *_EXPERTS),
+    keys=(
+        *DECODER_KEYS,
+        *HEAD_KEYS,
+        Key(("num_experts", "num_local_experts"), "expert_count", "u32", always(128)),
+        Key(("num_experts_per_tok",), "expert_used_count", "u32", always(8)),
+        Key(("moe_intermediate_size",), "expert_feed_forward_length", "u32", always(768)),
+    ),
+    assumptions=(
+        SILU,
+        _WINDOW,
+        _NO_BIAS,
+        Assumption("norm_topk_prob", (True,), False),
+        Assumption("decoder_sparse_step", (1,), 1),
+        Assumption("mlp_only_layers", ([], None), None),
+    ),
+)
