@@ -25,14 +25,12 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import requant
 from requant.errors import UnsupportedError, VerifyError
+from requant.verify.logits import BATCH, Logits
 
-BATCH = 128  # tokens whose logits are held at once, here and in the child
 LOG_TAIL = 4000  # bytes of llama.cpp's log that go into an error
-Logits = NDArray[np.float32]
 Progress = Callable[[float], None]
 
 
@@ -97,6 +95,7 @@ class LlamaCpp:
         if not model.is_file():
             raise VerifyError(f"{model}: no such file")
         self.model, self.n_ctx, self.timeout, self.progress = model, n_ctx, timeout, progress
+        self.tokens_read, self.seconds_reading = 0, 0.0  # by llama_decode, for logits
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() ends it
         self._process = _start(library, version, self._log.fileno())
         try:
@@ -151,12 +150,24 @@ class LlamaCpp:
         text: str | None = self._ask("chat", prompt=prompt)["text"]
         return text
 
+    @property
+    def label(self) -> str:
+        """Who computes."""
+        return f"{self.model.name} in llama.cpp"
+
+    @property
+    def n_vocab(self) -> int:
+        """Columns of the logits."""
+        return self.info.n_vocab
+
     def logits_of_batch(self, tokens: Sequence[int], *, reset: bool, first: int = 0) -> Logits:
         """Logits of the tokens from `first` on: [len(tokens) - first, n_vocab].
 
         At most `BATCH` tokens, which follow those of earlier calls unless `reset`.
         """
         answer, values = self._exchange("evaluate", tokens=list(tokens), reset=reset, first=first)
+        self.tokens_read += len(tokens)
+        self.seconds_reading += answer["seconds"]
         return values.reshape(answer["shape"])
 
     def stream_logits(self, tokens: Sequence[int], *, first: int = 0) -> Iterator[Logits]:

@@ -1,0 +1,206 @@
+"""`requant check`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from requant.cli.tables import size
+from requant.errors import PlanError, VerifyError
+
+if TYPE_CHECKING:
+    from requant.verify.check import OpenReference, Reference, Report
+    from requant.verify.logits import Measure
+
+_EXAMPLES: Final = """\b
+Examples:
+  requant check model-Q4_K_M.gguf --prompt "The capital of France is" --expect Paris
+  requant check model-Q4_K_M.gguf --against ./hf-folder
+  requant check model-Q4_K_M.gguf --against model-BF16.gguf --text wiki.txt --chunks 20 --max-kl 0.05
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--against",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="HF_FOLDER|OTHER.gguf",
+    help="Compare the predictions with these: KL divergence, top-1 agreement, perplexity ratio.",
+)
+@click.option(
+    "--reference",
+    type=click.Choice(["auto", "transformers", "requant"]),
+    default="auto",
+    show_default=True,
+    help="Who computes an HF folder: transformers (independent; extra requant[torch]), or llama.cpp on a temporary F32 "
+    "GGUF made by requant. auto: transformers where it is installed and loads the folder. Both need 4 bytes a weight.",
+)
+@click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: prose of our own.")
+@click.option("--prompt", default="The capital of France is", show_default=True, help="'' asks nothing.")
+@click.option("--raw", is_flag=True, help="Give the prompt as it is, not in the model's chat template.")
+@click.option("--expect", default="", metavar="TEXT", help="Fail unless the answer contains TEXT (in any case).")
+@click.option("--predict", type=click.IntRange(1), default=48, show_default=True, help="Tokens of answer at most.")
+@click.option("--ctx", type=click.IntRange(32), default=512, show_default=True, help="Tokens in a window of text.")
+@click.option("--chunks", type=click.IntRange(0), default=4, show_default=True, help="Windows to measure; 0 for all.")
+@click.option("--threads", "-t", type=click.IntRange(1), help="Threads (default: all processors).")
+@click.option("--max-kl", type=float, metavar="NATS", help="Fail above this mean KL divergence. [default: 0.2]")
+@click.option("--min-top1", type=float, metavar="SHARE", help="Fail below this top-1 agreement. [default: 0.75]")
+@click.option("--max-ppl-ratio", type=float, metavar="RATIO", help="Fail above this perplexity ratio. [default: 1.15]")
+@click.option("--min-cosine", type=float, metavar="COS", help="Encoders: fail below this similarity. [default: 0.98]")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
+def check(
+    model: Path, against: Path | None, reference: str, text: Path | None, as_json: bool, quiet: bool, **options: Any
+) -> None:
+    """Load MODEL in the real llama.cpp, let it answer, and measure it; exit code 5 when it fails.
+
+    Perplexity is llama-perplexity's: of the second half of each window, so it can be compared with published figures
+    for the same text and --ctx. llama.cpp runs in a process of its own (extra requant[llama]); a crash there is
+    a failure here.
+    """
+    from requant.verify.check import Limits, Trial, check_model, default_text
+
+    trial = Trial(
+        prompt=options["prompt"],
+        raw=options["raw"],
+        expect=options["expect"],
+        answer_tokens=options["predict"],
+        text=default_text() if text is None else _read(text),
+        n_ctx=options["ctx"],
+        chunks=options["chunks"] or None,
+        threads=options["threads"],
+    )
+    asked = {name: options[name] for name in Limits.__slots__ if options[name] is not None}
+    opener = None if against is None else _opener(against, reference, trial.n_ctx, trial.threads)
+    with _bars(quiet) as progress:
+        report = check_model(model, trial, Limits(**asked), opener, progress)
+    click.echo(json.dumps(report.to_json(), indent=2) if as_json else report_text(report))
+    if report.failures:
+        raise VerifyError(f"{model}: {'; '.join(report.failures)}")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenReference:
+    """Something that opens the reference; an impossible `--reference` is refused now."""
+    from requant.verify import transformers
+
+    if how == "transformers" and not transformers.is_installed():
+        raise PlanError("--reference transformers needs torch and transformers", hint='pip install "requant[torch]"')
+
+    @contextlib.contextmanager
+    def opened(encoder: bool) -> Iterator[Reference]:
+        from requant.verify.llama_cpp import LlamaCpp
+
+        if against.is_file():
+            with LlamaCpp(against, n_ctx=n_ctx, threads=threads, embeddings=encoder) as llama:
+                yield llama
+            return
+        if how == "transformers" or (how == "auto" and transformers.is_installed()):
+            try:
+                independent = transformers.Transformers(against, encoder=encoder, threads=threads)
+            except VerifyError:
+                if how == "transformers":
+                    raise
+            else:
+                yield independent
+                return
+        with tempfile.TemporaryDirectory(prefix="requant-check-") as folder:
+            dense = _dense(against, Path(folder) / "reference-F32.gguf")
+            with LlamaCpp(dense, n_ctx=n_ctx, threads=threads, embeddings=encoder) as llama:
+                yield llama
+
+    return opened
+
+
+def _dense(source: Path, destination: Path) -> Path:
+    """`source` as an F32 GGUF."""
+    from requant.execute import execute
+    from requant.formats import FORMATS, detect
+    from requant.operations.convert import Request, plan_conversion
+
+    execute(plan_conversion(detect(source).read(source), FORMATS["gguf"], destination, Request("F32")))
+    return destination
+
+
+@contextlib.contextmanager
+def _bars(quiet: bool) -> Iterator[Any]:
+    """Progress on stderr, one bar for each stage; a stage of less than a second shows none."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def progress(stage: str, fraction: float) -> None:
+        if stage not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[stage] = tqdm(
+                total=100,
+                desc=stage,
+                delay=1,
+                leave=False,
+                disable=quiet or not sys.stderr.isatty(),
+                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
+            )
+        bars[stage].update(100 * fraction - bars[stage].n)
+
+    try:
+        yield progress
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def report_text(report: Report) -> str:
+    """The report for people."""
+    info = report.info
+    lines = [
+        f"loaded      {info.description}: {info.parameters:,} parameters, {size(info.nbytes_weights)}, "
+        f"{info.seconds:.1f} s"
+    ]
+    lines += [f"warning     {warning}" for warning in report.warnings]
+    if (answer := report.answer) is not None:
+        lines.append(f"prompt      {answer.prompt}{'' if answer.chat else '   (raw)'}")
+        lines += [f"answer      {line}" for line in answer.text.strip().splitlines() or [""]]
+        lines.append(f"speed       {answer.tokens_per_second:.1f} tokens/s generated{_reading(report)}")
+    if (perplexity := report.perplexity) is not None:
+        windows = f"{report.scored_tokens} tokens in windows of {report.window}"
+        lines.append(f"perplexity  {_plus_minus(perplexity, 4)}   ({windows})")
+        if perplexity.value > info.n_vocab:
+            lines.append("warning     that is worse than guessing")
+    if (against := report.against) is not None:
+        lines += [f"against     {against.reference}", *_against(against)]
+    lines.append("failed" if report.failures else "passed")
+    return "\n".join(lines)
+
+
+def _reading(report: Report) -> str:
+    return "" if report.tokens_per_second is None else f", {report.tokens_per_second:.0f} tokens/s read"
+
+
+def _against(against: Any) -> Iterator[str]:
+    yield f"  tokenizer        {'equal' if against.tokens_equal else 'DIFFERENT'}"
+    if against.cosine is not None:
+        yield f"  cosine           {against.cosine:.6f} at worst"
+    if (found := against.divergence) is not None:
+        yield f"  perplexity       {_plus_minus(against.perplexity, 4)}"
+        yield f"  ratio            {_plus_minus(found.ratio, 4)}"
+        yield f"  KL divergence    {_plus_minus(found.kl, 5)}, 99 %: {found.kl_99:.4f}, max: {found.kl_max:.4f}"
+        yield f"  top-1 agreement  {found.top1.value:.2%} ± {found.top1.error:.2%}"
+
+
+def _plus_minus(measure: Measure, digits: int) -> str:
+    return f"{measure.value:.{digits}f} ± {measure.error:.{digits}f}"
