@@ -9,18 +9,20 @@ EMBD, HEADS, FF, LAYERS = 32, 4, 64, 2
 WORDS = ["▁", "▁the", "▁a", *"abcdefghijklmnopqrstuvwxyz", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", *".,!?'-"]
 
 
-def vocabulary() -> tuple[list[str], list[float], list[int]]:
+def vocabulary(words: tuple[str, ...] = ()) -> tuple[list[str], list[float], list[int]]:
     """Tokens, scores and types of a SentencePiece vocabulary that can spell anything."""
-    kinds = gguf.TokenType
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *WORDS]
-    types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256, *[kinds.NORMAL] * len(WORDS)]
-    return tokens, [0.0] * 259 + [-float(i) for i in range(len(WORDS))], [int(kind) for kind in types]
+    kinds, normal = gguf.TokenType, [*WORDS, *words]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *normal]
+    types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256, *[kinds.NORMAL] * len(normal)]
+    return tokens, [0.0] * 259 + [-float(i) for i in range(len(normal))], [int(kind) for kind in types]
 
 
-def write_tiny_llama(path: Path, *, seed: int = 0, noise: float = 0.0, poison: float | None = None) -> Path:
-    """`noise` moves every weight a little (a bad quantization); `poison` is put into one of them."""
+def write_tiny_llama(
+    path: Path, *, seed: int = 0, noise: float = 0.0, poison: float | None = None, words: tuple[str, ...] = ()
+) -> Path:
+    """`noise` moves every weight (a bad quantization); `poison` is put into one of them; `words` are further tokens."""
     rng, shift = np.random.default_rng(seed), np.random.default_rng(seed + 1)
-    tokens, scores, types = vocabulary()
+    tokens, scores, types = vocabulary(words)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(256)
     writer.add_embedding_length(EMBD)
