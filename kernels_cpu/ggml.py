@@ -25,8 +25,21 @@ from requant.kernels_cpu.ggml_decode import (
     decode_q6_k,
     decode_q8_0,
 )
+from requant.kernels_cpu.ggml_fp4 import decode_mxfp4, decode_nvfp4, encode_mxfp4, encode_nvfp4
+from requant.kernels_cpu.ggml_iq4 import decode_iq4_nl, decode_iq4_xs, encode_iq4_nl, encode_iq4_xs
 from requant.kernels_cpu.ggml_k import encode_q4_k, encode_q5_k, encode_q6_k
 from requant.kernels_cpu.ggml_legacy import encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1, encode_q8_0
+from requant.kernels_cpu.ggml_ternary import (
+    decode_q1_0,
+    decode_q2_0,
+    decode_tq1_0,
+    decode_tq2_0,
+    encode_q1_0,
+    encode_q2_0,
+    encode_tq1_0,
+    encode_tq2_0,
+)
+from requant.kernels_cpu.lattice import Unweighted
 
 #: (values, out): float32 [blocks * values] to uint8 [blocks * bytes].
 ENCODERS: Final[Mapping[str, Kernel]] = {
@@ -38,11 +51,22 @@ ENCODERS: Final[Mapping[str, Kernel]] = {
     "Q4_K": encode_q4_k,
     "Q5_K": encode_q5_k,
     "Q6_K": encode_q6_k,
+    "IQ4_NL": Unweighted(encode_iq4_nl),
+    "IQ4_XS": Unweighted(encode_iq4_xs),
+    "TQ1_0": encode_tq1_0,
+    "TQ2_0": encode_tq2_0,
+    "MXFP4": encode_mxfp4,
+    "NVFP4": encode_nvfp4,
+    "Q1_0": encode_q1_0,
+    "Q2_0": encode_q2_0,
 }
 
 #: (values, importance, columns, out): as above, with the importance of one row [columns] or of every row
 #: [rows * columns] beside it. Types that are not here take no notice of an importance, as in ggml.
-WEIGHTED: Final[Mapping[str, Kernel]] = {}
+WEIGHTED: Final[Mapping[str, Kernel]] = {
+    "IQ4_NL": encode_iq4_nl,
+    "IQ4_XS": encode_iq4_xs,
+}
 
 #: (blocks, out): uint8 [blocks * bytes] to float32 [blocks * values].
 DECODERS: Final[Mapping[str, Kernel]] = {
@@ -56,6 +80,14 @@ DECODERS: Final[Mapping[str, Kernel]] = {
     "Q4_K": decode_q4_k,
     "Q5_K": decode_q5_k,
     "Q6_K": decode_q6_k,
+    "IQ4_NL": decode_iq4_nl,
+    "IQ4_XS": decode_iq4_xs,
+    "TQ1_0": decode_tq1_0,
+    "TQ2_0": decode_tq2_0,
+    "MXFP4": decode_mxfp4,
+    "NVFP4": decode_nvfp4,
+    "Q1_0": decode_q1_0,
+    "Q2_0": decode_q2_0,
 }
 
 
