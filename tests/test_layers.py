@@ -13,6 +13,7 @@ MAY_IMPORT = {
         "requant.ir",
         "requant.sources",
         "requant.layout",
+        "requant.importance",
         "requant.dtypes",
         "requant.encodings",
         "requant.errors",
