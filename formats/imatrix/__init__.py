@@ -45,7 +45,8 @@ def imatrix_checkpoint(importance: Importance) -> Checkpoint[Tensor]:
         entry = importance.entries[name]
         counts = (entry.counts * scale).astype(np.float32)[:, None]
         for suffix, values in ((_SUMS, entry.sums * np.float32(scale)), (_COUNTS, counts)):
-            tensors.append(Tensor(name + suffix, values.shape, F32, {"data": Memory(values.astype("<f4").tobytes())}))
+            shape = values.shape if len(values) > 1 else values.shape[1:]  # ggml has no leading dimensions of 1
+            tensors.append(Tensor(name + suffix, shape, F32, {"data": Memory(values.astype("<f4").tobytes())}))
     metadata = {
         "general.type": Typed("str", "imatrix"),
         _DATASETS: Typed("[str]", importance.datasets),
