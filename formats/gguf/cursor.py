@@ -115,15 +115,16 @@ class Cursor:
     def _short_run(self, count: int) -> NDArray[np.int64]:
         """The ends of up to `count` strings, all shorter than 256 bytes; moves over them."""
         buffer, position = self.buffer, self.position
-        ends: list[int] = []
-        append = ends.append
+        lengths = bytearray()
+        append = lengths.append
         try:
             for _ in range(count):
-                position += 8 + buffer[position]
-                append(position)
+                length = buffer[position]
+                append(length)
+                position += 8 + length
         except IndexError:
             pass
-        found = np.array(ends, np.int64)
+        found = self.position + np.cumsum(np.frombuffer(lengths, np.uint8) + np.int64(8))
         found = found[: np.searchsorted(found, len(buffer) - 8, "right")]  # the next length lies in the buffer too
         if not found.size:
             return found

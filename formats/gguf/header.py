@@ -28,6 +28,8 @@ from requant.sources import FileSlice
 MAGIC: Final = b"GGUF"
 ALIGNMENT_KEY: Final = "general.alignment"
 DEFAULT_ALIGNMENT: Final = 32
+#: An alignment is padded with zeros in memory; the largest in use is a page of 4 KiB.
+ALIGNMENT_LIMIT: Final = 16 << 20
 MAX_DIMENSIONS: Final = 4
 
 #: Bytes of a key or a tensor name; the specification says so of keys.
@@ -55,11 +57,10 @@ _STRANGERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Key-values in file order, tensors in file order, and the byte their data begins at."""
+    """Key-values and tensors, both in file order."""
 
     metadata: dict[str, Typed]
     tensors: tuple[Tensor, ...]
-    data: int
 
 
 def read_header(path: Path) -> Header:
@@ -81,15 +82,16 @@ def read_header(path: Path) -> Header:
         Tensor(info.name, info.shape, info.encoding, {"data": FileSlice(path, data + info.offset, info.nbytes)})
         for info in infos
     )
-    return Header(metadata, tensors, data)
+    return Header(metadata, tensors)
 
 
 def alignment_of(path: Path, metadata: dict[str, Typed]) -> int:
     """The alignment of tensor data: any power of two, as in llama.cpp (the specification wants multiples of 8)."""
     typed = metadata.get(ALIGNMENT_KEY, Typed("u32", DEFAULT_ALIGNMENT))
     value = typed.value
-    if typed.kind != "u32" or not isinstance(value, int) or value.bit_count() != 1:
-        raise FormatError(path, f"{ALIGNMENT_KEY} is {typed.kind} {value!r}; it must be a u32 and a power of two")
+    if typed.kind != "u32" or not isinstance(value, int) or value.bit_count() != 1 or value > ALIGNMENT_LIMIT:
+        rule = f"it must be a u32, a power of two and at most {ALIGNMENT_LIMIT}"
+        raise FormatError(path, f"{ALIGNMENT_KEY} is {typed.kind} {value!r}; {rule}")
     return value
 
 

@@ -54,12 +54,12 @@ def read_shards(path: Path) -> tuple[dict[str, Typed], tuple[Tensor, ...]]:
             f"the file says it is number {number + 1} of {count}, its name does not",
             hint=f"name it {shard_name(prefix or 'NAME', number, count)}, and its siblings likewise",
         )
-    paths = [path.with_name(shard_name(prefix, index, count)) for index in range(count)]
-    for index, sibling in enumerate(paths):
+    paths = []
+    for index in range(count):
+        sibling = path.with_name(shard_name(prefix, index, count))
         if not sibling.is_file():
-            raise FormatError(
-                sibling, f"this file is missing: the model is in {count} files", hint=f"get file {index + 1}"
-            )
+            raise FormatError(sibling, f"this file is missing: the model is in {count} files", hint="get this one too")
+        paths.append(sibling)
     headers = [opened if sibling == path else read_header(sibling) for sibling in paths]
     for index, (sibling, header) in enumerate(zip(paths, headers, strict=True)):
         if (_integer(sibling, header, NUMBER_KEY), _integer(sibling, header, COUNT_KEY)) != (index, count):

@@ -58,11 +58,13 @@ def layout(checkpoint: Checkpoint[TensorSpec], destination: Path, options: Layou
 def _check(tensors: tuple[TensorSpec, ...], metadata: Mapping[str, Typed], destination: Path) -> int:
     """Refuse names and shapes that no GGUF file can hold or llama.cpp would not load; the alignment."""
     for key in metadata:
-        if not 0 < len(key.encode("utf-8", "surrogateescape")) <= KEY_LIMIT:
+        if not 0 < _length(key) <= KEY_LIMIT:
             raise PlanError(f"metadata key {key[:60]!r} must have 1 to {KEY_LIMIT} bytes")
     names = set()
     for tensor in tensors:
-        length = len(tensor.name.encode("utf-8", "surrogateescape"))
+        length = _length(tensor.name)
+        if "\0" in tensor.name:
+            raise PlanError(f"tensor {tensor.name!r}: llama.cpp ends a name at its first NUL")
         if length > NAME_LIMIT:
             raise PlanError(
                 f"tensor {tensor.name!r}: its name has {length} bytes; llama.cpp reads {NAME_LIMIT} at most"
@@ -80,6 +82,11 @@ def _check(tensors: tuple[TensorSpec, ...], metadata: Mapping[str, Typed], desti
         return alignment_of(destination, dict(metadata))
     except Error as error:
         raise PlanError(str(error)) from None
+
+
+def _length(name: str) -> int:
+    """Bytes of a name in a file."""
+    return len(pack_string(name)) - 8
 
 
 def _padded(nbytes: int, alignment: int) -> int:
