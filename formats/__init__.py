@@ -28,7 +28,7 @@ def detect(path: Path) -> Format:
     for candidate in FORMATS.values():
         if candidate.recognizes(path):
             return candidate
-    if path.suffix in _BY_SUFFIX and _BY_SUFFIX[path.suffix] in FORMATS:
+    if path.suffix in _BY_SUFFIX:
         return FORMATS[_BY_SUFFIX[path.suffix]]
     inside = sorted(child.name for child in path.glob("*.gguf")) if path.is_dir() else []
     raise UnsupportedError(
