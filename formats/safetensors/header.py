@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterable, Mapping
@@ -27,13 +28,19 @@ from requant.sources import FileSlice
 MAX_HEADER: Final = 100_000_000
 #: Bounds of ours that keep a hostile header cheap: tensors in a file, JSON characters of a name, of a tensor's entry
 #: and of the whole metadata. The largest known models have 180,000 tensors, in a hundred files.
-MAX_TENSORS: Final = 200_000
+MAX_TENSORS: Final = 100_000
 MAX_NAME: Final = 1 << 16
 MAX_ENTRY: Final = 1 << 17
 MAX_METADATA: Final = 1 << 23
 
 METADATA: Final = "__metadata__"
 _FIELDS: Final = ("dtype", "shape", "data_offsets")
+#: An entry as every known writer writes it: dtype, dimensions, begin, end. Anything else takes the general way.
+_INTEGER: Final = "(?:0|[1-9][0-9]{0,17})"
+_ENTRY: Final = re.compile(
+    r' ?\{"dtype": ?"(\w+)", ?"shape": ?\[((?:%s(?:, ?%s){0,15})?)\], ?"data_offsets": ?\[(%s), ?(%s)\]\}'
+    % ((_INTEGER,) * 4)
+)
 _LENGTH: Final = struct.Struct("<Q")
 _U64: Final = 1 << 64
 _DEPTH: Final = 127  # serde_json refuses the 128th level
@@ -174,30 +181,37 @@ def _metadata(stream: JsonStream) -> dict[str, str]:
 
 
 def _tensor(path: Path, stream: JsonStream, name: str, data: int) -> Tensor:
-    match _fields(stream, name, stream.value(MAX_ENTRY)):
-        case {"dtype": str(label), "shape": list(shape), "data_offsets": list(offsets)} if len(offsets) == 2:
-            pass
-        case fields:
-            missing = [field for field in _FIELDS if field not in fields]
-            raise stream.error(
-                f"tensor {shorten(name)}: no {missing[0]}"
-                if missing
-                else f"tensor {shorten(name)}: dtype must be a string, shape a list, data_offsets a list of two"
-            )
+    if match := stream.match(_ENTRY):
+        label, start, stop = match[1], int(match[3]), int(match[4])
+        shape = [int(n) for n in match[2].split(",")] if match[2] else []
+    else:
+        label, shape, start, stop = _entry(stream, name)
     dtype = DTYPES.get(label)
     if dtype is None:
         raise stream.error(
             f"tensor {shorten(name)}: unknown dtype {shorten(label)}", hint=f"known are {', '.join(DTYPES)}"
         )
-    if not all(type(n) is int and 0 <= n < _U64 for n in (*shape, *offsets)):
-        raise stream.error(
-            f"tensor {shorten(name)}: shape {shorten(shape)} and data_offsets {shorten(offsets)} "
-            "must be whole numbers from 0 to 2⁶⁴ - 1, written without a point"
-        )
-    start, stop = offsets
     if (problem := _size_problem(dtype, shape, stop - start)) is not None:
         raise stream.error(f"tensor {shorten(name)}: {label}{shorten(shape)} {problem}")
     return Tensor(name, tuple(shape), DENSE[label], {"data": FileSlice(path, data + start, stop - start)})
+
+
+def _entry(stream: JsonStream, name: str) -> tuple[str, list[int], int, int]:
+    """Dtype, shape and extent, whatever the order and the spelling."""
+    match _fields(stream, name, stream.value(MAX_ENTRY)):
+        case {"dtype": str(label), "shape": list(shape), "data_offsets": list(offsets)} if len(offsets) == 2:
+            if all(type(n) is int and 0 <= n < _U64 for n in (*shape, *offsets)):
+                return label, shape, offsets[0], offsets[1]
+            trouble = (
+                f"shape {shorten(shape)} and data_offsets {shorten(offsets)} must be whole numbers from 0 to 2⁶⁴ - 1, "
+                "written without a point"
+            )
+        case fields:
+            missing = [field for field in _FIELDS if field not in fields]
+            trouble = (
+                f"no {missing[0]}" if missing else "dtype must be a string, shape a list, data_offsets a list of two"
+            )
+    raise stream.error(f"tensor {shorten(name)}: {trouble}")
 
 
 def _size_problem(dtype: DType, shape: list[int], given: int) -> str | None:

@@ -14,6 +14,8 @@ from requant.errors import FormatError
 
 WINDOW: Final = 1 << 18
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+#: A key without escapes, up to the value: nearly every key, at a third of the cost of the general way.
+_KEY: Final = re.compile(r'[ \t\n\r]*"([ !#-\[\]-~]{0,1024})"[ \t\n\r]*:')
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -38,6 +40,8 @@ class JsonStream:
 
     def peek(self) -> str:
         """The next character that is not white space; empty at the end."""
+        if self._at < len(self._text) and self._text[self._at] > " ":
+            return self._text[self._at]
         while True:
             space = _SPACE.match(self._text, self._at)
             self._at = space.end() if space else self._at
@@ -89,6 +93,13 @@ class JsonStream:
             raise self.error(f"half a surrogate pair in the string {shorten(value)}")
         return value
 
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Step over what `pattern` matches here, if it does within the window: a short cut, never the only way."""
+        match = pattern.match(self._text, self._at)
+        if match is not None:
+            self._at = match.end()
+        return match
+
     def keys(self, limit: int) -> Iterator[str]:
         """The keys of the object that begins here; the caller takes each value before the next key."""
         self.take("{")
@@ -96,9 +107,13 @@ class JsonStream:
             self.take("}")
             return
         while True:
-            key = self.string(limit)
-            self.take(":")
-            yield key
+            plain = self.match(_KEY)
+            if plain is not None:
+                yield plain[1]
+            else:
+                key = self.string(limit)
+                self.take(":")
+                yield key
             if self.take(",}") == "}":
                 return
 
