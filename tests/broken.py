@@ -44,7 +44,7 @@ def cases(folder: str) -> list[Case]:
 def _case(path: Path) -> Case:
     lines = path.read_text().splitlines()
     about = dict(re.fullmatch(r"# (\w+): (.*)", line).groups() for line in lines if line.startswith("# "))
-    body = tuple(line for line in lines if not line.startswith("# "))
+    body = tuple(line for line in lines if line and not line.startswith("# "))
     error = None if about["error"] == "none" else about["error"]
     return Case(path.stem, about["rule"], about["reference"], error, body)
 

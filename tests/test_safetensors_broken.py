@@ -3,21 +3,21 @@
 import json
 import struct
 import time
-import tracemalloc
+from pathlib import Path
 
 import pytest
 import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.broken import cases
 from requant.errors import Error, FormatError
 from requant.formats import FORMATS
 from requant.formats.safetensors.header import read_header
+from tests.broken import cases
 
 CASES = cases("safetensors")
 #: Rules of ours that go beyond the reference reader's: messages of what we refuse although it accepts.
-ON_PURPOSE = ("two tensors are named", "has two values for", "more than")
+ON_PURPOSE = ("two tensors are named", "two values for", "more than")
 
 
 def reference_accepts(path):
@@ -28,45 +28,45 @@ def reference_accepts(path):
         return False
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_one_rule(case, tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(case.content())
-    began = time.perf_counter()
+def verdict(case, path):
+    """Reads the file; says whether the outcome is the one the case promises."""
     if case.error is None:
         read_header(path)
-    else:
-        with pytest.raises(FormatError) as caught:
-            read_header(path)
-        assert case.error in str(caught.value)
-        assert str(path) in str(caught.value)
-    assert time.perf_counter() - began < 5  # one second on a quiet machine
-    path.unlink()
+        return
+    with pytest.raises(FormatError) as caught:
+        read_header(path)
+    assert case.error in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.huge], ids=lambda case: case.name)
-def test_the_reference_reader_says_the_same(case, tmp_path):
+def test_one_rule(case, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(case.content())
+    verdict(case, path)
     assert reference_accepts(path) == (case.reference == "accepts")
     agreed = (case.error is None) == (case.reference == "accepts")
     assert agreed or any(words in case.error for words in ON_PURPOSE)
 
 
+def status(field):
+    """Bytes of this process, from Linux."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")]
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is asked of Linux")
 @pytest.mark.parametrize("case", [case for case in CASES if case.huge], ids=lambda case: case.name)
-def test_a_huge_header_costs_little_memory(case, tmp_path):
+def test_a_huge_header_costs_little_time_and_memory(case, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(case.content())
-    tracemalloc.start()
-    try:
-        read_header(path)
-    except FormatError:
-        pass
-    finally:
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        path.unlink()
-    assert peak < 100e6
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+    before = status("VmRSS")
+    began = time.perf_counter()
+    verdict(case, path)
+    assert time.perf_counter() - began < 5  # one second on a quiet machine
+    assert status("VmHWM") - before < 100e6
+    path.unlink()
 
 
 VALUES = st.recursive(
@@ -91,14 +91,14 @@ HEADERS = st.dictionaries(
 
 
 @given(HEADERS, st.integers(0, 16), st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:")]), st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_header_is_judged_as_by_the_reference_reader(tmp_path_factory, header, nbytes, separators, escape):
     text = json.dumps(header, separators=separators, ensure_ascii=escape).encode(errors="surrogatepass")
     judge(tmp_path_factory, struct.pack("<Q", len(text)) + text + bytes(nbytes))
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_damage_is_judged_as_by_the_reference_reader(tmp_path_factory, data):
     content = bytearray(data.draw(st.sampled_from(SMALL)))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -118,7 +118,7 @@ def test_any_damage_is_judged_as_by_the_reference_reader(tmp_path_factory, data)
 
 
 @given(st.binary(max_size=64))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_end_in_a_checkpoint_or_an_error(tmp_path_factory, content):
     judge(tmp_path_factory, content)
 

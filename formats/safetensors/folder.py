@@ -62,9 +62,13 @@ def read_config(folder: Path) -> dict[str, Json]:
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_CONFIG_ITEMS:
         raise FormatError(path, f"more than {MAX_CONFIG_ITEMS} items")
     try:
-        config = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
+        text = data.decode("utf-8-sig")
+        config = json.loads(text, object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "the JSON text is not UTF-8", offset=error.start) from None
     except json.JSONDecodeError as error:
-        raise FormatError(path, f"invalid JSON in line {error.lineno}: {error.msg}", offset=error.pos) from None
+        offset = len(data) - len(text[error.pos :].encode())
+        raise FormatError(path, f"invalid JSON in line {error.lineno}: {error.msg}", offset=offset) from None
     except RecursionError:
         raise FormatError(path, "JSON values are nested too deeply") from None
     except ValueError as error:
@@ -76,7 +80,7 @@ def read_config(folder: Path) -> dict[str, Json]:
 
 def write_config(config: Mapping[str, Json]) -> bytes:
     """config.json as transformers writes it, but in the order given: the order of some quantization rules matters."""
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(config, indent=2) + "\n").encode()
 
 
 def carried_files(folder: Path) -> dict[str, Source]:

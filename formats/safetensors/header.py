@@ -31,7 +31,7 @@ MAX_HEADER: Final = 100_000_000
 MAX_TENSORS: Final = 100_000
 MAX_NAME: Final = 1 << 16
 MAX_ENTRY: Final = 1 << 17
-MAX_METADATA: Final = 1 << 23
+MAX_METADATA: Final = 6_000_000
 
 METADATA: Final = "__metadata__"
 _FIELDS: Final = ("dtype", "shape", "data_offsets")

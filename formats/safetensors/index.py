@@ -40,7 +40,7 @@ def read_index(path: Path) -> dict[str, str]:
 def write_index(weight_map: Mapping[str, str], total_size: int) -> bytes:
     """The index as transformers writes it; `total_size` counts the bytes of all tensors."""
     index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
-    return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(index, indent=2) + "\n").encode()
 
 
 def _weight_map(stream: JsonStream) -> dict[str, str]:
