@@ -33,6 +33,7 @@ from requant.rows import (
     part_slice,
     run_bytes,
     runs_of,
+    upright,
 )
 from requant.values import check_bits, check_values
 
@@ -203,7 +204,7 @@ class _Run:
             raise self._failure
 
     def _tasks(self, outputs: OutputSet) -> Iterator[_Task]:
-        steps = {step.target.name: step for step in self.plan.steps}
+        steps = {step.target.name: upright(step) for step in self.plan.steps}
         for file in self.plan.layout.files:
             sink = outputs.sink(file.name)
             for name, offsets in _slots_by_tensor(file).items():

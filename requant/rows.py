@@ -7,7 +7,7 @@ is the unit of work and of memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 from typing import Any, Final
 
@@ -42,6 +42,16 @@ class Scratch:
     def values(self, name: str, rows: int, columns: int) -> Values:
         """A float32 matrix."""
         return self.bytes(name, 4 * rows * columns).view(np.float32).reshape(rows, columns)
+
+
+def upright(step: Step) -> Step:
+    """The step with vectors stood up as columns where their values move like rows: a bias in rope order."""
+    moved = any(isinstance(transform, RopeOrder | Rows) for transform in step.move.transforms)
+    if not moved or len(step.target.shape) != 1:
+        return step
+    inputs = tuple(replace(tensor, shape=(*tensor.shape, 1)) for tensor in step.move.inputs)
+    target = replace(step.target, shape=(*step.target.shape, 1))
+    return replace(step, move=replace(step.move, shape=target.shape, inputs=inputs), target=target)
 
 
 def granule_of(step: Step) -> int:

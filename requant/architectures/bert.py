@@ -47,7 +47,7 @@ BERT: Final = Family(
         Key(("intermediate_size",), "feed_forward_length", "u32"),
         Key(("num_attention_heads",), "attention.head_count", "u32"),
         Key(("layer_norm_eps",), "attention.layer_norm_epsilon", "f32", default=always(1e-12)),
-        Key(("type_vocab_size",), "token_type_count", "u32", default=always(2)),
+        Key(("type_vocab_size",), "tokenizer.ggml.token_type_count", "u32", default=always(2)),
         Key((), "attention.causal", "bool", default=always(False), implied=always(False)),
     ),
     embedding="token_embd.weight",

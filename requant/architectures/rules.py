@@ -69,9 +69,9 @@ class Key:
     """One hyperparameter in both namings.
 
     hf: key of config.json, with the names it also goes by; none if config.json does not say it. ggml: the GGUF key
-    without the architecture. default: what transformers takes when config.json lacks it (or what is written when it
-    has no name there); without one it must be there. implied: what llama.cpp takes when the GGUF lacks it.
-    A value of None is not written.
+    without the architecture (a key of the tokenizer is complete). default: what transformers takes when config.json
+    lacks it (or what is written when it has no name there); without one it must be there. implied: what llama.cpp
+    takes when the GGUF lacks it. A value of None is not written.
     """
 
     hf: tuple[str, ...]
@@ -165,3 +165,7 @@ class Family:
     other_types: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     claims: Callable[[Config], bool] = lambda values: True
+
+    def full_key(self, key: str) -> str:
+        """A GGUF key as it stands in the file."""
+        return key if key.startswith("tokenizer.") else f"{self.ggml}.{key}"

@@ -40,7 +40,7 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "experts": experts,
         "rotary": _count(values, "rope.dimension_count", head),
         "positions": _count(values, "context_length"),
-        "types": _count(values, "token_type_count", 0),
+        "types": _count(values, "tokenizer.ggml.token_type_count", 0),
     }
 
 

@@ -67,7 +67,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
         metadata |= more.values
         losses += more.losses
         moves = [Move(tensor.name, tensor.shape, (tensor,)) for tensor in more.tensors] + moves
-    prefixed = {f"{family.ggml}.{key}": typed for key, typed in metadata.items()}
+    prefixed = {family.full_key(key): typed for key, typed in metadata.items()}
     general, more_losses = general_metadata(checkpoint, family.ggml, moves)
     back = carried.unpack(checkpoint.metadata, family.ggml)
     back = {key: typed for key, typed in back.items() if key not in prefixed}
@@ -109,7 +109,7 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
         raise unknown(left, family, sizes, flags, base)
     head: dict[str, Json] = {"architectures": [family.classes[0]], "model_type": family.model_type}
     config = head | config | {"vocab_size": vocabulary, "tie_word_embeddings": not flags["untied"]}
-    metadata, losses = carried.pack(checkpoint.metadata, {f"{family.ggml}.{key}" for key in keys})
+    metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys})
     files |= generation_config(checkpoint.metadata)
     return Translation(family.model_type, tuple(moves), config, metadata, files, tuple(losses))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from requant.architectures.numbers import shortest
 from requant.architectures.rules import Config, Family
@@ -40,15 +40,15 @@ def to_hf(family: Family, values: Config) -> tuple[dict[str, Json], dict[str, Js
         if value is None:
             value = implied
         if value is None and key.implied is None and key.hf:
-            raise PlanError(f"metadata: '{family.ggml}.{key.ggml}' is missing")
+            raise PlanError(f"metadata: {family.full_key(key.ggml)!r} is missing")
         if value is None:
             continue
-        value = _checked(value, key.kind, f"metadata: {family.ggml}.{key.ggml}")
+        value = _checked(value, key.kind, f"metadata: {family.full_key(key.ggml)}")
         known[key.ggml] = value
         if key.hf:
             config[key.hf[0]] = shortest(float(value)) if key.kind == "f32" else plain(value)
         elif implied is not None and value != implied:
-            raise PlanError(f"metadata: '{family.ggml}.{key.ggml}' is {value}, {implied} is expected")
+            raise PlanError(f"metadata: {family.full_key(key.ggml)!r} is {value}, {implied} is expected")
     return config, known
 
 
@@ -75,9 +75,17 @@ def assumed(family: Family) -> dict[str, Json]:
 
 
 def plain_values(family: Family, metadata: Mapping[str, Typed]) -> dict[str, Json]:
-    """The architecture's own keys without its prefix; arrays become lists."""
+    """The architecture's own keys without its prefix, and other keys of its table; arrays become lists."""
     prefix = family.ggml + "."
-    return {key[len(prefix) :]: plain(typed.value) for key, typed in metadata.items() if key.startswith(prefix)}
+    short = {key: typed for key, typed in metadata.items() if not _is_long(typed.value)}
+    found = {key[len(prefix) :]: plain(typed.value) for key, typed in short.items() if key.startswith(prefix)}
+    outside = [key.ggml for key in family.keys if family.full_key(key.ggml) == key.ggml]
+    return found | {key: plain(short[key].value) for key in outside if key in short}
+
+
+def _is_long(value: object) -> bool:
+    """An array longer than any list of layers; nothing here reads those."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1 << 16
 
 
 def plain(value: object) -> Json:

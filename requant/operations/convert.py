@@ -93,9 +93,10 @@ def unchanged(source: Checkpoint[Tensor]) -> Translation:
 def to_ggml(source: Checkpoint[Tensor], vocabulary: bool) -> Translation:
     """HF to GGML: names, hyperparameters, tokenizer."""
     said = translate(source, Naming.GGML)
-    if not vocabulary:
-        return replace(said, metadata={**said.metadata, "tokenizer.ggml.model": Typed("str", "none")})
     rows = next((move.shape[0] for move in said.moves if move.name == "token_embd.weight"), None)
+    if not vocabulary:  # without a tokenizer, llama.cpp counts the tokens by this key
+        size = {} if rows is None else {f"{said.architecture}.vocab_size": Typed("u32", rows)}
+        return replace(said, metadata={**said.metadata, **size, "tokenizer.ggml.model": Typed("str", "none")})
     outcome = tokenizers.to_ggml(source, rows)
     return replace(said, metadata={**said.metadata, **outcome.metadata}, losses=(*said.losses, *outcome.losses))
 

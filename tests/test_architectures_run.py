@@ -1,0 +1,94 @@
+"""Tiny random models of every family compute the same in llama.cpp as in transformers, and come back whole."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from requant.execute import execute
+from requant.formats.gguf import Gguf
+from requant.formats.safetensors import Safetensors
+from requant.ir import Typed
+from requant.operations.convert import Request, plan_conversion
+from requant.verify.llama_cpp import LlamaCpp
+from tests.naive_moves import values
+from tests.test_architectures import LOST
+from tests.tiny_models import MODELS, VOCABULARY, make
+
+#: Largest difference of two logits, as a part of their range.
+TOLERANCE = 1e-3
+
+
+#: llama.cpp asks an encoder for a vocabulary, whatever it is.
+WORDS = (
+    ("tokenizer.ggml.model", Typed("str", "bert")),
+    ("tokenizer.ggml.tokens", Typed("[str]", [f"▁{n}" for n in range(VOCABULARY)])),
+    ("tokenizer.ggml.token_type", Typed("[i32]", [1] * VOCABULARY)),
+)
+
+
+def to_gguf(folder, path):
+    source = Safetensors().read(folder)
+    words = WORDS if source.architecture == "bert" else ()
+    execute(plan_conversion(source, Gguf(), path, Request(recipe="F32", vocabulary=False, key_values=words)))
+    return path
+
+
+def tokens(length):
+    return np.random.default_rng(3).integers(3, VOCABULARY, length).tolist()
+
+
+def agree(ours, theirs):
+    spread = theirs.max() - theirs.min()
+    worst = np.abs(ours - theirs).max() / spread
+    assert worst <= TOLERANCE, worst
+    # where two tokens are as likely as rounding lets them be, either may come first
+    best = ours.argmax(axis=1)
+    rows = np.arange(len(best))
+    assert np.all(theirs[rows, best] >= theirs.max(axis=1) - TOLERANCE / 10 * spread)
+
+
+DECODERS = [name for name in MODELS if name != "bert"]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_logits(name, tmp_path):
+    model = make(name, tmp_path / "hf")
+    path = to_gguf(tmp_path / "hf", tmp_path / "model.gguf")
+    for length in (24, 1100):
+        text = tokens(length)
+        with torch.inference_mode():
+            theirs = model(torch.tensor([text])).logits[0].float().numpy()
+        with LlamaCpp(path, n_ctx=length, precise=True) as runtime:
+            agree(runtime.logits(text), theirs)
+
+
+def test_embeddings_of_bert(tmp_path):
+    model = make("bert", tmp_path / "hf")
+    path = to_gguf(tmp_path / "hf", tmp_path / "model.gguf")
+    text = tokens(24)
+    with torch.inference_mode():
+        theirs = model(torch.tensor([text])).last_hidden_state[0].numpy()
+    with LlamaCpp(path, n_ctx=128, embeddings=True, precise=True) as runtime:
+        agree(runtime.embed(text), theirs)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_back_to_hf(name, tmp_path):
+    model = make(name, tmp_path / "hf")
+    path = to_gguf(tmp_path / "hf", tmp_path / "model.gguf")
+    execute(plan_conversion(Gguf().read(path), Safetensors(), tmp_path / "back", Request()))
+    before = {tensor.name: values(tensor) for tensor in Safetensors().read(tmp_path / "hf").tensors}
+    after = {tensor.name: values(tensor) for tensor in Safetensors().read(tmp_path / "back").tensors}
+    assert before.keys() - after.keys() == LOST.get(name, set()) & before.keys()
+    for tensor, array in after.items():
+        assert np.array_equal(array, before[tensor]), tensor
+    with contextlib.redirect_stderr(io.StringIO()):
+        again = transformers.AutoModelForCausalLM if name != "bert" else transformers.AutoModel
+        loaded = again.from_pretrained(tmp_path / "back").eval()
+    text = torch.tensor([tokens(24)])
+    with torch.inference_mode():
+        assert torch.equal(model(text)[0], loaded(text)[0])
