@@ -27,7 +27,7 @@ from requant.kernels_cpu.ggml_decode import (
 )
 from requant.kernels_cpu.ggml_fp4 import decode_mxfp4, decode_nvfp4, encode_mxfp4, encode_nvfp4
 from requant.kernels_cpu.ggml_iq4 import decode_iq4_nl, decode_iq4_xs, encode_iq4_nl, encode_iq4_xs
-from requant.kernels_cpu.ggml_k import encode_q4_k, encode_q5_k, encode_q6_k
+from requant.kernels_cpu.ggml_k import encode_q2_k, encode_q3_k, encode_q4_k, encode_q5_k, encode_q6_k
 from requant.kernels_cpu.ggml_legacy import encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1, encode_q8_0
 from requant.kernels_cpu.ggml_ternary import (
     decode_q1_0,
@@ -48,6 +48,8 @@ ENCODERS: Final[Mapping[str, Kernel]] = {
     "Q5_0": encode_q5_0,
     "Q5_1": encode_q5_1,
     "Q8_0": encode_q8_0,
+    "Q2_K": encode_q2_k,
+    "Q3_K": encode_q3_k,
     "Q4_K": encode_q4_k,
     "Q5_K": encode_q5_k,
     "Q6_K": encode_q6_k,

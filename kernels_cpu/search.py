@@ -19,21 +19,27 @@ from requant.kernels_cpu.simd import (
     F32x16,
     I32x16,
     all_lanes,
+    any_lane,
     fabs,
     float_bits,
     greater,
     lesser,
     load16,
+    load_ints16,
     rint,
     splat16,
+    splat_int16,
     store,
+    store_ints,
     to_float,
-    transpose,
+    transpose_rows,
     where,
 )
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int32]
+Places = NDArray[np.int64]
 
 _F = np.float32
 _ROUNDER: Final = _F(12582912)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
@@ -48,11 +54,18 @@ def nearest(x: F32x16) -> I32x16:
 
 
 @inlined
-def gather(values: Floats, start: int, groups: int, length: int, xs: Floats, lane: int) -> None:
-    """Lay `groups` (8 or 16) consecutive groups of `length` values transposed into the lanes from `lane` on."""
-    for k in range(0, groups, 8):
+def gather(values: Floats, starts: Places, offset: int, length: int, xs: Floats) -> None:
+    """Lay sixteen rows of `length` values (a multiple of 8) transposed: row k from `values[starts[k] + offset]` on."""
+    for k in range(0, 16, 8):
         for i in range(0, length, 8):
-            transpose(values, start + length * k + i, length, xs, 16 * i + lane + k, 16)
+            transpose_rows(values, starts, k, offset + i, xs, 16 * i + k)
+
+
+@inlined
+def put_starts(starts: Places, first: int, last: int, length: int) -> None:
+    """The places of the sixteen groups from number `first` on; groups beyond `last` are it, again."""
+    for k in range(16):
+        starts[k] = length * min(first + k, last)
 
 
 @inlined
@@ -106,7 +119,7 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
             x, w = load16(xs, 16 * i), load16(ws, 16 * i)
             low, high = lesser(x, low), greater(x, high)
             sum_w, sum_x = sum_w + w, sum_x + w * x
-        lowest, low = low, lesser(low, zero)
+        lowest, low = low, where(low > zero, zero, low)
         flat = high <= low
 
         best, scale, best_inverse, base = zero, zero, zero, low
@@ -138,7 +151,7 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
             )
 
         store(found, 0, where(flat, zero, scale))
-        store(found, 16, zero - low)
+        store(found, 16, low * -1)
         store(found, 32, best_inverse)
         store(found, 48, base)
 
@@ -190,5 +203,121 @@ def signed_search(length: int, top: int) -> Callable[..., Any]:
         store(found, 0, where(empty, zero, scale))
         store(found, 16, best_inverse)
         store(found, 32, where(empty, zero, _F(1)))
+
+    return search
+
+
+def descending_search(length: int, top: int) -> Callable[..., Any]:
+    """make_q3_quants: code * scale, codes in -top..top-1 that are improved one at a time, up to five rounds.
+
+    The made function is (xs, codes, found) -> None. found: the scale of the lanes; codes: as xs, plus top, as floats.
+    """
+
+    @inlined
+    def search(xs: Floats, codes: Floats, found: Floats) -> None:
+        zero = splat16(_F(0))
+        extreme, largest = zero, zero
+        for i in range(length):
+            x = load16(xs, 16 * i)
+            size = fabs(x)
+            bigger = size > largest
+            largest, extreme = where(bigger, size, largest), where(bigger, x, extreme)
+        empty = largest < _TINY
+        inverse = splat16(_F(-top)) / where(empty, _F(1), extreme)
+        sum_lx, sum_l2 = zero, zero
+        for i in range(length):
+            x = load16(xs, 16 * i)
+            code = greater(lesser(rint(inverse * x), top - 1), -top)
+            store(codes, 16 * i, code)
+            w = x * x
+            sum_lx, sum_l2 = sum_lx + w * x * code, sum_l2 + w * code * code
+        for _ in range(5):
+            changed = False
+            for i in range(length):
+                x, code = load16(xs, 16 * i), load16(codes, 16 * i)
+                w = x * x
+                rest_lx, rest_l2 = sum_lx - w * x * code, sum_l2 - w * code * code
+                other = to_float(greater(lesser(nearest(x * rest_l2 / rest_lx), top - 1), -top))
+                moved = (rest_lx > zero) & (other != code)
+                if any_lane(moved):
+                    rest_lx, rest_l2 = rest_lx + w * x * other, rest_l2 + w * other * other
+                    gains = rest_lx * rest_lx * sum_l2 > sum_lx * sum_lx * rest_l2
+                    moved = moved & (rest_l2 > zero) & gains
+                    store(codes, 16 * i, where(moved, other, code))
+                    sum_lx, sum_l2 = where(moved, rest_lx, sum_lx), where(moved, rest_l2, sum_l2)
+                    changed = changed or any_lane(moved)
+            if not changed:
+                break
+        for i in range(length):
+            store(codes, 16 * i, where(empty, zero, load16(codes, 16 * i) + top))
+        store(found, 0, where(empty, zero, where(sum_l2 > zero, sum_lx / sum_l2, zero)))
+
+    return search
+
+
+def positive_search(length: int, top: int) -> Callable[..., Any]:
+    """make_qp_quants: code * scale, codes in 0..top for numbers that are not negative (if one is, its code wraps).
+
+    The made function is (xs, ws, codes, found) -> None. codes: int32, as xs. found: the scale of the lanes.
+    """
+
+    @inlined
+    def error_of(xs: Floats, ws: Floats, inverse: F32x16) -> F32x16:
+        total, scale = splat16(_F(0)), 1 / inverse
+        for i in range(length):
+            x = load16(xs, 16 * i)
+            error = x - scale * to_float(lesser(nearest(inverse * x), top))
+            total = total + load16(ws, 16 * i) * error * error
+        return total
+
+    @inlined
+    def improve(xs: Floats, ws: Floats, codes: Ints, sum_lx: F32x16, sum_l2: F32x16) -> Any:
+        zero, changed = splat16(_F(0)), False
+        for i in range(length):
+            x, w, code = load16(xs, 16 * i), load16(ws, 16 * i), load_ints16(codes, 16 * i)
+            held = to_float(code)
+            rest_lx, rest_l2 = sum_lx - w * x * held, sum_l2 - w * held * held
+            other = lesser(nearest(x * rest_l2 / rest_lx), top)
+            moved = (rest_lx > zero) & (rest_l2 > zero) & (other != code)
+            value = to_float(other)
+            rest_lx, rest_l2 = rest_lx + w * x * value, rest_l2 + w * value * value
+            moved = moved & (rest_lx * rest_lx * sum_l2 > sum_lx * sum_lx * rest_l2)
+            store_ints(codes, 16 * i, where(moved, other & 255, code))
+            sum_lx, sum_l2 = where(moved, rest_lx, sum_lx), where(moved, rest_l2, sum_l2)
+            changed = changed or any_lane(moved)
+        return sum_lx, sum_l2, changed
+
+    @inlined
+    def search(xs: Floats, ws: Floats, codes: Ints, found: Floats) -> None:
+        zero = splat16(_F(0))
+        largest = zero
+        for i in range(length):
+            largest = greater(largest, load16(xs, 16 * i))
+        empty = largest < _TINY
+        inverse = splat16(_F(top)) / largest
+        best, scale = zero, 1 / inverse
+        for i in range(length):
+            x = load16(xs, 16 * i)
+            error = x - scale * to_float(nearest(inverse * x) & 255)
+            best = best + load16(ws, 16 * i) * error * error
+        for attempt in range(-4, 5):
+            if attempt != 0:
+                candidate = splat16(_F(0.1) * _F(attempt) + _F(top)) / largest
+                error = error_of(xs, ws, candidate)
+                better = error < best
+                best, inverse = where(better, error, best), where(better, candidate, inverse)
+        sum_lx, sum_l2 = zero, zero
+        for i in range(length):
+            x, w = load16(xs, 16 * i), load16(ws, 16 * i)
+            code = lesser(nearest(inverse * x), top)
+            store_ints(codes, 16 * i, where(empty, splat_int16(0), code & 255))
+            value = to_float(code)
+            sum_lx, sum_l2 = sum_lx + w * x * value, sum_l2 + w * value * value
+        sum_lx, sum_l2 = where(empty, zero, sum_lx), where(empty, zero, sum_l2)
+        for _ in range(5):
+            sum_lx, sum_l2, changed = improve(xs, ws, codes, sum_lx, sum_l2)
+            if not changed:
+                break
+        store(found, 0, where(sum_l2 > zero, sum_lx / sum_l2, zero))
 
     return search
