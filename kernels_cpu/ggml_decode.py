@@ -114,7 +114,7 @@ def decode_q3_k(data: Bytes, out: Floats) -> None:
 
 
 @inlined
-def _six_bit_scale(data: Bytes, at: int, k: int) -> int:
+def six_bit_scale(data: Bytes, at: int, k: int) -> int:
     """Scale k of the 12 bytes of packed scales; the minimum of k is that of k + 8."""
     if k < 4:
         return int(data[at + k]) & 63
@@ -132,10 +132,10 @@ def decode_q4_k(data: Bytes, out: Floats) -> None:
         at = 144 * n
         d, dmin = half_at(data, at), half_at(data, at + 2)
         for pair in range(4):
-            d1 = d * _F(_six_bit_scale(data, at + 4, 2 * pair))
-            d2 = d * _F(_six_bit_scale(data, at + 4, 2 * pair + 1))
-            m1 = dmin * _F(_six_bit_scale(data, at + 4, 2 * pair + 8))
-            m2 = dmin * _F(_six_bit_scale(data, at + 4, 2 * pair + 9))
+            d1 = d * _F(six_bit_scale(data, at + 4, 2 * pair))
+            d2 = d * _F(six_bit_scale(data, at + 4, 2 * pair + 1))
+            m1 = dmin * _F(six_bit_scale(data, at + 4, 2 * pair + 8))
+            m2 = dmin * _F(six_bit_scale(data, at + 4, 2 * pair + 9))
             for i in range(0, 32, 16):
                 q = load_bytes16(data, at + 16 + 32 * pair + i)
                 store(out, 256 * n + 64 * pair + i, to_float(q & 15) * d1 - m1)
@@ -149,10 +149,10 @@ def decode_q5_k(data: Bytes, out: Floats) -> None:
         at = 176 * n
         d, dmin = half_at(data, at), half_at(data, at + 2)
         for pair in range(4):
-            d1 = d * _F(_six_bit_scale(data, at + 4, 2 * pair))
-            d2 = d * _F(_six_bit_scale(data, at + 4, 2 * pair + 1))
-            m1 = dmin * _F(_six_bit_scale(data, at + 4, 2 * pair + 8))
-            m2 = dmin * _F(_six_bit_scale(data, at + 4, 2 * pair + 9))
+            d1 = d * _F(six_bit_scale(data, at + 4, 2 * pair))
+            d2 = d * _F(six_bit_scale(data, at + 4, 2 * pair + 1))
+            m1 = dmin * _F(six_bit_scale(data, at + 4, 2 * pair + 8))
+            m2 = dmin * _F(six_bit_scale(data, at + 4, 2 * pair + 9))
             for i in range(0, 32, 16):
                 q, high = load_bytes16(data, at + 48 + 32 * pair + i), load_bytes16(data, at + 16 + i) >> 2 * pair
                 store(out, 256 * n + 64 * pair + i, to_float(q & 15 | (high & 1) << 4) * d1 - m1)
