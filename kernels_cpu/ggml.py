@@ -36,6 +36,12 @@ from requant.kernels_cpu.ggml_importance import (
 from requant.kernels_cpu.ggml_iq4 import decode_iq4_nl, decode_iq4_xs, encode_iq4_nl, encode_iq4_xs
 from requant.kernels_cpu.ggml_k import encode_q2_k, encode_q3_k, encode_q4_k, encode_q5_k, encode_q6_k
 from requant.kernels_cpu.ggml_legacy import encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1, encode_q8_0
+from requant.kernels_cpu.ggml_legacy_importance import (
+    encode_q4_0_weighted,
+    encode_q4_1_weighted,
+    encode_q5_0_weighted,
+    encode_q5_1_weighted,
+)
 from requant.kernels_cpu.ggml_ternary import (
     decode_q1_0,
     decode_q2_0,
@@ -73,6 +79,10 @@ ENCODERS: Final[Mapping[str, Kernel]] = {
 #: (values, importance, columns, out): as above, with the importance of one row [columns] or of every row
 #: [rows * columns] beside it. Types that are not here take no notice of an importance, as in ggml.
 WEIGHTED: Final[Mapping[str, Kernel]] = {
+    "Q4_0": encode_q4_0_weighted,
+    "Q4_1": encode_q4_1_weighted,
+    "Q5_0": encode_q5_0_weighted,
+    "Q5_1": encode_q5_1_weighted,
     "Q2_K": encode_q2_k_weighted,
     "Q3_K": encode_q3_k_weighted,
     "Q4_K": encode_q4_k_weighted,

@@ -1,0 +1,123 @@
+"""Q4_0, Q4_1, Q5_0 and Q5_1 with an importance matrix: sixteen blocks of 32 are the lanes.
+
+Byte-equal to quantize_row_q*_impl of ggml/src/ggml-quants.c, whose weights depend on the mean square of the whole row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from requant.kernels_cpu._jit import FLOATS, NUMBER, OUT_BYTES, inlined, kernel
+from requant.kernels_cpu.ggml_importance import put_weights, sums_of_squares
+from requant.kernels_cpu.ggml_k import affine_codes, put_half, signed_codes
+from requant.kernels_cpu.ggml_legacy import put_high_bits, put_nibbles
+from requant.kernels_cpu.search import Bytes, Floats, affine_search, gather, put_starts, signed_search
+from requant.kernels_cpu.simd import load16
+
+_F = np.float32
+
+
+@inlined
+def _variances(values: Floats, columns: int) -> Floats:
+    """The mean square of every row, summed in order."""
+    rows = values.size // columns
+    out, scratch = np.empty(rows + 16, np.float32), np.empty(128, np.float32)
+    starts = np.empty(16, np.int64)
+    for row in range(0, rows, 16):
+        put_starts(starts, row, rows - 1, columns)
+        sums_of_squares(values, starts, columns, scratch, out[row:])
+    return out / _F(columns)
+
+
+def _encoding(search: Callable[..., None], put: Callable[..., None]) -> Callable[..., None]:
+    """Makes an encoder; put: (left, right values, found, lane, out, number of the block)."""
+
+    @inlined
+    def encode(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
+        if values.size == 0:
+            return
+        xs, ws, scratch = np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32)
+        found, mine, starts = np.empty(64, np.float32), np.empty(16, np.float32), np.empty(16, np.int64)
+        variances, last = _variances(values, columns), values.size // 32 - 1
+        for first in range(0, last + 1, 16):
+            put_starts(starts, first, last, 32)
+            gather(values, starts, 0, 32, xs)
+            for k in range(16):
+                mine[k] = variances[starts[k] // columns]
+                starts[k] %= importance.size
+            gather(importance, starts, 0, 32, ws)
+            put_weights(xs, ws, mine, 32)
+            search(xs, ws, scratch, found)
+            for k in range(min(16, last + 1 - first)):
+                put(values, found, k, first + k, out)
+
+    return encode
+
+
+@inlined
+def _put_q4_0(values: Floats, found: Floats, k: int, n: int, out: Bytes) -> None:
+    put_half(out, 18 * n, found[k])
+    left = signed_codes(load16(values, 32 * n), _F(0), found[16 + k], found[32 + k], 8)
+    right = signed_codes(load16(values, 32 * n + 16), _F(0), found[16 + k], found[32 + k], 8)
+    put_nibbles(left, right, out, 18 * n + 2)
+
+
+@inlined
+def _put_q4_1(values: Floats, found: Floats, k: int, n: int, out: Bytes) -> None:
+    put_half(out, 20 * n, found[k])
+    put_half(out, 20 * n + 2, -found[16 + k])
+    left = affine_codes(load16(values, 32 * n), _F(0), _F(0), found[32 + k], found[48 + k], 15)
+    right = affine_codes(load16(values, 32 * n + 16), _F(0), _F(0), found[32 + k], found[48 + k], 15)
+    put_nibbles(left, right, out, 20 * n + 4)
+
+
+@inlined
+def _put_q5_0(values: Floats, found: Floats, k: int, n: int, out: Bytes) -> None:
+    put_half(out, 22 * n, found[k])
+    left = signed_codes(load16(values, 32 * n), _F(0), found[16 + k], found[32 + k], 16)
+    right = signed_codes(load16(values, 32 * n + 16), _F(0), found[16 + k], found[32 + k], 16)
+    put_high_bits(left, right, out, 22 * n + 2)
+    put_nibbles(left, right, out, 22 * n + 6)
+
+
+@inlined
+def _put_q5_1(values: Floats, found: Floats, k: int, n: int, out: Bytes) -> None:
+    put_half(out, 24 * n, found[k])
+    put_half(out, 24 * n + 2, -found[16 + k])
+    left = affine_codes(load16(values, 32 * n), _F(0), _F(0), found[32 + k], found[48 + k], 31)
+    right = affine_codes(load16(values, 32 * n + 16), _F(0), _F(0), found[32 + k], found[48 + k], 31)
+    put_high_bits(left, right, out, 24 * n + 4)
+    put_nibbles(left, right, out, 24 * n + 8)
+
+
+_encode_q4_0: Final = _encoding(signed_search(32, 8), _put_q4_0)
+_encode_q4_1: Final = _encoding(affine_search(32, 15, -0.9, 0.05, 36, False), _put_q4_1)
+_encode_q5_0: Final = _encoding(signed_search(32, 16), _put_q5_0)
+_encode_q5_1: Final = _encoding(affine_search(32, 31, -0.9, 0.05, 36, False), _put_q5_1)
+
+
+@kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
+def encode_q4_0_weighted(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
+    """Q4_0; the layout is that of ggml_legacy.py."""
+    _encode_q4_0(values, importance, columns, out)
+
+
+@kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
+def encode_q4_1_weighted(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
+    """Q4_1."""
+    _encode_q4_1(values, importance, columns, out)
+
+
+@kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
+def encode_q5_0_weighted(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
+    """Q5_0."""
+    _encode_q5_0(values, importance, columns, out)
+
+
+@kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
+def encode_q5_1_weighted(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
+    """Q5_1."""
+    _encode_q5_1(values, importance, columns, out)
