@@ -354,6 +354,13 @@ def test_what_is_carried_and_what_is_not(folder):
     assert bytes(read(checkpoint.files["tokenizer.json"])) == b"linked"
 
 
+@pytest.mark.parametrize(("name", "words"), [("config.json", "No such file"), ("tokenizer.json", "leads nowhere")])
+def test_a_link_that_leads_nowhere_is_told(folder, name, words):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("nowhere")
+    refused(folder, name, words)
+
+
 def test_what_is_recognized(tmp_path, folder):
     assert FORMAT.recognizes(folder)
     assert FORMAT.recognizes(folder / "model.safetensors.index.json")
@@ -373,6 +380,10 @@ def test_what_is_recognized(tmp_path, folder):
         assert not FORMAT.recognizes(other)
     with pytest.raises(UnsupportedError):
         detect(tmp_path / "other")
+    (tmp_path / "dangling").mkdir()
+    (tmp_path / "dangling" / "model.safetensors").symlink_to("nowhere")
+    assert FORMAT.recognizes(tmp_path / "dangling")
+    refused(tmp_path / "dangling", "No such file")
     os.mkfifo(tmp_path / "pipe.safetensors")
     refused(tmp_path / "pipe.safetensors", "not a regular file")
     refused(tmp_path / "nothing.safetensors", "No such file")

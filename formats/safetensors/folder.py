@@ -11,7 +11,7 @@ from typing import Final
 
 from requant.errors import FormatError
 from requant.formats.safetensors.header import open_regular
-from requant.formats.safetensors.stream import shorten
+from requant.formats.safetensors.stream import integer, shorten
 from requant.ir import Json
 from requant.sources import FileSlice, Source
 
@@ -48,7 +48,7 @@ def read_config(folder: Path) -> dict[str, Json]:
     NaN and Infinity are read as numbers, as transformers does: `"time_step_limit": [0.0, Infinity]` is common.
     """
     path = folder / CONFIG
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return {}
     descriptor = open_regular(path)
     try:
@@ -63,7 +63,7 @@ def read_config(folder: Path) -> dict[str, Json]:
         raise FormatError(path, f"more than {MAX_CONFIG_ITEMS} items")
     try:
         text = data.decode("utf-8-sig")
-        config = json.loads(text, object_pairs_hook=_object)
+        config = json.loads(text, object_pairs_hook=_object, parse_int=integer)
     except UnicodeDecodeError as error:
         raise FormatError(path, "the JSON text is not UTF-8", offset=error.start) from None
     except json.JSONDecodeError as error:
@@ -102,6 +102,8 @@ def carried_files(folder: Path) -> dict[str, Source]:
 
 def _regular_files(folder: Path) -> Iterator[os.DirEntry[str]]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_symlink() and not os.path.exists(entry):  # noqa: PTH110 - an entry is no Path
+            raise FormatError(Path(entry.path), "this link leads nowhere", hint="fetch the file, or remove the link")
         if entry.name.startswith(".") or not entry.is_file():
             continue
         if Path(entry.name).suffix.lower() not in WEIGHTS and not entry.name.endswith(".index.json"):

@@ -107,6 +107,6 @@ def _check_arrays(arrays: list[StoredArray]) -> None:
 
 def _check_name(name: str) -> None:
     path = PurePosixPath(name)
-    inside = name and not path.is_absolute() and ".." not in path.parts and not set(name) & set("\\:\0")
-    if not inside or name == CONFIG or path.suffix.lower() in WEIGHTS or name.endswith(SUFFIX):
+    inside = not path.is_absolute() and ".." not in path.parts and str(path) == name and "\0" not in name
+    if not inside or name in (".", CONFIG) or path.suffix.lower() in WEIGHTS or name.endswith(SUFFIX):
         raise PlanError(f"a file named {shorten(name)} cannot be carried into a model folder")

@@ -39,7 +39,7 @@ def read_folder(folder: Path, index: Path | None = None) -> Header:
 
 def weight_files(folder: Path) -> list[Path]:
     """All `*.safetensors` that belong to the model, by name."""
-    files = sorted(path for path in folder.glob("*.safetensors") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in folder.glob("*.safetensors") if not path.is_dir() and not path.name.startswith("."))
     return [file for file in files if not file.name.startswith(_BESIDE)] or files
 
 

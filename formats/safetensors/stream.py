@@ -75,6 +75,8 @@ class JsonStream:
                 raise self.error("JSON values are nested too deeply") from None
             except (ValueError, StopIteration) as error:
                 problem, end = error, len(self._text)
+            if problem is not None and _is_certain(problem, len(self._text)):
+                raise self._invalid(problem)
             if end - self._at > limit:
                 raise self.error(f"a JSON value of more than {limit} characters")
             # A value that touches the end of the window may go on behind it: 12 of 123.
@@ -154,8 +156,26 @@ def shorten(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:60]}…{text[-12:]}"
 
 
+def _is_certain(problem: Exception, window: int) -> bool:
+    """Whether JSON is broken whatever follows the window, which may end in a string or in `\\ud83d\\ude00`."""
+    match problem:
+        case json.JSONDecodeError():
+            return not problem.msg.startswith("Unterminated") and problem.pos + 12 < window
+        case StopIteration():
+            return int(problem.value) + 12 < window
+        case _:
+            return True
+
+
+def integer(text: str) -> int:
+    """An integer of JSON, unless it is beyond even 64 bits of floating point."""
+    if len(text) > 310:
+        raise ValueError(f"number out of range: {len(text)} digits")
+    return int(text)
+
+
 def _integer(text: str) -> int | float:
-    return int(text) if text != "-0" else -0.0
+    return integer(text) if text != "-0" else -0.0
 
 
 def _no_constant(text: str) -> object:
