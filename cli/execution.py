@@ -80,10 +80,11 @@ def plan_text(plan: Plan, workers: int) -> str:
 def receipt_text(plan: Plan, receipt: Receipt) -> str:
     """What was done."""
     written = sum(receipt.files.values())
-    what = next(iter(receipt.files)) if len(receipt.files) == 1 else f"{len(receipt.files)} files"
+    files = plan.layout.files
+    where = f"{plan.layout.root / files[0].name}:" if len(files) == 1 else f"{plan.layout.root}: {len(files)} files,"
     rate = receipt.bytes_read / max(receipt.seconds, 1e-9)
     lines = [
-        f"{plan.layout.root / what}: {size(written)} in {receipt.seconds:.1f} s (read {size(rate)}/s)",
+        f"{where} {size(written)} in {receipt.seconds:.1f} s (read {size(rate)}/s)",
         f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight; {_fidelities(plan)}",
     ]
     if receipt.replaced:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.tiny_folder import write_tiny_folder
 
 from requant.cli.main import cli
+from tests.tiny_folder import write_tiny_folder
 
 FILES = sorted((Path(__file__).parent / "transcripts").glob("*.md"))
 FENCE = re.compile(r"```console\n\$ (?P<command>.*)\n(?P<output>(?:.*\n)*?)```\n")
