@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from requant.architectures import carried, values
+from requant.architectures.card import write_card
 from requant.architectures.general import general_metadata, generation_config
 from requant.architectures.names import Expected, base_of, expected, find, limit_counts, unknown
 from requant.architectures.rules import Config, Family, Order, Rule, Sizes
@@ -109,8 +110,9 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
         raise unknown(left, family, sizes, flags, base)
     head: dict[str, Json] = {"architectures": [family.classes[0]], "model_type": family.model_type}
     config = head | config | {"vocab_size": vocabulary, "tie_word_embeddings": not flags["untied"]}
-    metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys})
-    files |= generation_config(checkpoint.metadata)
+    card, said = write_card(checkpoint.metadata)
+    metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys} | said)
+    files |= generation_config(checkpoint.metadata) | card
     return Translation(family.model_type, tuple(moves), config, metadata, files, tuple(losses))
 
 
