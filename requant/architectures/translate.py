@@ -109,6 +109,8 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     if left:
         raise unknown(left, family, sizes, flags, base)
     head: dict[str, Json] = {"architectures": [family.classes[0]], "model_type": family.model_type}
+    # transformers' own defaults would be ids of another vocabulary; the tokenizer knows better, if there is one
+    head |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = head | config | {"vocab_size": vocabulary, "tie_word_embeddings": not flags["untied"]}
     card, said = write_card(checkpoint.metadata)
     metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys} | said)
