@@ -28,6 +28,9 @@ from requant.recipes import (
     recipe_named,
 )
 
+#: Groups of keys in a GGUF made from an HF folder; "" stands for the architecture's and all others.
+_METADATA_ORDER: Final = ("general", "", "tokenizer", "quantize")
+
 #: Where config.json, and files beside it, say how weights are quantized.
 _QUANTIZATION_KEYS: Final = ("quantization_config", "compression_config", "quantization")
 _QUANTIZATION_FILES: Final = (
@@ -133,10 +136,16 @@ def _ggml_metadata(
     """What the reference tools write; a GGUF that is only copied keeps its metadata as it is."""
     if source.naming is Naming.GGML and recipe.main is None:
         return {**said.metadata, **dict(request.key_values)}
+    if source.naming is Naming.GGML:
+        return quantized_metadata(said.metadata, recipe, wanted, request.key_values, request.importance)
     now = [Wanted(want.name, want.shape, choice.encoding) for want, choice in zip(wanted, choices, strict=True)]
-    return quantized_metadata(
-        said.metadata, recipe, now if source.naming is Naming.HF else wanted, request.key_values, request.importance
-    )
+    metadata = quantized_metadata(said.metadata, recipe, now, request.key_values, request.importance)
+    return dict(sorted(metadata.items(), key=lambda item: _METADATA_ORDER.index(_group_of(item[0]))))
+
+
+def _group_of(key: str) -> str:
+    group = key.partition(".")[0]
+    return group if group in _METADATA_ORDER else ""
 
 
 def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translation]:
