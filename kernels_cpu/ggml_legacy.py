@@ -55,6 +55,12 @@ def _lowest(values: Floats, at: int) -> np.float32:
 
 
 @inlined
+def _range(left: F32x16, right: F32x16, low: np.float32) -> np.float32:
+    """Largest minus smallest; +0 where all are zeros, of whatever signs, as where both are the first of them."""
+    return largest_lane(greater(left, right)) - low + _F(0)
+
+
+@inlined
 def _inverse(d: np.float32) -> np.float32:
     return _F(1) / d if d != 0 else _F(0)
 
@@ -97,7 +103,7 @@ def encode_q4_1(values: Floats, out: Bytes) -> None:
     for n in range(values.size // 32):
         x, y = load16(values, 32 * n), load16(values, 32 * n + 16)
         low = _lowest(values, 32 * n)
-        d = (largest_lane(greater(x, y)) - low) / _F(15)
+        d = _range(x, y, low) / _F(15)
         put_half(out, 20 * n, d)
         put_half(out, 20 * n + 2, low)
         inverse = _inverse(d)
@@ -124,7 +130,7 @@ def encode_q5_1(values: Floats, out: Bytes) -> None:
     for n in range(values.size // 32):
         x, y = load16(values, 32 * n), load16(values, 32 * n + 16)
         low = _lowest(values, 32 * n)
-        d = (largest_lane(greater(x, y)) - low) / _F(31)
+        d = _range(x, y, low) / _F(31)
         put_half(out, 24 * n, d)
         put_half(out, 24 * n + 2, low)
         inverse = _inverse(d)
