@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import click
@@ -52,8 +54,27 @@ def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
         desc="converting",
         leave=False,
     )
-    with bar:
+    with bar, _telling_of_compilation(quiet):
         return execute(plan, options, bar.update)
+
+
+@contextmanager
+def _telling_of_compilation(quiet: bool) -> Iterator[None]:
+    """The first run on a machine compiles each kernel, which takes seconds; the user should know what they go to."""
+    from requant.kernels_cpu import on_compile
+
+    told: list[str] = []
+
+    def tell(name: str) -> None:
+        if not told and not quiet:
+            click.echo("compiling kernels; this happens once on a machine, and the result is kept", err=True)
+        told.append(name)
+
+    on_compile.append(tell)
+    try:
+        yield
+    finally:
+        on_compile.remove(tell)
 
 
 def plan_text(plan: Plan, workers: int) -> str:

@@ -1,6 +1,7 @@
 """Tiny random models of every supported architecture, made with transformers."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,7 +100,7 @@ def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, seed: i
     rounded to bfloat16 first, because then adding one (gemma's norms) and taking it away is exact.
     """
     model_class, config_class, changes = MODELS[name]
-    settings = {**_COMMON, **changes}
+    settings = deepcopy({**_COMMON, **changes})  # transformers writes into what it is given
     if config_class in ("GPT2Config", "BertConfig"):
         settings.pop("num_key_value_heads")
     if config_class == "GPT2Config":

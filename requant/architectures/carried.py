@@ -22,6 +22,7 @@ _OF_THE_FILE: Final = (
     "general.file_type",
     "general.quantization_version",
     "general.alignment",
+    "general.size_label",
     "split.",
     "quantize.",
 )

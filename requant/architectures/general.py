@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
+from requant.architectures.card import read_card
+from requant.architectures.numbers import shortest
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.plan import Loss, LossKind, Move
 from requant.sources import Memory, Source, read
@@ -35,7 +37,7 @@ def general_metadata(
     """`general.*` in the order of llama.cpp's converter, without file type and quantization version."""
     import gguf
 
-    card, losses = _card(checkpoint)
+    card, losses = read_card(checkpoint)
     path = checkpoint.path.parent if checkpoint.path.suffix else checkpoint.path
     total, shared, expert, experts = _parameters(moves)
     try:
@@ -54,15 +56,13 @@ def general_metadata(
         writer = gguf.GGUFWriter(path=None, arch=architecture)
         writer.add_type(gguf.GGUFType.MODEL)
         writer.add_name(path.name or architecture)
-    found = {key: Typed(_kind(value), value.value) for key, value in writer.kv_data[0].items()}
+    found = {key: _typed(value) for key, value in writer.kv_data[0].items()}
     first = {key: found.pop(key) for key in ("general.architecture", "general.type")}
     return first | _sampling(checkpoint) | found, losses
 
 
 def generation_config(metadata: Mapping[str, Typed]) -> dict[str, Source]:
     """generation_config.json with the sampling parameters of a GGUF, if it has any."""
-    from requant.architectures.numbers import shortest
-
     config: dict[str, Json] = {}
     for hf, ggml, kind in SAMPLING:
         value = metadata[ggml].value if ggml in metadata else None
@@ -97,26 +97,6 @@ def _sampling(checkpoint: Checkpoint[Tensor]) -> dict[str, Typed]:
     return found
 
 
-def _card(checkpoint: Checkpoint[Tensor]) -> tuple[dict[str, Any], list[Loss]]:
-    """The front matter of README.md."""
-    source = checkpoint.files.get("README.md")
-    if source is None or source.nbytes > _LARGEST:
-        return {}, []
-    lines = read(source).tobytes().decode("utf-8", "replace").splitlines()
-    if not lines or lines[0] != "---" or "---" not in lines[1:]:
-        return {}, []
-    import yaml
-
-    text = "\n".join(lines[1 : lines.index("---", 1)]) + "\n"
-    # `no` is Norwegian, not false; tabs are not YAML, yet people write them
-    text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")
-    try:
-        card = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}, [Loss(LossKind.METADATA_DROPPED, "README.md", "its front matter is not YAML")]
-    return (card if isinstance(card, dict) else {}), []
-
-
 def _parameters(moves: Sequence[Move]) -> tuple[int, int, int, int]:
     """Parameters in all, outside experts, in one expert of each layer, and the number of experts."""
     total = shared = expert = stacks = counted = 0
@@ -132,12 +112,8 @@ def _parameters(moves: Sequence[Move]) -> tuple[int, int, int, int]:
     return total, shared, expert, counted // stacks if stacks else 0
 
 
-def _kind(value: Any) -> str:
-    """The kind of a value in a GGUFWriter."""
-    names = {"UINT": "u", "INT": "i", "FLOAT": "f", "BOOL": "bool", "STRING": "str"}
-
-    def short(name: str) -> str:
-        letters, digits = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
-        return names[letters] + digits
-
-    return f"[{short(value.sub_type.name)}]" if value.type.name == "ARRAY" else short(value.type.name)
+def _typed(value: Any) -> Typed:
+    """A value of a GGUFWriter: text, lists of text and counts; YAML may have made numbers of either."""
+    if value.type.name == "ARRAY":
+        return Typed("[str]", [str(item) for item in value.value])
+    return Typed("str", str(value.value)) if value.type.name == "STRING" else Typed("u32", int(value.value))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from requant.architectures import carried, values
+from requant.architectures.card import write_card
 from requant.architectures.general import general_metadata, generation_config
 from requant.architectures.names import Expected, base_of, expected, find, limit_counts, unknown
 from requant.architectures.rules import Config, Family, Order, Rule, Sizes
@@ -108,9 +109,12 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     if left:
         raise unknown(left, family, sizes, flags, base)
     head: dict[str, Json] = {"architectures": [family.classes[0]], "model_type": family.model_type}
+    # transformers' own defaults would be ids of another vocabulary; the tokenizer knows better, if there is one
+    head |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = head | config | {"vocab_size": vocabulary, "tie_word_embeddings": not flags["untied"]}
-    metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys})
-    files |= generation_config(checkpoint.metadata)
+    card, said = write_card(checkpoint.metadata)
+    metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys} | said)
+    files |= generation_config(checkpoint.metadata) | card
     return Translation(family.model_type, tuple(moves), config, metadata, files, tuple(losses))
 
 

@@ -40,6 +40,9 @@ _QUANTIZATION_FILES: Final = (
     "quantization_config.json",
 )
 
+#: What a GGUF without a tokenizer says.
+_NO_TOKENIZER: Final = Typed("str", "none")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -99,7 +102,7 @@ def to_ggml(source: Checkpoint[Tensor], vocabulary: bool) -> Translation:
     rows = next((move.shape[0] for move in said.moves if move.name == "token_embd.weight"), None)
     if not vocabulary:  # without a tokenizer, llama.cpp counts the tokens by this key
         size = {} if rows is None else {f"{said.architecture}.vocab_size": Typed("u32", rows)}
-        return replace(said, metadata={**said.metadata, **size, "tokenizer.ggml.model": Typed("str", "none")})
+        return replace(said, metadata={**said.metadata, **size, "tokenizer.ggml.model": _NO_TOKENIZER})
     outcome = tokenizers.to_ggml(source, rows)
     return replace(said, metadata={**said.metadata, **outcome.metadata}, losses=(*said.losses, *outcome.losses))
 
@@ -107,6 +110,8 @@ def to_ggml(source: Checkpoint[Tensor], vocabulary: bool) -> Translation:
 def to_hf(source: Checkpoint[Tensor]) -> Translation:
     """GGML to HF: names, config.json, tokenizer files."""
     said = translate(source, Naming.HF)
+    if source.metadata.get("tokenizer.ggml.model", _NO_TOKENIZER) == _NO_TOKENIZER:
+        return said
     outcome = tokenizers.to_hf(source.metadata)
     files = {**said.files, **outcome.files}
     return replace(said, config={**said.config, **outcome.config}, files=files, losses=(*said.losses, *outcome.losses))
