@@ -32,6 +32,7 @@ Examples:
 @click.option("--max-shard-tensors", type=click.IntRange(1), help="Split into files of at most so many tensors.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
 @options.recipe_options
+@options.importance_options
 @options.run_options
 def convert(
     source: Path,
@@ -42,10 +43,14 @@ def convert(
     max_shard_tensors: int | None,
     no_vocab: bool,
     tensor_types: tuple[str, ...],
+    tensor_type_file: Path | None,
     output_tensor_type: str | None,
     token_embedding_type: str | None,
     pure: bool,
     leave_output_tensor: bool,
+    imatrix: Path | None,
+    include_weights: tuple[str, ...],
+    exclude_weights: tuple[str, ...],
     **run: object,
 ) -> None:
     """Convert SOURCE (a model file or folder) to DESTINATION in one pass.
@@ -56,7 +61,10 @@ def convert(
     target = format_for(destination, format_name)
     request = Request(
         recipe,
-        options.overrides(tensor_types, output_tensor_type, token_embedding_type, pure, leave_output_tensor),
+        options.overrides(
+            tensor_types, output_tensor_type, token_embedding_type, pure, leave_output_tensor, tensor_type_file
+        ),
+        options.importance(imatrix, include_weights, exclude_weights),
         cut=options.cut(max_shard_size, max_shard_tensors),
         vocabulary=not no_vocab,
     )

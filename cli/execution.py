@@ -22,22 +22,29 @@ _SHOWN: Final = 16
 _NUMBER: Final = re.compile(r"\.\d+\.")
 
 
-def carry_out(plan: Plan, how: RunOptions, *, measure: bool = False) -> None:
-    """What every writing command does once it has a plan: print it, or run it and print the receipt."""
+def carry_out(
+    plan: Plan, how: RunOptions, *, measure: bool = False, tolerated: frozenset[LossKind] = frozenset()
+) -> None:
+    """What every writing command does once it has a plan: print it, or run it and print the receipt.
+
+    measure: decode what was written and tell each tensor's error. tolerated: losses `--fail-on-loss` lets pass.
+    """
     if how.dry_run:
         document = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers)}
         click.echo(json.dumps(document, indent=2) if how.as_json else plan_text(plan, how.workers))
     if how.fail_on_loss:
-        refuse_losses(plan)
+        refuse_losses(plan, tolerated)
     if how.dry_run:
         return
     receipt = run(plan, Options(how.workers, how.replace_nan, measure), how.quiet)
     if how.as_json:
         document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses]}
+        if measure:
+            document["steps"] = [step.to_json() for step in plan.steps]
         document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
         click.echo(json.dumps(document, indent=2))
     elif not how.quiet:
-        click.echo(receipt_text(plan, receipt))
+        click.echo((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
 
 
 def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
@@ -114,6 +121,16 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     return "\n".join(lines) + losses_text(plan)
 
 
+def errors_text(plan: Plan, receipt: Receipt) -> str:
+    """For each tensor what was done to its numbers, and the relative error where they were rounded."""
+    rows = [["did", "from", "to", "relative error", "tensor"]]
+    for step in plan.steps:
+        error = receipt.errors.get(step.target.name)
+        said = "" if error is None else f"{error:.6f}"
+        rows.append([_deed(step), _from(step), step.target.encoding.label, said, _names(step)])
+    return table(rows, right=frozenset({3}))
+
+
 def losses_text(plan: Plan) -> str:
     """What is not as it was, or not as it was asked for; the layers of a model that share a fate share a line."""
     kinds: dict[LossKind, dict[tuple[str, str], list[Loss]]] = {}
@@ -130,12 +147,13 @@ def losses_text(plan: Plan) -> str:
     return "\n\n" + "\n".join(lines) if lines else ""
 
 
-def refuse_losses(plan: Plan) -> None:
+def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> None:
     """`--fail-on-loss`: any loss is an error, told before anything is written."""
-    if plan.losses:
+    refused = [loss for loss in plan.losses if loss.kind not in tolerated]
+    if refused:
         click.echo(losses_text(plan).strip(), err=True)
         raise PlanError(
-            f"{len(plan.losses)} things would be lost or changed",
+            f"{len(refused)} things would be lost or changed",
             hint="leave out --fail-on-loss to convert all the same",
         )
 

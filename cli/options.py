@@ -12,8 +12,9 @@ from typing import Any, Final, TypeVar
 import click
 
 from requant.errors import PlanError
+from requant.importance import Importance
 from requant.layout import LayoutOptions
-from requant.recipes import Overrides, encoding_named, tensor_type
+from requant.recipes import Overrides, encoding_named, tensor_type, tensor_type_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,10 +50,37 @@ recipe_options = _all(
         metavar="REGEX=TYPE",
         help="The type of tensors whose GGUF name has a match; the first that matches counts. Repeatable.",
     ),
+    click.option(
+        "--tensor-type-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A file of REGEX=TYPE, separated by spaces or lines; they come after those of --tensor-type.",
+    ),
     click.option("--output-tensor-type", metavar="TYPE", help="The type of output.weight."),
     click.option("--token-embedding-type", metavar="TYPE", help="The type of the token embeddings."),
     click.option("--pure", is_flag=True, help="Every tensor as most tensors: no mix."),
     click.option("--leave-output-tensor", is_flag=True, help="Leave output.weight as it is."),
+)
+
+
+#: Which columns matter, as llama-quantize takes it.
+importance_options = _all(
+    click.option(
+        "--imatrix",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="An importance matrix made by llama-imatrix: round where it matters least.",
+    ),
+    click.option(
+        "--include-weights",
+        multiple=True,
+        metavar="NAME",
+        help="Use the importance matrix only for tensors with NAME in their names. Repeatable.",
+    ),
+    click.option(
+        "--exclude-weights",
+        multiple=True,
+        metavar="NAME",
+        help="Do not use the importance matrix for tensors with NAME in their names. Repeatable.",
+    ),
 )
 
 
@@ -80,15 +108,28 @@ def overrides(
     token_embedding_type: str | None,
     pure: bool,
     leave_output_tensor: bool,
+    type_file: Path | None,
 ) -> Overrides:
     """The values of `recipe_options`."""
+    listed = () if type_file is None else tensor_type_file(type_file.read_text("utf-8", "surrogateescape"))
     return Overrides(
-        tensor_types=tuple(tensor_type(text) for text in tensor_types),
+        tensor_types=(*(tensor_type(text) for text in tensor_types), *listed),
         output=None if output_tensor_type is None else encoding_named(output_tensor_type),
         token_embedding=None if token_embedding_type is None else encoding_named(token_embedding_type),
         pure=pure,
         quantize_output=not leave_output_tensor,
     )
+
+
+def importance(imatrix: Path | None, included: tuple[str, ...], excluded: tuple[str, ...]) -> Importance | None:
+    """The values of `importance_options`."""
+    if included and excluded:
+        raise click.UsageError("--include-weights and --exclude-weights cannot be used together")
+    if imatrix is None:
+        return None
+    from requant.formats.imatrix import read_imatrix
+
+    return read_imatrix(imatrix).only(included, excluded)
 
 
 def cut(max_shard_size: str | None, max_shard_tensors: int | None) -> LayoutOptions:

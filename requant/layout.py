@@ -45,10 +45,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class LayoutOptions:
-    """How the output is cut into files: `shard_bytes` of tensor data and `shard_tensors` tensors at most in each."""
+    """How the output is cut into files: `shard_bytes` of tensor data and `shard_tensors` tensors at most in each.
+
+    shard_counts: the number of tensors in each file, in order; it leaves the limits without effect.
+    """
 
     shard_bytes: int | None = None
     shard_tensors: int | None = None
+    shard_counts: tuple[int, ...] | None = None
 
 
 class Format(Protocol):

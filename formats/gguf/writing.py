@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,9 @@ def _cut(tensors: tuple[TensorSpec, ...], alignment: int, options: LayoutOptions
     for limit in (options.shard_bytes, options.shard_tensors):
         if limit is not None and limit < 1:
             raise PlanError(f"files of at most {limit} tensors or bytes cannot hold anything")
+    if options.shard_counts is not None:
+        ends = list(accumulate(options.shard_counts, initial=0))
+        return [tensors[start:end] for start, end in pairwise(ends)]
     shards: list[list[TensorSpec]] = [[]]
     nbytes = 0
     for tensor in tensors:

@@ -82,12 +82,17 @@ def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Pat
         said.metadata,
         said.files,
     )
-    twice = [
+    losses = (*said.losses, *rounded_twice(steps))
+    return Plan(tuple(steps), target.layout(described, destination, request.cut), losses)
+
+
+def rounded_twice(steps: Sequence[Step]) -> list[Loss]:
+    """What the steps round that has been rounded before."""
+    return [
         Loss(LossKind.REQUANTIZED, step.target.name, f"{_labels(step)} rounded again to {step.target.encoding.label}")
         for step in steps
         if step.rounds_twice
     ]
-    return Plan(tuple(steps), target.layout(described, destination, request.cut), (*said.losses, *twice))
 
 
 def unchanged(source: Checkpoint[Tensor]) -> Translation:
@@ -125,7 +130,7 @@ def _ggml_steps(source: Checkpoint[Tensor], said: Translation, request: Request)
     choices = choose(recipe, wanted, facts, request.overrides, request.importance)
     losses = [loss for want, choice in zip(wanted, choices, strict=True) if (loss := choice.loss(want.name))]
     losses += check_importance(recipe, wanted, choices, request.importance)
-    steps = _steps(said.moves, [choice.encoding for choice in choices], request.importance)
+    steps = steps_for(said.moves, [choice.encoding for choice in choices], request.importance)
     metadata = _ggml_metadata(source, said, recipe, wanted, choices, request)
     return steps, replace(said, metadata=metadata, losses=(*said.losses, *losses))
 
@@ -158,7 +163,7 @@ def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translat
     scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
     if scheme is not None:
         applied = scheme.apply(said.moves, said.config)
-        steps = _steps(said.moves, applied.encodings, request.importance)
+        steps = steps_for(said.moves, applied.encodings, request.importance)
         said = replace(
             _without_quantization(said),
             files={**_without_quantization(said).files, **applied.files},
@@ -166,7 +171,7 @@ def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translat
         )
         return steps, replace(said, config={**said.config, "quantization_config": dict(applied.quantization)})
     asked = None if request.recipe is None else _dense(request.recipe)
-    steps = _steps(said.moves, [hf_encoding(_encoding_of(move), asked) for move in said.moves], None)
+    steps = steps_for(said.moves, [hf_encoding(_encoding_of(move), asked) for move in said.moves], None)
     if all(isinstance(step.target.encoding, Dense) for step in steps):
         said = _without_quantization(said)
     return steps, replace(said, config=_with_dtype(said.config, steps))
@@ -213,7 +218,8 @@ def _with_dtype(config: Mapping[str, Json], steps: Sequence[Step]) -> dict[str, 
     return {**config, key: max(stored, key=lambda name: stored[name])}
 
 
-def _steps(moves: Sequence[Move], encodings: Iterable[Encoding], importance: Importance | None) -> list[Step]:
+def steps_for(moves: Sequence[Move], encodings: Iterable[Encoding], importance: Importance | None) -> list[Step]:
+    """One step for each move; raises `PlanError` for an encoding that cannot have the move's shape."""
     steps = []
     for move, encoding in zip(moves, encodings, strict=True):
         target = TensorSpec(move.name, move.shape, encoding)

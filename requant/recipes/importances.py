@@ -47,14 +47,22 @@ def missing_importance(
 
 
 def check_importance(
-    recipe: Recipe, tensors: Sequence[Wanted], choices: Sequence[Choice], importance: Importance | None
+    recipe: Recipe,
+    tensors: Sequence[Wanted],
+    choices: Sequence[Choice],
+    importance: Importance | None,
+    *,
+    rehearsal: bool = False,
 ) -> tuple[Loss, ...]:
     """What is quantized without the importance data that was given, or with a part of it.
 
+    rehearsal: nothing will be written, so that a type that needs data and has none is only told.
     Raises `PlanError` where llama-quantize gives up: a type that needs data and has none, or an entry of a wrong
     length (which it overlooks for token embeddings only, where it tells).
     """
     missing = missing_importance(recipe, tensors, choices, importance)
+    if missing and rehearsal:
+        return tuple(Loss(LossKind.IMPORTANCE_UNUSED, name, "its type needs an importance matrix") for name in missing)
     if missing:
         raise PlanError(
             f"{recipe.name} needs an importance matrix for {missing[0]}"
