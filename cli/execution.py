@@ -126,7 +126,7 @@ def errors_text(plan: Plan, receipt: Receipt) -> str:
     rows = [["did", "from", "to", "relative error", "tensor"]]
     for step in plan.steps:
         error = receipt.errors.get(step.target.name)
-        said = "" if error is None else f"{error:.6f}"
+        said = "" if error is None else f"{error:.5f}"
         rows.append([_deed(step), _from(step), step.target.encoding.label, said, _names(step)])
     return table(rows, right=frozenset({3}))
 

@@ -1,0 +1,194 @@
+"""Whole files: what requantize writes is what llama.cpp's own llama-quantize writes, byte for byte.
+
+The goldens (fixtures/recipes/make_files.py) are digests of files that program wrote from the models of
+tests/quantizable.py and from SmolLM2, with every recipe, with and without an importance matrix.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from requant.encodings import BLOCKS
+from requant.errors import PlanError, UnsupportedError
+from requant.execute import execute
+from requant.formats.gguf import Gguf
+from requant.formats.imatrix import read_imatrix
+from requant.ir import Typed
+from requant.layout import LayoutOptions
+from requant.operations.requantize import Request, plan_requantization
+from requant.plan import Fidelity, LossKind
+from requant.recipes import Overrides, encoding_named
+from requant.sources import read
+from tests import models, quantizable
+
+FORMAT = Gguf()
+FIXTURES = Path(__file__).parents[1] / "fixtures/recipes"
+GOLDEN = json.loads((FIXTURES / "files.json").read_text())["models"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of the tiny models and their importance matrices."""
+    folder = tmp_path_factory.mktemp("models")
+    for label in quantizable.MODELS:
+        quantizable.write_model(label, folder / f"{label}.gguf")
+        quantizable.write_imatrix(label, folder / f"{label}.imatrix")
+    return folder
+
+
+def importance_of(made, label):
+    """As read from a file of the name that the goldens were made with: the output repeats it."""
+    importance = read_imatrix(made / f"{label}.imatrix")
+    return type(importance)(importance.entries, importance.datasets, importance.chunks, source="imatrix.gguf")
+
+
+def requantized(source, destination, request):
+    plan = plan_requantization(FORMAT.read(source), FORMAT, destination, request)
+    execute(plan)
+    return plan
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["", "imatrix"])
+@pytest.mark.parametrize("recipe", GOLDEN["gqa"])
+@pytest.mark.parametrize("label", quantizable.MODELS)
+def test_files_are_llama_quantizes(label, recipe, given, made, tmp_path):
+    golden = GOLDEN[label][recipe][given]
+    request = Request(recipe, importance=importance_of(made, label) if given else None)
+    if golden is None:
+        with pytest.raises(PlanError, match=r"needs an importance matrix|nothing is near enough"):
+            plan_requantization(FORMAT.read(made / f"{label}.gguf"), FORMAT, tmp_path / "out.gguf", request)
+        return
+    try:
+        requantized(made / f"{label}.gguf", tmp_path / "out.gguf", request)
+    except UnsupportedError as error:  # goes when the last encoder has landed
+        pytest.skip(str(error))
+    tensors = FORMAT.read(tmp_path / "out.gguf").tensors
+    ours = [(t.name, t.encoding.label, hashlib.sha256(read(t.sources["data"])).hexdigest()[:8]) for t in tensors]
+    differing = [o for o, digest in zip(ours, golden["tensors"].split(), strict=True) if o[2] != digest]
+    assert not differing
+    assert hashlib.sha256((tmp_path / "out.gguf").read_bytes()).hexdigest() == golden["file"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", GOLDEN.get("smollm2", []))
+def test_smollm2_becomes_what_llama_quantize_makes_of_it(recipe, tmp_path):
+    (golden,) = GOLDEN["smollm2"][recipe]
+    source = models.smollm2()
+    if golden is None:
+        with pytest.raises(PlanError, match=r"needs an importance matrix|nothing is near enough"):
+            plan_requantization(FORMAT.read(source), FORMAT, tmp_path / "out.gguf", Request(recipe))
+        return
+    requantized(source, tmp_path / "out.gguf", Request(recipe))
+    assert hashlib.sha256((tmp_path / "out.gguf").read_bytes()).hexdigest() == golden["file"]
+
+
+def plan_of(made, tmp_path, recipe="Q4_K_M", label="gqa", **more):
+    return plan_requantization(
+        FORMAT.read(made / f"{label}.gguf"), FORMAT, tmp_path / "out.gguf", Request(recipe, **more)
+    )
+
+
+def types(plan):
+    return {step.target.name: step.target.encoding.label for step in plan.steps}
+
+
+def test_a_file_is_like_another(made, tmp_path):
+    requantized(made / "gqa.gguf", tmp_path / "like.gguf", Request("IQ4_XS"))
+    like = FORMAT.read(tmp_path / "like.gguf")
+    plan = plan_of(made, tmp_path, "COPY", like=like)
+    assert types(plan) == {tensor.name: tensor.encoding.label for tensor in like.tensors}
+    execute(plan)
+    assert FORMAT.read(tmp_path / "out.gguf").metadata["general.file_type"] == Typed("u32", 30)
+    # an option still beats the other file, and what that file lacks follows the recipe
+    partly = type(like)(like.naming, like.architecture, like.tensors[:10], metadata=like.metadata)
+    overrides = Overrides(tensor_types=(("attn_k", encoding_named("q8_0")),), output=encoding_named("q5_0"))
+    mixed = types(plan_of(made, tmp_path, "Q6_K", like=partly, overrides=overrides))
+    assert (mixed["output.weight"], mixed["blk.0.attn_k.weight"]) == ("Q5_0", "Q8_0")
+    assert mixed["blk.0.attn_v.weight"] == next(t for t in like.tensors if "0.attn_v" in t.name).encoding.label
+    assert mixed["blk.2.ffn_up.weight"] == "Q6_K"
+
+
+def test_layers_are_pruned_with_their_importance(made, tmp_path):
+    importance = importance_of(made, "gqa")
+    plan = plan_of(made, tmp_path, "IQ4_XS", prune=(0,), importance=importance)
+    assert [step.move.inputs[0].name for step in plan.steps if step.target.name == "blk.1.attn_q.weight"] == [
+        "blk.2.attn_q.weight"
+    ]
+    (step,) = [step for step in plan.steps if step.target.name == "blk.1.attn_q.weight"]
+    assert (step.importance == importance.weights("blk.2.attn_q.weight")).all()
+    execute(plan)
+    metadata = FORMAT.read(tmp_path / "out.gguf").metadata
+    assert metadata["llama.block_count"] == Typed("u32", 2)
+    assert list(metadata)[-1] == "llama.block_count"
+    assert metadata["quantize.imatrix.entries_count"].value == len(importance.entries)
+    with pytest.raises(PlanError, match="no layer would stay"):
+        plan_of(made, tmp_path, prune=(0, 1, 2))
+
+
+def test_per_layer_metadata_is_pruned_too(made, tmp_path):
+    source = FORMAT.read(made / "gqa.gguf")
+    source.metadata["llama.attention.head_count_kv"] = Typed("[u32]", [1, 2, 4])
+    plan = plan_requantization(source, FORMAT, tmp_path / "out.gguf", Request("COPY", prune=(1,)))
+    execute(plan)
+    assert list(FORMAT.read(tmp_path / "out.gguf").metadata["llama.attention.head_count_kv"].value) == [1, 4]
+
+
+def test_a_split_is_kept(made, tmp_path):
+    source = FORMAT.read(made / "gqa.gguf")
+    split = plan_requantization(
+        source, FORMAT, tmp_path / "in.gguf", Request("COPY", cut=LayoutOptions(shard_tensors=8))
+    )
+    execute(split)
+    first = tmp_path / "in-00001-of-00004.gguf"
+    plan = requantized(first, tmp_path / "out.gguf", Request("Q4_K_M", keep_split=True))
+    assert [len(file.slots) for file in plan.layout.files] == [len(file.slots) for file in split.layout.files]
+    assert [set(ours.slots) for ours in plan.layout.files] == [set(theirs.slots) for theirs in split.layout.files]
+    whole = requantized(first, tmp_path / "whole.gguf", Request("Q4_K_M"))
+    assert len(whole.layout.files) == 1
+    shards = FORMAT.read(tmp_path / "out-00001-of-00004.gguf")
+    assert {t.name: bytes(read(t.sources["data"])) for t in shards.tensors if "attn_q" in t.name} == {
+        t.name: bytes(read(t.sources["data"]))
+        for t in FORMAT.read(tmp_path / "whole.gguf").tensors
+        if "attn_q" in t.name
+    }
+    # a file whose tensors are all pruned is not written
+    pruned = plan_requantization(
+        FORMAT.read(first), FORMAT, tmp_path / "less.gguf", Request("COPY", prune=(0, 1), keep_split=True)
+    )
+    assert all(file.slots for file in pruned.layout.files)
+
+
+def test_metadata_is_set_at_the_end(made, tmp_path):
+    values = (("general.name", Typed("str", "mine")), ("x.y", Typed("bool", True)))
+    plan = requantized(made / "gqa.gguf", tmp_path / "out.gguf", Request("Q8_0", key_values=values))
+    assert plan.steps
+    metadata = FORMAT.read(tmp_path / "out.gguf").metadata
+    assert list(metadata)[-4:] == ["general.quantization_version", "general.file_type", "general.name", "x.y"]
+    assert (metadata["general.name"].value, metadata["general.file_type"].value) == ("mine", 7)
+
+
+def test_overridden_metadata_counts_for_the_recipe(made, tmp_path):
+    shared = types(plan_of(made, tmp_path, "Q2_K"))
+    alone = types(plan_of(made, tmp_path, "Q2_K", key_values=(("llama.attention.head_count_kv", Typed("u32", 4)),)))
+    assert (shared["blk.0.attn_v.weight"], alone["blk.0.attn_v.weight"]) == ("Q4_K", "Q3_K")
+
+
+def test_rounding_twice_is_told_and_exact_steps_are_not(made, tmp_path):
+    requantized(made / "gqa.gguf", tmp_path / "q8.gguf", Request("Q8_0"))
+    plan = plan_requantization(FORMAT.read(tmp_path / "q8.gguf"), FORMAT, tmp_path / "o.gguf", Request("Q4_K_M"))
+    twice = {loss.subject for loss in plan.losses if loss.kind is LossKind.REQUANTIZED}
+    assert twice == {step.target.name for step in plan.steps if step.fidelity is Fidelity.ROUND} != set()
+    copied = plan_requantization(FORMAT.read(tmp_path / "q8.gguf"), FORMAT, tmp_path / "o.gguf", Request("COPY"))
+    assert not copied.losses
+    assert {step.fidelity for step in copied.steps} == {Fidelity.COPY}
+
+
+def test_a_rehearsal_may_lack_the_importance_that_the_work_needs(made, tmp_path):
+    plan = plan_of(made, tmp_path, "IQ2_XXS", rehearsal=True)
+    needing = {loss.subject for loss in plan.losses if loss.kind is LossKind.IMPORTANCE_UNUSED}
+    assert "blk.1.ffn_up.weight" in needing
+    assert all(BLOCKS[types(plan)[name]].needs_importance for name in needing)
+    with pytest.raises(PlanError, match="IQ2_XXS needs an importance matrix"):
+        plan_of(made, tmp_path, "IQ2_XXS")
