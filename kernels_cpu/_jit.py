@@ -45,11 +45,14 @@ DOUBLES: Final = _input(types.float64)
 BYTES: Final = _input(types.uint8)
 WORDS: Final = _input(types.uint16)
 WORDS32: Final = _input(types.uint32)
+LONGS: Final = _input(types.uint64)
+INTS64: Final = _input(types.int64)
 OUT_FLOATS: Final = _output(types.float32)
 OUT_DOUBLES: Final = _output(types.float64)
 OUT_BYTES: Final = _output(types.uint8)
 OUT_WORDS: Final = _output(types.uint16)
 OUT_INTS: Final = _output(types.int32)
+OUT_LONGS: Final = _output(types.int64)
 NUMBER: Final = types.int64
 
 
@@ -156,3 +159,8 @@ def kernel(*signature: Any) -> Callable[[Callable[..., None]], Kernel]:
 def inlined(function: F) -> F:
     """A piece of kernels; compiled into them."""
     return cast(F, numba.njit(**_EXACT)(function))
+
+
+def spliced(function: F) -> F:
+    """As `inlined`, even where LLVM would rather call it: for what runs millions of times a second."""
+    return cast(F, numba.njit(forceinline=True, **_EXACT)(function))

@@ -26,6 +26,7 @@ from requant.kernels_cpu.ggml_decode import (
     decode_q8_0,
 )
 from requant.kernels_cpu.ggml_fp4 import decode_mxfp4, decode_nvfp4, encode_mxfp4, encode_nvfp4
+from requant.kernels_cpu.ggml_grids import GridDecoder, GridEncoder
 from requant.kernels_cpu.ggml_importance import (
     encode_q2_k_weighted,
     encode_q3_k_weighted,
@@ -33,7 +34,17 @@ from requant.kernels_cpu.ggml_importance import (
     encode_q5_k_weighted,
     encode_q6_k_weighted,
 )
+from requant.kernels_cpu.ggml_iq3 import encode_iq3_s, encode_iq3_xxs
 from requant.kernels_cpu.ggml_iq4 import decode_iq4_nl, decode_iq4_xs, encode_iq4_nl, encode_iq4_xs
+from requant.kernels_cpu.ggml_iq_decode import (
+    decode_iq1_m,
+    decode_iq1_s,
+    decode_iq2_s,
+    decode_iq2_xs,
+    decode_iq2_xxs,
+    decode_iq3_s,
+    decode_iq3_xxs,
+)
 from requant.kernels_cpu.ggml_k import encode_q2_k, encode_q3_k, encode_q4_k, encode_q5_k, encode_q6_k
 from requant.kernels_cpu.ggml_legacy import encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1, encode_q8_0
 from requant.kernels_cpu.ggml_legacy_importance import (
@@ -66,6 +77,8 @@ ENCODERS: Final[Mapping[str, Kernel]] = {
     "Q4_K": encode_q4_k,
     "Q5_K": encode_q5_k,
     "Q6_K": encode_q6_k,
+    "IQ3_XXS": Unweighted(GridEncoder(encode_iq3_xxs, "IQ3_XXS")),
+    "IQ3_S": Unweighted(GridEncoder(encode_iq3_s, "IQ3_S")),
     "IQ4_NL": Unweighted(encode_iq4_nl),
     "IQ4_XS": Unweighted(encode_iq4_xs),
     "TQ1_0": encode_tq1_0,
@@ -88,6 +101,8 @@ WEIGHTED: Final[Mapping[str, Kernel]] = {
     "Q4_K": encode_q4_k_weighted,
     "Q5_K": encode_q5_k_weighted,
     "Q6_K": encode_q6_k_weighted,
+    "IQ3_XXS": GridEncoder(encode_iq3_xxs, "IQ3_XXS"),
+    "IQ3_S": GridEncoder(encode_iq3_s, "IQ3_S"),
     "IQ4_NL": encode_iq4_nl,
     "IQ4_XS": encode_iq4_xs,
 }
@@ -104,6 +119,13 @@ DECODERS: Final[Mapping[str, Kernel]] = {
     "Q4_K": decode_q4_k,
     "Q5_K": decode_q5_k,
     "Q6_K": decode_q6_k,
+    "IQ1_S": GridDecoder(decode_iq1_s, "IQ1_S"),
+    "IQ1_M": GridDecoder(decode_iq1_m, "IQ1_S"),
+    "IQ2_XXS": GridDecoder(decode_iq2_xxs, "IQ2_XXS"),
+    "IQ2_XS": GridDecoder(decode_iq2_xs, "IQ2_XS"),
+    "IQ2_S": GridDecoder(decode_iq2_s, "IQ2_S"),
+    "IQ3_XXS": GridDecoder(decode_iq3_xxs, "IQ3_XXS"),
+    "IQ3_S": GridDecoder(decode_iq3_s, "IQ3_S"),
     "IQ4_NL": decode_iq4_nl,
     "IQ4_XS": decode_iq4_xs,
     "TQ1_0": decode_tq1_0,

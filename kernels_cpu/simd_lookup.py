@@ -48,6 +48,16 @@ def mask_of(typing: Any, number: Any) -> Any:
 
 
 @intrinsic
+def bytes_of(typing: Any, number: Any) -> Any:
+    """The eight bytes of an integer, lowest first."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.VectorType(ir.IntType(8), 8)), I32x8.llvm)
+
+    return I32x8(types.uint64), emit
+
+
+@intrinsic
 def lane(typing: Any, value: Any, index: Any) -> Any:
     """One lane of I32x8, chosen at run time."""
 

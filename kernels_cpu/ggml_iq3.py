@@ -1,0 +1,144 @@
+"""IQ3_XXS and IQ3_S: four values as a point of a codebook, eight levels to a coordinate. Encoding."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, inlined, kernel
+from requant.kernels_cpu.lattice import (
+    even_signs,
+    make_search,
+    nearest_int,
+    numerators,
+    split_signs,
+    sum_of_squares,
+    weigh,
+)
+from requant.kernels_cpu.simd import greater, half_bits, largest_lane, load, sqrt, store
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint16]
+Longs = NDArray[np.int64]
+
+_F = np.float32
+
+_search_s: Final = make_search(32, 4, 3, numerators(19, 7, 0.2), 19, all_again=True)
+_search_xxs: Final = make_search(32, 4, 3, numerators(31, 7, 0.2), 31, all_again=False)
+
+
+@inlined
+def _weights(values: Floats, start: int, importance: Floats, ws: Floats, roots: Floats) -> None:
+    if importance.size:
+        weigh(values, start, importance, _F(2) * sum_of_squares(values, start) / _F(256), ws)
+    else:
+        for i in range(256):
+            ws[i] = values[start + i] * values[start + i]
+    for i in range(0, 256, 8):
+        store(roots, i, sqrt(load(ws, i)))
+
+
+@inlined
+def _largest(xs: Floats, start: int) -> np.float32:
+    top = load(xs, start)
+    for i in range(start + 8, start + 32, 8):
+        top = greater(load(xs, i), top)
+    return largest_lane(top)
+
+
+@inlined
+def _steps(scales: Floats, top: np.float32, fudge: np.float32, steps: Longs) -> int:
+    """4-bit codes of the scales; returns the bits of d."""
+    d = top / _F(31)
+    inverse = _F(1) / d
+    for k in range(8):
+        steps[k] = max(0, min(15, nearest_int(_F(0.5) * (inverse * scales[k] - _F(1)))))
+    return half_bits(d * fudge)
+
+
+@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+def encode_iq3_s(
+    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+) -> None:
+    """Blocks of 256 values to 110 bytes; an empty importance for none.
+
+    The reference forgets to move on in the indices and signs of a block after 32 values that are all zero: those that
+    follow land 8 and 4 bytes too early, and their values decode wrong. So they do here: the bytes are the reference's.
+    """
+    xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
+    floats, scales = np.empty(192, _F), np.empty(8, _F)
+    numbers, chosen = np.zeros(256, np.int32), np.zeros(256, np.int32)
+    signs, codes, steps = np.empty(32, np.int64), np.empty(8, np.int64), np.empty(8, np.int64)
+    for n in range(values.size // 256):
+        start = 110 * n
+        out[start : start + 110] = 0
+        _weights(values, 256 * n, importance, ws, roots)
+        split_signs(values, 256 * n, xs, signs)
+        place, top = 0, _F(0)
+        for k in range(8):
+            peak = _largest(xs, 32 * k)
+            scales[k] = 0
+            if peak == 0:
+                continue
+            scale = _search_s(xs, ws, roots, 32 * k, peak, peak / _F(15), span, near, floats, numbers, chosen, codes)
+            flip = 255 if scale < 0 else 0
+            scales[k] = abs(scale)
+            for i in range(8):
+                point = int(index[codes[i]])
+                out[start + 2 + 8 * place + i] = point & 255
+                out[start + 66 + k] |= point >> 8 << i
+            for i in range(4):
+                out[start + 74 + 4 * place + i] = signs[4 * k + i] ^ flip
+            place += 1
+            top = max(top, scales[k])
+        if top > 0:
+            d = _steps(scales, top, _F(1.033), steps)
+            out[start], out[start + 1] = d & 255, d >> 8
+            for k in range(4):
+                out[start + 106 + k] = steps[2 * k] | steps[2 * k + 1] << 4
+
+
+@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+def encode_iq3_xxs(
+    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+) -> None:
+    """Blocks of 256 values to 98 bytes; an empty importance for none."""
+    xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
+    floats, scales = np.empty(192, _F), np.empty(8, _F)
+    numbers, chosen = np.zeros(256, np.int32), np.zeros(256, np.int32)
+    signs, codes, steps = np.empty(32, np.int64), np.empty(8, np.int64), np.empty(8, np.int64)
+    for n in range(values.size // 256):
+        start = 98 * n
+        out[start : start + 98] = 0
+        _weights(values, 256 * n, importance, ws, roots)
+        split_signs(values, 256 * n, xs, signs)
+        even_signs(ws, xs, signs)
+        top = _F(0)
+        for k in range(8):
+            peak = _largest(xs, 32 * k)
+            scales[k] = 0
+            if peak < _F(1e-8):
+                signs[4 * k : 4 * k + 4] = 0
+                continue
+            scale = _search_xxs(xs, ws, roots, 32 * k, peak, peak / _F(15), span, near, floats, numbers, chosen, codes)
+            if scale < 0:
+                for i in range(4):
+                    signs[4 * k + i] ^= 127
+            scales[k] = abs(scale)
+            for i in range(8):
+                out[start + 2 + 8 * k + i] = index[codes[i]]
+            top = max(top, scales[k])
+        if top == 0:
+            out[start : start + 98] = 0
+            continue
+        d = _steps(scales, top, _F(1.0125), steps)
+        out[start], out[start + 1] = d & 255, d >> 8
+        for k in range(8):
+            word = steps[k] << 28
+            for i in range(4):
+                word |= signs[4 * k + i] << 7 * i
+            for i in range(4):
+                out[start + 66 + 4 * k + i] = word >> 8 * i & 255
