@@ -32,14 +32,18 @@ BUFFERS: Final = (Ignored(r".*\.rotary_emb\.inv_freq", "computed from the rope p
 
 def head_width(config: Config) -> Json:
     """Numbers per head when `head_dim` is not given."""
-    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else None
+    return _quotient(config.get("hidden_size"), config.get("num_attention_heads"))
 
 
 def head_width_implied(values: Config) -> Json:
     """The same from GGUF keys."""
-    hidden, heads = values.get("embedding_length"), values.get("attention.head_count")
-    return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else None
+    return _quotient(values.get("embedding_length"), values.get("attention.head_count"))
+
+
+def _quotient(hidden: Json, heads: Json) -> Json:
+    """None where it does not divide, which `sizes_of` reports."""
+    sound = isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads == 0
+    return hidden // heads if sound else None  # type: ignore[operator]
 
 
 #: Hyperparameters that most decoders share.

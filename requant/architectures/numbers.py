@@ -21,6 +21,14 @@ def number(values: Config, key: str, absent: float | None = None) -> float:
     return float(value)
 
 
+def positive(values: Config, key: str, absent: float | None = None) -> float:
+    """A number above 0 and below 2^31; `absent` where there is none."""
+    value = number(values, key, absent)
+    if not 0 < value < 1 << 31:
+        raise PlanError(f"{key} is {value:g}, a number above 0 is needed")
+    return value
+
+
 def shortest(value: SupportsFloat) -> float:
     """The shortest decimal that a float32 of this value was rounded from.
 

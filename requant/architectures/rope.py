@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.architectures.numbers import number, shortest
+from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
 from requant.encodings import F32
 from requant.errors import PlanError, UnsupportedError
@@ -70,21 +70,21 @@ class Rope:
     def to_ggml(self, checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
         """Keys and factor tensors of the scaling that config.json asks for."""
         scaling = parameters(config, self.theta)
-        values = {"rope.freq_base": Typed("f32", number(scaling, "rope_theta"))}
-        context = number(config, "max_position_embeddings")
-        original = scaling.get("original_max_position_embeddings")
+        values = {"rope.freq_base": Typed("f32", positive(scaling, "rope_theta"))}
+        context = positive(config, "max_position_embeddings")
+        original = int(positive(scaling, "original_max_position_embeddings", context))
         if self.outer_original:
-            values["rope.scaling.original_context_length"] = Typed("u32", int(_or(original, context)))
+            values["rope.scaling.original_context_length"] = Typed("u32", original)
         match scaling["rope_type"]:
             case "default":
                 return ToGgml(values)
             case "linear":
                 return ToGgml(values | _typed("linear") | {"rope.scaling.factor": _f32(scaling, "factor")})
             case "yarn":
-                return ToGgml(values | _yarn(scaling, int(_or(original, context))), losses=_unread_of_yarn(scaling))
+                return ToGgml(values | _yarn(scaling, original), losses=_unread_of_yarn(scaling))
             case "llama3":
-                head = sizes["head"]
-                return ToGgml(values, (_vector(_FREQS, llama3_factors(scaling, head)),))
+                scaling["original_max_position_embeddings"] = original
+                return ToGgml(values, (_vector(_FREQS, llama3_factors(scaling, sizes["head"])),))
             case "longrope" | "su":
                 kind = {} if self.outer_original else _typed("longrope")  # phi3 has no other scaling, and no key for it
                 return _longrope(values | kind, scaling, context, sizes)
@@ -99,10 +99,10 @@ class Rope:
 
     def to_hf(self, values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
         """The scaling in transformers 4's words, which transformers 5 reads as well."""
-        theta = shortest(number(values, "rope.freq_base", 10000.0))
+        theta = shortest(positive(values, "rope.freq_base", 10000.0))
         config: dict[str, Json] = {"rope_theta": theta}
-        context = int(number(values, "context_length"))
-        original = int(number(values, "rope.scaling.original_context_length", context))
+        context = int(positive(values, "context_length"))
+        original = int(positive(values, "rope.scaling.original_context_length", context))
         kind = values.get("rope.scaling.type", "linear")
         factor = shortest(number(values, "rope.scaling.factor", number(values, "rope.scale_linear", 1.0)))
         used = frozenset({_FREQS, _LONG, _SHORT} & set(tensors))
@@ -140,7 +140,7 @@ def parameters(config: Config, theta: float, layer_type: str = "full_attention")
     found: dict[str, Json] = dict(inner)
     found["rope_type"] = found.get("rope_type") or found.get("type") or "default"
     if found.get("rope_theta") is None:
-        found["rope_theta"] = _or(config.get("rope_theta"), theta)
+        found["rope_theta"] = number(config, "rope_theta", theta)
     if config.get("original_max_position_embeddings") is not None:
         found["original_max_position_embeddings"] = config["original_max_position_embeddings"]
     return found
@@ -150,8 +150,8 @@ def llama3_factors(scaling: Config, head: int) -> Factors:
     """[head / 2]: what each frequency is divided by. float32 throughout, as the converter computes it."""
     theta, factor = np.float32(number(scaling, "rope_theta")), number(scaling, "factor", 8.0)
     low, high = number(scaling, "low_freq_factor", 1.0), number(scaling, "high_freq_factor", 4.0)
-    original = number(scaling, "original_max_position_embeddings", 8192)
-    if not (factor > 0 and 0 < low < high and original > 0):
+    original = positive(scaling, "original_max_position_embeddings")
+    if not (factor > 0 and 0 < low < high):
         raise PlanError(f"llama3 rope scaling: factor {factor}, low {low}, high {high}, original context {original}")
     frequencies = np.float32(1) / theta ** (np.arange(0, head, 2, dtype=np.float32) / np.float32(head))
     lengths = np.float32(2 * math.pi) / frequencies
@@ -207,9 +207,7 @@ def _guesses(factors: Factors, theta: float, head: int) -> list[tuple[float, int
 
 
 def _yarn(scaling: Config, original: int) -> dict[str, Typed]:
-    factor = number(scaling, "factor")
-    if not factor > 0:
-        raise PlanError(f"yarn rope scaling: factor {factor}")
+    factor = positive(scaling, "factor")
     values = _typed("yarn") | {
         "rope.scaling.factor": _f32(scaling, "factor"),
         "rope.scaling.original_context_length": Typed("u32", original),
@@ -266,7 +264,7 @@ def _yarn_of(values: Config, factor: float, original: int) -> dict[str, Json]:
 
 def _longrope(values: dict[str, Typed], scaling: Config, context: float, sizes: Sizes) -> ToGgml:
     rotary = sizes.get("rotary", sizes["head"])
-    original = number(scaling, "original_max_position_embeddings", context)
+    original = positive(scaling, "original_max_position_embeddings", context)
     factors: list[Factors] = []
     for name in ("long_factor", "short_factor"):
         listed = scaling.get(name)
@@ -274,7 +272,7 @@ def _longrope(values: dict[str, Typed], scaling: Config, context: float, sizes: 
             count = len(listed) if isinstance(listed, list) else "none"
             raise PlanError(f"config.json: {name} needs {rotary // 2} numbers, there are {count}")
         factors.append(np.array([number({name: x}, name) for x in listed], np.float32))
-    values["rope.scaling.original_context_length"] = Typed("u32", int(original))
+    values["rope.scaling.original_context_length"] = Typed("u32", original)
     attention = scaling.get("attention_factor")
     if attention is None:
         attention = _attention_of_longrope(context, original)
@@ -321,8 +319,4 @@ def _typed(kind: str) -> dict[str, Typed]:
 
 
 def _f32(config: Config, key: str) -> Typed:
-    return Typed("f32", number(config, key))
-
-
-def _or(value: Json, default: float) -> float:
-    return default if value is None else number({"value": value}, "value")
+    return Typed("f32", positive(config, key))
