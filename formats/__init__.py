@@ -9,16 +9,24 @@ from typing import Final
 from requant.errors import FormatError, UnsupportedError
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
+from requant.formats.torch_zip import TorchZip
 from requant.layout import Format
 
 #: Every format by the name users type, the specific ones first.
 FORMATS: Final[Mapping[str, Format]] = {
     "gguf": Gguf(),
     "safetensors": Safetensors(),
+    "torch": TorchZip(),
 }
 
 #: Files that no format recognizes are read by the one their name promises, which says what is wrong with them.
-_BY_SUFFIX: Final = {".gguf": "gguf", ".safetensors": "safetensors"}
+_BY_SUFFIX: Final = {
+    ".gguf": "gguf",
+    ".safetensors": "safetensors",
+    ".bin": "torch",
+    ".pt": "torch",
+    ".pth": "torch",
+}
 
 
 def detect(path: Path) -> Format:

@@ -1,0 +1,52 @@
+"""What a path stands for: a file, or a folder with everything in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from requant.errors import FormatError
+from requant.formats.safetensors.folder import carried_files, read_config
+from requant.formats.safetensors.shards import WeightFiles, read_folder
+from requant.ir import Checkpoint, Naming, Tensor, Typed
+
+
+def recognizes_folder(path: Path, weights: WeightFiles) -> bool:
+    """Whether a folder holds such weights, or the index of such."""
+    return bool(weights.found(path) or weights.indexes(path))
+
+
+def read_checkpoint(path: Path, weights: WeightFiles) -> Checkpoint[Tensor]:
+    """Every stored array as a dense tensor, file after file. Raises `FormatError`.
+
+    A folder is the whole model, with its config.json and the files beside it; so is an index, whose shards are then
+    taken whatever else lies in the folder. A weight file is just that file, even if it is one shard of several.
+    """
+    try:
+        if path.is_dir():
+            return _whole(path, path, weights, None)
+        if path.name.endswith(weights.index_suffix) and path.exists():
+            return _whole(path, path.parent, weights, path)
+        header = weights.read(path)
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror}") from None
+    return Checkpoint(Naming.HF, "", header.tensors, metadata=_typed(header.metadata), path=path)
+
+
+def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -> Checkpoint[Tensor]:
+    header = read_folder(folder, weights, index)
+    config = read_config(folder)
+    model_type = config.get("model_type")
+    return Checkpoint(
+        Naming.HF,
+        model_type if isinstance(model_type, str) else "",
+        header.tensors,
+        config,
+        _typed(header.metadata),
+        carried_files(folder),
+        path,
+    )
+
+
+def _typed(metadata: Mapping[str, str]) -> dict[str, Typed]:
+    return {key: Typed("str", value) for key, value in metadata.items()}
