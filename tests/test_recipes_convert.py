@@ -1,0 +1,89 @@
+"""From an HF checkpoint: the types of convert_hf_to_gguf.py, and for quantized recipes those of both steps at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from requant.encodings import BF16, BLOCKS, DENSE, F16, F32
+from requant.execute import execute
+from requant.formats import FORMATS
+from requant.operations import convert, requantize
+from requant.recipes import RECIPES, Facts, Overrides, Wanted, choose_converted, recipe_named
+from requant.sources import read
+from tests.tiny_folder import write_tiny_folder
+
+GOLDEN = json.loads(Path(__file__).parents[1].joinpath("fixtures/recipes/converted.json").read_text())
+
+
+def chosen(recipe, tensors, overrides=None):
+    return choose_converted(recipe_named(recipe), tensors, Facts("llama", {}), overrides)
+
+
+@pytest.mark.parametrize("label", GOLDEN["models"])
+def test_types_are_the_conversion_scripts(label):
+    tensors = [Wanted(name, tuple(row[0]), BF16) for name, row in GOLDEN["models"][label].items()]
+    for column, recipe in enumerate(GOLDEN["types"], 1):
+        for tensor, choice in zip(tensors, chosen(recipe, tensors), strict=True):
+            assert choice.encoding.label == GOLDEN["models"][label][tensor.name][column], (recipe, tensor)
+            fallback = recipe == "Q8_0" and choice.encoding == F16
+            assert (choice.asked == BLOCKS["Q8_0"]) == fallback
+
+
+def test_tensors_that_stay_dense_keep_every_value_of_their_source():
+    tensors = [
+        Wanted(f"blk.{i}.attn_rel_b.weight", (4, 256), DENSE[label])
+        for i, label in enumerate(("BF16", "F16", "F32", "F8_E4M3", "F64"))
+    ]
+    assert [choice.encoding for choice in chosen("Q4_K_M", tensors)] == [BF16, F16, F32, F16, F32]
+    assert [choice.encoding for choice in chosen("COPY", tensors)] == [BF16, F16, F32, F16, F32]
+
+
+def test_options_change_what_they_name_and_nothing_else():
+    names = ("token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.0.attn_rel_b.weight")
+    tensors = [Wanted(name, (256, 256), BF16) for name in names]
+
+    def types(recipe, **overrides):
+        return [choice.encoding.label for choice in chosen(recipe, tensors, Overrides(**overrides))]
+
+    assert types("Q8_0") == ["Q8_0"] * 4
+    assert types("Q8_0", quantize_output=False) == ["Q8_0", "BF16", "Q8_0", "Q8_0"]
+    assert types("F16", output=BLOCKS["Q6_K"]) == ["F16", "Q6_K", "F16", "F16"]
+    assert types("F16", tensor_types=(("attn_q", BLOCKS["Q4_0"]),)) == ["F16", "F16", "Q4_0", "F16"]
+    assert types("Q4_K_M", quantize_output=False) == ["Q4_K", "BF16", "Q4_K", "BF16"]
+    assert types("COPY", token_embedding=F32) == ["F32", "BF16", "BF16", "BF16"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hf") / "tiny"
+    write_tiny_folder(path)
+    return path
+
+
+def tensors_of(path):
+    return {t.name: (t.encoding.label, bytes(read(t.sources["data"]))) for t in FORMATS["gguf"].read(path).tensors}
+
+
+@pytest.mark.parametrize(
+    "recipe", ["Q4_K_M", "Q5_K_S", "Q6_K", "Q3_K_L", "Q2_K", "Q4_0", "Q8_0", "IQ4_XS", "TQ1_0", "MXFP4_MOE"]
+)
+@pytest.mark.parametrize("overrides", [Overrides(), Overrides(pure=True, quantize_output=False)], ids=["", "options"])
+def test_one_pass_gives_the_bytes_of_two(recipe, overrides, folder, tmp_path):
+    gguf, source = FORMATS["gguf"], FORMATS["safetensors"].read(folder)
+    one = convert.Request(recipe, overrides)
+    execute(convert.plan_conversion(source, gguf, tmp_path / "one.gguf", one))
+    execute(convert.plan_conversion(source, gguf, tmp_path / "bf16.gguf", convert.Request("BF16")))
+    second = requantize.Request(recipe, overrides)
+    execute(requantize.plan_requantization(gguf.read(tmp_path / "bf16.gguf"), gguf, tmp_path / "two.gguf", second))
+    assert tensors_of(tmp_path / "one.gguf") == tensors_of(tmp_path / "two.gguf")
+    one_metadata, two_metadata = (gguf.read(tmp_path / f"{name}.gguf").metadata for name in ("one", "two"))
+    assert one_metadata["general.file_type"] == two_metadata["general.file_type"]
+    assert set(one_metadata) == set(two_metadata)
+
+
+def test_every_recipe_can_be_asked_for_by_name_and_number():
+    for name, recipe in RECIPES.items():
+        assert recipe_named(name.lower()) is recipe
+        if recipe.file_type is not None:
+            assert recipe_named(str(recipe.file_type)) is recipe
