@@ -164,6 +164,11 @@ def test_a_corrupt_file_fails_with_llama_cpps_words(tiny, tmp_path):
     assert "could not load the model" in err and "hint: llama.cpp's log:" in err and "file bounds" in err
 
 
+def test_a_file_without_a_tokenizer_says_so(tmp_path):
+    code, _, err = run(write_tiny_llama(tmp_path / "bare.gguf", tokenizer=False))
+    assert code == 5 and "bare.gguf: the file has no tokenizer" in err
+
+
 def test_other_vocabularies_cannot_be_compared(tiny, text, tmp_path):
     code, _, err = run(tiny, "--text", text, "--against", write_tiny_llama(tmp_path / "more.gguf", words=["zz"]))
     assert code == 5 and "320 tokens, but the reference has 321" in err

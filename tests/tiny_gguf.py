@@ -18,7 +18,13 @@ def vocabulary(words: tuple[str, ...] = ()) -> tuple[list[str], list[float], lis
 
 
 def write_tiny_llama(
-    path: Path, *, seed: int = 0, noise: float = 0.0, poison: float | None = None, words: tuple[str, ...] = ()
+    path: Path,
+    *,
+    seed: int = 0,
+    noise: float = 0.0,
+    poison: float | None = None,
+    words: tuple[str, ...] = (),
+    tokenizer: bool = True,
 ) -> Path:
     """`noise` moves every weight (a bad quantization); `poison` is put into one of them; `words` are further tokens."""
     rng, shift = np.random.default_rng(seed), np.random.default_rng(seed + 1)
@@ -33,14 +39,17 @@ def write_tiny_llama(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(EMBD // HEADS)
     writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_scores(scores)
-    writer.add_token_types(types)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    if tokenizer:
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(tokens)
+        writer.add_token_scores(scores)
+        writer.add_token_types(types)
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+    else:
+        writer.add_tokenizer_model("none")
 
     def add(name: str, *shape: int) -> None:
         values = np.ones(shape) if len(shape) == 1 else rng.normal(0, 0.3, shape)

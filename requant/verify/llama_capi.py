@@ -94,6 +94,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_model_size": (ctypes.c_uint64, [c_void_p]),
     "llama_model_n_ctx_train": (c_int32, [c_void_p]),
     "llama_model_n_embd_out": (c_int32, [c_void_p]),
+    "llama_vocab_type": (c_int32, [c_void_p]),
     "llama_vocab_n_tokens": (c_int32, [c_void_p]),
     "llama_vocab_bos": (c_int32, [c_void_p]),
     "llama_vocab_eos": (c_int32, [c_void_p]),
@@ -119,6 +120,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 GGML_TYPE_F32 = 0
 FLASH_ATTN_DISABLED = 0
 LOG_DEBUG = 1
+VOCAB_NONE = 0
 
 
 class CApi:
@@ -195,6 +197,8 @@ class CApi:
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> dict[str, Any]:
         """Token ids of `text`."""
+        if self.library.llama_vocab_type(self.vocab) == VOCAB_NONE:  # llama_tokenize would abort
+            raise Refused("the file has no tokenizer")
         raw = text.encode("utf-8", "surrogateescape")
         room = len(raw) + 8
         while True:

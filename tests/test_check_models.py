@@ -1,0 +1,130 @@
+"""`requant check` against what a model was made from: an HF folder in transformers, or in our own conversion of it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from requant.cli.main import cli
+from requant.verify.check import default_text
+from requant.verify.llama_cpp import LlamaCpp
+from requant.verify.transformers import Transformers
+from tests.models import minilm, smollm2
+
+
+def requant(*arguments):
+    result = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert result.exit_code in (0, 5), result.stderr or result.exception
+    return result
+
+
+def report(*arguments):
+    result = requant("check", *arguments, "--json", "--threads", 1)
+    return json.loads(result.stdout), result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """SmolLM2 as an HF folder."""
+    path = tmp_path_factory.mktemp("smollm2") / "hf"
+    requant("convert", smollm2(), path, "--quiet")
+    return path
+
+
+@pytest.fixture(scope="module")
+def q8(folder):
+    path = Path(folder).with_name("q8.gguf")
+    requant("convert", folder, path, "--to", "Q8_0", "--quiet")
+    return path
+
+
+@pytest.mark.slow
+def test_a_good_quantization_is_near_its_folder_in_transformers(folder, q8):
+    found, err = report(
+        q8, "--against", folder, "--chunks", 1, "--expect", "Paris", "--max-kl", 0.01, "--min-top1", 0.95
+    )
+    assert found["ok"], err
+    assert found["answer"]["chat"] and "Paris" in found["answer"]["text"]
+    against = found["against"]
+    assert against["reference"].startswith("transformers") and against["tokens_equal"]
+    assert against["divergence"]["ratio"]["value"] == pytest.approx(1, abs=0.04)
+    assert 10 < found["perplexity"]["value"] < 40
+
+
+@pytest.mark.slow
+def test_our_own_conversion_stands_in_for_transformers(folder, q8):
+    theirs, _ = report(q8, "--against", folder, "--chunks", 1, "--prompt", "")
+    ours, _ = report(q8, "--against", folder, "--chunks", 1, "--prompt", "", "--reference", "requant")
+    assert "llama.cpp" in ours["against"]["reference"]
+    assert ours["against"]["perplexity"]["value"] == pytest.approx(theirs["against"]["perplexity"]["value"], rel=0.005)
+    assert ours["against"]["divergence"]["kl"]["value"] == pytest.approx(
+        theirs["against"]["divergence"]["kl"]["value"], abs=0.002
+    )
+
+
+@pytest.mark.slow
+def test_a_wrong_tokenizer_fails(folder, q8, tmp_path):
+    broken = tmp_path / "hf"
+    shutil.copytree(folder, broken)
+    tokenizer = json.loads((broken / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": True,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
+    found, err = report(q8, "--against", broken, "--chunks", 1, "--prompt", "")
+    assert not found["ok"] and not found["against"]["tokens_equal"]
+    assert "the tokenizers disagree from token 0 on" in err
+
+
+@pytest.mark.slow
+def test_wrong_weights_fail(folder, q8, tmp_path):
+    """A swapped pair of heads, as a wrong row order would leave them: it still speaks, but not as it should."""
+    from safetensors.numpy import load_file, save_file
+
+    broken = tmp_path / "hf"
+    shutil.copytree(folder, broken)
+    weights = load_file(broken / "model.safetensors")
+    for n in range(30):
+        rows = weights[f"model.layers.{n}.self_attn.q_proj.weight"]
+        weights[f"model.layers.{n}.self_attn.q_proj.weight"] = np.roll(rows, 64, axis=0).copy()
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    found, err = report(q8, "--against", broken, "--chunks", 1, "--prompt", "")
+    assert not found["ok"] and "KL divergence" in err and "top-1 agreement" in err
+
+
+@pytest.fixture(scope="module")
+def minilm_gguf(tmp_path_factory):
+    path = tmp_path_factory.mktemp("minilm") / "minilm.gguf"
+    requant("convert", minilm(), path, "--to", "F32", "--quiet")
+    return path
+
+
+@pytest.mark.slow
+def test_minilm_embeds_as_in_transformers(minilm_gguf):
+    reference = Transformers(minilm(), encoder=True)
+    texts = [line for line in default_text().splitlines() if line][:8]
+    with LlamaCpp(minilm_gguf, embeddings=True, threads=1) as llama:
+        for text in texts:
+            tokens = llama.tokenize(text)
+            assert tokens == reference.tokenize(text)
+            ours, theirs = llama.embed(tokens)[0], reference.embed(tokens)[0]
+            difference = ours / np.linalg.norm(ours) - theirs / np.linalg.norm(theirs)
+            assert np.abs(difference).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_an_encoder_is_checked_by_its_embeddings(minilm_gguf, tmp_path):
+    found, err = report(minilm_gguf, "--against", minilm(), "--min-cosine", 0.9999)
+    assert found["ok"], err
+    assert found["answer"] is None and found["perplexity"] is None
+    assert found["against"]["cosine"] > 0.9999
+    small = tmp_path / "q4.gguf"
+    requant("convert", minilm(), small, "--to", "Q4_0", "--quiet")
+    found, err = report(small, "--against", minilm(), "--min-cosine", 0.9999)
+    assert not found["ok"] and "cosine similarity" in err
