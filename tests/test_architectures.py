@@ -1,6 +1,8 @@
 """Every family, HF -> ggml -> HF: names, shapes, values, hyperparameters."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +86,50 @@ def test_there_and_back(name, folders, tmp_path):
     for key in theirs.keys() - skipped:
         if theirs[key] is not None or key not in ("head_dim", "n_inner"):  # null: the usual, which we write out
             assert normal(ours.get(key)) == normal(theirs[key]), key
+
+
+GOLDENS = Path(__file__).parent.parent / "fixtures" / "architectures"
+#: Where we say more than llama.cpp's converter does, and why.
+MORE = {
+    # the converter forgets the factors of a longrope in this architecture, which llama.cpp can apply
+    "llama-longrope": {
+        "llama.rope.scaling.original_context_length",
+        "llama.rope.scaling.attn_factor",
+        "rope_factors_long.weight",
+        "rope_factors_short.weight",
+    },
+    # unread by llama.cpp, but without it the way back would lose the window
+    "mistral-window": {"llama.attention.sliding_window"},
+    # what llama.cpp would take anyway
+    "mixtral": {"llama.attention.key_length", "llama.attention.value_length"},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_as_the_converter_of_llama_cpp(name, folders):
+    golden = json.loads((GOLDENS / f"{name}.json").read_text())
+    said = translate(Safetensors().read(folders(name)), Naming.GGML)
+
+    metadata = {
+        key: (typed.kind, np.float32(typed.value).item() if typed.kind == "f32" else typed.value)
+        for key, typed in said.metadata.items()
+    }
+    expected = {key: tuple(item) for key, item in golden["metadata"].items()}
+    for key in ("general.file_type", "general.quantization_version"):  # the plan's
+        del expected[key]
+    assert {key: item for key, item in metadata.items() if key in expected} == expected
+    moves = {move.name: move for move in said.moves}
+    more = (metadata.keys() - expected.keys()) | (moves.keys() - golden["tensors"].keys())
+    assert more == MORE.get(name, set())
+
+    for tensor, (shape, content) in golden["tensors"].items():
+        array = carried_out(moves[tensor]).astype("<f4")
+        assert array.shape == tuple(shape), tensor
+        if isinstance(content, list):
+            assert np.allclose(array, content, rtol=3e-7, atol=0), tensor
+        else:
+            assert hashlib.sha256(array.tobytes()).hexdigest() == content, tensor
+
+
+def test_every_golden_has_its_model():
+    assert {path.stem for path in GOLDENS.glob("*.json")} == MODELS.keys()

@@ -1,10 +1,12 @@
 """Tiny random models of every supported architecture, made with transformers."""
 
+import zlib
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 import transformers
 
@@ -93,11 +95,12 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
 }
 
 
-def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 7) -> Any:
+def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
     """Save the model into `folder` and return it.
 
     Every weight is random, norms and biases too, so that a tensor in the wrong place cannot go unnoticed; they are
-    rounded to bfloat16 first, because then adding one (gemma's norms) and taking it away is exact.
+    rounded to bfloat16 first, because then adding one (gemma's norms) and taking it away is exact. A weight depends
+    on its name alone, so that the goldens hold for every version of transformers and torch.
     """
     model_class, config_class, changes = MODELS[name]
     settings = deepcopy({**_COMMON, **changes})  # transformers writes into what it is given
@@ -109,11 +112,11 @@ def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, seed: i
         settings.pop("max_position_embeddings")
     config = getattr(transformers, config_class)(**settings)
     config.architectures = [model_class]
-    torch.manual_seed(seed)
     model = getattr(transformers, model_class)(config)
     with torch.no_grad():
         for tensor_name, weight in model.named_parameters():
-            spread = torch.randn_like(weight)
+            rng = np.random.default_rng(zlib.crc32(tensor_name.encode()))
+            spread = torch.from_numpy(rng.standard_normal(tuple(weight.shape), np.float32))
             value = 0.1 * spread if weight.ndim == 1 else spread / weight.shape[-1] ** 0.5
             if "norm" in tensor_name.lower() and tensor_name.endswith("weight") and "gemma" not in name:
                 value = 1 + value

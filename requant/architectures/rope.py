@@ -147,15 +147,17 @@ def parameters(config: Config, theta: float, layer_type: str = "full_attention")
 
 
 def llama3_factors(scaling: Config, head: int) -> Factors:
-    """[head / 2]: what each frequency is divided by. float32 throughout, as the converter computes it."""
+    """[head / 2]: what each frequency is divided by. float32 throughout and in the converter's order; its
+    powers, like these, may be off in the last bit."""
     theta, factor = np.float32(number(scaling, "rope_theta")), number(scaling, "factor", 8.0)
     low, high = number(scaling, "low_freq_factor", 1.0), number(scaling, "high_freq_factor", 4.0)
     original = positive(scaling, "original_max_position_embeddings")
     if not (factor > 0 and 0 < low < high):
         raise PlanError(f"llama3 rope scaling: factor {factor}, low {low}, high {high}, original context {original}")
     frequencies = np.float32(1) / theta ** (np.arange(0, head, 2, dtype=np.float32) / np.float32(head))
-    lengths = np.float32(2 * math.pi) / frequencies
-    smooth = (np.float32(original) / lengths - np.float32(low)) / np.float32(high - low)
+    one = np.float32(1)
+    lengths = one / frequencies * np.float32(2 * math.pi)  # torch divides a number by a tensor in two steps
+    smooth = (one / lengths * np.float32(original) - np.float32(low)) / np.float32(high - low)
     between = np.float32(1) / ((np.float32(1) - smooth) / np.float32(factor) + smooth)
     scaled = np.where(lengths > np.float32(original / low), np.float32(factor), between)
     return np.where(lengths < np.float32(original / high), np.float32(1), scaled).astype(np.float32)

@@ -1,0 +1,128 @@
+"""The tables themselves: they invert, and llama.cpp knows every name in them."""
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from requant.architectures import ARCHITECTURES
+from requant.architectures.names import expected
+from requant.architectures.rope import llama3_factors, parameters, scaling_of_factors
+from requant.architectures.rules import Order
+from requant.transforms import RopeOrder
+
+FAMILIES = {family.model_type: family for family in ARCHITECTURES}
+ARCHITECTURE_NUMBERS = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+
+sizes = st.fixed_dictionaries(
+    {
+        "layers": st.integers(1, 5),
+        "experts": st.integers(1, 4),
+        **{name: st.integers(1, 9) for name in ("hidden", "vocab", "heads", "kv_heads", "head", "q", "kv", "qkv")},
+        **{name: st.integers(1, 9) for name in ("ffn", "ffn_pair", "expert_ffn", "positions", "types", "rotary")},
+    }
+)
+
+
+@given(sizes=sizes, data=st.data())
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_names_are_a_bijection(model_type, sizes, data):
+    family = FAMILIES[model_type]
+    flags = {flag: data.draw(st.booleans(), flag) for flag in (*family.flags, "untied")}
+    base = data.draw(st.sampled_from(family.bases), "base")
+    items = list(expected(family, sizes, flags, base))
+    theirs = [name for item in items for name in item.hf]
+    assert len(set(theirs)) == len(theirs)
+    assert len({item.ggml for item in items}) == len(items)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_llama_cpp_knows_every_tensor(model_type):
+    family = FAMILIES[model_type]
+    known = {gguf.TENSOR_NAMES[t] for t in gguf.MODEL_TENSORS[ARCHITECTURE_NUMBERS[family.ggml]]}
+    for rule in family.rules:
+        stem, _, ending = rule.ggml.rpartition(".")
+        assert stem.replace("{n}", "{bid}") in known
+        assert ending in ("weight", "bias")
+        assert rule.layered == ("{n}" in rule.hf)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_llama_cpp_knows_every_key(model_type):
+    family = FAMILIES[model_type]
+    groups = (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope, gguf.Keys.Tokenizer)
+    known = {value for group in groups for value in vars(group).values() if isinstance(value, str)}
+    for key in family.keys:
+        assert key.ggml in known or f"{{arch}}.{key.ggml}" in known, key.ggml
+
+
+def test_every_rule_in_rope_order_is_of_a_gguf_that_interleaves():
+    rotated = {family.ggml for family in ARCHITECTURES for rule in family.rules if rule.order is Order.ROPE}
+    assert rotated == {"llama"}
+
+
+def test_of_families_that_share_an_architecture_the_last_takes_all():
+    last = {family.ggml: family for family in ARCHITECTURES}
+    assert all(family.claims({}) for family in last.values())
+
+
+@given(heads=st.integers(1, 6), half=st.integers(1, 40))
+def test_row_orders_invert(heads, half):
+    order = RopeOrder(heads).source_rows(2 * half)
+    back = RopeOrder(heads, inverse=True).source_rows(2 * half)
+    assert np.array_equal(order[back], np.arange(2 * half))
+    assert np.array_equal(back[order], np.arange(2 * half))
+
+
+@given(
+    theta=st.sampled_from([1e4, 1e5, 5e5, 1e6]),
+    head=st.sampled_from([16, 32, 64, 128]),
+    factor=st.sampled_from([2.0, 4.0, 8.0, 32.0]),
+    low=st.sampled_from([1.0, 1.5, 2.0]),
+    ratio=st.sampled_from([2.0, 4.0, 8.0]),
+    original=st.sampled_from([256, 2048, 4096, 8192, 16384]),
+)
+def test_parameters_found_from_factors_give_these_factors(theta, head, factor, low, ratio, original):
+    scaling = {
+        "rope_theta": theta,
+        "factor": factor,
+        "low_freq_factor": low,
+        "high_freq_factor": low * ratio,
+        "original_max_position_embeddings": original,
+    }
+    factors = llama3_factors(scaling, head)
+    found = scaling_of_factors(factors, theta, head, 4096)
+    if found["rope_type"] == "llama3":
+        assert np.allclose(llama3_factors(found | {"rope_theta": theta}, head), factors, rtol=3e-7, atol=0)
+    else:
+        assert found["rope_type"] == "longrope"
+        assert np.array_equal(np.float32(found["short_factor"]), factors)
+        assert found["long_factor"] == found["short_factor"]
+
+
+@pytest.mark.parametrize(("theta", "head", "factor"), [(500000.0, 128, 8.0), (500000.0, 64, 32.0)])
+def test_llama_3_itself_is_found(theta, head, factor):
+    scaling = {"rope_theta": theta, "factor": factor, "original_max_position_embeddings": 8192}
+    found = scaling_of_factors(llama3_factors(scaling, head), theta, head, 131072)
+    assert found == {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}},
+        {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}},
+    ],
+)
+def test_every_spelling_of_rope_parameters(config):
+    found = parameters(config, 10000.0)
+    assert (found["rope_type"], found["factor"], found["rope_theta"]) == ("linear", 2.0, 5e5)
