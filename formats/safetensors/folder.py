@@ -19,6 +19,7 @@ CONFIG: Final = "config.json"
 #: Bytes, and commas and brackets, of the longest config.json; the largest known have 2 MB.
 MAX_CONFIG: Final = 1 << 23
 MAX_CONFIG_ITEMS: Final = 200_000
+MAX_CONFIG_DEPTH: Final = 64
 #: Weights, in whatever format: what is carried along is everything else.
 WEIGHTS: Final = (
     *(
@@ -73,6 +74,8 @@ def read_config(folder: Path) -> dict[str, Json]:
         raise FormatError(path, "JSON values are nested too deeply") from None
     except ValueError as error:
         raise FormatError(path, str(error)) from None
+    if not _is_shallow(config, MAX_CONFIG_DEPTH):
+        raise FormatError(path, "JSON values are nested too deeply")
     if not isinstance(config, dict):
         raise FormatError(path, f"must be a JSON object, not {shorten(config)}")
     return config
@@ -108,6 +111,15 @@ def _regular_files(folder: Path) -> Iterator[os.DirEntry[str]]:
             continue
         if Path(entry.name).suffix.lower() not in WEIGHTS and not entry.name.endswith(".index.json"):
             yield entry
+
+
+def _is_shallow(value: Json, depth: int) -> bool:
+    """Whether lists and objects nest at most `depth` deep, so that they can also be written."""
+    if isinstance(value, dict):
+        return depth > 0 and all(_is_shallow(item, depth - 1) for item in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_shallow(item, depth - 1) for item in value)
+    return True
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

@@ -27,7 +27,7 @@ from requant.sources import FileSlice
 #: Longest header, in bytes, that the reference reader accepts.
 MAX_HEADER: Final = 100_000_000
 #: Bounds of ours that keep a hostile header cheap: tensors in a file, JSON characters of a name, of a tensor's entry
-#: and of the whole metadata. The largest known models have 180,000 tensors, in a hundred files.
+#: and of the whole metadata. Single files of the largest models hold some thousand tensors.
 MAX_TENSORS: Final = 100_000
 MAX_NAME: Final = 1 << 16
 MAX_ENTRY: Final = 1 << 17

@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -152,8 +153,7 @@ def is_text(value: str) -> bool:
 
 def shorten(value: object) -> str:
     """Something from a file as it is quoted in a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}…{text[-12:]}"
+    return _brief.repr(value)
 
 
 def _is_certain(problem: Exception, window: int) -> bool:
@@ -182,4 +182,6 @@ def _no_constant(text: str) -> object:
     raise ValueError(f"{text} is no JSON value")
 
 
+_brief: Final = reprlib.Repr()  # also stops at values that are nested too deeply for repr
+_brief.maxstring, _brief.maxother, _brief.maxlong, _brief.maxlist, _brief.maxlevel = 80, 80, 40, 6, 3
 _scan: Final = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_integer, parse_constant=_no_constant).scan_once  # type: ignore[attr-defined]

@@ -15,26 +15,11 @@ from typing import Final
 #: Longest program, in instructions: a tensor takes about thirty-three.
 MAX_STEPS: Final = 600_000
 #: The dtypes a program may name.
-DTYPES: Final = frozenset(
-    f"torch.{name}"
-    for name in (
-        *("bool", "uint8", "int8", "int16", "short", "uint16", "int32", "int", "uint32", "int64", "long", "uint64"),
-        *(
-            "float16",
-            "half",
-            "bfloat16",
-            "float32",
-            "float",
-            "float64",
-            "double",
-            "complex32",
-            "complex64",
-            "complex128",
-        ),
-        *("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn_x2"),
-    )
+DTYPES: Final = (
+    *("bool", "uint8", "int8", "int16", "short", "uint16", "int32", "int", "uint32", "int64", "long", "uint64"),
+    *("float16", "half", "bfloat16", "float32", "float", "float64", "double", "complex32", "complex64", "complex128"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn_x2"),
 )
-
 MAX_DIMENSIONS: Final = 64
 
 
@@ -233,7 +218,7 @@ def _is_name_of_data(path: str) -> bool:
     module, _, name = path.rpartition(".")
     if name.endswith("Storage"):
         return module in ("torch", "torch.storage", "torch.cuda")
-    return path in DTYPES or path in ("torch.nn.parameter.Parameter", "torch.Tensor")
+    return (module == "torch" and name in DTYPES) or path in ("torch.nn.parameter.Parameter", "torch.Tensor")
 
 
 def _rebuild(*arguments: object) -> object:
