@@ -371,7 +371,7 @@ def test_what_is_recognized(tmp_path, folder):
     assert FORMAT.recognizes(odd)
     for name, data in {
         "a.gguf": b"GGUF" + bytes(99),
-        "pytorch_model.bin": b"PK\3\4" + bytes(99),
+        "weights.npz": b"PK\3\4" + bytes(99),
         "config.json": b"{}",
     }.items():
         other = tmp_path / "other"
