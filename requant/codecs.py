@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.encodings import Blocks, Dense, Encoding
+from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.errors import UnsupportedError
 
 #: The stored arrays of a tensor (or of a run of its rows) as numpy arrays of `PartSpec.dtype.numpy`.
@@ -71,6 +72,8 @@ class CodesCodec(Codec, Protocol):
 _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Dense: ("requant.kernels_cpu.dense", "dense_codec"),
     Blocks: ("requant.kernels_cpu.ggml", "block_codec"),
+    FourBit: ("requant.kernels_cpu.bitsandbytes", "four_bit_codec"),
+    RowInt8: ("requant.kernels_cpu.bitsandbytes", "int8_codec"),
 }
 
 

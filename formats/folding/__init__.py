@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from requant.formats.folding import bitsandbytes
 from requant.formats.folding.pool import Pool
 from requant.ir import Checkpoint, Json, Tensor
 
@@ -18,7 +19,9 @@ from requant.ir import Checkpoint, Json, Tensor
 Fold = Callable[[Pool, Mapping[str, Json]], None]
 
 #: Every family by name, the ones with the most telling array names first.
-FOLDS: Final[Mapping[str, Fold]] = {}
+FOLDS: Final[Mapping[str, Fold]] = {
+    "bitsandbytes": bitsandbytes.fold,
+}
 
 
 def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:

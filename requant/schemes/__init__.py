@@ -5,29 +5,13 @@ A scheme decides which tensors are quantized, how each is encoded, and what conf
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from requant.encodings import Encoding
 from requant.ir import Json
-from requant.plan import Loss, Move
-from requant.sources import Source
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A scheme applied to a model.
-
-    encodings: for each move, in order. quantization: `quantization_config` of config.json. files: what lies beside it
-    (quantize_config.json). losses: tensors that could not be quantized as asked.
-    """
-
-    encodings: tuple[Encoding, ...]
-    quantization: Mapping[str, Json]
-    files: Mapping[str, Source] = field(default_factory=dict)
-    losses: tuple[Loss, ...] = ()
+from requant.plan import Move
+from requant.schemes import bitsandbytes
+from requant.schemes.linear import Applied
 
 
 class Scheme(Protocol):
@@ -39,24 +23,11 @@ class Scheme(Protocol):
 
 
 #: Scheme name -> parser of what follows it: "GPTQ-4-128" -> ["4", "128"].
-SCHEMES: Final[Mapping[str, Callable[[Sequence[str]], Scheme]]] = {}
-
-#: Modules of a decoder block whose weights are small and steer: routers; never quantized.
-_ROUTERS: Final = re.compile(r"\.(?:gate|router|shared_expert_gate)\.weight$")
-_IN_BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|layer|blocks)\.\d+\.")
-
-
-def is_linear(move: Move) -> bool:
-    """Whether a tensor is the weight of a linear layer inside a decoder block, as quantizers understand it."""
-    name = move.name
-    return (
-        len(move.shape) == 2
-        and name.endswith(".weight")
-        and _IN_BLOCK.search(name) is not None
-        and "norm" not in name.rsplit(".", 2)[-2]
-        and "embed" not in name
-        and _ROUTERS.search(name) is None
-    )
+SCHEMES: Final[Mapping[str, Callable[[Sequence[str]], Scheme]]] = {
+    "NF4": bitsandbytes.nf4,
+    "FP4": bitsandbytes.fp4,
+    "INT8": bitsandbytes.int8,
+}
 
 
 def scheme_named(text: str) -> Scheme | None:

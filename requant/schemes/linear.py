@@ -1,0 +1,51 @@
+"""What schemes have in common: which tensors are linear layers, and what a scheme gives back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from requant.encodings import F16, Dense, Encoding
+from requant.ir import Json
+from requant.plan import Loss, Move
+from requant.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A scheme applied to a model.
+
+    encodings: for each move, in order. quantization: `quantization_config` of config.json. files: what lies beside it
+    (quantize_config.json). losses: tensors that could not be quantized as asked.
+    """
+
+    encodings: tuple[Encoding, ...]
+    quantization: Mapping[str, Json]
+    files: Mapping[str, Source] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
+
+
+#: Modules of a decoder block whose weights are small and steer: routers; never quantized.
+_ROUTERS: Final = re.compile(r"\.(?:gate|router|shared_expert_gate)\.weight$")
+_IN_BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|layer|blocks)\.\d+\.")
+
+
+def is_linear(move: Move) -> bool:
+    """Whether a tensor is the weight of a linear layer inside a decoder block, as quantizers understand it."""
+    name = move.name
+    return (
+        len(move.shape) == 2
+        and name.endswith(".weight")
+        and _IN_BLOCK.search(name) is not None
+        and "norm" not in name.rsplit(".", 2)[-2]
+        and "embed" not in name
+        and _ROUTERS.search(name) is None
+    )
+
+
+def dense_like(move: Move) -> Dense:
+    """The encoding of a tensor that is not quantized: its own if it is dense, else F16."""
+    encoding = move.inputs[0].encoding
+    return encoding if isinstance(encoding, Dense) else F16
