@@ -273,9 +273,7 @@ def moves_bytes(step: Step) -> bool:
 
 def carries_codes(step: Step) -> bool:
     """Whether the step is done on integers and their scales, without computing a value."""
-    if step.fidelity is Fidelity.ROUND or moves_bytes(step):
-        return False
-    return not all(isinstance(encoding, Dense) for encoding in (step.target.encoding, *step.sources))
+    return step.fidelity is not Fidelity.ROUND and not moves_bytes(step) and not isinstance(step.target.encoding, Dense)
 
 
 def float_bits(encoding: Encoding) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from requant.encodings import Encoding
+from requant.formats.folding import folded
 from requant.formats.safetensors.checkpoint import read_checkpoint, recognizes_folder
 from requant.formats.safetensors.header import MAX_HEADER, read_header
 from requant.formats.safetensors.layout import layout_file, layout_folder
@@ -43,11 +44,11 @@ class Safetensors:
         return int.from_bytes(start[:8], "little") <= MAX_HEADER and start[8:] in (b"{", b" ", b"\n", b"\r", b"\t")
 
     def read(self, path: Path) -> Checkpoint[Tensor]:
-        """Every stored array as a dense tensor, in the order of the bytes; what arrays make together is for others.
+        """Every tensor, in the order of the bytes; arrays that make one logical tensor together are put together.
 
         Raises `FormatError`; all headers have been checked, and no tensor byte was read.
         """
-        return read_checkpoint(path, _WEIGHTS)
+        return folded(read_checkpoint(path, _WEIGHTS))
 
     def accepts(self, encoding: Encoding) -> bool:
         """Dense tensors, and encodings that name the arrays they are stored as."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from requant.encodings import Encoding
 from requant.errors import Error, PlanError
+from requant.formats.folding import folded
 from requant.formats.safetensors.checkpoint import read_checkpoint, recognizes_folder
 from requant.formats.safetensors.shards import WeightFiles
 from requant.formats.torch_zip.tensors import is_torch, read_torch
@@ -35,8 +36,8 @@ class TorchZip:
             return False
 
     def read(self, path: Path) -> Checkpoint[Tensor]:
-        """Every tensor as a dense one, views of a shared storage too. Raises `FormatError` or `UnsupportedError`."""
-        return read_checkpoint(path, _WEIGHTS)
+        """Every tensor, views of a shared storage too, folded. Raises `FormatError` or `UnsupportedError`."""
+        return folded(read_checkpoint(path, _WEIGHTS))
 
     def accepts(self, encoding: Encoding) -> bool:
         """Nothing: this format is not written."""

@@ -11,7 +11,7 @@ from math import prod
 from typing import Final
 
 from requant.dtypes import DTYPES
-from requant.encodings import PartSpec, Shape
+from requant.encodings import DENSE, Dense, PartSpec, Shape
 
 #: Room for the JSON that describes a tensor; blanks fill what its numbers leave.
 STATE_NBYTES: Final = 256
@@ -47,6 +47,11 @@ class FourBit:
         kind = "-DQ" if self.double else ""
         stored = "" if self.storage == "U8" else f"-in-{self.storage}"
         return f"BNB-{self.table.upper()}-{self.block}{kind}-{_DTYPES[self.dtype]}{stored}"
+
+    @property
+    def values(self) -> Dense:
+        """Products are rounded to the dtype the tensor was made from."""
+        return DENSE[_DTYPES[self.dtype]]
 
     @property
     def sliced(self) -> bool:

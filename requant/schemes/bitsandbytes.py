@@ -76,6 +76,6 @@ def _parsed(table: str, parameters: Sequence[str]) -> BitsAndBytes:
     if strange or len(blocks) > 1 or any(block not in (32, 64, 128, 256, 512, 1024, 2048, 4096) for block in blocks):
         raise PlanError(
             f"{table.upper()}-{'-'.join(parameters)} is not understood",
-            hint=f"{table.upper()}, {table.upper()}-DQ (scales quantized too), or with a block size: {table.upper()}-128",
+            hint=f"{table.upper()}; {table.upper()}-DQ quantizes the scales too; {table.upper()}-128 has blocks of 128",
         )
     return BitsAndBytes(table, "DQ" in parameters, blocks[0] if blocks else 64)
