@@ -36,6 +36,8 @@ def carry_out(
         refuse_losses(plan, tolerated)
     if how.dry_run:
         return
+    if not how.force:
+        refuse_to_replace(plan)
     receipt = run(plan, Options(how.workers, how.replace_nan, measure), how.quiet)
     if how.as_json:
         document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses]}
@@ -145,6 +147,13 @@ def losses_text(plan: Plan) -> str:
         if len(groups) > _SHOWN:
             lines.append(f"  ... and {len(groups) - _SHOWN} more lines (--dry-run --json lists everything)")
     return "\n\n" + "\n".join(lines) if lines else ""
+
+
+def refuse_to_replace(plan: Plan) -> None:
+    """Shards have names that only the plan knows, so that a look at the destination was not enough."""
+    for file in plan.layout.files:
+        if (plan.layout.root / file.name).exists():
+            raise PlanError(f"{plan.layout.root / file.name} exists", hint="--force replaces it")
 
 
 def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> None:

@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from requant.cli.main import cli
 from requant.encodings import BLOCKS
 from requant.errors import PlanError, UnsupportedError
 from requant.execute import execute
@@ -25,7 +27,8 @@ from tests import models, quantizable
 
 FORMAT = Gguf()
 FIXTURES = Path(__file__).parents[1] / "fixtures/recipes"
-GOLDEN = json.loads((FIXTURES / "files.json").read_text())["models"]
+FILES = json.loads((FIXTURES / "files.json").read_text())
+GOLDEN, OPTIONS = FILES["models"], FILES["options"]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,17 @@ def test_smollm2_becomes_what_llama_quantize_makes_of_it(recipe, tmp_path):
         return
     requantized(source, tmp_path / "out.gguf", Request(recipe))
     assert hashlib.sha256((tmp_path / "out.gguf").read_bytes()).hexdigest() == golden["file"]
+
+
+@pytest.mark.parametrize(("options", "recipe", "golden"), OPTIONS)
+def test_options_make_the_files_of_llama_quantize(options, recipe, golden, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.gguf").symlink_to(made / "gqa.gguf")
+    Path("imatrix.gguf").symlink_to(made / "gqa.imatrix")
+    words = ["requantize", "--allow-requantize", *options, "model.gguf", "out.gguf", recipe, "2"]
+    result = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert hashlib.sha256(Path("out.gguf").read_bytes()).hexdigest() == golden
 
 
 def plan_of(made, tmp_path, recipe="Q4_K_M", label="gqa", **more):
@@ -192,3 +206,20 @@ def test_a_rehearsal_may_lack_the_importance_that_the_work_needs(made, tmp_path)
     assert all(BLOCKS[types(plan)[name]].needs_importance for name in needing)
     with pytest.raises(PlanError, match="IQ2_XXS needs an importance matrix"):
         plan_of(made, tmp_path, "IQ2_XXS")
+
+
+def test_the_report_for_programs_tells_exact_and_rounded_and_by_how_much(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    requantized(made / "gqa.gguf", Path("q8.gguf"), Request("Q8_0"))
+    words = ["requantize", "q8.gguf", "out.gguf", "Q4_0", "--tensor-type", "attn_q=q8_0", "--json"]
+    result = CliRunner().invoke(cli, words, catch_exceptions=False)
+    report = json.loads(result.stdout)
+    steps = {step["to"]: step for step in report["steps"]}
+    assert steps["blk.0.attn_q.weight"]["fidelity"] == "copy"
+    assert steps["blk.0.attn_k.weight"] | {"fidelity": "round", "rounds_twice": True} == steps["blk.0.attn_k.weight"]
+    rounded = {name for name, step in steps.items() if step["fidelity"] == "round"}
+    assert set(report["relative_errors"]) == rounded != set()
+    assert all(
+        0.05 < error < 0.15 for name, error in report["relative_errors"].items() if steps[name]["to_type"] == "Q4_0"
+    )
+    assert {loss["subject"] for loss in report["losses"]} == rounded
