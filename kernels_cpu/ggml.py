@@ -34,6 +34,8 @@ from requant.kernels_cpu.ggml_importance import (
     encode_q5_k_weighted,
     encode_q6_k_weighted,
 )
+from requant.kernels_cpu.ggml_iq1 import encode_iq1_m, encode_iq1_s
+from requant.kernels_cpu.ggml_iq2 import encode_iq2_s, encode_iq2_xs, encode_iq2_xxs
 from requant.kernels_cpu.ggml_iq3 import encode_iq3_s, encode_iq3_xxs
 from requant.kernels_cpu.ggml_iq4 import decode_iq4_nl, decode_iq4_xs, encode_iq4_nl, encode_iq4_xs
 from requant.kernels_cpu.ggml_iq_decode import (
@@ -77,6 +79,8 @@ ENCODERS: Final[Mapping[str, Kernel]] = {
     "Q4_K": encode_q4_k,
     "Q5_K": encode_q5_k,
     "Q6_K": encode_q6_k,
+    "IQ1_M": Unweighted(GridEncoder(encode_iq1_m, "IQ1_S")),
+    "IQ2_S": Unweighted(GridEncoder(encode_iq2_s, "IQ2_S")),
     "IQ3_XXS": Unweighted(GridEncoder(encode_iq3_xxs, "IQ3_XXS")),
     "IQ3_S": Unweighted(GridEncoder(encode_iq3_s, "IQ3_S")),
     "IQ4_NL": Unweighted(encode_iq4_nl),
@@ -101,6 +105,11 @@ WEIGHTED: Final[Mapping[str, Kernel]] = {
     "Q4_K": encode_q4_k_weighted,
     "Q5_K": encode_q5_k_weighted,
     "Q6_K": encode_q6_k_weighted,
+    "IQ1_S": GridEncoder(encode_iq1_s, "IQ1_S"),
+    "IQ1_M": GridEncoder(encode_iq1_m, "IQ1_S"),
+    "IQ2_XXS": GridEncoder(encode_iq2_xxs, "IQ2_XXS"),
+    "IQ2_XS": GridEncoder(encode_iq2_xs, "IQ2_XS"),
+    "IQ2_S": GridEncoder(encode_iq2_s, "IQ2_S"),
     "IQ3_XXS": GridEncoder(encode_iq3_xxs, "IQ3_XXS"),
     "IQ3_S": GridEncoder(encode_iq3_s, "IQ3_S"),
     "IQ4_NL": encode_iq4_nl,

@@ -26,8 +26,8 @@ Longs = NDArray[np.int64]
 
 _F = np.float32
 
-_search_s: Final = make_search(32, 4, 3, numerators(19, 7, 0.2), 19, all_again=True)
-_search_xxs: Final = make_search(32, 4, 3, numerators(31, 7, 0.2), 31, all_again=False)
+_search_s: Final = make_search(32, 4, 3, numerators(19, 7, 0.2), 19, again="all")
+_search_xxs: Final = make_search(32, 4, 3, numerators(31, 7, 0.2), 31, again="outside")
 
 
 @inlined

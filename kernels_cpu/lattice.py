@@ -134,17 +134,17 @@ def numerators(count: int, top: int, step: float) -> Floats:
     return (_F(2 * top + 1) + offsets.astype(_F) * _F(step)).astype(_F)
 
 
-def make_search(length: int, dimensions: int, bits: int, candidates: Floats, count: int, all_again: bool) -> Any:
-    """The search for groups of `length` values; `all_again`: the last step looks for points of the grid again, too."""
-    points, lanes, levels = length // dimensions, len(candidates), {2: 3, 3: 8}[bits]
-    ladder = np.array([2 * (k % (1 << bits)) + 1 for k in range(8)], _F)
+def make_nearest_point(dimensions: int, bits: int) -> Any:
+    """The best neighbour of a code; of those as good as each other the first, as in the reference."""
 
     @spliced
     def nearest_point(
-        xs: Floats, ws: Floats, at: int, scale: np.float32, u: int, span: Longs, near: Words, terms: Floats
+        xs: Floats, ws: Floats, at: int, rungs: F32x8, u: int, span: Longs, near: Words, terms: Floats
     ) -> int:
-        """The code of the best neighbour of code u, for the values from `at` on."""
-        rungs = load(ladder, 0) * scale
+        """The point nearest to the values from `at` on, among the neighbours of code number u.
+
+        rungs: what the levels stand for; with two bits the first four twice, as indices are three bits wide.
+        """
         for i in range(dimensions):
             difference = rungs - xs[at + i]
             store(terms, 8 * i, difference * ws[at + i] * difference)
@@ -158,6 +158,19 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
             better = total < best
             best, chosen = where(better, total, best), where(better, codes, chosen)
         return lane(chosen, first_lane(best == smallest_lane(best)))
+
+    return nearest_point
+
+
+def make_search(length: int, dimensions: int, bits: int, candidates: Floats, count: int, again: str) -> Any:
+    """The search for groups of `length` values.
+
+    again: which points are looked for once more with the scale that was found: "outside", those that rounding put
+    outside the grid; "all", all of them if any was outside; "always", all of them.
+    """
+    points, lanes, levels = length // dimensions, len(candidates), {2: 3, 3: 8}[bits]
+    ladder = np.array([2 * (k % (1 << bits)) + 1 for k in range(8)], _F)
+    nearest_point = make_nearest_point(dimensions, bits)
 
     @spliced
     def levels_of(x: F32x8) -> I32x8:
@@ -228,7 +241,9 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
             for c in range(count):
                 place = at + dimensions * p
                 u = numbers[lanes * p + c]
-                chosen[lanes * p + c] = nearest_point(xs, roots, place, scales[c], u, span, near, terms)
+                chosen[lanes * p + c] = nearest_point(
+                    xs, roots, place, load(ladder, 0) * scales[c], u, span, near, terms
+                )
         sums(xs, ws, at, chosen, totals)
         found = best_candidate(totals)
         in_grid = True
@@ -239,19 +254,19 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
                 in_grid = in_grid and span[2 * numbers[lanes * p + found] + 1] & 1 != 0
         if found >= 0:
             scale = totals[found] / totals[lanes + found]
-        elif all_again:
+        elif again == "all":
             in_grid = False
-        if in_grid or not scale > 0:
+        if (in_grid and again != "always") or not scale > 0:
             return scale
 
         back = _F(1) / scale
         for p in range(points):
-            if all_again or not span[2 * numbers[lanes * p + found] + 1] & 1:
+            if again != "outside" or not span[2 * numbers[lanes * p + found] + 1] & 1:
                 place, u = at + dimensions * p, 0
                 for i in range(dimensions - 1, -1, -1):
                     level = nearest_int((back * xs[place + i] - _F(1)) * _F(0.5))
                     u = u * levels + max(0, min(levels - 1, level))
-                codes[p] = nearest_point(xs, roots, place, scale, u, span, near, terms)
+                codes[p] = nearest_point(xs, roots, place, load(ladder, 0) * scale, u, span, near, terms)
         sum_qx, sum_q2 = _F(0), _F(0)
         for i in range(length):
             w = ws[at + i]

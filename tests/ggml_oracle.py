@@ -16,13 +16,15 @@ _POINTER = ctypes.c_void_p
 
 
 @cache
-def library():
-    """libggml-base, with its table of halves filled."""
-    path = distribution("libggml-python").locate_file("libggml/lib64/libggml-base.so")
+def library(newest=False):
+    """libggml-base; the newest is the one inside the llama.cpp of xllamacpp."""
+    if newest:
+        path = distribution("xllamacpp").locate_file("xllamacpp/xllamacpp.abi3.so")
+    else:
+        path = distribution("libggml-python").locate_file("libggml/lib64/libggml-base.so")
     ggml = ctypes.CDLL(str(path))
     ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
     ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, _POINTER, _POINTER, *[ctypes.c_int64] * 3, _POINTER]
-    ggml.ggml_quantize_init.argtypes = [ctypes.c_int]
     return ggml
 
 
@@ -39,7 +41,8 @@ def encode(label, values, importance=None, out=None):
         assert importance.shape == (columns,)
         assert importance.dtype == np.float32
         weights = importance.ctypes.data
-    library().ggml_quantize_chunk(block.ggml_id, values.ctypes.data, out.ctypes.data, 0, rows, columns, weights)
+    newest = label == "IQ1_M"  # whose search was rewritten after libggml 0.20
+    library(newest).ggml_quantize_chunk(block.ggml_id, values.ctypes.data, out.ctypes.data, 0, rows, columns, weights)
     return out
 
 
