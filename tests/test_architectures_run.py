@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,7 +81,11 @@ def test_embeddings_of_bert(tmp_path):
 def test_back_to_hf(name, tmp_path):
     model = make(name, tmp_path / "hf")
     path = to_gguf(tmp_path / "hf", tmp_path / "model.gguf")
-    execute(plan_conversion(Gguf().read(path), Safetensors(), tmp_path / "back", Request()))
+    source = Gguf().read(path)
+    source = replace(
+        source, metadata=source.metadata | {"tokenizer.ggml.model": Typed("str", "none")}
+    )  # BERT's is a sham
+    execute(plan_conversion(source, Safetensors(), tmp_path / "back", Request()))
     before = {tensor.name: values(tensor) for tensor in Safetensors().read(tmp_path / "hf").tensors}
     after = {tensor.name: values(tensor) for tensor in Safetensors().read(tmp_path / "back").tensors}
     assert before.keys() - after.keys() == LOST.get(name, set()) & before.keys()
