@@ -119,6 +119,7 @@ def test_same_as_the_converter_of_llama_cpp(name, folders):
         del expected[key]
     assert {key: item for key, item in metadata.items() if key in expected} == expected
     moves = {move.name: move for move in said.moves}
+    assert all(type(typed.value) is int for typed in said.metadata.values() if typed.kind == "u32")
     more = (metadata.keys() - expected.keys()) | (moves.keys() - golden["tensors"].keys())
     assert more == MORE.get(name, set())
 

@@ -266,7 +266,7 @@ def _yarn_of(values: Config, factor: float, original: int) -> dict[str, Json]:
 
 def _longrope(values: dict[str, Typed], scaling: Config, context: float, sizes: Sizes) -> ToGgml:
     rotary = sizes.get("rotary", sizes["head"])
-    original = positive(scaling, "original_max_position_embeddings", context)
+    original = int(positive(scaling, "original_max_position_embeddings", context))
     factors: list[Factors] = []
     for name in ("long_factor", "short_factor"):
         listed = scaling.get(name)
