@@ -144,7 +144,7 @@ def state(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"absmax": None}, "has no 'm.weight.absmax'"),
+        ({"absmax": None}, "lacks 'm.weight.absmax'"),
         ({"m.weight": None}, "a quant_state, and no weight"),
         ({"absmax": np.ones(71, np.float32)}, "needs F32"),
         ({"__nf4": np.frombuffer(b"{", np.uint8)}, "is not JSON"),

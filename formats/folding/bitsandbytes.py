@@ -12,7 +12,7 @@ from requant.encodings import Dense
 from requant.encodings.bitsandbytes import NESTED, FourBit, RowInt8
 from requant.errors import FormatError, UnsupportedError
 from requant.formats.folding.pool import Pool
-from requant.ir import Json, Tensor
+from requant.ir import Json, Tensor, TensorSpec
 from requant.sources import read
 
 #: A description is a few hundred bytes; a longer one is something else.
@@ -48,7 +48,7 @@ def _four_bit(pool: Pool, name: str, table: str) -> None:
     if codes is None or not isinstance(codes.encoding, Dense):
         raise FormatError(pool.path, f"{name!r} has a quant_state, and no weight", hint="is a shard missing?")
     encoding = FourBit(table, str(dtype), block, double, codes.encoding.label, prod(state_array.shape))
-    _put(pool, Tensor(name, tuple(n for n in shape if isinstance(n, int)), encoding, {}))
+    pool.assemble(TensorSpec(name, tuple(n for n in shape if isinstance(n, int)), encoding))
 
 
 def _int8(pool: Pool, module: str) -> None:
@@ -61,28 +61,7 @@ def _int8(pool: Pool, module: str) -> None:
             f"{pool.path}: {module}.weight is stored in a layout of one kind of GPU",
             hint="load it with bitsandbytes on such a GPU and save it again",
         )
-    _put(pool, Tensor(weight.name, weight.shape, RowInt8(mark is not None), {}))
-
-
-def _put(pool: Pool, tensor: Tensor) -> None:
-    """Find the stored arrays of a tensor, check each, and fold them."""
-    names = tensor.encoding.stored_names(tensor.name)  # type: ignore[attr-defined]
-    arrays = {}
-    for part, spec in tensor.parts.items():
-        array = pool.get(names[part])
-        if array is None:
-            raise FormatError(pool.path, f"tensor {tensor.name!r} has no {names[part]!r}", hint="is a shard missing?")
-        found = array.parts["data"]
-        if found.dtype != spec.dtype or found.nbytes != spec.nbytes:
-            raise FormatError(
-                pool.path,
-                f"{names[part]!r} is {found.dtype.label}{list(found.shape)}; {tensor.encoding.label} of "
-                f"{list(tensor.shape)} needs {spec.dtype.label}{list(spec.shape)}",
-            )
-        arrays[part] = array
-    sources = {part: array.sources["data"] for part, array in arrays.items()}
-    folded = Tensor(tensor.name, tensor.shape, tensor.encoding, sources)
-    pool.fold(folded, [array.name for array in arrays.values()])
+    pool.assemble(TensorSpec(weight.name, weight.shape, RowInt8(mark is not None)))
 
 
 def _state(pool: Pool, array: Tensor) -> dict[str, Json]:

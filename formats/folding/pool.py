@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from requant.encodings import Dense
 from requant.errors import FormatError
-from requant.ir import Checkpoint, Json, Tensor
+from requant.formats.safetensors.parts import NamesParts
+from requant.ir import Checkpoint, Json, Tensor, TensorSpec
 from requant.sources import read
 
 #: Where configurations lie beside or inside config.json, in the order in which they are believed (layouts: §1.1).
@@ -41,6 +43,27 @@ class Pool:
         if array is None:
             raise FormatError(self.path, f"module {module!r} has no {suffix!r}", hint="is a shard missing?")
         return array
+
+    def assemble(self, spec: TensorSpec) -> None:
+        """Fold the arrays that `spec.encoding` names into one tensor; each must be there, of its dtype and size."""
+        encoding = spec.encoding
+        assert isinstance(encoding, NamesParts)
+        names = encoding.stored_names(spec.name)
+        sources = {}
+        for part, wanted in spec.parts.items():
+            array = self._arrays.get(names[part])
+            if array is None:
+                raise FormatError(self.path, f"{spec.name!r} lacks {names[part]!r}", hint="is a shard missing?")
+            found = array.parts["data"] if isinstance(array.encoding, Dense) else None
+            if found is None or found.dtype != wanted.dtype or found.nbytes != wanted.nbytes:
+                stored = "taken already" if found is None else f"{found.dtype.label}{list(found.shape)}"
+                raise FormatError(
+                    self.path,
+                    f"{names[part]!r} is {stored}; {encoding.label} of {list(spec.shape)} needs "
+                    f"{wanted.dtype.label}{list(wanted.shape)}",
+                )
+            sources[part] = array.sources["data"]
+        self.fold(Tensor(spec.name, spec.shape, encoding, sources), [names[part] for part in sources])
 
     def fold(self, tensor: Tensor, taken: list[str]) -> None:
         """Put `tensor` where the first of the `taken` arrays stood, and take them out."""
