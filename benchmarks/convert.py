@@ -175,10 +175,9 @@ def table(result: dict) -> str:
     ]
     names = ("requant", "convert_hf_to_gguf", "llama-quantize")
     shown = [("requant, first run", result["requant_first_run"]), *((n, result[n]["median"]) for n in names)]
-    rows += [
-        f"{cost['seconds']:9.2f} {cost['processor_seconds']:12.2f} {cost['peak'] / 1e6:9.0f} {cost['written'] / 1e6:12,.0f}   {name}"
-        for name, cost in shown
-    ]
+    for name, cost in shown:
+        times = f"{cost['seconds']:9.2f} {cost['processor_seconds']:12.2f}"
+        rows.append(f"{times} {cost['peak'] / 1e6:9.0f} {cost['written'] / 1e6:12,.0f}   {name}")
     same = result["tensors"] - len(result["differences"])
     rows.append(
         f"{result['times_faster']:.1f} times faster, {result['times_less_processor']:.1f} times less processor time; "

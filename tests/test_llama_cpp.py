@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +154,43 @@ def test_the_child_ends_with_the_block(tiny):
     with LlamaCpp(tiny, threads=1) as llama:
         assert llama._process.poll() is None
     assert llama._process.poll() is not None
+
+
+def test_the_child_ends_with_a_parent_that_was_killed(tiny):
+    code = (
+        "import sys, time; from pathlib import Path; from requant.verify.llama_cpp import LlamaCpp;"
+        "llama = LlamaCpp(Path(sys.argv[1]), threads=1); print(llama._process.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tiny], stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+    assert ends(child)
+
+
+def ends(pid):
+    """Whether a process is gone within ten seconds."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_an_interrupt_ends_the_check_and_its_child(tiny):
+    command = [sys.executable, "-m", "requant", "check", tiny, "--predict", "200", "--threads", "1", "--chunks", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until = time.monotonic() + 30
+        while not (found := children.read_text().split()) and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"Traceback" not in err
+    assert found and all(ends(int(pid)) for pid in found)
 
 
 def test_nothing_is_printed(tiny, tmp_path, capfd):
