@@ -104,6 +104,8 @@ def plan_text(plan: Plan, workers: int) -> str:
             ]
         ),
     ]
+    if plan.obsolete:
+        blocks.append("removes " + ", ".join(path.name for path in plan.obsolete))
     return "\n\n".join(blocks) + losses_text(plan)
 
 

@@ -70,6 +70,7 @@ def _summary(result: Report) -> str:
         f"  size             {size(result.file_bytes)} ({count(result.file_bytes)} bytes)",
         f"  bits per weight  {total.bits_per_weight:.3f}",
     ]
+    lines += [f"  note             {notice}" for notice in checkpoint.notices]
     for memory in result.memory:
         purposes = f"weights {size(memory.weights)}, KV cache {size(memory.kv_cache)}, buffers ~{size(memory.compute)}"
         lines.append(f"  memory to run    {size(memory.total)} at {memory.context} tokens ({purposes})")

@@ -115,7 +115,7 @@ def execute(plan: Plan, options: Options | None = None, progress: Progress = lam
     run = _Run(plan, options or Options(), progress)
     with OutputSet(plan.layout) as outputs:
         run.work(outputs)
-        outputs.publish()
+        outputs.publish(plan.obsolete)
     names = {file.name: file.nbytes for file in plan.layout.files}
     errors = {name: total.relative for name, total in run.errors.items()}
     return Receipt(names, time.monotonic() - began, run.bytes_read, errors, run.replaced)

@@ -72,6 +72,7 @@ class Checkpoint(Generic[T_co]):
     """A model: `Checkpoint[Tensor]` can be read, `Checkpoint[TensorSpec]` is only described.
 
     path: what was opened, for messages (empty for a described one).
+    notices: what the reader found strange, yet readable: contradictions it settled, damage it could not undo.
     architecture: GGML naming: `general.architecture` ("llama"); HF naming: `model_type` of config.json ("llama");
         empty when the file does not say.
     config: config.json of an HF folder; empty for GGUF, whose key-values are all in `metadata`.
@@ -87,3 +88,4 @@ class Checkpoint(Generic[T_co]):
     metadata: Mapping[str, Typed] = field(default_factory=dict)
     files: Mapping[str, Source] = field(default_factory=dict)
     path: Path = Path()
+    notices: tuple[str, ...] = ()

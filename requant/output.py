@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -120,15 +121,16 @@ class OutputSet:
         """The file of this name."""
         return self._sinks[name]
 
-    def publish(self) -> None:
-        """Sync every file, then give each its name."""
+    def publish(self, obsolete: Iterable[Path] = ()) -> None:
+        """Sync every file, give each its name, and remove what they replace."""
         for sink in self._sinks.values():
             sink.sync()
-        for sink in self._sinks.values():
-            sink.close()
-            sink.partial.replace(sink.path)
-        self._sinks.clear()
         self._folders.clear()
+        for name, sink in list(self._sinks.items()):
+            sink.partial.replace(sink.path)
+            self._sinks.pop(name).close()
+        for path in obsolete:
+            path.unlink(missing_ok=True)
 
     def _need_room(self) -> None:
         folder = self._layout.root

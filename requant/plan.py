@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class LossKind(Enum):
     METADATA_DROPPED = "metadata dropped"
     FILE_DROPPED = "file dropped"
     TOKENIZER_CHANGED = "tokenizer changed"
+    SUSPECT = "suspect input"  # read, but not as its own configuration says, or with damage that cannot be undone
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +135,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A conversion as data: print it, compare it, then run it."""
+    """A conversion as data: print it, compare it, then run it.
+
+    obsolete: files of the model that is replaced, which would be taken for parts of the new one; they are removed
+    when the new files have their names.
+    """
 
     steps: tuple[Step, ...]
     layout: Layout
     losses: tuple[Loss, ...] = ()
+    obsolete: tuple[Path, ...] = ()
 
     @property
     def input_bytes(self) -> int:
@@ -170,6 +177,7 @@ class Plan:
             "parameters": self.weights,
             "bits_per_weight": round(self.bits_per_weight, 4),
             "fidelity": {fidelity.value: count for fidelity, count in self.fidelities().items()},
+            "removes": [str(path) for path in self.obsolete],
             "losses": [loss.to_json() for loss in self.losses],
             "steps": [step.to_json() for step in self.steps],
         }

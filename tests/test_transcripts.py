@@ -19,6 +19,7 @@ FILES = sorted((Path(__file__).parent / "transcripts").glob("*.md"))
 FENCE = re.compile(r"```console\n\$ (?P<command>.*)\n(?P<output>(?:.*\n)*?)```\n")
 VARYING = (
     (re.compile(r"in \d+\.\d s \(read [\d.]+ \w+/s\)"), "in N s (read N MB/s)"),
+    (re.compile(r"compiling kernels; .*\n"), ""),
     (re.compile(r"with \d+ threads"), "with N threads"),
     (re.compile(r'"seconds": [\d.]+'), '"seconds": N'),
 )

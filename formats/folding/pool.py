@@ -19,13 +19,17 @@ _CONFIG_FILES: Final = ("quantize_config.json", "quant_config.json", "hf_quant_c
 
 
 class Pool:
-    """Stored arrays by name; whatever is left at the end is a tensor of its own."""
+    """Stored arrays by name; whatever is left at the end is a tensor of its own.
+
+    notices: what folds found strange (`Checkpoint.notices`); they append to it.
+    """
 
     def __init__(self, checkpoint: Checkpoint[Tensor]) -> None:
         self._checkpoint = checkpoint
         self._arrays = {tensor.name: tensor for tensor in checkpoint.tensors}
         self._places = {tensor.name: place for place, tensor in enumerate(checkpoint.tensors)}
         self.path: Path = checkpoint.path
+        self.notices: list[str] = []
         self.quantization: Mapping[str, Json] = _quantization(checkpoint)
 
     def modules(self, suffix: str) -> list[str]:
@@ -75,7 +79,7 @@ class Pool:
     def checkpoint(self) -> Checkpoint[Tensor]:
         """The checkpoint with what is in the pool now."""
         ordered = sorted(self._arrays.values(), key=lambda tensor: self._places[tensor.name])
-        return replace(self._checkpoint, tensors=tuple(ordered))
+        return replace(self._checkpoint, tensors=tuple(ordered), notices=(*self._checkpoint.notices, *self.notices))
 
 
 def _quantization(checkpoint: Checkpoint[Tensor]) -> Mapping[str, Json]:

@@ -13,7 +13,7 @@ from requant.encodings import F16, Blocks, Dense, Encoding
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
-from requant.layout import Format, LayoutOptions
+from requant.layout import Format, Layout, LayoutOptions
 from requant.plan import Fidelity, Loss, LossKind, Move, Plan, Step, Translation
 from requant.recipes import (
     Choice,
@@ -26,6 +26,14 @@ from requant.recipes import (
     choose_encodings,
     quantized_metadata,
     recipe_named,
+)
+
+#: What readers of a Hugging Face folder look for.
+_WEIGHT_FILES: Final = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model*.bin.index.json",
 )
 
 #: Groups of keys in a GGUF made from an HF folder; "" stands for the architecture's and all others.
@@ -82,8 +90,18 @@ def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Pat
         said.metadata,
         said.files,
     )
-    losses = (*said.losses, *rounded_twice(steps))
-    return Plan(tuple(steps), target.layout(described, destination, request.cut), losses)
+    suspect = [Loss(LossKind.SUSPECT, source.path.name, notice) for notice in source.notices]
+    layout = target.layout(described, destination, request.cut)
+    return Plan(tuple(steps), layout, (*suspect, *said.losses, *rounded_twice(steps)), obsolete_files(layout))
+
+
+def obsolete_files(layout: Layout) -> tuple[Path, ...]:
+    """Weights and indexes in the destination's folder that a reader would take for parts of the new model there."""
+    names = {file.name for file in layout.files}
+    if "config.json" not in names or not layout.root.is_dir():
+        return ()  # a single file stands for itself, whatever lies beside it
+    found = (path for pattern in _WEIGHT_FILES for path in layout.root.glob(pattern))
+    return tuple(sorted(path for path in found if path.name not in names))
 
 
 def rounded_twice(steps: Sequence[Step]) -> list[Loss]:

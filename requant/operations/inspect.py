@@ -94,6 +94,7 @@ class Report:
             "file_bytes": self.file_bytes,
             "bits_per_weight": round(self.total.bits_per_weight, 4),
             "tied_output": self.tied_output,
+            "notices": list(self.checkpoint.notices),
             "types": {name: share.to_json() for name, share in self.by_type.items()},
             "roles": {name: share.to_json() for name, share in self.by_role.items()},
             "layers": {str(number): share.to_json() for number, share in self.by_layer.items()},

@@ -13,7 +13,7 @@ from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, LayoutOptions
 from requant.operations.convert import rounded_twice, steps_for
-from requant.plan import Loss, Move, Plan
+from requant.plan import Loss, LossKind, Move, Plan
 from requant.recipes import (
     Facts,
     Overrides,
@@ -65,7 +65,7 @@ def plan_requantization(source: Checkpoint[Tensor], target: Format, destination:
     described: Checkpoint[TensorSpec] = Checkpoint(
         Naming.GGML, source.architecture, tuple(step.target for step in steps), metadata=_metadata(source, request)
     )
-    losses += rounded_twice(steps)
+    losses += [Loss(LossKind.SUSPECT, source.path.name, notice) for notice in source.notices] + rounded_twice(steps)
     return Plan(tuple(steps), target.layout(described, destination, cut), tuple(losses))
 
 
