@@ -28,6 +28,8 @@ from requant.kernels_cpu import on_compile
 F = TypeVar("F", bound=Callable[..., Any])
 
 _EXACT: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy", "fastmath": False}
+#: A piece is only ever called by compiled code.
+_PIECE: Final[dict[str, Any]] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _KEPT_DAYS: Final = 30
 
 
@@ -158,9 +160,9 @@ def kernel(*signature: Any) -> Callable[[Callable[..., None]], Kernel]:
 
 def inlined(function: F) -> F:
     """A piece of kernels; compiled into them."""
-    return cast(F, numba.njit(**_EXACT)(function))
+    return cast(F, numba.njit(**_PIECE, **_EXACT)(function))
 
 
 def spliced(function: F) -> F:
     """As `inlined`, even where LLVM would rather call it: for what runs millions of times a second."""
-    return cast(F, numba.njit(forceinline=True, **_EXACT)(function))
+    return cast(F, numba.njit(**_PIECE, forceinline=True, **_EXACT)(function))

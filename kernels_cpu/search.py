@@ -70,7 +70,7 @@ def put_starts(starts: Places, first: int, last: int, length: int) -> None:
 
 @inlined
 def _fast_codes(x: F32x16, low: F32x16, inverse: F32x16, top: int) -> F32x16:
-    return greater(lesser(rint(inverse * (x - low)), top), 0)
+    return greater(lesser(inverse * (x - low) + _ROUNDER, _ROUNDER + _F(top)), _ROUNDER) - _ROUNDER
 
 
 @inlined
