@@ -14,7 +14,7 @@ from requant.codecs import codec_for
 from requant.encodings import BLOCKS
 from requant.errors import UnsupportedError
 from requant.kernels_cpu.ggml import DECODERS, ENCODERS, WEIGHTED
-from tests import ggml_oracle
+from tests import ggml_oracle, naive_blocks
 from tests.block_rows import IMPORTANCES, KINDS, importance, rows
 
 LABELS = [label for label in BLOCKS if label in DECODERS]  # all of them: see the first test
@@ -202,3 +202,15 @@ def test_half_a_million_blocks(label):
             for w in ways:
                 assert differing(label, encode(label, x, w), ggml_oracle.encode(label, x, w)) == [], kind
                 done += x.size // block.values
+
+
+@pytest.mark.parametrize("label", naive_blocks.ENCODE)
+def test_bytes_are_those_of_the_plain_twin(label):
+    """The twin says in numpy what the kernel should do, and agrees with the reference itself."""
+    for kind in ("normal", "zeros", "minus zeros", "subnormal", "huge", "ties"):
+        rng = np.random.default_rng(10)
+        x = rows(kind, rng, (1, 256))
+        for w in (None, importance("some zero", rng, 256)):
+            twin = naive_blocks.encode(label, x, w)
+            assert (encode(label, x, w) == twin).all(), kind
+            assert (ggml_oracle.encode(label, x, w) == twin).all(), kind
