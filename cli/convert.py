@@ -9,10 +9,14 @@ import click
 
 from requant.cli import options
 from requant.cli.execution import carry_out
+from requant.encodings import F32
 from requant.errors import PlanError
 from requant.formats import FORMATS, detect
 from requant.layout import Format
 from requant.operations.convert import Request, plan_conversion
+
+#: Formats that can store plain numbers at all; the others are only read.
+WRITABLE: Final = sorted(name for name, known in FORMATS.items() if known.accepts(F32))
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -26,8 +30,8 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("--to", "recipe", metavar="RECIPE", help="Q4_K_M, Q8_0, BF16, ...; without it, exact stays exact.")
-@click.option("--format", "format_name", type=click.Choice(sorted(FORMATS)), help="Default: by the destination's name.")
+@click.option("--to", "recipe", metavar="RECIPE", help="Q4_K_M, BF16, NF4, ...; without it, exact stays exact.")
+@click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
 @click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
 @click.option("--max-shard-tensors", type=click.IntRange(1), help="Split into files of at most so many tensors.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
