@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from requant.errors import FormatError, UnsupportedError
-from requant.ir import Typed
-from requant.plan import Loss
+from requant.ir import Json, Typed
+from requant.plan import Loss, LossKind
 from requant.tokenizers.files import Files, Item
-from requant.tokenizers.merges import checked, joined, merges_of, merges_txt
+from requant.tokenizers.keys import MERGES, MODEL, PRE, TOKENS, TYPES
+from requant.tokenizers.merges import Merges, merges_of, merges_txt
+from requant.tokenizers.metadata import GgmlTokenizer, document, ends, placed, strings, template
+from requant.tokenizers.pre_tokenizers import BY_NAME, GPT2, PreTokenizer
 from requant.tokenizers.recognize import Recognized, by_class, recognize
-from requant.tokenizers.vocabulary import AddedToken, Vocabulary, ids_of, laid_out
-
-MODEL, PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
-TOKENS, SCORES, TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"
-MERGES = "tokenizer.ggml.merges"
+from requant.tokenizers.special import named_tokens
+from requant.tokenizers.vocabulary import AddedToken, ModelPart, ids_of, laid_out, with_named
 
 
 def is_byte_level(tokenizer: Item) -> bool:
@@ -23,14 +23,11 @@ def is_byte_level(tokenizer: Item) -> bool:
 def _kinds(item: Item) -> set[object]:
     if item.value is None:
         return set()
-    parts = {"Sequence": ("pretokenizers", "decoders", "normalizers")}.get(str(item.get("type").value), ())
-    inner = [part for key in parts for part in item.get(key).items()]
+    inner = [part for key in ("pretokenizers", "decoders") for part in item.get(key).items()]
     return {item.get("type").value}.union(*(_kinds(part) for part in inner))
 
 
-def from_json(
-    files: Files, added: dict[int, AddedToken], rows: int | None
-) -> tuple[dict[str, Typed], Vocabulary, Recognized, tuple[Loss, ...]]:
+def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:
     """tokenizer.json with a byte-level BPE model."""
     tokenizer = files.json("tokenizer.json")
     model = tokenizer.get("model")
@@ -39,33 +36,77 @@ def from_json(
             raise UnsupportedError(
                 f"{model.path}: {model.where}.{key} is {model.get(key).value!r}, which llama.cpp's BPE cannot do"
             )
-    ids = ids_of(model.get("vocab"))
-    pairs = checked(merges_of(model.get("merges")), ids, model.path)
-    recognized = recognize(tokenizer, files.json("tokenizer_config.json"))
-    vocabulary = laid_out(ids, added.values(), rows, model.path)
-    return _metadata(vocabulary, pairs, recognized), vocabulary, recognized, recognized.losses
+    merges = merges_of(model.get("merges"))
+    return _part(
+        files, model.get("vocab"), merges, added, rows, recognize(tokenizer, files.json("tokenizer_config.json"))
+    )
 
 
-def from_vocab_and_merges(
-    files: Files, added: dict[int, AddedToken], rows: int | None
-) -> tuple[dict[str, Typed], Vocabulary, Recognized, tuple[Loss, ...]]:
+def from_vocab_and_merges(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:
     """vocab.json and merges.txt, as GPT-2 came. What splits the text is what its tokenizer class does."""
-    vocab = files.json("vocab.json")
     path = files.path("vocab.json")
-    ids = ids_of(Item(path, "vocab", vocab.value))
     if "merges.txt" not in files:
         raise FormatError(path, "there is no merges.txt beside it", hint="download merges.txt or tokenizer.json")
-    pairs = checked(merges_txt(files), ids, files.path("merges.txt"))
-    recognized = by_class(files)
-    vocabulary = laid_out(ids, added.values(), rows, path)
-    return _metadata(vocabulary, pairs, recognized), vocabulary, recognized, recognized.losses
+    vocab = Item(path, "vocab", files.json("vocab.json").value)
+    return _part(files, vocab, merges_txt(files), added, rows, by_class(files))
 
 
-def _metadata(vocabulary: Vocabulary, pairs: object, recognized: Recognized) -> dict[str, Typed]:
-    return {
+def _part(
+    files: Files, vocab: Item, merges: Merges, added: dict[int, AddedToken], rows: int | None, recognized: Recognized
+) -> ModelPart:
+    ids = ids_of(vocab)
+    merges.check(ids, vocab.path)
+    added = with_named(named_tokens(files).values(), ids, added, rows)
+    vocabulary = laid_out(ids, added.values(), rows, vocab.path)
+    metadata = {
         MODEL: Typed("str", "gpt2"),
-        PRE: Typed("str", recognized.name),
+        PRE: Typed("str", recognized.row.name),
         TOKENS: Typed("[str]", vocabulary.tokens),
         TYPES: Typed("[i32]", vocabulary.types),
-        MERGES: Typed("[str]", joined(pairs)),  # type: ignore[arg-type]
+        MERGES: Typed("[str]", merges.written()),
     }
+    return ModelPart(metadata, ids, added, len(vocabulary.tokens), recognized.row.add_bos, recognized.losses)
+
+
+def to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]]:
+    """tokenizer.json of the model `gpt2`."""
+    name = tokenizer.text(PRE, "default")
+    row = BY_NAME.get(name)
+    losses: tuple[Loss, ...] = ()
+    if row is None:
+        row = BY_NAME["gpt-2"]
+        losses = (Loss(LossKind.TOKENIZER_CHANGED, PRE, f"{name!r} is not known here; text is split as GPT-2 does"),)
+    ids, added = placed(tokenizer)
+    model: dict[str, Json] = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": row.ignore_merges,
+        "vocab": ids,
+        "merges": list(strings(tokenizer.metadata, MERGES)),
+    }
+    decoder: Json = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    post = template(tokenizer, *ends(tokenizer, row.add_bos))
+    normalizer: Json = {"type": row.normalizer} if row.normalizer else None
+    return document(added, normalizer, _splits(row), post, decoder, model), losses
+
+
+def _splits(row: PreTokenizer) -> Json:
+    """The cuts of a row, then bytes written as letters."""
+    if row.splits == (GPT2,):
+        return _bytes(use_regex=True)
+    steps: list[Json] = []
+    for pattern in row.splits[:-1] if row.splits[-1] == GPT2 else row.splits:
+        if pattern in (r"\p{N}", r"\p{N}+"):
+            steps.append({"type": "Digits", "individual_digits": pattern == r"\p{N}"})
+        else:
+            steps.append({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False})
+    return {"type": "Sequence", "pretokenizers": [*steps, _bytes(use_regex=row.splits[-1] == GPT2)]}
+
+
+def _bytes(use_regex: bool) -> dict[str, Json]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from requant.errors import PlanError, UnsupportedError
+from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.ir import Checkpoint, Tensor, Typed
 from requant.plan import Loss, LossKind
-from requant.tokenizers import bpe
+from requant.tokenizers import bpe, sentencepiece, spm, unigram, wordpiece
 from requant.tokenizers.files import Files, config_value
-from requant.tokenizers.special import ADD_KEYS, special_metadata
-from requant.tokenizers.vocabulary import AddedToken, added_tokens
+from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, MODEL
+from requant.tokenizers.special import special_metadata
+from requant.tokenizers.vocabulary import AddedToken, ModelPart, added_tokens
 
-ADD_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
+#: Where SentencePiece models lie, by the name their authors gave them.
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,15 @@ def to_ggml(checkpoint: Checkpoint[Tensor], vocab_rows: int | None) -> Tokenizer
     """
     files = Files(checkpoint)
     rows = vocab_rows if vocab_rows is not None else _configured_rows(checkpoint)
-    added = _with_named(files, added_tokens(files))
-    if "tokenizer.json" in files:
-        return _from_tokenizer_json(files, added, rows)
-    if "vocab.json" in files:
-        return _byte_level(files, added, rows)
-    raise PlanError(
-        f"{checkpoint.path}: there are no tokenizer files (tokenizer.json, tokenizer.model, vocab.json or vocab.txt)",
-        hint="download them into the folder, or ask for no vocabulary with --no-vocab",
-    )
+    part = _part(files, rows)
+    special = special_metadata(files, checkpoint.config, part.ids, part.added, part.rows)
+    if part.add_bos and "tokenizer.json" in files and part.metadata[MODEL].value != "bert":
+        # what llama.cpp assumes for this model must not add what the tokenizer does not
+        special.setdefault(ADD_KEYS["bos"], Typed("bool", False))
+    if checkpoint.architecture == "llama" and rows == 49152:
+        # as the reference does for Granite and, by its size, SmolLM
+        special.setdefault(ADD_KEYS["bos"], Typed("bool", False))
+    return TokenizerOutcome({**part.metadata, **special}, part.losses + _strip_losses(part.added))
 
 
 def _configured_rows(checkpoint: Checkpoint[Tensor]) -> int | None:
@@ -48,34 +50,70 @@ def _configured_rows(checkpoint: Checkpoint[Tensor]) -> int | None:
     return size if isinstance(size, int) and not isinstance(size, bool) and 0 < size <= 1 << 24 else None
 
 
-def _from_tokenizer_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> TokenizerOutcome:
+def _part(files: Files, rows: int | None) -> ModelPart:
+    """The first of the files that says enough."""
+    for name in _SENTENCEPIECE:
+        part = _from_sentencepiece(files, name, rows) if name in files else None
+        if part is not None:
+            return part
+    added = added_tokens(files)
+    if "tokenizer.json" in files:
+        return _from_tokenizer_json(files, added, rows)
+    if "vocab.json" in files:
+        return _with_configured_prefix(files, bpe.from_vocab_and_merges(files, added, rows))
+    if "vocab.txt" in files:
+        return wordpiece.from_vocab_txt(files, added, rows)
+    raise PlanError(
+        f"{files.checkpoint.path}: no tokenizer files (tokenizer.json, tokenizer.model, vocab.json or vocab.txt)",
+        hint="download them into the folder, or ask for no vocabulary",
+    )
+
+
+def _from_sentencepiece(files: Files, name: str, rows: int | None) -> ModelPart | None:
+    """None when tokenizer.json says more: XLM-R shifts the ids of its model, Llama 3's tokenizer.model is no such."""
+    if name == "sentencepiece.bpe.model" and "tokenizer.json" in files:
+        return None
+    try:
+        model = sentencepiece.parse(files.data(name), files.path(name))
+    except FormatError:
+        if "tokenizer.json" in files:
+            return None
+        raise
+    if name == "sentencepiece.bpe.model":
+        raise UnsupportedError(f"{files.path(name)}: its ids are shifted in the checkpoint; tokenizer.json is needed")
+    if model.model_type == sentencepiece.UNIGRAM:
+        return unigram.from_sentencepiece(files, model, name, rows)
+    if model.model_type == sentencepiece.BPE:
+        return spm.from_sentencepiece(files, model, name, rows)
+    raise UnsupportedError(f"{files.path(name)}: llama.cpp has no SentencePiece model of type {model.model_type}")
+
+
+def _from_tokenizer_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:
     tokenizer = files.json("tokenizer.json")
     model = tokenizer.get("model")
     kind = model.get("type").string("BPE")
     if kind == "BPE" and bpe.is_byte_level(tokenizer):
-        return _byte_level(files, added, rows)
-    raise UnsupportedError(f"{model.path}: llama.cpp has no tokenizer of type {kind!r}")
+        return _with_configured_prefix(files, bpe.from_json(files, added, rows))
+    if kind == "BPE" and model.get("byte_fallback").flag():
+        gemma4 = files.checkpoint.architecture.startswith("gemma4")
+        return (spm.gemma4_from_json if gemma4 else spm.from_json)(files, added, rows)
+    if kind == "WordPiece":
+        return wordpiece.from_json(files, added, rows)
+    if kind == "Unigram":
+        return unigram.from_json(files, added, rows)
+    raise UnsupportedError(f"{model.path}: llama.cpp has no tokenizer that does what this {kind} does")
 
 
-def _byte_level(files: Files, added: dict[int, AddedToken], rows: int | None) -> TokenizerOutcome:
-    read = bpe.from_json if "tokenizer.json" in files else bpe.from_vocab_and_merges
-    metadata, vocabulary, recognized, losses = read(files, added, rows)
+def _with_configured_prefix(files: Files, part: ModelPart) -> ModelPart:
+    """`add_prefix_space` of tokenizer_config.json, which the reference hands on although BPE ignores it."""
     prefix = files.json("tokenizer_config.json").get("add_prefix_space").value
-    first = {ADD_SPACE_PREFIX: Typed("bool", prefix)} if isinstance(prefix, bool) else {}
-    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    special = special_metadata(files, files.checkpoint.config, ids, added, len(vocabulary.tokens))
-    if recognized.row.add_bos:
-        # what llama.cpp assumes for this pre-tokenizer must not add what the tokenizer does not
-        special.setdefault(ADD_KEYS["bos"], Typed("bool", False))
-    return TokenizerOutcome({**first, **metadata, **special}, losses + strip_losses(added))
+    if isinstance(prefix, bool):
+        metadata = {ADD_SPACE_PREFIX: Typed("bool", prefix), **part.metadata}
+        return ModelPart(metadata, part.ids, part.added, part.rows, part.add_bos, part.losses)
+    return part
 
 
-def _with_named(files: Files, added: dict[int, AddedToken]) -> dict[int, AddedToken]:
-    """Special tokens that are named but not declared become control tokens, as `transformers` makes them."""
-    return added
-
-
-def strip_losses(added: Mapping[int, AddedToken]) -> tuple[Loss, ...]:
+def _strip_losses(added: Mapping[int, AddedToken]) -> tuple[Loss, ...]:
     """llama.cpp takes no white space away beside a special token, and finds it inside words too."""
     losses = []
     for attribute, effect in (

@@ -7,6 +7,8 @@ contain a space, which GGUF writes as `Ġ` (U+0120), the letter that stands for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import add
 from pathlib import Path
 from typing import cast
 
@@ -17,58 +19,78 @@ from requant.tokenizers.files import Files, Item
 _SPACE = chr(ord(" ") + 256)
 
 
-def merges_of(merges: Item) -> list[tuple[str, str]]:
-    """The `merges` of a tokenizer.json as pairs."""
-    rules = [] if merges.value is None else merges.array()
+@dataclass(frozen=True, slots=True)
+class Merges:
+    """Rules in order of rank: `lefts[i]` and `rights[i]` become one token. Columns, since there are 280,000 of them."""
+
+    lefts: Sequence[str]
+    rights: Sequence[str]
+
+    def written(self) -> list[str]:
+        """As GGUF writes them."""
+        lefts, rights = self.lefts, self.rights
+        if " " in "".join(lefts) or " " in "".join(rights):
+            lefts = [text.replace(" ", _SPACE) for text in lefts]
+            rights = [text.replace(" ", _SPACE) for text in rights]
+        return list(map(" ".join, zip(lefts, rights, strict=True)))
+
+    def products(self) -> list[str]:
+        """What each rule makes."""
+        return list(map(add, self.lefts, self.rights))
+
+    def check(self, ids: Mapping[str, int], path: Path) -> None:
+        """Refuse rules that name, or make, a token that is not in the vocabulary."""
+        known = ids.__contains__
+        if all(all(map(known, column)) for column in (self.lefts, self.rights, self.products())):
+            return
+        for index, (left, right) in enumerate(zip(self.lefts, self.rights, strict=True)):
+            for text in (left, right, left + right):
+                if text not in ids:
+                    raise FormatError(path, f"merges[{index}], {left!r} + {right!r}: {text!r} is not in the vocabulary")
+
+
+def split_rules(rules: Sequence[str]) -> Merges | None:
+    """Rules written as strings; None when one of them is not two tokens."""
+    if {rule.count(" ") for rule in rules} - {1}:
+        return None
+    flat = " ".join(rules).split(" ") if rules else []
+    return Merges(flat[0::2], flat[1::2])
+
+
+def merges_of(item: Item) -> Merges:
+    """The `merges` of a tokenizer.json."""
+    rules = [] if item.value is None else item.array()
     kinds = set(map(type, rules))
+    merges = None
     if kinds <= {str}:
-        pairs = [tuple(rule.split(" ")) for rule in cast("list[str]", rules)]
-    elif kinds <= {list}:
-        pairs = [tuple(rule) for rule in cast("list[list[str]]", rules)]
-    else:
-        raise merges.wrong("an array of strings or of pairs")
-    if set(map(len, pairs)) - {2} or not all(type(a) is str and type(b) is str for a, b in pairs):
-        _refuse(merges, rules)
-    return cast("list[tuple[str, str]]", pairs)
+        merges = split_rules(cast("list[str]", rules))
+    elif kinds == {list} and not set(map(len, cast("list[list[Json]]", rules))) - {2}:
+        pairs = cast("list[list[str]]", rules)
+        lefts, rights = [left for left, _ in pairs], [right for _, right in pairs]
+        if not (set(map(type, lefts)) | set(map(type, rights))) - {str}:
+            merges = Merges(lefts, rights)
+    if merges is None:
+        raise _wrong(item, rules)
+    return merges
 
 
-def _refuse(merges: Item, rules: Sequence[Json]) -> None:
+def _wrong(item: Item, rules: Sequence[Json]) -> FormatError:
     for index, rule in enumerate(rules):
         pair = rule.split(" ") if isinstance(rule, str) else rule
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise Item(merges.path, f"{merges.where}[{index}]", rule).wrong("two tokens")
+            return Item(item.path, f"{item.where}[{index}]", rule).wrong("two tokens")
+    return item.wrong("an array of strings or an array of pairs")
 
 
-def merges_txt(files: Files, name: str = "merges.txt") -> list[tuple[str, str]]:
+def merges_txt(files: Files, name: str = "merges.txt") -> Merges:
     """The rules of a merges.txt: a `#version` line, then one rule in each line."""
-    lines = files.text(name).split("\n")
-    pairs = []
-    for number, line in enumerate(lines, 1):
-        parts = line.rstrip("\r").split(" ")
-        if line.strip() == "" or (number == 1 and line.startswith("#version")):
-            continue
-        if len(parts) != 2:
-            raise FormatError(files.path(name), f"line {number}: a rule must be two tokens, found {line[:60]!r}")
-        pairs.append((parts[0], parts[1]))
-    return pairs
-
-
-def checked(pairs: Sequence[tuple[str, str]], ids: Mapping[str, int], path: Path) -> Sequence[tuple[str, str]]:
-    """Refuse rules that name, or make, a token that is not in the vocabulary."""
-    known = ids.keys()
-    used = {text for pair in pairs for text in pair}
-    if used <= known and {a + b for a, b in pairs} <= known:
-        return pairs
-    for index, (a, b) in enumerate(pairs):
-        for text in (a, b, a + b):
-            if text not in ids:
-                raise FormatError(path, f"merges[{index}], {a!r} + {b!r}: {text!r} is not in the vocabulary")
-    return pairs
-
-
-def joined(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Pairs as GGUF writes them."""
-    rules = list(map(" ".join, pairs))
-    if sum(rule.count(" ") for rule in rules) == len(rules):
-        return rules
-    return [f"{a.replace(' ', _SPACE)} {b.replace(' ', _SPACE)}" for a, b in pairs]
+    lines = [line.rstrip("\r") for line in files.text(name).split("\n")]
+    start = 1 if lines[0].startswith("#version") else 0
+    rules = [line for line in lines[start:] if line.strip()]
+    merges = split_rules(rules)
+    if merges is not None:
+        return merges
+    number, line = next(
+        (n, line) for n, line in enumerate(lines, 1) if n > start and line.strip() and line.count(" ") != 1
+    )
+    raise FormatError(files.path(name), f"line {number}: a rule must be two tokens, found {line[:60]!r}")

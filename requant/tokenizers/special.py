@@ -11,28 +11,8 @@ from dataclasses import dataclass, field
 
 from requant.ir import Json, Typed
 from requant.tokenizers.files import Files, Item, config_value
+from requant.tokenizers.keys import ADD_KEYS, CHAT_TEMPLATE, CHAT_TEMPLATES, ID_KEYS, LOWERCASE, STRIP_ACCENTS
 from requant.tokenizers.vocabulary import AddedToken
-
-#: HF's word for a special token -> llama.cpp's key, in the order in which they are written.
-ID_KEYS: Mapping[str, str] = {
-    "bos": "tokenizer.ggml.bos_token_id",
-    "eos": "tokenizer.ggml.eos_token_id",
-    "unk": "tokenizer.ggml.unknown_token_id",
-    "sep": "tokenizer.ggml.seperator_token_id",  # llama.cpp spells it so
-    "pad": "tokenizer.ggml.padding_token_id",
-    "mask": "tokenizer.ggml.mask_token_id",
-    "eot": "tokenizer.ggml.eot_token_id",
-    "eom": "tokenizer.ggml.eom_token_id",
-}
-ADD_KEYS: Mapping[str, str] = {
-    "bos": "tokenizer.ggml.add_bos_token",
-    "eos": "tokenizer.ggml.add_eos_token",
-    "sep": "tokenizer.ggml.add_sep_token",
-}
-LOWERCASE = "tokenizer.ggml.normalizer.lowercase"
-STRIP_ACCENTS = "tokenizer.ggml.normalizer.strip_accents"
-CHAT_TEMPLATE = "tokenizer.chat_template"
-CHAT_TEMPLATES = "tokenizer.chat_templates"
 
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 

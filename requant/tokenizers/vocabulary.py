@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import cast
 
 from requant.errors import FormatError, PlanError
+from requant.ir import Typed
+from requant.plan import Loss
 from requant.tokenizers.files import Files, Item
 
 
@@ -42,17 +44,28 @@ class AddedToken:
     normalized: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Tokens by id. `rows` is how many the embedding has room for."""
+    """Tokens by id, and how llama.cpp is to treat each."""
 
     tokens: list[str]
     types: list[int]
 
-    @property
-    def ids(self) -> dict[str, int]:
-        """The id of each text."""
-        return {text: index for index, text in enumerate(self.tokens)}
+
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """What one kind of model makes of its files.
+
+    metadata: its keys, special tokens left out. ids: of every text, as HF writes it. add_bos: whether llama.cpp puts
+    a first token before the text when the file does not say.
+    """
+
+    metadata: dict[str, Typed]
+    ids: Mapping[str, int]
+    added: Mapping[int, AddedToken]
+    rows: int
+    add_bos: bool = False
+    losses: tuple[Loss, ...] = ()
 
 
 #: Texts that are control tokens even where the checkpoint forgot to say so (conversion/base.py of llama.cpp).
@@ -88,10 +101,10 @@ def ids_of(vocab: Item) -> dict[str, int]:
     return ids
 
 
-def added_tokens(files: Files) -> dict[int, AddedToken]:
+def added_tokens(files: Files, tokenizer_json: bool = True) -> dict[int, AddedToken]:
     """The added tokens of tokenizer.json, tokenizer_config.json and added_tokens.json; the first named wins."""
     found: dict[int, AddedToken] = {}
-    for item in files.json("tokenizer.json").get("added_tokens").items():
+    for item in files.json("tokenizer.json").get("added_tokens").items() if tokenizer_json else ():
         token = _added(item, item.get("id").integer())
         if token.id in found:
             raise FormatError(item.path, f"{item.where}: id {token.id} is already {found[token.id].content!r}")
@@ -105,6 +118,24 @@ def added_tokens(files: Files) -> dict[int, AddedToken]:
     for text, index in ids_of(files.json("added_tokens.json")).items():
         if text not in texts:
             found.setdefault(index, AddedToken(index, text, special=False))
+    return found
+
+
+def with_named(
+    names: Iterable[str], ids: Mapping[str, int], added: Mapping[int, AddedToken], rows: int | None
+) -> dict[int, AddedToken]:
+    """`added`, and the special tokens that are named but not declared, which `transformers` makes control tokens.
+
+    One that is in no vocabulary gets the next free id, as there, if the embedding has a row for it.
+    """
+    found = dict(added)
+    texts = {token.content for token in added.values()}
+    for name in dict.fromkeys(names):
+        if name in texts:
+            continue
+        index = ids.get(name, max([len(ids) - 1, *found]) + 1)
+        if index not in found and (name in ids or (rows is not None and index < rows)):
+            found[index] = AddedToken(index, name, special=True)
     return found
 
 

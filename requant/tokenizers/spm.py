@@ -1,0 +1,288 @@
+"""SentencePiece BPE with bytes for unknown letters (Llama 2, Mistral, Gemma, Phi-3): GGUF's model `llama`.
+
+llama.cpp merges the two neighbours whose union has the best score, HF the two whose rule comes first. Both are the
+same as long as every way to put a token together is a rule, and rules are in the order of scores: that is how HF
+makes its rules from a `tokenizer.model`, and how scores are made from rules here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from requant.ir import Json, Typed
+from requant.plan import Loss, LossKind
+from requant.tokenizers.files import Files, Item
+from requant.tokenizers.keys import ADD_SPACE_PREFIX, MERGES, MODEL, PRE, SCORES, TOKENS, TYPES
+from requant.tokenizers.merges import Merges, merges_of, split_rules
+from requant.tokenizers.metadata import (
+    GgmlTokenizer,
+    assumed_ids,
+    broken,
+    document,
+    ends,
+    floats,
+    placed,
+    strings,
+    template,
+)
+from requant.tokenizers.sentencepiece import SentencePiece
+from requant.tokenizers.special import named_tokens
+from requant.tokenizers.vocabulary import (
+    SPACE,
+    AddedToken,
+    ModelPart,
+    TokenType,
+    Vocabulary,
+    added_tokens,
+    ids_of,
+    laid_out,
+    with_named,
+)
+
+_ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0  # what convert_hf_to_gguf.py gives them
+_SAMPLE = 4096  # tokens looked at to see whether all ways to make them are rules
+_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+
+def from_sentencepiece(files: Files, model: SentencePiece, name: str, rows: int | None) -> ModelPart:
+    """tokenizer.model; tokens added later come from the JSON files beside it."""
+    ids = {piece: index for index, piece in enumerate(model.pieces)}
+    added = added_tokens(files, tokenizer_json=False)
+    for index, token in added_tokens(files).items():
+        if index not in added and ids.get(token.content) != index:
+            added[index] = token
+    vocabulary = laid_out(ids, added.values(), rows, files.path(name))
+    types, scores = vocabulary.types, [_PADDING_SCORE] * len(vocabulary.tokens)
+    for index, (score, kind) in enumerate(zip(model.scores, model.types, strict=True)):
+        scores[index] = score
+        if index not in added and kind != TokenType.USER_DEFINED:
+            types[index] = kind
+    for index in added:
+        scores[index] = _ADDED_SCORE
+    losses = []
+    if model.charsmap:
+        losses.append(_loss("normalizer", "llama.cpp does not normalize text for this model; SentencePiece does"))
+    if model.remove_extra_whitespaces:
+        losses.append(_loss("normalizer", "llama.cpp keeps runs of spaces; SentencePiece makes one of them"))
+    metadata = _metadata(vocabulary.tokens, scores, types)
+    prefix = _configured_prefix(files, model.add_dummy_prefix)
+    return ModelPart(_with_prefix(files, metadata, prefix), ids, added, len(scores), True, tuple(losses))
+
+
+def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:
+    """tokenizer.json with a BPE model that falls back to bytes."""
+    ids, added, vocabulary, merges = _read_json(files, added, rows)
+    scores, losses = _scores(merges, ids, vocabulary.tokens, {token.content for token in added.values()})
+    for index, kind in enumerate(vocabulary.types):
+        if index >= len(ids) and index in added:
+            scores[index] = _ADDED_SCORE
+        elif kind == TokenType.UNUSED:
+            scores[index] = _PADDING_SCORE
+        elif kind in (TokenType.UNKNOWN, TokenType.BYTE, TokenType.CONTROL):
+            scores[index] = 0.0
+    prefix, more = _prefix(files.json("tokenizer.json"))
+    metadata = _metadata(vocabulary.tokens, scores, vocabulary.types)
+    metadata = _with_prefix(files, metadata, _configured_prefix(files, prefix))
+    return ModelPart(metadata, ids, added, len(scores), True, (*losses, *more))
+
+
+def _read_json(
+    files: Files, added: dict[int, AddedToken], rows: int | None
+) -> tuple[dict[str, int], dict[int, AddedToken], Vocabulary, Merges]:
+    model = files.json("tokenizer.json").get("model")
+    ids = ids_of(model.get("vocab"))
+    merges = merges_of(model.get("merges"))
+    merges.check(ids, model.path)
+    added = with_named(named_tokens(files).values(), ids, added, rows)
+    vocabulary = laid_out(ids, added.values(), rows, model.path)
+    for text in _BYTES & ids.keys():
+        vocabulary.types[ids[text]] = int(TokenType.BYTE)
+    unknown = model.get("unk_token").string("")
+    if unknown in ids:
+        vocabulary.types[ids[unknown]] = int(TokenType.UNKNOWN)
+    return ids, added, vocabulary, merges
+
+
+#: Gemma 4's tokens that are printed, since its chat format is parsed from the text (conversion/gemma.py).
+_GEMMA4_VISIBLE = frozenset(
+    ["<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>']
+)
+
+
+def gemma4_from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:
+    """Gemma 4 has a model of its own in llama.cpp, with rules instead of scores."""
+    ids, added, vocabulary, merges = _read_json(files, added, rows)
+    for text in _GEMMA4_VISIBLE & ids.keys():
+        vocabulary.types[ids[text]] = int(TokenType.USER_DEFINED)
+    metadata = {
+        MODEL: Typed("str", "gemma4"),
+        TOKENS: Typed("[str]", vocabulary.tokens),
+        SCORES: Typed("[f32]", [_ADDED_SCORE] * len(vocabulary.tokens)),
+        TYPES: Typed("[i32]", vocabulary.types),
+        MERGES: Typed("[str]", merges.written()),
+        ADD_SPACE_PREFIX: Typed("bool", False),
+    }
+    return ModelPart(metadata, ids, added, len(vocabulary.tokens), losses=_prefix(files.json("tokenizer.json"))[1])
+
+
+def _metadata(tokens: list[str], scores: list[float], types: list[int]) -> dict[str, Typed]:
+    return {
+        MODEL: Typed("str", "llama"),
+        PRE: Typed("str", "default"),
+        TOKENS: Typed("[str]", tokens),
+        SCORES: Typed("[f32]", scores),
+        TYPES: Typed("[i32]", types),
+    }
+
+
+def _configured_prefix(files: Files, prefix: bool) -> bool:
+    value = files.json("tokenizer_config.json").get("add_prefix_space").value
+    return value if isinstance(value, bool) else prefix
+
+
+def _with_prefix(files: Files, metadata: dict[str, Typed], prefix: bool) -> dict[str, Typed]:
+    """llama.cpp puts a space before the text unless told otherwise."""
+    key = {ADD_SPACE_PREFIX: Typed("bool", prefix)}
+    if isinstance(files.json("tokenizer_config.json").get("add_prefix_space").value, bool):
+        return {**key, **metadata}
+    return metadata if prefix else {**metadata, **key}
+
+
+def _loss(subject: str, detail: str) -> Loss:
+    return Loss(LossKind.TOKENIZER_CHANGED, subject, detail)
+
+
+def _scores(
+    merges: Merges, ids: Mapping[str, int], tokens: list[str], added: set[str]
+) -> tuple[list[float], tuple[Loss, ...]]:
+    """Minus the rank of the rules that make each token; tokens that no rule makes come after all others."""
+    products = merges.products()
+    ranks = {text: rank for rank, text in enumerate(dict.fromkeys(products), 1)}
+    scores = [-1.0 - len(ranks)] * len(tokens)
+    for text, rank in ranks.items():
+        scores[ids[text]] = float(-rank)
+    losses = []
+    starts = [text for text, before in zip(products, [None, *products], strict=False) if text != before]
+    if len(starts) > len(ranks):
+        again = sum(n - 1 for text, n in Counter(starts).items() if n > 1 and _matters(text, added))
+        if again:
+            losses.append(
+                _loss("merges", f"llama.cpp ranks tokens, not rules: {again} rules come earlier or later there")
+            )
+    texts = list(ids)
+    sample = [text for text in texts[:: max(1, len(texts) // _SAMPLE)] if _matters(text, added)]
+    have = set(zip(merges.lefts, merges.rights, strict=True))
+    missing = sum(1 for text in sample for pair in _ways(text, ids) if pair not in have and not added & set(pair))
+    if missing:
+        share = f"{missing} in a sample of {len(sample)} tokens"
+        losses.append(_loss("merges", f"llama.cpp merges all pairs that make a token; this tokenizer not ({share})"))
+    return scores, tuple(losses)
+
+
+def _matters(text: str, added: set[str]) -> bool:
+    """Added tokens are found before anything is merged, and runs of white space come out the same in any order."""
+    return text not in added and text not in _BYTES and text.strip(f"{SPACE}\n\t ") != ""
+
+
+def _ways(text: str, ids: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Every way to make a token out of two."""
+    for cut in range(1, len(text)):
+        left, right = text[:cut], text[cut:]
+        if left in ids and right in ids:
+            yield left, right
+
+
+def _prefix(tokenizer: Item) -> tuple[bool, tuple[Loss, ...]]:
+    """Whether a space is put before the text, and what the normalizer and pre-tokenizer do that llama.cpp does not."""
+    prefix, escapes, losses = False, False, []
+    for item in (
+        *_flat(tokenizer.get("normalizer"), "normalizers"),
+        *_flat(tokenizer.get("pre_tokenizer"), "pretokenizers"),
+    ):
+        kind = item.get("type").string()
+        if kind == "Prepend":
+            prefix = True
+        elif kind == "Replace" and item.get("content").value == SPACE:
+            escapes = True
+        elif kind == "Metaspace":
+            escapes = True
+            scheme = item.get("prepend_scheme").string("always" if item.get("add_prefix_space").flag(True) else "never")
+            prefix = scheme != "never"
+            if scheme == "first":
+                losses.append(
+                    _loss("pre_tokenizer", "llama.cpp puts a space before text that follows a special token too")
+                )
+            if item.get("split").flag(True):
+                losses.append(_loss("pre_tokenizer", "llama.cpp merges across spaces where the vocabulary allows it"))
+        elif kind == "Split" and item.get("pattern").get("String").value == " " and escapes:
+            continue  # Gemma: there are no spaces left to split at
+        else:
+            losses.append(_loss("normalizer", f"llama.cpp does not do {kind}"))
+    if not escapes:
+        losses.append(_loss("normalizer", f"llama.cpp writes spaces as {SPACE}; this tokenizer does not"))
+    return prefix, tuple(losses)
+
+
+def _flat(item: Item, inner: str) -> list[Item]:
+    if item.value is None:
+        return []
+    if item.get("type").value == "Sequence":
+        return [part for each in item.get(inner).items() for part in _flat(each, inner)]
+    return [item]
+
+
+def to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]]:
+    """tokenizer.json of the model `llama`."""
+    scores = floats(tokenizer.metadata, SCORES)
+    if len(scores) != len(tokenizer.tokens):
+        raise broken(f"{SCORES} has {len(scores)} items for {len(tokenizer.tokens)} tokens")
+    usual = {text: index for index, text in enumerate(tokenizer.tokens) if tokenizer.types[index] == TokenType.NORMAL}
+    rules = [
+        (-scores[index], index, usual[left], usual[right], left, right)
+        for text, index in usual.items()
+        for left, right in _ways(text, usual)
+    ]
+    rules.sort()
+    made = {left + right for *_, left, right in rules if _matters(left + right, set())}
+    ties = len(made) - len({scores[usual[text]] for text in made})
+    losses = (
+        (_loss(SCORES, f"{ties} tokens have the score of another; they merge in the order of ids"),) if ties else ()
+    )
+    merges: list[Json] = [[left, right] for *_, left, right in rules]
+    return _document(tokenizer, merges, tokenizer.flag(ADD_SPACE_PREFIX, True)), losses
+
+
+def with_merges_to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]]:
+    """tokenizer.json of the model `gemma4`, which has rules of its own."""
+    merges = split_rules(strings(tokenizer.metadata, MERGES))
+    if merges is None:
+        raise broken(f"{MERGES} has an item that is not two tokens")
+    pairs: list[Json] = [[left, right] for left, right in zip(merges.lefts, merges.rights, strict=True)]
+    return _document(tokenizer, pairs, tokenizer.flag(ADD_SPACE_PREFIX, False)), ()
+
+
+def _document(tokenizer: GgmlTokenizer, merges: list[Json], prefix: bool) -> dict[str, Json]:
+    ids, added = placed(tokenizer)
+    unknown = assumed_ids(tokenizer).get("unk")
+    escape: Json = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    unescape: list[Json] = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}]
+    unescape += [{"type": "ByteFallback"}, {"type": "Fuse"}]
+    if prefix:
+        escape = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, escape]}
+        unescape += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    model: dict[str, Json] = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None if unknown is None else tokenizer.tokens[unknown],
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": "<0x00>" in ids,
+        "ignore_merges": False,
+        "vocab": ids,
+        "merges": merges,
+    }
+    post = template(tokenizer, *ends(tokenizer, True))
+    decoder: Json = {"type": "Sequence", "decoders": unescape}
+    return document(added, escape, None, post, decoder, model)
