@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SDIST = "llama_cpp_python-0.3.36"
+LEFT_OUT = ("BUILD_TESTS", "BUILD_EXAMPLES", "BUILD_SERVER", "OPENSSL")  # what the build does not need
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -76,7 +77,7 @@ def find_sdist(cache: Path) -> Path:
     given = os.environ.get("REQUANT_SDIST")
     folder = Path(given) if given else cache / SDIST
     if not folder.exists():
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--no-binary"]
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary"]
         subprocess.run([*pip, "llama-cpp-python", "llama-cpp-python==0.3.36", "-d", cache], check=True)
         with tarfile.open(cache / f"{SDIST}.tar.gz") as archive:
             archive.extractall(cache, filter="data")
@@ -87,15 +88,18 @@ def find_quantizer(source: Path, cache: Path) -> Path:
     """llama-quantize, built from `source` where it is not given."""
     program = cache / "build" / "bin" / "llama-quantize"
     if not program.exists():
+        if shutil.which("cmake") is None:
+            raise SystemExit("building llama-quantize needs a C++ compiler and cmake (pip install cmake)")
         print("building llama-quantize, once", file=sys.stderr)
-        options = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF"]
-        log = (cache / "build.log").open("wb")
-        for words in (
-            ["cmake", "-S", source, "-B", cache / "build", *options],
-            ["cmake", "--build", cache / "build", "--target", "llama-quantize", "-j", str(os.cpu_count())],
-        ):
-            if subprocess.run(words, stdout=log, stderr=log).returncode:
-                raise SystemExit(f"building llama-quantize failed: see {cache / 'build.log'}")
+        options = ["-DCMAKE_BUILD_TYPE=Release", *(f"-DLLAMA_{name}=OFF" for name in LEFT_OUT)]
+        build = cache / "build"
+        with (cache / "build.log").open("wb") as log:
+            for words in (
+                ["cmake", "-S", source, "-B", build, *options],
+                ["cmake", "--build", build, "--target", "llama-quantize", "-j", str(os.cpu_count())],
+            ):
+                if subprocess.run(words, stdout=log, stderr=log).returncode:
+                    raise SystemExit(f"building llama-quantize failed: see {log.name}")
     return program
 
 
