@@ -27,6 +27,9 @@ Examples:
 """
 
 
+LIMITS: Final = ("max_kl", "min_top1", "max_ppl_ratio", "min_cosine")
+
+
 @click.command(epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
@@ -78,7 +81,7 @@ def check(
         chunks=options["chunks"] or None,
         threads=options["threads"],
     )
-    asked = {name: options[name] for name in Limits.__slots__ if options[name] is not None}
+    asked = {name: options[name] for name in LIMITS if options[name] is not None}
     opener = None if against is None else _opener(against, reference, trial.n_ctx, trial.threads)
     with _bars(quiet) as progress:
         report = check_model(model, trial, Limits(**asked), opener, progress)
@@ -109,18 +112,21 @@ def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenRef
             with LlamaCpp(against, n_ctx=n_ctx, threads=threads, embeddings=encoder) as llama:
                 yield llama
             return
+        why = "transformers is not installed" if how == "auto" else ""
         if how == "transformers" or (how == "auto" and transformers.is_installed()):
             try:
                 independent = transformers.Transformers(against, encoder=encoder, threads=threads)
-            except VerifyError:
+            except VerifyError as error:
                 if how == "transformers":
                     raise
+                why = str(error)
             else:
                 yield independent
                 return
         with tempfile.TemporaryDirectory(prefix="requant-check-") as folder:
-            dense = _dense(against, Path(folder) / "reference-F32.gguf")
+            dense = _dense(against, Path(folder) / "reference.gguf")
             with LlamaCpp(dense, n_ctx=n_ctx, threads=threads, embeddings=encoder) as llama:
+                llama.label = f"{against.name} as requant converts it to F32, in llama.cpp{why and f' ({why})'}"
                 yield llama
 
     return opened

@@ -13,7 +13,17 @@ import numpy as np
 
 from requant.errors import PlanError, VerifyError
 from requant.verify.llama_cpp import LlamaCpp, ModelInfo
-from requant.verify.logits import Comparison, Divergence, Logits, Measure, Perplexity, Predictor, scored_blocks, windows
+from requant.verify.logits import (
+    Comparison,
+    Divergence,
+    Logits,
+    Measure,
+    Perplexity,
+    Predictor,
+    Window,
+    scored_blocks,
+    windows,
+)
 
 Progress = Callable[[str, float], None]
 SENTENCES = 16  # paragraphs of the text that an encoder embeds
@@ -126,7 +136,10 @@ def check_model(
 ) -> Report:
     """Try `model` out; a model that merely does badly is in `Report.failures`, one that cannot run is a VerifyError."""
     n_ctx = max(trial.n_ctx, len(trial.prompt.encode()) + PROMPT_ROOM + trial.answer_tokens)
-    loading = lambda fraction: progress("loading", fraction)  # noqa: E731
+
+    def loading(fraction: float) -> None:
+        progress("loading", fraction)
+
     with LlamaCpp(model, n_ctx=n_ctx, threads=trial.threads, progress=loading) as llama:
         if llama.info.causal:
             llama.progress = lambda fraction: progress("answering", fraction)
@@ -164,7 +177,7 @@ def answer(llama: LlamaCpp, trial: Trial) -> Answer:
     return Answer(trial.prompt, made.text, chat is not None, len(made.tokens), rate)
 
 
-def _cut(llama: LlamaCpp, trial: Trial, report: Report) -> tuple[list[int], list[Any]]:
+def _cut(llama: LlamaCpp, trial: Trial, report: Report) -> tuple[list[int], list[Window]]:
     tokens = llama.tokenize(trial.text)
     if len(tokens) < MIN_TOKENS:
         raise PlanError(f"the text has {len(tokens)} tokens, too few to measure", hint=f"give at least {MIN_TOKENS}")

@@ -95,6 +95,7 @@ class LlamaCpp:
         if not model.is_file():
             raise VerifyError(f"{model}: no such file")
         self.model, self.n_ctx, self.timeout, self.progress = model, n_ctx, timeout, progress
+        self.label = f"{model.name} in llama.cpp"
         self.tokens_read, self.seconds_reading = 0, 0.0  # by llama_decode, for logits
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() ends it
         self._process = _start(library, version, self._log.fileno())
@@ -151,11 +152,6 @@ class LlamaCpp:
         return text
 
     @property
-    def label(self) -> str:
-        """Who computes."""
-        return f"{self.model.name} in llama.cpp"
-
-    @property
     def n_vocab(self) -> int:
         """Columns of the logits."""
         return self.info.n_vocab
@@ -204,9 +200,10 @@ class LlamaCpp:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings in llama.cpp's log so far, each once."""
+        """The warnings in llama.cpp's log so far, each once; not those about the context, which we chose."""
         lines = (line.strip() for line in self._log_text().splitlines())
-        return tuple(dict.fromkeys(line.removeprefix("[warning] ") for line in lines if line.startswith("[warning] ")))
+        found = (line.removeprefix("[warning] ") for line in lines if line.startswith("[warning] "))
+        return tuple(dict.fromkeys(line for line in found if "n_ctx" not in line))
 
     def _log_text(self, last: int | None = None) -> str:
         size = os.fstat(self._log.fileno()).st_size
