@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from requant.encodings import Encoding
@@ -55,8 +56,9 @@ _CLASSES: Final = {
 }
 
 
+@cache
 def compiled(regex: str) -> re.Pattern[str]:
-    """A pattern as `std::regex` understands it (ECMAScript); Python keeps a cache of them."""
+    """A pattern as `std::regex` understands it (ECMAScript); lists of thousands are common, so all are kept."""
     text = regex
     for name, members in _CLASSES.items():
         text = text.replace(name, members)
