@@ -13,6 +13,7 @@ from requant.verify.check import default_text
 from requant.verify.llama_cpp import LlamaCpp
 from requant.verify.transformers import Transformers
 from tests.models import minilm, smollm2
+from tests.tiny_gguf import write_tiny_llama
 
 
 def requant(*arguments):
@@ -24,6 +25,27 @@ def requant(*arguments):
 def report(*arguments):
     result = requant("check", *arguments, "--json", "--threads", 1)
     return json.loads(result.stdout), result.stderr
+
+
+def test_a_folder_beside_the_file_it_came_from(tmp_path, monkeypatch):
+    """The same random weights and the same tokens, whoever computes them."""
+    tiny, folder = write_tiny_llama(tmp_path / "tiny.gguf"), tmp_path / "hf"
+    requant("convert", tiny, folder, "--quiet")
+    limits = ("--ctx", 64, "--against", folder, "--max-kl", 1e-4, "--max-ppl-ratio", 1.01, "--min-top1", 0.98)
+    found, err = report(tiny, *limits)
+    assert found["ok"] and found["against"]["tokens_equal"], err
+    assert found["against"]["reference"].startswith("transformers")
+    assert found["warnings"] == []
+    found, err = report(tiny, *limits, "--reference", "requant")
+    assert found["ok"] and found["against"]["divergence"]["kl"]["value"] == 0, err
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"llama"', '"nonesuch"'))
+    found = requant("check", tiny, *limits, "--reference", "transformers", "--threads", 1)
+    assert found.exit_code == 5 and "transformers could not load it" in found.stderr
+    monkeypatch.setattr("requant.verify.transformers.is_installed", lambda: False)
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"nonesuch"', '"llama"'))
+    found, err = report(tiny, *limits)
+    assert found["ok"], err
+    assert found["against"]["reference"].endswith("in llama.cpp (transformers is not installed)")
 
 
 @pytest.fixture(scope="module")
