@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from requant import formats
 from requant.cli.tables import size
 from requant.errors import PlanError, VerifyError
 
@@ -135,10 +136,10 @@ def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenRef
 def _dense(source: Path, destination: Path) -> Path:
     """`source` as an F32 GGUF."""
     from requant.execute import execute
-    from requant.formats import FORMATS, detect
+    from requant.formats import FORMATS
     from requant.operations.convert import Request, plan_conversion
 
-    execute(plan_conversion(detect(source).read(source), FORMATS["gguf"], destination, Request("F32")))
+    execute(plan_conversion(formats.open(source), FORMATS["gguf"], destination, Request("F32")))
     return destination
 
 

@@ -7,11 +7,12 @@ from typing import Final
 
 import click
 
+from requant import formats
 from requant.cli import options
 from requant.cli.execution import carry_out
 from requant.encodings import F32
 from requant.errors import PlanError
-from requant.formats import FORMATS, detect
+from requant.formats import FORMATS
 from requant.layout import Format
 from requant.operations.convert import Request, plan_conversion
 
@@ -73,7 +74,7 @@ def convert(
         vocabulary=not no_vocab,
     )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
-    carry_out(plan_conversion(detect(source).read(source), target, destination, request), how)
+    carry_out(plan_conversion(formats.open(source), target, destination, request), how)
 
 
 def format_for(destination: Path, name: str | None) -> Format:

@@ -8,10 +8,11 @@ from typing import Final
 
 import click
 
+from requant import formats
 from requant.cli import options
 from requant.cli.execution import carry_out
 from requant.errors import PlanError
-from requant.formats import FORMATS, detect
+from requant.formats import FORMATS
 from requant.operations.requantize import Request, plan_requantization
 from requant.plan import LossKind
 from requant.recipes import RECIPES, Recipe, layers_to_prune, override_kv, recipe_named
@@ -79,14 +80,14 @@ def requantize(
         options.importance(imatrix, include_weights, exclude_weights),
         tuple(override_kv(text) for text in key_values),
         layers_to_prune(prune_layers) if prune_layers else (),
-        None if like is None else detect(like).read(like),
+        None if like is None else formats.open(like),
         keep_split,
         rehearsal=how.dry_run,
     )
     if not how.dry_run and words.destination.exists() and words.destination.samefile(source):
         raise PlanError(f"{source} is both input and output", hint="write to another name")
     options.refuse_to_overwrite(words.destination, how.force or how.dry_run)
-    plan = plan_requantization(detect(source).read(source), FORMATS["gguf"], words.destination, request)
+    plan = plan_requantization(formats.open(source), FORMATS["gguf"], words.destination, request)
     tolerated = frozenset({LossKind.REQUANTIZED} if allow_requantize else ())
     carry_out(plan, how, measure=True, tolerated=tolerated)
 

@@ -11,11 +11,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from requant import formats
 from requant.cli.tables import table
 from requant.codecs import codec_for
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Blocks, Dense, Encoding, columns_of, rows_of
 from requant.errors import Error, PlanError
-from requant.formats import detect
 from requant.ir import Tensor
 from requant.sources import read
 
@@ -101,7 +101,7 @@ def _values_of(reference: str) -> NDArray[np.float32]:
     path, _, name = reference.rpartition(":")
     if not path:
         raise PlanError(f"{reference!r} should be PATH:NAME")
-    checkpoint = detect(Path(path)).read(Path(path))
+    checkpoint = formats.open(Path(path))
     found: Tensor | None = next((t for t in checkpoint.tensors if t.name == name), None)
     if found is None:
         raise PlanError(f"{path}: there is no tensor {name!r}", hint="requant inspect --tensors . lists them")

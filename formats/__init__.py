@@ -10,6 +10,7 @@ from requant.errors import FormatError, UnsupportedError
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.formats.torch_zip import TorchZip
+from requant.ir import Checkpoint, Tensor
 from requant.layout import Format
 
 #: Every format by the name users type, the specific ones first.
@@ -43,3 +44,8 @@ def detect(path: Path) -> Format:
         f"{path}: no format that is known ({', '.join(FORMATS)})",
         hint=f"there is {inside[0]} inside: name the file" if inside else "",
     )
+
+
+def open(path: Path) -> Checkpoint[Tensor]:
+    """Describe the model at `path`, whatever its format; no tensor byte is read. Raises `Error`."""
+    return detect(path).read(path)

@@ -1,1 +1,59 @@
-"""Read, plan, convert and verify language-model checkpoints."""
+"""Read, plan, convert and verify language-model checkpoints.
+
+>>> import requant
+>>> sorted(requant.FORMATS)
+['gguf', 'safetensors', 'torch']
+
+`checkpoint = requant.open("model.gguf")` describes a model without reading a tensor;
+`plan = requant.plan_conversion(checkpoint, requant.FORMATS["safetensors"], Path("folder"), requant.Request("BF16"))`
+decides everything, and `requant.execute(plan)` does it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from requant.execute import Options, Receipt, execute
+    from requant.formats import FORMATS, open
+    from requant.ir import Checkpoint, Tensor
+    from requant.operations.convert import Request, plan_conversion
+    from requant.operations.requantize import plan_requantization
+    from requant.plan import Plan
+
+#: Public name -> the module that has it, imported when the name is used.
+_HOMES: Final = {
+    "FORMATS": "requant.formats",
+    "open": "requant.formats",
+    "Checkpoint": "requant.ir",
+    "Tensor": "requant.ir",
+    "Plan": "requant.plan",
+    "Request": "requant.operations.convert",
+    "plan_conversion": "requant.operations.convert",
+    "plan_requantization": "requant.operations.requantize",
+    "Options": "requant.execute",
+    "Receipt": "requant.execute",
+    "execute": "requant.execute",
+}
+
+__all__ = [
+    "FORMATS",
+    "Checkpoint",
+    "Options",
+    "Plan",
+    "Receipt",
+    "Request",
+    "Tensor",
+    "execute",
+    "open",
+    "plan_conversion",
+    "plan_requantization",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Names are looked up in their modules: `import requant` alone costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'requant' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
