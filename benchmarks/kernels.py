@@ -2,9 +2,9 @@
 
     python benchmarks/kernels.py [--types Q4_K,Q6_K] [--weights 1048576] [--rounds 5] [--json]
 
-Ours and ggml's (PyPI: libggml-python, prebuilt) take turns on the same arrays; figures are medians of processor time, in
-million weights per second, and "x" is ours over ggml's. "copy" is the bytes that decoding reads and writes per second, as a share of
-what copying a large array moves here. F16 and BF16 are ggml's row functions beside our casts.
+Ours and ggml's (PyPI: libggml-python, prebuilt) take turns on the same arrays; figures are medians of processor time,
+in million weights per second, and "x" is ours over ggml's. "copy" is the bytes that decoding reads and writes per
+second, as a share of what copying a large array moves here. F16 and BF16 are ggml's row functions beside our casts.
 """
 
 from __future__ import annotations

@@ -22,6 +22,15 @@ LABELS = [label for label in BLOCKS if label in DECODERS]  # all of them: see th
 NOT_IN_LIBGGUF = {"NVFP4", "Q1_0", "Q2_0"}
 
 
+#: Rows on which ggml's codebook searches leave their grids and end the process: nobody can compare.
+_ENDS = {"large", "huge", "largest numbers", "wide", "beyond halves", "far from zero"}
+
+
+def kinds(label):
+    """The rows that the reference survives."""
+    return [kind for kind in KINDS if not (label.startswith(("IQ1", "IQ2", "IQ3")) and kind in _ENDS)]
+
+
 def encode(label, values, importance=None):
     block = BLOCKS[label]
     out = np.zeros((len(values), values.shape[1] // block.values, block.nbytes), np.uint8)
@@ -63,7 +72,7 @@ def test_every_type_has_its_kernels():
 
 @pytest.mark.parametrize("label", LABELS)
 def test_bytes_are_those_of_the_reference(label):
-    for kind in KINDS:
+    for kind in kinds(label):
         rng = np.random.default_rng(1)
         x, w = rows(kind, rng, (4, 1024)), needed(label, rng, 1024)
         assert differing(label, encode(label, x, w), oracle(label, x, w)) == [], kind
@@ -72,7 +81,7 @@ def test_bytes_are_those_of_the_reference(label):
 @pytest.mark.parametrize("kind", IMPORTANCES)
 @pytest.mark.parametrize("label", WEIGHTED)
 def test_bytes_with_an_importance_are_those_of_the_reference(label, kind):
-    for values in KINDS:
+    for values in kinds(label):
         rng = np.random.default_rng(2)
         x, w = rows(values, rng, (3, 512)), importance(kind, rng, 512)
         assert differing(label, encode(label, x, w), oracle(label, x, w)) == [], values
@@ -135,17 +144,18 @@ def test_values_on_the_grid_encode_as_in_the_reference(label):
     assert differing(label, encode(label, again, w), oracle(label, again, w)) == []
 
 
-def finite_rows():
-    """Rows of 512 numbers: few different ones, so that ties and repetitions are common, or any at all."""
-    numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
+def finite_rows(label):
+    """Rows of 512 numbers, few of them different, so that ties and repetitions are common."""
     usual = st.floats(-4, 4, width=32)
+    numbers = usual if label.startswith("IQ") else st.floats(width=32, allow_nan=False, allow_infinity=False)
     return arrays.arrays(np.float32, (1, 512), elements=st.one_of(usual, numbers), fill=usual)
 
 
 @pytest.mark.parametrize("label", LABELS)
 @settings(max_examples=40)
-@given(x=finite_rows(), seed=st.integers(0, 9), kind=st.sampled_from(IMPORTANCES))
-def test_any_finite_row_encodes_as_in_the_reference(label, x, seed, kind):
+@given(data=st.data(), seed=st.integers(0, 9), kind=st.sampled_from(IMPORTANCES))
+def test_any_finite_row_encodes_as_in_the_reference(label, data, seed, kind):
+    x = data.draw(finite_rows(label))
     w = importance(kind, np.random.default_rng(seed), 512) if label in WEIGHTED else None
     assert differing(label, encode(label, x, w), ggml_oracle.encode(label, x, w)) == []
     if label in ENCODERS:
@@ -194,7 +204,7 @@ def test_half_a_million_blocks(label):
     block, done = BLOCKS[label], 0
     target = 500_000 if block.values < 256 and label not in WEIGHTED else 100_000 if block.values < 256 else 40_000
     while done < target:
-        for k, kind in enumerate(KINDS):
+        for k, kind in enumerate(kinds(label)):
             x = rows(kind, rng, (16, 4096))
             ways = [needed(label, rng, 4096)]
             if label in WEIGHTED:
