@@ -12,9 +12,6 @@ from requant.errors import Error, FormatError, PlanError
 from requant.plan import Step
 from requant.sources import Bytes, FileSlice
 
-#: The least magnitude that rounds to infinity as an IEEE half: half a step above 65504.
-HALF_OVERFLOW: Final = 65520.0
-
 #: dtype label -> (unsigned view, bits of the exponent, that are all ones in NaN and infinity).
 _EXPONENT: Final = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
 
@@ -25,18 +22,18 @@ def check_values(step: Step, start: int, values: NDArray[np.float32], replacemen
     `replacement` None: NaN and infinities raise `FormatError`. A finite value too large for a half raises
     `PlanError` when the target is F16.
     """
-    if not values.size:
+    from requant.kernels_cpu.checks import HALF_OVERFLOW, beyond  # numba, which only the doing of a plan may import
+
+    narrow = step.target.encoding == F16
+    if beyond(values, HALF_OVERFLOW if narrow else np.inf) is None:  # one pass at the memory's speed finds all
         return 0
-    low, high = float(values.min()), float(values.max())  # NaN spreads through both
-    count = 0
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = ~np.isfinite(values)
+    bad = ~np.isfinite(values)
+    count = int(bad.sum())
+    if count:
         if replacement is None:
             raise _not_finite(step, start, bad, values)
-        count = int(bad.sum())
         values[bad] = replacement
-        low, high = float(values.min()), float(values.max())
-    if step.target.encoding == F16 and max(-low, high) >= HALF_OVERFLOW:
+    if narrow and beyond(values) is not None:
         raise _overflow(step, start, values)
     return count
 
@@ -73,6 +70,8 @@ def _not_finite(step: Step, start: int, bad: NDArray[np.bool_], values: NDArray[
 
 
 def _overflow(step: Step, start: int, values: NDArray[np.float32]) -> Error:
+    from requant.kernels_cpu.checks import HALF_OVERFLOW
+
     row, column = (int(i) for i in np.argwhere(np.abs(values) >= HALF_OVERFLOW)[0])
     return PlanError(
         f"{_path(step)}: tensor {_source_name(step)!r}: {_index(step, start + row, column)} is "
