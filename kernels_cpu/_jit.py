@@ -48,6 +48,7 @@ BYTES: Final = _input(types.uint8)
 WORDS: Final = _input(types.uint16)
 WORDS32: Final = _input(types.uint32)
 LONGS: Final = _input(types.uint64)
+INTS: Final = _input(types.int32)
 INTS64: Final = _input(types.int64)
 OUT_FLOATS: Final = _output(types.float32)
 OUT_DOUBLES: Final = _output(types.float64)
@@ -55,6 +56,8 @@ OUT_BYTES: Final = _output(types.uint8)
 OUT_WORDS: Final = _output(types.uint16)
 OUT_INTS: Final = _output(types.int32)
 OUT_LONGS: Final = _output(types.int64)
+OUT_WORDS32: Final = _output(types.uint32)
+OUT_WORDS64: Final = _output(types.uint64)
 NUMBER: Final = types.int64
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from requant.encodings import Blocks, Dense, Encoding
 from requant.encodings.bitsandbytes import FourBit, RowInt8
+from requant.encodings.gptq import Gptq
 from requant.errors import UnsupportedError
 
 #: The stored arrays of a tensor (or of a run of its rows) as numpy arrays of `PartSpec.dtype.numpy`.
@@ -74,6 +75,7 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Blocks: ("requant.kernels_cpu.ggml", "block_codec"),
     FourBit: ("requant.kernels_cpu.bitsandbytes", "four_bit_codec"),
     RowInt8: ("requant.kernels_cpu.bitsandbytes", "int8_codec"),
+    Gptq: ("requant.kernels_cpu.gptq", "gptq_codec"),
 }
 
 

@@ -1,0 +1,246 @@
+"""GPTQ: `m.qweight`, `m.qzeros`, `m.scales`, `m.g_idx` are the linear layer `m.weight`.
+
+Shapes give the bits, `g_idx` the groups, the words of `qzeros` how zeros are written; the configuration is asked where
+they leave something open, and a remark is made where it is wrong. Nothing but `g_idx`, `qzeros` and a few words of
+asymmetric layers is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.encodings.awq import Marlin
+from requant.encodings.gptq import PLANAR_BITS, Gptq, Order, Zeros
+from requant.errors import FormatError, PlanError, UnsupportedError
+from requant.formats.folding.gptq_config import GptqConfig, Rule
+from requant.formats.folding.gptq_zeros import Found, damaged_words, first_codes, read_words, recognize
+from requant.formats.folding.pool import Pool
+from requant.ir import Json, Tensor
+from requant.sources import read
+
+#: The longest row whose group map is read.
+_MAX_INPUTS: Final = 1 << 22
+#: What is no linear layer: here GPTQModel takes the rows of the vocabulary for inputs.
+_EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in"})
+#: Families whose linear layers have no biases unless the configuration says so; old quantizers wrote them all the same.
+_NO_BIAS: Final = frozenset({"llama", "mistral", "mixtral"})
+#: Asymmetric layers that are looked at to see whether the label of the zeros is right.
+_SAMPLES: Final = 4
+
+
+def fold_gptq(pool: Pool, quantization: Mapping[str, Json]) -> None:
+    """Fold every GPTQ layer, Marlin's tiles of AutoGPTQ included."""
+    config = GptqConfig(quantization)
+    layers = [_Layer(pool, module, config.rule(module)) for module in pool.modules("qweight") if is_gptq(pool, module)]
+    mislabelled = _label_is_wrong([layer for layer in layers if not layer.found.symmetric])
+    for layer in layers:
+        layer.fold(mislabelled and not layer.found.symmetric)
+        _drop_unused_bias(pool, layer.module)
+    for module in pool.modules("B"):
+        if pool.get(f"{module}.s") is not None:
+            _fold_marlin(pool, module)
+
+
+def is_gptq(pool: Pool, module: str) -> bool:
+    """Whether the columns of `qweight` are outputs, one for each scale: AWQ packs eight of them into a column."""
+    weight, scales = pool.need(module, "qweight"), pool.need(module, "scales")
+    return len(weight.shape) == 2 and len(scales.shape) == 2 and weight.shape[1] == scales.shape[1] > 0
+
+
+class _Layer:
+    """One module: its arrays, and what they say."""
+
+    def __init__(self, pool: Pool, module: str, rule: Rule) -> None:
+        self.pool, self.module, self.rule = pool, module, rule
+        self.weight, self.zeros, self.scales = (pool.need(module, part) for part in ("qweight", "qzeros", "scales"))
+        self.g_idx = pool.get(f"{module}.g_idx")
+        if module.rsplit(".", 1)[-1] in _EMBEDDINGS:
+            raise UnsupportedError(f"{pool.path}: the embedding {module!r} is quantized as GPTQ; only linear layers are read")
+        self._check_dtypes()
+        self.groups, self.outputs = self.scales.shape
+        self.bits = self._bits()
+        self.inputs = self.g_idx.shape[0] if self.g_idx is not None else self.weight.shape[0] * 32 // self.bits
+        self.group, self.order = self._order()
+        self.words = read_words(self.zeros, pool.path)
+        self.found = recognize(self.words, self.bits, self.outputs, planar=rule.planar)
+
+    def fold(self, mislabelled: bool) -> None:
+        """Put the layer into the pool; mislabelled: its zeros are not of the version the configuration says."""
+        said = self.rule.zeros if self.bits == 3 or self.rule.zeros is not Zeros.V1_OLD else Zeros.V1
+        zeros = self.found.zeros or (_other(said) if mislabelled else said)
+        if zeros is not said:
+            self._remark(f"the zeros are written as {zeros.value}, not as {said.value} as the configuration says")
+        planar = self.bits in PLANAR_BITS or (self.bits == 3 and self.found.planar)
+        encoding = Gptq(self.bits, self.group, self.found.symmetric, zeros, self.order, self.scales.encoding.label, planar)
+        damaged = 0 if self.found.symmetric or zeros is not Zeros.V1 else damaged_words(self.words, self.bits)
+        if damaged:
+            self._remark(
+                f"{damaged} words of zeros are damaged as AutoGPTQ up to 0.7.1 damages those that hold a zero of 0: "
+                "the zeros after it in each word are lost"
+            )
+        arrays = {"qweight": self.weight, "qzeros": self.zeros, "scales": self.scales}
+        if self.g_idx is not None:
+            arrays["g_idx"] = self.g_idx
+        put(self.pool, Tensor(f"{self.module}.weight", (self.outputs, self.inputs), encoding, {}), arrays)
+
+    def first_levels(self) -> NDArray[np.float64] | None:
+        """code - stored zero of the first inputs of every output; None where an error of one would not show."""
+        if self.bits > 4 or self.bits in PLANAR_BITS or self.found.planar:
+            return None
+        if self.order is Order.ACT and self.g_idx is not None:
+            group = read(self.g_idx.sources["data"], 0, 128).view("<i4")
+        else:
+            group = np.arange(32) // (self.inputs if self.group < 0 else self.group)
+        group = group[: min(32, self.inputs)]
+        codes, zeros = first_codes(self.weight, self.words, self.bits, self.outputs, len(group))
+        return (codes - zeros[group]).astype(np.float64)
+
+    def _remark(self, text: str) -> None:
+        self.pool.remark(f"{self.module}.weight", text)
+
+    def _broken(self, text: str, hint: str = "") -> FormatError:
+        return FormatError(self.pool.path, f"module {self.module!r}: {text}", hint=hint)
+
+    def _check_dtypes(self) -> None:
+        integers = [self.weight, self.zeros, *([] if self.g_idx is None else [self.g_idx])]
+        for array in integers:
+            if array.encoding.label != "I32":
+                raise UnsupportedError(
+                    f"{self.pool.path}: {array.name!r} is {array.encoding.label}; GPTQ is read in words of 32 bits (I32)"
+                )
+        if self.scales.encoding.label not in ("F16", "BF16", "F32"):
+            raise self._broken(f"'scales' is {self.scales.encoding.label}, not F16, BF16 or F32")
+        if len(self.zeros.shape) != 2 or self.zeros.shape[0] != self.scales.shape[0]:
+            raise self._broken(f"'qzeros' {list(self.zeros.shape)} does not match 'scales' {list(self.scales.shape)}")
+        if self.g_idx is not None and (len(self.g_idx.shape) != 1 or not 0 < self.g_idx.shape[0] <= _MAX_INPUTS):
+            raise self._broken(f"'g_idx' has shape {list(self.g_idx.shape)}")
+
+    def _bits(self) -> int:
+        """The width that the shapes allow; of several, the one the configuration says."""
+        rows, words = self.weight.shape[0], self.zeros.shape[1]
+        possible = [bits for bits in range(2, 9) if words == -(-self.outputs * bits // 32)]
+        if self.g_idx is None:
+            possible = [bits for bits in possible if rows * 32 % bits == 0]
+        else:
+            inputs = self.g_idx.shape[0]
+            possible = [bits for bits in possible if rows == -(-inputs * bits // 32)]
+        if not possible:
+            raise self._broken(
+                f"'qweight' {list(self.weight.shape)}, 'qzeros' {list(self.zeros.shape)} and 'scales' "
+                f"{list(self.scales.shape)} agree on no width of 2 to 8 bits"
+            )
+        bits = self.rule.bits if self.rule.bits in possible else possible[0]
+        if self.rule.bits is not None and bits != self.rule.bits:
+            self._remark(f"stored in {bits} bits, not in {self.rule.bits} as the configuration says")
+        return bits
+
+    def _order(self) -> tuple[int, Order]:
+        """Inputs of a group, and what the group map is."""
+        said = self.rule.group
+        fits = said is not None and (1 if said < 0 else -(-self.inputs // said)) == self.groups
+        if self.g_idx is None:
+            return self._group(fits), Order.MISSING
+        g_idx = read(self.g_idx.sources["data"]).view("<i4")
+        low, high = int(g_idx.min()), int(g_idx.max())
+        if low < 0 or high >= self.groups:
+            raise self._broken(
+                f"'g_idx' names group {low if low < 0 else high}; there are {self.groups}", "the file is damaged"
+            )
+        if self.groups == 1:
+            return self._group(fits), Order.STORED
+        if high == 0:
+            return self._group(fits), Order.UNSET
+        step = int(np.argmax(g_idx > 0))
+        if step and (g_idx == np.arange(self.inputs) // step).all():
+            return step, Order.STORED
+        largest = int(np.bincount(g_idx).max())
+        for group in (said if fits else None, largest, -(-self.inputs // self.groups)):
+            if group is not None and group > 0 and -(-self.inputs // group) == self.groups:
+                return group, Order.ACT
+        raise self._broken(f"'g_idx' lists {largest} of {self.inputs} inputs to one of {self.groups} groups")
+
+    def _group(self, fits: bool) -> int:
+        if fits and self.rule.group is not None:
+            return self.rule.group
+        if self.groups == 1:
+            return -1
+        group, rest = divmod(self.inputs, self.groups)
+        if rest:
+            raise self._broken(f"{self.groups} groups of {self.inputs} inputs: no 'g_idx' says which", "add group_size")
+        if self.rule.group is not None:
+            self._remark(f"groups of {group} inputs, not of {self.rule.group} as the configuration says")
+        return group
+
+
+def put(pool: Pool, tensor: Tensor, arrays: Mapping[str, Tensor]) -> None:
+    """Put `tensor` in the place of the arrays that are its parts; raises FormatError where they are not such parts."""
+    try:
+        specs = tensor.parts
+    except PlanError as error:
+        raise FormatError(pool.path, f"tensor {tensor.name!r}: {error}") from None
+    for part, spec in specs.items():
+        array = arrays[part]
+        if (array.encoding.label, array.shape) != (spec.dtype.label, spec.shape):
+            raise FormatError(
+                pool.path,
+                f"{array.name!r} is {array.encoding.label}{list(array.shape)}, "
+                f"{tensor.encoding.label} of shape {list(tensor.shape)} has {spec.dtype.label}{list(spec.shape)}",
+            )
+    sources = {part: arrays[part].sources["data"] for part in specs}
+    folded = Tensor(tensor.name, tensor.shape, tensor.encoding, sources)
+    pool.fold(folded, [array.name for array in arrays.values()])
+
+
+def _label_is_wrong(layers: list[_Layer]) -> bool:
+    """Whether asymmetric zeros are of the other version than the configuration says.
+
+    Weights balance, so codes lie around their zeros: the mean of code - stored zero is near 0 in v2 and near 1 in v1.
+    A few layers are looked at, and all of them must contradict.
+    """
+    verdicts = []
+    for layer in layers[:_SAMPLES]:
+        levels = layer.first_levels()
+        if levels is None or layer.rule.zeros is Zeros.V1_OLD:
+            return False
+        unsure = levels.std() / np.sqrt(levels.size)
+        wrong = 0.0 if layer.rule.zeros is Zeros.V1 else 1.0
+        verdicts.append(unsure < 0.1 and abs(float(levels.mean()) - wrong) < 0.3)
+    return bool(verdicts) and all(verdicts)
+
+
+def _other(zeros: Zeros) -> Zeros:
+    return Zeros.V1 if zeros is Zeros.V2 else Zeros.V2
+
+
+def _fold_marlin(pool: Pool, module: str) -> None:
+    weight, scales = pool.need(module, "B"), pool.need(module, "s")
+    if len(weight.shape) != 2 or len(scales.shape) != 2 or not prod(scales.shape):
+        raise FormatError(pool.path, f"module {module!r}: 'B' and 's' are no matrices")
+    put_marlin(pool, module, weight, scales, awq=False)
+
+
+def put_marlin(pool: Pool, module: str, weight: Tensor, scales: Tensor, *, awq: bool) -> None:
+    """Fold Marlin's tiles; the shapes leave nothing open."""
+    inputs, outputs = weight.shape[0] * 16, weight.shape[1] // 2
+    groups = scales.shape[0]
+    if inputs % groups:
+        raise FormatError(pool.path, f"module {module!r}: {inputs} inputs are no {groups} groups")
+    encoding = Marlin(-1 if groups == 1 else inputs // groups, awq)
+    put(pool, Tensor(f"{module}.weight", (outputs, inputs), encoding, {}), {"qweight": weight, "scales": scales})
+
+
+def _drop_unused_bias(pool: Pool, module: str) -> None:
+    """Take out a bias of zeros that the architecture does not know: old quantizers stored one for every layer."""
+    bias, config = pool.get(f"{module}.bias"), pool.config
+    if bias is None or config.get("model_type") not in _NO_BIAS or len(bias.shape) != 1:
+        return
+    if config.get("attention_bias") or config.get("mlp_bias") or bias.nbytes > 4 * _MAX_INPUTS:
+        return
+    if not read(bias.sources["data"]).any():
+        pool.drop(bias.name)
+        pool.remark(bias.name, "a bias of zeros that the architecture does not have; left out")

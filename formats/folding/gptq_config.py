@@ -1,0 +1,83 @@
+"""What the configuration of a GPTQ checkpoint says about each module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from requant.encodings.gptq import Zeros
+from requant.ir import Json
+
+#: Words for true zeros, in `checkpoint_format`, `format` or auto-round's `packing_format`; all else is less one.
+_TRUE_ZEROS: Final = frozenset({"gptq_v2", "gptq_p", "auto_round:gptq_v2"})
+_VERSION: Final = re.compile(r"gptqmodel:(\d+)")
+#: Patterns longer than this are left alone: a configuration is not trusted to match in a reasonable time.
+_MAX_PATTERN: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is said about one module; None where nothing is said. planar: 3-bit codes are split into planes."""
+
+    bits: int | None
+    group: int | None
+    zeros: Zeros
+    planar: bool
+
+
+class GptqConfig:
+    """A quantization config; whatever has no meaning in it is ignored."""
+
+    def __init__(self, quantization: Mapping[str, Json]) -> None:
+        self._config = quantization
+        form = quantization.get("packing_format") or quantization.get("checkpoint_format") or quantization.get("format")
+        self.form = str(form or "gptq").lower()
+
+    def rule(self, module: str) -> Rule:
+        """What holds for `module`: `dynamic` (GPTQModel: first pattern that matches) and `extra_config` (auto-round)."""
+        changed = self._changed(module)
+        bits = _integer(changed, "bits", _integer(self._config, "bits", _integer(self._config, "w_bit")))
+        default = _integer(self._config, "group_size", _integer(self._config, "q_group_size"))
+        group = _integer(changed, "group_size", default)
+        zeros = Zeros.V2 if self.form in _TRUE_ZEROS else Zeros.V1
+        if zeros is Zeros.V1 and bits == 3 and self._is_old:
+            zeros = Zeros.V1_OLD
+        return Rule(bits, group if group is None or group > 0 else -1, zeros, self.form == "gptq_p")
+
+    @cached_property
+    def _is_old(self) -> bool:
+        """Whether GPTQModel before 7.0 wrote it, whose 3-bit zeros are peculiar."""
+        meta = self._config.get("meta")
+        writers = meta.get("quantizer") if isinstance(meta, dict) else None
+        names = writers if isinstance(writers, list) else [writers]
+        versions = [int(found[1]) for name in names if isinstance(name, str) and (found := _VERSION.match(name))]
+        return bool(versions) and min(versions) < 7
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], Mapping[str, Json]]]:
+        dynamic = self._config.get("dynamic")
+        compiled = []
+        for text, changes in dynamic.items() if isinstance(dynamic, dict) else ():
+            pattern = text.removeprefix("+:")
+            if pattern.startswith("-:") or len(pattern) > _MAX_PATTERN or not isinstance(changes, dict):
+                continue  # modules that are not quantized show by themselves
+            try:
+                compiled.append((re.compile(pattern), changes))
+            except re.error:
+                continue
+        return compiled
+
+    def _changed(self, module: str) -> Mapping[str, Json]:
+        extra = self._config.get("extra_config")
+        if isinstance(extra, dict) and isinstance(extra.get(module), dict):
+            found: dict[str, Json] = extra[module]  # type: ignore[assignment]
+            return found
+        return next((changes for pattern, changes in self._patterns if pattern.match(module)), {})
+
+
+def _integer(config: Mapping[str, Json], key: str, default: int | None = None) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else default

@@ -1,0 +1,166 @@
+"""GPTQ: columns of packed codes to rows, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.codecs import Codes, Parts, Values
+from requant.encodings.gptq import Gptq, Order, Zeros
+from requant.kernels_cpu.groups import dequantize, round_to_groups
+from requant.kernels_cpu.packed_bits import codes_of, stream_rows, streams_of, words_of
+
+#: What "less one" takes off whole words: a one in each code. GPTQModel and AutoGPTQ agree wherever no zero is 0.
+_ONES: Final = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
+#: What GPTQModel before 7.0 took off the words of 3-bit zeros, word by word; the ones of those codes are elsewhere.
+_OLD_THREE_BITS: Final = (0x24924924, 0x92492492, 0x49249249)
+
+
+@dataclass(frozen=True, slots=True)
+class GptqCodec:
+    """One encoding of the family. `parts` are whole tensors; runs begin at multiples of 32 rows."""
+
+    encoding: Gptq
+
+    def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
+        """f16((code - zero) * scale), or in the dtype of the scales: what GPTQModel's torch kernel computes."""
+        codes = self._padded(parts, len(out), start, out.shape[1])
+        dequantize(codes, self.encoding.group, self.encoding.scale, out)
+
+    def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
+        """Round to nearest, with the clip that makes the squared error of each group least."""
+        how = self.encoding
+        self.pack(round_to_groups(values, importance, how.group, how.bits, how.symmetric, how.scale), out, start)
+
+    def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
+        """The integers of some rows."""
+        scales = parts["scales"]
+        columns = _columns(parts, self.encoding)
+        codes = self._padded(parts, rows, start, columns)
+        codes.codes = codes.codes[:, :columns]
+        if codes.groups is None and self.encoding.group > 0 and columns % self.encoding.group:
+            codes.groups = (np.arange(columns, dtype=np.int32) // self.encoding.group).astype(np.int32)
+        assert codes.scales.shape[1] == scales.shape[0]
+        return codes
+
+    def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
+        """Store integers; groups of the source may be multiples of ours, and its zeros others."""
+        how, rows, columns = self.encoding, *codes.codes.shape
+        groups = out["scales"].shape[0]
+        numbers, scales, zeros = regrouped(codes, how.bits, how.symmetric, how.group, groups)
+        out["qweight"][:, start : start + rows] = words_of(numbers, how.bits, how.planar).T
+        out["scales"][:, start : start + rows] = self._stored_scales(scales).T
+        words = words_of(self._stored_zeros(zeros.T.astype(np.uint8)), how.bits, how.planar)
+        first = start * how.bits // 32
+        self._shift(words, first, -1)
+        out["qzeros"][:, first : first + words.shape[1]] = words
+        if start == 0 and how.order is not Order.MISSING:
+            out["g_idx"][:] = self._g_idx(codes, columns)
+
+    def _padded(self, parts: Parts, rows: int, start: int, columns: int) -> Codes:
+        """The integers of some rows, with whatever fills the last word of each row of codes."""
+        how = self.encoding
+        codes = codes_of(streams_of(parts["qweight"], start, rows), how.bits, columns, how.planar)
+        groups: NDArray[np.int32] | None = None
+        if how.order is Order.ACT:
+            groups = np.ascontiguousarray(parts["g_idx"]).astype(np.int32)
+        return Codes(codes, self._scales(parts, rows, start), self._zeros(parts, rows, start), groups)
+
+    def _scales(self, parts: Parts, rows: int, start: int) -> NDArray[np.float32]:
+        stored = np.ascontiguousarray(parts["scales"][:, start : start + rows].T)
+        if self.encoding.scale == "BF16":
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(np.float32)
+
+    def _stored_scales(self, scales: NDArray[np.float32]) -> NDArray[Any]:
+        if self.encoding.scale == "BF16":
+            bits = scales.view(np.uint32)
+            return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+        return scales.astype(np.float16 if self.encoding.scale == "F16" else np.float32)
+
+    def _zeros(self, parts: Parts, rows: int, start: int) -> NDArray[np.float32]:
+        how = self.encoding
+        first, last = start * how.bits // 32, -(-(start + rows) * how.bits // 32)
+        words = parts["qzeros"][:, first:last].copy()
+        self._shift(words, first, 1)
+        zeros = codes_of(stream_rows(words), how.bits, rows, how.planar)[:, :rows]
+        if self._by_code:
+            zeros = (zeros + 1) & ((1 << how.bits) - 1)
+        return np.ascontiguousarray(zeros.T, np.float32)
+
+    def _stored_zeros(self, zeros: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return (zeros - 1) & ((1 << self.encoding.bits) - 1) if self._by_code else zeros
+
+    @property
+    def _by_code(self) -> bool:
+        """Whether one is taken off each code by itself."""
+        return self.encoding.zeros is Zeros.V1 and self.encoding.bits not in _ONES
+
+    def _shift(self, words: NDArray[np.int32], first: int, sign: int) -> None:
+        """Take off words of zeros what their writer took off (sign -1), or give it back; they begin at word `first`."""
+        how = self.encoding
+        if how.zeros is Zeros.V1 and how.bits in _ONES:
+            words.view(np.uint32)[...] += np.uint32(sign * _ONES[how.bits] & 0xFFFFFFFF)
+        elif how.zeros is Zeros.V1_OLD:
+            place = (first + np.arange(words.shape[1])) % 3
+            taken = np.array([sign * word & 0xFFFFFFFF for word in _OLD_THREE_BITS], np.uint32)
+            words.view(np.uint32)[...] += taken[place]
+
+    def _g_idx(self, codes: Codes, columns: int) -> NDArray[np.int32]:
+        how = self.encoding
+        if how.order is Order.UNSET:
+            return np.zeros(columns, np.int32)
+        if how.order is Order.ACT and codes.groups is not None:
+            return codes.groups
+        return (np.arange(columns) // (columns if how.group < 0 else how.group)).astype(np.int32)
+
+
+def gptq_codec(encoding: Gptq) -> GptqCodec:
+    """The codec of one GPTQ encoding."""
+    return GptqCodec(encoding)
+
+
+def regrouped(
+    codes: Codes, bits: int, symmetric: bool, group: int, groups: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """Codes [rows, columns], scales and zeros [rows, groups] as another encoding of integers stores them.
+
+    bits, symmetric, group: of that encoding; groups: how many a row has there. Raises ValueError when a level does
+    not fit: `Integers.takes` knows before.
+    """
+    columns = codes.codes.shape[1]
+    scales, zeros = codes.scales, codes.zeros
+    if scales.shape[1] != groups:
+        starts = np.arange(groups) * (columns if group < 0 else group)
+        source = codes.groups[starts] if codes.groups is not None else starts // (columns // scales.shape[1])
+        scales, zeros = scales[:, source], zeros[:, source]
+    numbers, top = codes.codes, (1 << bits) - 1
+    if symmetric:
+        middle = np.float32(1 << (bits - 1))
+        if (zeros != middle).any():
+            moved = numbers.astype(np.int16) + _by_column(middle - zeros, codes, columns, group)
+            if ((moved < 0) | (moved > top)).any():
+                raise ValueError(f"a level beyond the range of {bits} bits")
+            numbers = moved.astype(np.uint8)
+        zeros = np.full_like(zeros, middle)
+    if (numbers > top).any() or (zeros > top).any():
+        raise ValueError(f"a code or zero beyond {bits} bits")
+    return numbers, scales, zeros
+
+
+def _by_column(numbers: NDArray[np.float32], codes: Codes, columns: int, group: int) -> NDArray[np.int16]:
+    """A number of each group repeated for its columns."""
+    if codes.groups is not None and numbers.shape[1] == codes.scales.shape[1]:
+        return numbers.astype(np.int16)[:, codes.groups]
+    size = columns if group < 0 else group
+    return np.repeat(numbers.astype(np.int16), size, axis=1)[:, :columns]
+
+
+def _columns(parts: Parts, encoding: Gptq) -> int:
+    """Inputs of the tensor, as far as its parts tell."""
+    if "g_idx" in parts:
+        return len(parts["g_idx"])
+    return parts["qweight"].shape[0] * 32 // encoding.bits

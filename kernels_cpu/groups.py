@@ -1,0 +1,260 @@
+"""Integers in groups with a scale and a zero: to values, and the search for the best ones.
+
+A row of `columns` codes has one scale and one zero for every `group` columns; the last group may be short. Codes lie
+in rows of `stride` bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.codecs import Codes, Values
+from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, inlined, kernel
+from requant.kernels_cpu.search import Bytes, Floats, Ints
+from requant.kernels_cpu.simd import (
+    F32x16,
+    bits_float,
+    float_bits,
+    greater,
+    half_bits,
+    half_value,
+    largest_lane,
+    lesser,
+    load16,
+    load_bytes16,
+    rint,
+    rounded_half,
+    splat16,
+    store,
+    to_float,
+)
+
+_F = np.float32
+#: How products are rounded, by the dtype of the scales.
+ROUNDING: Final = {"F32": 0, "F16": 1, "BF16": 2}
+#: Clips that are tried: the range of a group times 1, 0.98, … 0.4.
+_CLIPS: Final = 31
+_CLIP_STEP: Final = 0.02
+
+
+@inlined
+def _rounded(x: F32x16, rounding: int) -> F32x16:
+    if rounding == 1:
+        return rounded_half(x)
+    if rounding == 2:
+        bits = float_bits(x)
+        return bits_float(bits + 0x7FFF + (bits >> 16 & 1) >> 16 << 16)
+    return x
+
+
+@kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
+def scale_codes(
+    codes: Bytes, scales: Floats, zeros: Floats, columns: int, stride: int, group: int, rounding: int, out: Floats
+) -> None:
+    """(code - zero) * scale, rounded; sixteen at a time within a group."""
+    groups = (columns + group - 1) // group
+    for row in range(out.size // columns):
+        for k in range(groups):
+            scale, zero = scales[row * groups + k], zeros[row * groups + k]
+            first, last = k * group, min((k + 1) * group, columns)
+            at, place = row * stride, row * columns
+            for i in range(first, last - 15, 16):
+                x = (to_float(load_bytes16(codes, at + i)) - zero) * scale
+                store(out, place + i, _rounded(x, rounding))
+            for i in range(last - (last - first) % 16, last):
+                x = splat16((_F(codes[at + i]) - zero) * scale)
+                out[place + i] = _first(_rounded(x, rounding))
+
+
+@kernel(BYTES, FLOATS, FLOATS, INTS, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
+def scale_ordered_codes(
+    codes: Bytes, scales: Floats, zeros: Floats, group_of: Ints, stride: int, groups: int, rounding: int, out: Floats
+) -> None:
+    """(code - zero) * scale, when `group_of` lists the group of each column."""
+    columns = group_of.size
+    for row in range(out.size // columns):
+        at, place = row * stride, row * columns
+        for i in range(columns):
+            k = row * groups + group_of[i]
+            out[place + i] = (_F(codes[at + i]) - zeros[k]) * scales[k]
+        for i in range(0, columns - 15, 16):
+            store(out, place + i, _rounded(load16(out, place + i), rounding))
+        for i in range(columns - columns % 16, columns):
+            out[place + i] = _first(_rounded(splat16(out[place + i]), rounding))
+
+
+def dequantize(codes: Codes, group: int, rounding: str, out: Values) -> None:
+    """The values of codes whose rows may be longer than those of `out`.
+
+    group: columns that share a scale, all if -1; what `codes.groups` says counts more. rounding: dtype of products.
+    """
+    columns, groups = out.shape[1], codes.scales.shape[1]
+    flat = codes.codes.reshape(-1)
+    scales, zeros = codes.scales.reshape(-1), codes.zeros.reshape(-1)
+    stride, target = codes.codes.shape[1], out.reshape(-1)
+    if out.size and codes.groups is not None:
+        scale_ordered_codes(flat, scales, zeros, codes.groups, stride, groups, ROUNDING[rounding], target)
+    elif out.size:
+        size = columns if group < 0 else group
+        scale_codes(flat, scales, zeros, columns, stride, size, ROUNDING[rounding], target)
+
+
+@inlined
+def _first(x: F32x16) -> np.float32:
+    """Lane 0 of a vector whose lanes are all alike."""
+    return largest_lane(x)
+
+
+@inlined
+def _sum(x: F32x16) -> Any:
+    """All lanes added up."""
+    lanes = np.empty(16, np.float32)
+    store(lanes, 0, x)
+    total = _F(0)
+    for i in range(16):
+        total += lanes[i]
+    return total
+
+
+@inlined
+def _storable(scale: np.float32, largest: np.float32, rounding: int) -> Any:
+    """A scale as its dtype stores it: positive, and small enough for `largest` * scale to be finite there."""
+    if rounding == 1:
+        return half_value(half_bits(max(min(scale, _F(65504) / largest), _F(2.0**-24))))
+    return max(min(scale, _F(3e38) / largest), _F(2.0**-126))
+
+
+@inlined
+def _error(xs: Floats, ws: Floats, length: int, scale: np.float32, zero: np.float32, top: np.float32) -> Any:
+    """What rounding to this scale and zero costs, and the sums from which the best scale for the same codes follows."""
+    inverse = _F(1) / scale
+    total, moment, square = splat16(_F(0)), splat16(_F(0)), splat16(_F(0))
+    for i in range(0, length, 16):
+        x, w = load16(xs, i), load16(ws, i)
+        level = greater(lesser(rint(x * inverse), top - zero), -zero)
+        miss, weighted = x - level * scale, w * level
+        total = total + w * miss * miss
+        moment = moment + weighted * x
+        square = square + weighted * level
+    return _sum(total), _sum(moment), _sum(square)
+
+
+@inlined
+def _refined(
+    xs: Floats, ws: Floats, length: int, scale: Any, zero: Any, top: Any, largest: Any, rounding: int
+) -> Any:
+    """The scale near `scale` that costs least with the codes it gives, and what it costs."""
+    error, moment, square = _error(xs, ws, length, scale, zero, top)
+    for _ in range(4):
+        if square <= 0 or moment <= 0:
+            break
+        other = _storable(moment / square, largest, rounding)
+        found, moment, square = _error(xs, ws, length, other, zero, top)
+        if not found < error:
+            break
+        error, scale = found, other
+    return error, scale
+
+
+@inlined
+def _search(
+    xs: Floats, ws: Floats, length: int, low: Any, high: Any, bits: int, symmetric: int, rounding: int
+) -> Any:
+    """The scale and zero of one group whose values reach from `low` <= 0 to `high` >= 0."""
+    top = _F((1 << bits) - 1)
+    middle = _F(1 << (bits - 1))
+    if low == high:  # nothing but zeros: any scale will do
+        return _storable(_F(2) / top, top, rounding), middle
+    if symmetric:
+        zero, largest, widest = middle, middle, max(-low, high) / (middle - _F(1))
+    else:
+        widest, largest = (high - low) / top, top
+        zero = min(max(_F(np.rint(-low / widest)), _F(0)), top) if widest > 0 else middle
+    scale = _storable(widest, largest, rounding)
+    best, _, _ = _error(xs, ws, length, scale, zero, top)
+    for clip in range(1, _CLIPS):
+        other = _storable(widest * (_F(1) - _F(_CLIP_STEP) * _F(clip)), largest, rounding)
+        error, _, _ = _error(xs, ws, length, other, zero, top)
+        if error < best:
+            best, scale = error, other
+    best, scale = _refined(xs, ws, length, scale, zero, top, largest, rounding)
+    if not symmetric:
+        middle = zero
+        for shift in (-1, 1):
+            near = middle + _F(shift)
+            if near >= 0 and near <= top:
+                error, other = _refined(xs, ws, length, scale, near, top, largest, rounding)
+                if error < best:
+                    best, scale, zero = error, other, near
+    return scale, zero
+
+
+@kernel(FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_BYTES, OUT_FLOATS, OUT_FLOATS)
+def quantize(
+    values: Floats,
+    importance: Floats,
+    columns: int,
+    repeat: int,
+    group: int,
+    bits: int,
+    symmetric: int,
+    rounding: int,
+    codes: Bytes,
+    scales: Floats,
+    zeros: Floats,
+) -> None:
+    """Round to nearest with the clip of each group that makes the weighted squared error least.
+
+    importance: of one row (`repeat` is 1) or of every row. rounding: of the scales, by dtype (`ROUNDING`).
+    """
+    padded = (group + 15) // 16 * 16
+    xs, ws = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
+    groups = (columns + group - 1) // group
+    top = _F((1 << bits) - 1)
+    for row in range(values.size // columns):
+        for k in range(groups):
+            at, length = row * columns + k * group, min(group, columns - k * group)
+            weight = k * group if repeat == 1 else at
+            low, high = _F(0), _F(0)
+            for i in range(padded):
+                inside = i < length
+                x = values[at + i] if inside else _F(0)
+                xs[i], ws[i] = x, importance[weight + i] if inside else _F(0)
+                low, high = min(low, x), max(high, x)
+            scale, zero = _search(xs, ws, padded, low, high, bits, symmetric, rounding)
+            scales[row * groups + k], zeros[row * groups + k] = scale, zero
+            inverse = _F(1) / scale
+            for i in range(length):
+                codes[at + i] = np.uint8(min(max(np.rint(xs[i] * inverse) + zero, _F(0)), top))
+
+
+def round_to_groups(
+    values: Values, importance: Values | None, group: int, bits: int, symmetric: bool, scale: str
+) -> Codes:
+    """Values as integers; group: columns that share a scale, all if -1. Values must be finite."""
+    rows, columns = values.shape
+    size = columns if group < 0 else group
+    groups = -(-columns // size)
+    weights = np.ones(columns, np.float32) if importance is None else np.ascontiguousarray(importance, np.float32)
+    if weights.shape not in (values.shape, values.shape[1:]):
+        raise ValueError(f"an importance of shape {weights.shape} does not fit values of shape {values.shape}")
+    codes = np.empty((rows, columns), np.uint8)
+    scales, zeros = np.empty((rows, groups), np.float32), np.empty((rows, groups), np.float32)
+    if values.size:
+        quantize(
+            np.ascontiguousarray(values).reshape(-1),
+            weights.reshape(-1),
+            columns,
+            weights.ndim,
+            size,
+            bits,
+            int(symmetric),
+            ROUNDING[scale],
+            codes.reshape(-1),
+            scales.reshape(-1),
+            zeros.reshape(-1),
+        )
+    return Codes(codes, scales, zeros)
