@@ -170,7 +170,9 @@ def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> N
 
 
 def _deed(step: Step) -> str:
-    return "round twice" if step.rounds_twice else step.fidelity.value
+    if step.rounds_twice:
+        return "round zeros" if step.keeps_codes else "round twice"
+    return step.fidelity.value
 
 
 def _from(step: Step) -> str:

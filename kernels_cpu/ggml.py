@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Parts, Values
+from requant.codecs import Codes, Parts, Values
 from requant.encodings import Blocks
 from requant.errors import UnsupportedError
 from requant.kernels_cpu._jit import Kernel
+from requant.kernels_cpu.ggml_codes import CODES
 from requant.kernels_cpu.ggml_decode import (
     decode_q2_k,
     decode_q3_k,
@@ -180,6 +181,22 @@ class BlockCodec:
             raise UnsupportedError(
                 f"{label} cannot be encoded without an importance matrix", hint="pass --imatrix FILE"
             )
+
+    def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
+        """The integers of some rows; raises `UnsupportedError` for types made of anything else."""
+        return self._codes()[0](self._blocks(parts, rows))
+
+    def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
+        """Store integers."""
+        self._codes()[1](codes, self._blocks(out, len(codes.codes)))
+
+    def _codes(self) -> tuple[Callable[[NDArray[np.uint8]], Codes], Callable[[Codes, NDArray[np.uint8]], None]]:
+        if self.encoding.label not in CODES:
+            raise UnsupportedError(f"there are no integers with a scale of their own in {self.encoding.label}")
+        return CODES[self.encoding.label]
+
+    def _blocks(self, parts: Parts, rows: int) -> NDArray[np.uint8]:
+        return _flat(parts["data"], np.uint8).reshape(rows, -1, self.encoding.nbytes)
 
     def _check(self, values: NDArray[np.float32], data: NDArray[np.uint8]) -> None:
         """Kernels check no bounds."""

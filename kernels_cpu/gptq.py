@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from requant.codecs import Codes, Parts, Values
 from requant.encodings.gptq import Gptq, Order, Zeros
-from requant.kernels_cpu.groups import dequantize, round_to_groups
+from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups
 from requant.kernels_cpu.packed_bits import codes_of, stream_rows, streams_of, words_of
 
 #: What "less one" takes off whole words: a one in each code. GPTQModel and AutoGPTQ agree wherever no zero is 0.
@@ -50,7 +50,7 @@ class GptqCodec:
         """Store integers; groups of the source may be multiples of ours, and its zeros others."""
         how, rows, columns = self.encoding, *codes.codes.shape
         groups = out["scales"].shape[0]
-        numbers, scales, zeros = regrouped(codes, how.bits, how.symmetric, how.group, groups)
+        numbers, scales, zeros, _ = regrouped(codes, how.bits, how.symmetric, how.group, groups)
         out["qweight"][:, start : start + rows] = words_of(numbers, how.bits, how.planar).T
         out["scales"][:, start : start + rows] = self._stored_scales(scales).T
         words = words_of(self._stored_zeros(zeros.T.astype(np.uint8)), how.bits, how.planar)
@@ -84,22 +84,23 @@ class GptqCodec:
     def _zeros(self, parts: Parts, rows: int, start: int) -> NDArray[np.float32]:
         how = self.encoding
         first, last = start * how.bits // 32, -(-(start + rows) * how.bits // 32)
-        words = parts["qzeros"][:, first:last].copy()
+        words: NDArray[Any] = parts["qzeros"][:, first:last].copy()
         self._shift(words, first, 1)
-        zeros = codes_of(stream_rows(words), how.bits, rows, how.planar)[:, :rows]
+        zeros: NDArray[Any] = codes_of(stream_rows(words), how.bits, rows, how.planar)[:, :rows]
         if self._by_code:
-            zeros = (zeros + 1) & ((1 << how.bits) - 1)
+            zeros = zeros + np.uint8(1) & np.uint8((1 << how.bits) - 1)
         return np.ascontiguousarray(zeros.T, np.float32)
 
     def _stored_zeros(self, zeros: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return (zeros - 1) & ((1 << self.encoding.bits) - 1) if self._by_code else zeros
+        less: NDArray[Any] = zeros - np.uint8(1) & np.uint8((1 << self.encoding.bits) - 1)
+        return less if self._by_code else zeros
 
     @property
     def _by_code(self) -> bool:
         """Whether one is taken off each code by itself."""
         return self.encoding.zeros is Zeros.V1 and self.encoding.bits not in _ONES
 
-    def _shift(self, words: NDArray[np.int32], first: int, sign: int) -> None:
+    def _shift(self, words: NDArray[Any], first: int, sign: int) -> None:
         """Take off words of zeros what their writer took off (sign -1), or give it back; they begin at word `first`."""
         how = self.encoding
         if how.zeros is Zeros.V1 and how.bits in _ONES:
@@ -123,44 +124,8 @@ def gptq_codec(encoding: Gptq) -> GptqCodec:
     return GptqCodec(encoding)
 
 
-def regrouped(
-    codes: Codes, bits: int, symmetric: bool, group: int, groups: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """Codes [rows, columns], scales and zeros [rows, groups] as another encoding of integers stores them.
-
-    bits, symmetric, group: of that encoding; groups: how many a row has there. Raises ValueError when a level does
-    not fit: `Integers.takes` knows before.
-    """
-    columns = codes.codes.shape[1]
-    scales, zeros = codes.scales, codes.zeros
-    if scales.shape[1] != groups:
-        starts = np.arange(groups) * (columns if group < 0 else group)
-        source = codes.groups[starts] if codes.groups is not None else starts // (columns // scales.shape[1])
-        scales, zeros = scales[:, source], zeros[:, source]
-    numbers, top = codes.codes, (1 << bits) - 1
-    if symmetric:
-        middle = np.float32(1 << (bits - 1))
-        if (zeros != middle).any():
-            moved = numbers.astype(np.int16) + _by_column(middle - zeros, codes, columns, group)
-            if ((moved < 0) | (moved > top)).any():
-                raise ValueError(f"a level beyond the range of {bits} bits")
-            numbers = moved.astype(np.uint8)
-        zeros = np.full_like(zeros, middle)
-    if (numbers > top).any() or (zeros > top).any():
-        raise ValueError(f"a code or zero beyond {bits} bits")
-    return numbers, scales, zeros
-
-
-def _by_column(numbers: NDArray[np.float32], codes: Codes, columns: int, group: int) -> NDArray[np.int16]:
-    """A number of each group repeated for its columns."""
-    if codes.groups is not None and numbers.shape[1] == codes.scales.shape[1]:
-        return numbers.astype(np.int16)[:, codes.groups]
-    size = columns if group < 0 else group
-    return np.repeat(numbers.astype(np.int16), size, axis=1)[:, :columns]
-
-
 def _columns(parts: Parts, encoding: Gptq) -> int:
     """Inputs of the tensor, as far as its parts tell."""
     if "g_idx" in parts:
         return len(parts["g_idx"])
-    return parts["qweight"].shape[0] * 32 // encoding.bits
+    return int(parts["qweight"].shape[0]) * 32 // encoding.bits

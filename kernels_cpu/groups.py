@@ -6,7 +6,7 @@ in rows of `stride` bytes.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +86,27 @@ def scale_ordered_codes(
             out[place + i] = _first(_rounded(splat16(out[place + i]), rounding))
 
 
+@kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
+def scale_offset_codes(
+    codes: Bytes, scales: Floats, offsets: Floats, columns: int, stride: int, group: int, rounding: int, out: Floats
+) -> None:
+    """code * scale + offset, rounded once more to the dtype of the scales."""
+    groups = (columns + group - 1) // group
+    for row in range(out.size // columns):
+        for k in range(groups):
+            scale, offset = scales[row * groups + k], offsets[row * groups + k]
+            first, last = k * group, min((k + 1) * group, columns)
+            at, place = row * stride, row * columns
+            for i in range(first, last - 15, 16):
+                x = to_float(load_bytes16(codes, at + i)) * scale + offset
+                store(out, place + i, _rounded(x, rounding))
+            for i in range(last - (last - first) % 16, last):
+                x = splat16(_F(codes[at + i]) * scale + offset)
+                out[place + i] = _first(_rounded(x, rounding))
+
+
 def dequantize(codes: Codes, group: int, rounding: str, out: Values) -> None:
-    """The values of codes whose rows may be longer than those of `out`.
+    """The values of codes whose rows may be longer than those of `out`: (code - zero) * scale, or with an offset.
 
     group: columns that share a scale, all if -1; what `codes.groups` says counts more. rounding: dtype of products.
     """
@@ -99,7 +118,11 @@ def dequantize(codes: Codes, group: int, rounding: str, out: Values) -> None:
         scale_ordered_codes(flat, scales, zeros, codes.groups, stride, groups, ROUNDING[rounding], target)
     elif out.size:
         size = columns if group < 0 else group
-        scale_codes(flat, scales, zeros, columns, stride, size, ROUNDING[rounding], target)
+        if codes.offsets is None:
+            scale_codes(flat, scales, zeros, columns, stride, size, ROUNDING[rounding], target)
+        else:
+            offsets = codes.offsets.reshape(-1)
+            scale_offset_codes(flat, scales, offsets, columns, stride, size, ROUNDING[rounding], target)
 
 
 @inlined
@@ -143,9 +166,7 @@ def _error(xs: Floats, ws: Floats, length: int, scale: np.float32, zero: np.floa
 
 
 @inlined
-def _refined(
-    xs: Floats, ws: Floats, length: int, scale: Any, zero: Any, top: Any, largest: Any, rounding: int
-) -> Any:
+def _refined(xs: Floats, ws: Floats, length: int, scale: Any, zero: Any, top: Any, largest: Any, rounding: int) -> Any:
     """The scale near `scale` that costs least with the codes it gives, and what it costs."""
     error, moment, square = _error(xs, ws, length, scale, zero, top)
     for _ in range(4):
@@ -160,9 +181,7 @@ def _refined(
 
 
 @inlined
-def _search(
-    xs: Floats, ws: Floats, length: int, low: Any, high: Any, bits: int, symmetric: int, rounding: int
-) -> Any:
+def _search(xs: Floats, ws: Floats, length: int, low: Any, high: Any, bits: int, symmetric: int, rounding: int) -> Any:
     """The scale and zero of one group whose values reach from `low` <= 0 to `high` >= 0."""
     top = _F((1 << bits) - 1)
     middle = _F(1 << (bits - 1))
@@ -258,3 +277,46 @@ def round_to_groups(
             zeros.reshape(-1),
         )
     return Codes(codes, scales, zeros)
+
+
+class Regrouped(NamedTuple):
+    """Codes [rows, columns] with scales and zeros, or offsets, [rows, groups]."""
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.float32]
+    offsets: NDArray[np.float32] | None
+
+
+def regrouped(codes: Codes, bits: int, symmetric: bool, group: int, groups: int) -> Regrouped:
+    """Integers as another encoding stores them.
+
+    bits, symmetric, group: of that encoding; groups: how many a row has there. Raises ValueError when a level does
+    not fit: `Integers.takes` knows before.
+    """
+    columns, numbers, top = codes.codes.shape[1], codes.codes, (1 << bits) - 1
+    scales, zeros, offsets = codes.scales, codes.zeros, codes.offsets
+    if scales.shape[1] != groups:
+        starts = np.arange(groups) * (columns if group < 0 else group)
+        source = codes.groups[starts] if codes.groups is not None else starts // (columns // scales.shape[1])
+        scales, zeros = scales[:, source], zeros[:, source] if offsets is None else zeros
+        offsets = None if offsets is None else offsets[:, source]
+    if symmetric:
+        middle = np.float32(1 << (bits - 1))
+        if (zeros != middle).any():
+            moved = numbers.astype(np.int16) + _by_column(middle - zeros, codes, columns, group)
+            if ((moved < 0) | (moved > top)).any():
+                raise ValueError(f"a level beyond the range of {bits} bits")
+            numbers = moved.astype(np.uint8)
+        zeros = np.full_like(zeros, middle)
+    if (numbers > top).any() or (zeros > top).any():
+        raise ValueError(f"a code or zero beyond {bits} bits")
+    return Regrouped(numbers, scales, zeros, offsets)
+
+
+def _by_column(numbers: NDArray[np.float32], codes: Codes, columns: int, group: int) -> NDArray[np.int16]:
+    """A number of each group repeated for its columns."""
+    if codes.groups is not None and numbers.shape[1] == codes.scales.shape[1]:
+        return numbers.astype(np.int16)[:, codes.groups]
+    size = columns if group < 0 else group
+    return np.repeat(numbers.astype(np.int16), size, axis=1)[:, :columns]

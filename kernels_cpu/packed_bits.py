@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import NUMBER, OUT_WORDS32, OUT_WORDS64, WORDS32, LONGS, inlined, kernel
+from requant.kernels_cpu._jit import LONGS, NUMBER, OUT_WORDS32, OUT_WORDS64, WORDS32, inlined, kernel
 
 Words32 = NDArray[np.uint32]
 Words64 = NDArray[np.uint64]
@@ -32,7 +32,7 @@ PLANES: Final = {
 
 
 @inlined
-def _spread_eight(x: np.uint64, width: int) -> Any:
+def spread_eight(x: np.uint64, width: int) -> Any:
     """Eight codes in the low bits to eight bytes."""
     one, two, four = _U(width), _U(2 * width), _U(4 * width)
     x = (x & ((_U(1) << four) - _U(1))) | (x >> four & ((_U(1) << four) - _U(1))) << _U(32)
@@ -43,7 +43,7 @@ def _spread_eight(x: np.uint64, width: int) -> Any:
 
 
 @inlined
-def _gather_eight(x: np.uint64, width: int) -> Any:
+def gather_eight(x: np.uint64, width: int) -> Any:
     """Eight bytes to eight codes in the low bits; what does not fit a code is cut off."""
     one, two, four = _U(width), _U(2 * width), _U(4 * width)
     quarters = ((_U(1) << one) - _U(1)) * _U(0x0001000100010001)
@@ -69,7 +69,7 @@ def spread(
                 bit = 32 * bits * block + first + 8 * width * octet
                 at, shift = row * stride + (bit >> 6), _U(bit & 63)
                 x = streams[at] >> shift | streams[at + 1] << _U(1) << (_U(63) - shift)
-                out[4 * (row * blocks + block) + octet] |= _spread_eight(x, width) << _U(place)
+                out[4 * (row * blocks + block) + octet] |= spread_eight(x, width) << _U(place)
 
 
 @kernel(LONGS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_WORDS64)
@@ -82,7 +82,7 @@ def gather(
             for octet in range(4):
                 bit = 32 * bits * block + first + 8 * width * octet
                 at, shift = row * stride + (bit >> 6), _U(bit & 63)
-                x = _gather_eight(codes[4 * (row * blocks + block) + octet] >> _U(place), width)
+                x = gather_eight(codes[4 * (row * blocks + block) + octet] >> _U(place), width)
                 out[at] |= x << shift
                 out[at + 1] |= x >> _U(1) >> (_U(63) - shift)
 
@@ -133,7 +133,7 @@ def codes_of(streams: Words64, bits: int, count: int, planar: bool = False) -> C
 
 
 def words_of(codes: Codes8, bits: int, planar: bool = False) -> NDArray[np.int32]:
-    """Streams of codes [streams, count] as int32 words [streams, ceil(count * bits / 32)]; the inverse of `codes_of`."""
+    """Codes [streams, count] as int32 words [streams, ceil(count * bits / 32)]; the inverse of `codes_of`."""
     rows, count = codes.shape
     blocks = -(-count // 32)
     if count != 32 * blocks or not codes.flags.c_contiguous:

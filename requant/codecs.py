@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.encodings import Blocks, Dense, Encoding
+from requant.encodings.awq import Awq, Marlin
 from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.encodings.gptq import Gptq
 from requant.errors import UnsupportedError
@@ -47,13 +48,15 @@ class Codes:
     codes: [rows, columns] uint8, as stored (unsigned). scales: [rows, groups] float32, each exactly a value of the
     stored dtype. zeros: [rows, groups] float32; value = (code - zero) * scale. For 4-bit floats the codes are
     E2M1 patterns and zeros is empty. groups: [columns] int32, the group of each column; None when consecutive runs
-    of columns / groups columns make a group.
+    of columns / groups columns make a group. offsets: [rows, groups] float32 where there are no zeros but
+    value = code * scale + offset; zeros is empty then.
     """
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float32]
     zeros: NDArray[np.float32]
     groups: NDArray[np.int32] | None = None
+    offsets: NDArray[np.float32] | None = None
 
 
 @runtime_checkable
@@ -76,6 +79,8 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     FourBit: ("requant.kernels_cpu.bitsandbytes", "four_bit_codec"),
     RowInt8: ("requant.kernels_cpu.bitsandbytes", "int8_codec"),
     Gptq: ("requant.kernels_cpu.gptq", "gptq_codec"),
+    Awq: ("requant.kernels_cpu.awq", "awq_codec"),
+    Marlin: ("requant.kernels_cpu.awq", "marlin_codec"),
 }
 
 

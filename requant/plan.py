@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.encodings import Dense, Encoding, Shape
-from requant.encodings.exactness import holds
+from requant.encodings.exactness import holds, keeps_codes
 from requant.ir import Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
 from requant.sources import Source
@@ -113,6 +113,12 @@ class Step:
         return Fidelity.REPACK if all(holds(source, target) for source in sources) else Fidelity.ROUND
 
     @property
+    def keeps_codes(self) -> bool:
+        """Whether codes and scales are carried over as they are and only zeros are rounded (so `fidelity` is ROUND)."""
+        moved = any(isinstance(transform, Add | Transpose) for transform in self.move.transforms)
+        return not moved and all(keeps_codes(source, self.target.encoding) for source in self.sources)
+
+    @property
     def rounds_twice(self) -> bool:
         """Whether values that a quantizer has rounded already are rounded to other blocks."""
         quantized = any(not isinstance(tensor.encoding, Dense) for tensor in self.move.inputs)
@@ -128,6 +134,7 @@ class Step:
             "to_type": self.target.encoding.label,
             "bytes": self.target.nbytes,
             "fidelity": self.fidelity.value,
+            "keeps_codes": self.keeps_codes,
             "rounds_twice": self.rounds_twice,
             "importance": self.importance is not None,
         }

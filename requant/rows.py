@@ -207,14 +207,12 @@ class StepRows:
             else:
                 runs.append(item.codec.unpack(item.parts(a, b, scratch), b - a))
         codes = runs[0]
-        if len(runs) > 1:
-            codes.codes, codes.scales, codes.zeros = (
-                np.concatenate([getattr(run, name) for run in runs]) for name in ("codes", "scales", "zeros")
-            )
-        if self._rope:
-            for name in ("codes", "scales", "zeros"):
-                array = getattr(codes, name)
-                setattr(codes, name, self._ordered(array, scratch).copy() if array.size else array)
+        for name in ("codes", "scales", "zeros", "offsets"):
+            arrays = [getattr(run, name) for run in runs]
+            if arrays[0] is None or not arrays[0].size:
+                continue
+            array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+            setattr(codes, name, self._ordered(np.ascontiguousarray(array), scratch).copy() if self._rope else array)
         assert isinstance(self._target, CodesCodec)
         self._target.pack(codes, out, at)
 
@@ -273,7 +271,9 @@ def moves_bytes(step: Step) -> bool:
 
 def carries_codes(step: Step) -> bool:
     """Whether the step is done on integers and their scales, without computing a value."""
-    return step.fidelity is not Fidelity.ROUND and not moves_bytes(step) and not isinstance(step.target.encoding, Dense)
+    if moves_bytes(step) or isinstance(step.target.encoding, Dense):
+        return False
+    return step.fidelity is not Fidelity.ROUND or step.keeps_codes
 
 
 def float_bits(encoding: Encoding) -> str | None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from requant.formats.folding import bitsandbytes
+from requant.formats.folding.awq import fold_awq
+from requant.formats.folding.gptq import fold_gptq
 from requant.formats.folding.pool import Pool
 from requant.ir import Checkpoint, Json, Tensor
 
@@ -21,6 +23,8 @@ Fold = Callable[[Pool, Mapping[str, Json]], None]
 #: Every family by name, the ones with the most telling array names first.
 FOLDS: Final[Mapping[str, Fold]] = {
     "bitsandbytes": bitsandbytes.fold,
+    "gptq": fold_gptq,
+    "awq": fold_awq,
 }
 
 

@@ -14,13 +14,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.encodings.awq import Marlin
+from requant.encodings.awq import Awq, Marlin
 from requant.encodings.gptq import PLANAR_BITS, Gptq, Order, Zeros
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.formats.folding.gptq_config import GptqConfig, Rule
-from requant.formats.folding.gptq_zeros import Found, damaged_words, first_codes, read_words, recognize
+from requant.formats.folding.gptq_zeros import damaged_words, first_codes, read_words, recognize
 from requant.formats.folding.pool import Pool
-from requant.ir import Json, Tensor
+from requant.ir import Json, Tensor, TensorSpec
 from requant.sources import read
 
 #: The longest row whose group map is read.
@@ -60,7 +60,9 @@ class _Layer:
         self.weight, self.zeros, self.scales = (pool.need(module, part) for part in ("qweight", "qzeros", "scales"))
         self.g_idx = pool.get(f"{module}.g_idx")
         if module.rsplit(".", 1)[-1] in _EMBEDDINGS:
-            raise UnsupportedError(f"{pool.path}: the embedding {module!r} is quantized as GPTQ; only linear layers are read")
+            raise UnsupportedError(
+                f"{pool.path}: the embedding {module!r} is quantized as GPTQ; only linear layers are read"
+            )
         self._check_dtypes()
         self.groups, self.outputs = self.scales.shape
         self.bits = self._bits()
@@ -76,17 +78,16 @@ class _Layer:
         if zeros is not said:
             self._remark(f"the zeros are written as {zeros.value}, not as {said.value} as the configuration says")
         planar = self.bits in PLANAR_BITS or (self.bits == 3 and self.found.planar)
-        encoding = Gptq(self.bits, self.group, self.found.symmetric, zeros, self.order, self.scales.encoding.label, planar)
+        encoding = Gptq(
+            self.bits, self.group, self.found.symmetric, zeros, self.order, self.scales.encoding.label, planar
+        )
         damaged = 0 if self.found.symmetric or zeros is not Zeros.V1 else damaged_words(self.words, self.bits)
         if damaged:
             self._remark(
                 f"{damaged} words of zeros are damaged as AutoGPTQ up to 0.7.1 damages those that hold a zero of 0: "
                 "the zeros after it in each word are lost"
             )
-        arrays = {"qweight": self.weight, "qzeros": self.zeros, "scales": self.scales}
-        if self.g_idx is not None:
-            arrays["g_idx"] = self.g_idx
-        put(self.pool, Tensor(f"{self.module}.weight", (self.outputs, self.inputs), encoding, {}), arrays)
+        put(self.pool, TensorSpec(f"{self.module}.weight", (self.outputs, self.inputs), encoding))
 
     def first_levels(self) -> NDArray[np.float64] | None:
         """code - stored zero of the first inputs of every output; None where an error of one would not show."""
@@ -98,7 +99,7 @@ class _Layer:
             group = np.arange(32) // (self.inputs if self.group < 0 else self.group)
         group = group[: min(32, self.inputs)]
         codes, zeros = first_codes(self.weight, self.words, self.bits, self.outputs, len(group))
-        return (codes - zeros[group]).astype(np.float64)
+        return np.asarray(codes - zeros[group], np.float64)
 
     def _remark(self, text: str) -> None:
         self.pool.remark(f"{self.module}.weight", text)
@@ -111,7 +112,7 @@ class _Layer:
         for array in integers:
             if array.encoding.label != "I32":
                 raise UnsupportedError(
-                    f"{self.pool.path}: {array.name!r} is {array.encoding.label}; GPTQ is read in words of 32 bits (I32)"
+                    f"{self.pool.path}: {array.name!r} is {array.encoding.label}; GPTQ is read in I32 words"
                 )
         if self.scales.encoding.label not in ("F16", "BF16", "F32"):
             raise self._broken(f"'scales' is {self.scales.encoding.label}, not F16, BF16 or F32")
@@ -177,23 +178,24 @@ class _Layer:
         return group
 
 
-def put(pool: Pool, tensor: Tensor, arrays: Mapping[str, Tensor]) -> None:
-    """Put `tensor` in the place of the arrays that are its parts; raises FormatError where they are not such parts."""
+def put(pool: Pool, spec: TensorSpec) -> None:
+    """Fold the arrays that `spec` is stored as; raises FormatError where one is missing or of another shape."""
+    if pool.get(spec.name) is not None:
+        raise FormatError(pool.path, f"tensor {spec.name!r} is stored twice: as it is, and quantized")
+    assert isinstance(spec.encoding, Gptq | Awq | Marlin)
     try:
-        specs = tensor.parts
+        parts = spec.parts
     except PlanError as error:
-        raise FormatError(pool.path, f"tensor {tensor.name!r}: {error}") from None
-    for part, spec in specs.items():
-        array = arrays[part]
-        if (array.encoding.label, array.shape) != (spec.dtype.label, spec.shape):
+        raise FormatError(pool.path, f"tensor {spec.name!r}: {error}") from None
+    for part, name in spec.encoding.stored_names(spec.name).items():
+        array = pool.get(name)
+        if array is not None and array.shape != parts[part].shape:
             raise FormatError(
                 pool.path,
-                f"{array.name!r} is {array.encoding.label}{list(array.shape)}, "
-                f"{tensor.encoding.label} of shape {list(tensor.shape)} has {spec.dtype.label}{list(spec.shape)}",
+                f"{name!r} has shape {list(array.shape)}; {spec.encoding.label} of shape {list(spec.shape)} "
+                f"has {list(parts[part].shape)}",
             )
-    sources = {part: arrays[part].sources["data"] for part in specs}
-    folded = Tensor(tensor.name, tensor.shape, tensor.encoding, sources)
-    pool.fold(folded, [array.name for array in arrays.values()])
+    pool.assemble(spec)
 
 
 def _label_is_wrong(layers: list[_Layer]) -> bool:
@@ -231,7 +233,7 @@ def put_marlin(pool: Pool, module: str, weight: Tensor, scales: Tensor, *, awq: 
     if inputs % groups:
         raise FormatError(pool.path, f"module {module!r}: {inputs} inputs are no {groups} groups")
     encoding = Marlin(-1 if groups == 1 else inputs // groups, awq)
-    put(pool, Tensor(f"{module}.weight", (outputs, inputs), encoding, {}), {"qweight": weight, "scales": scales})
+    put(pool, TensorSpec(f"{module}.weight", (outputs, inputs), encoding))
 
 
 def _drop_unused_bias(pool: Pool, module: str) -> None:

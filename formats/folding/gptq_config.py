@@ -37,7 +37,7 @@ class GptqConfig:
         self.form = str(form or "gptq").lower()
 
     def rule(self, module: str) -> Rule:
-        """What holds for `module`: `dynamic` (GPTQModel: first pattern that matches) and `extra_config` (auto-round)."""
+        """What holds for `module`, with `dynamic` (GPTQModel: first match) and `extra_config` (auto-round)."""
         changed = self._changed(module)
         bits = _integer(changed, "bits", _integer(self._config, "bits", _integer(self._config, "w_bit")))
         default = _integer(self._config, "group_size", _integer(self._config, "q_group_size"))
@@ -59,7 +59,7 @@ class GptqConfig:
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], Mapping[str, Json]]]:
         dynamic = self._config.get("dynamic")
-        compiled = []
+        compiled: list[tuple[re.Pattern[str], Mapping[str, Json]]] = []
         for text, changes in dynamic.items() if isinstance(dynamic, dict) else ():
             pattern = text.removeprefix("+:")
             if pattern.startswith("-:") or len(pattern) > _MAX_PATTERN or not isinstance(changes, dict):

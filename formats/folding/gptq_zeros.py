@@ -71,7 +71,7 @@ def damaged_words(words: Words, bits: int) -> int:
 
 
 def first_codes(weight: Tensor, zeros: Words, bits: int, outputs: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The codes of the first `count` inputs (32 at most) [count, outputs], and all zeros as stored [groups, outputs]."""
+    """The codes of the first `count` (<= 32) inputs [count, outputs], and all zeros as stored [groups, outputs]."""
     columns = weight.shape[1]
     rows = min(weight.shape[0], -(-count * bits // 32))
     words = read(weight.sources["data"], 0, 4 * rows * columns).view("<u4").reshape(rows, columns)
@@ -83,7 +83,8 @@ def _stream(words: Words, bits: int, count: int) -> NDArray[np.int64]:
     wide = np.vstack([words, np.zeros((1, words.shape[1]), np.uint32)]).astype(np.uint64)
     place = np.arange(count) * bits
     pairs = wide[place >> 5] | wide[(place >> 5) + 1] << np.uint64(32)
-    return (pairs >> (place & 31).astype(np.uint64)[:, None] & np.uint64((1 << bits) - 1)).astype(np.int64)
+    codes = pairs >> (place & 31).astype(np.uint64)[:, None] & np.uint64((1 << bits) - 1)
+    return np.asarray(codes, np.int64)
 
 
 def _pattern(bits: int, code: int, planar: bool) -> list[int]:

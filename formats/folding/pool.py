@@ -29,7 +29,9 @@ class Pool:
         self._arrays = {tensor.name: tensor for tensor in checkpoint.tensors}
         self._places = {tensor.name: place for place, tensor in enumerate(checkpoint.tensors)}
         self.path: Path = checkpoint.path
+        self.config: Mapping[str, Json] = checkpoint.config
         self.notices: list[str] = []
+        self._remarks: dict[str, list[str]] = {}
         self.quantization: Mapping[str, Json] = _quantization(checkpoint)
 
     def modules(self, suffix: str) -> list[str]:
@@ -76,10 +78,23 @@ class Pool:
             del self._arrays[name]
         self._arrays[tensor.name] = tensor
 
+    def drop(self, name: str) -> None:
+        """Take an array out for good; a remark says why."""
+        del self._arrays[name]
+
+    def remark(self, tensor: str, detail: str) -> None:
+        """A notice about one tensor; what is said of many becomes one notice."""
+        self._remarks.setdefault(detail, []).append(tensor)
+
     def checkpoint(self) -> Checkpoint[Tensor]:
         """The checkpoint with what is in the pool now."""
         ordered = sorted(self._arrays.values(), key=lambda tensor: self._places[tensor.name])
-        return replace(self._checkpoint, tensors=tuple(ordered), notices=(*self._checkpoint.notices, *self.notices))
+        remarks = [
+            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {detail}"
+            for detail, names in self._remarks.items()
+        ]
+        notices = (*self._checkpoint.notices, *self.notices, *remarks)
+        return replace(self._checkpoint, tensors=tuple(ordered), notices=notices)
 
 
 def _quantization(checkpoint: Checkpoint[Tensor]) -> Mapping[str, Json]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from requant.dtypes import DTYPES
-from requant.encodings import DENSE, F32, Dense, PartSpec, Shape
-from requant.encodings.exactness import Integers
+from requant.encodings import F16, Dense, PartSpec, Shape
+from requant.encodings.exactness import Integers, Offsets
 from requant.errors import PlanError
 
 
@@ -52,14 +52,14 @@ class Awq:
         return self.kind is Kind.GEMV
 
     @property
-    def integers(self) -> Integers | None:
-        """What its codes are; gemv_fast has offsets that are no multiples of the scales."""
-        return None if self.has_offsets else Integers(4, self.symmetric, self.group)
+    def integers(self) -> Integers | Offsets:
+        """What its codes are; gemv_fast has offsets instead of zeros."""
+        return Offsets(4, self.group) if self.has_offsets else Integers(4, self.symmetric, self.group)
 
     @property
     def values(self) -> Dense:
-        """Products are rounded to F16, as AutoAWQ does; sums with an offset are float32."""
-        return F32 if self.has_offsets else DENSE["F16"]
+        """Values are rounded to F16, as AutoAWQ and the kernels of llm-awq do."""
+        return F16
 
     @property
     def has_offsets(self) -> bool:
@@ -155,7 +155,7 @@ class Marlin:
     @property
     def values(self) -> Dense:
         """Products are rounded to F16."""
-        return DENSE["F16"]
+        return F16
 
     def parts(self, shape: Shape) -> Mapping[str, PartSpec]:
         """The arrays of [out, in] weights; raises `PlanError` where they do not fill tiles of 16 by 64.

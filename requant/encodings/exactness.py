@@ -35,34 +35,42 @@ class Integers:
 
     def takes(self, source: Integers) -> bool:
         """Whether the integers and scales of any tensor stored as `source` fit here, none of them rounded."""
-        if source.ordered != self.ordered or source.scale != self.scale or not self._divides(source.group):
+        if source.ordered != self.ordered or source.scale != self.scale:
+            return False
+        if self.group != source.group if self.ordered else not divides(self.group, source.group):
             return False
         if not self.symmetric:
             return source.bits <= self.bits
         (low, high), (lowest, highest) = source.range, self.range
         return lowest <= low and high <= highest
 
-    def _divides(self, group: int) -> bool:
-        """Whether every group of ours lies in one group of `group` columns: scales may be repeated, never merged."""
-        if group == self.group:
-            return True
-        if self.ordered or self.group < 0:
-            return False
-        return group < 0 or group % self.group == 0
-
 
 @dataclass(frozen=True, slots=True)
 class Offsets:
-    """Codes with a scale and an offset in F16 for 32 columns: value = code * scale + offset (Q4_1, Q5_1).
+    """Numbers stored as integers in groups with an offset instead of a zero: value = code * scale + offset.
 
-    An integer zero becomes the offset -zero * scale, which is rounded; a power of two leaves nothing to round.
+    scale: dtype of the scales and the offsets. An integer zero becomes the offset -zero * scale, which is rounded;
+    only where the zero is a power of two is there nothing to round.
     """
 
     bits: int
+    group: int
+    scale: str = "F16"
 
-    def keeps(self, source: Integers) -> bool:
+    def takes(self, source: Integers | Offsets) -> bool:
+        """Whether the codes, scales and offsets of any tensor stored as `source` fit here, none of them rounded."""
+        return self.keeps(source) and (isinstance(source, Offsets) or source.symmetric)
+
+    def keeps(self, source: Integers | Offsets) -> bool:
         """Whether codes and scales fit here unchanged, whatever happens to the zeros."""
-        return source.bits <= self.bits and Integers(source.bits, source.symmetric, 32).takes(source)
+        if source.bits > self.bits or source.scale != self.scale:
+            return False
+        return not (isinstance(source, Integers) and source.ordered) and divides(self.group, source.group)
+
+
+def divides(group: int, other: int) -> bool:
+    """Whether every group of `group` columns lies in one of `other`: scales can be repeated, never merged."""
+    return group == other or (group > 0 and (other < 0 or other % group == 0))
 
 
 @runtime_checkable
@@ -79,7 +87,7 @@ class HasIntegers(Protocol):
     """An encoding of integers with scales; repacks between any two of them are found by `holds`."""
 
     @property
-    def integers(self) -> Integers | None:
+    def integers(self) -> Integers | Offsets | None:
         """What its codes are; None when they are something else."""
         ...
 
@@ -96,12 +104,13 @@ class HasValues(Protocol):
 
 #: The integers in ggml's blocks. Q8_0 can hold -128 * scale, which ggml's own encoder never makes and every decoder
 #: reads.
-_INTEGERS: Final[Mapping[str, Integers]] = {
+_BLOCKS: Final[Mapping[str, Integers | Offsets]] = {
     "Q4_0": Integers(4, True, 32),
+    "Q4_1": Offsets(4, 32),
     "Q5_0": Integers(5, True, 32),
+    "Q5_1": Offsets(5, 32),
     "Q8_0": Integers(8, True, 32),
 }
-_OFFSETS: Final[Mapping[str, Offsets]] = {"Q4_1": Offsets(4), "Q5_1": Offsets(5)}
 
 #: For each dtype, the dtypes that represent each of its values.
 _WIDER: Final = {
@@ -125,24 +134,23 @@ def holds(source: Encoding, target: Encoding) -> bool:
         values = values_of(source)
         return values == target or target.label in _WIDER.get(values.label, ())
     taken, taking = integers_of(source), integers_of(target)
-    if taken is not None and taking is not None:
+    if isinstance(taken, Integers) and isinstance(taking, Integers):
         return taking.takes(taken)
-    if taken is not None and taken.symmetric and keeps_codes(source, target):
-        return True
+    if taken is not None and isinstance(taking, Offsets):
+        return taking.takes(taken)
     return isinstance(target, TakesCodes) and target.takes_codes_of(source)
 
 
 def keeps_codes(source: Encoding, target: Encoding) -> bool:
-    """Whether `target` takes over the codes and scales of `source` as they are and rounds nothing but the zeros."""
-    taken = integers_of(source)
-    offsets = _OFFSETS.get(target.label) if isinstance(target, Blocks) else None
-    return taken is not None and offsets is not None and offsets.keeps(taken)
+    """Whether `target` takes over the codes and scales of `source` as they are, but its integer zeros as offsets."""
+    taken, taking = integers_of(source), integers_of(target)
+    return taken is not None and isinstance(taking, Offsets) and taking.keeps(taken)
 
 
-def integers_of(encoding: Encoding) -> Integers | None:
+def integers_of(encoding: Encoding) -> Integers | Offsets | None:
     """The integers an encoding is made of, if it is."""
     if isinstance(encoding, Blocks):
-        return _INTEGERS.get(encoding.label)
+        return _BLOCKS.get(encoding.label)
     return encoding.integers if isinstance(encoding, HasIntegers) else None
 
 

@@ -106,11 +106,13 @@ def obsolete_files(layout: Layout) -> tuple[Path, ...]:
 
 def rounded_twice(steps: Sequence[Step]) -> list[Loss]:
     """What the steps round that has been rounded before."""
-    return [
-        Loss(LossKind.REQUANTIZED, step.target.name, f"{_labels(step)} rounded again to {step.target.encoding.label}")
-        for step in steps
-        if step.rounds_twice
-    ]
+    return [Loss(LossKind.REQUANTIZED, step.target.name, _rounding(step)) for step in steps if step.rounds_twice]
+
+
+def _rounding(step: Step) -> str:
+    if step.keeps_codes:
+        return f"{_labels(step)} to {step.target.encoding.label}: codes and scales kept, zero * scale rounded to F16"
+    return f"{_labels(step)} rounded again to {step.target.encoding.label}"
 
 
 def unchanged(source: Checkpoint[Tensor]) -> Translation:

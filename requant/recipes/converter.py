@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from requant.encodings import BF16, F16, F32, Encoding
+from requant.encodings import BF16, BLOCKS, F16, F32, Dense, Encoding
 from requant.encodings.exactness import holds
 from requant.importance import Importance
-from requant.recipes.choose import Choice, Wanted, choose_encodings, fitted
+from requant.recipes.choose import Choice, Wanted, choose_encodings, fits, fitted
 from requant.recipes.facts import Facts
 from requant.recipes.options import Overrides
 from requant.recipes.table import Recipe
@@ -44,12 +44,12 @@ def choose_converted(
 
     tensors: in GGML naming, with the encoding of their source. F32, F16, BF16 and Q8_0 are those of
     convert_hf_to_gguf.py; other recipes are that script's lossless output put through llama-quantize; COPY is that
-    output itself. Raises `PlanError` as `choose_encodings` does.
+    output itself, but keeps quantized tensors in blocks where these hold the same values.
+    Raises `PlanError` as `choose_encodings` does.
     """
     overrides = overrides or Overrides()
-    dense = [
-        Wanted(tensor.name, tensor.shape, converted(tensor, lossless(tensor.encoding)).encoding) for tensor in tensors
-    ]
+    keep = exact if recipe.main is None else lambda tensor: lossless(tensor.encoding)
+    dense = [Wanted(tensor.name, tensor.shape, converted(tensor, keep(tensor)).encoding) for tensor in tensors]
     mixed = choose_encodings(recipe, dense, facts, overrides, importance)
     if recipe.name not in CONVERTED or recipe.main is None:
         return mixed
@@ -77,3 +77,12 @@ def converted(tensor: Wanted, main: Encoding) -> Choice:
 def lossless(source: Encoding) -> Encoding:
     """The narrowest dense type of GGUF models that stores every value of `source`."""
     return next((dense for dense in (F16, BF16) if holds(source, dense)), F32)
+
+
+def exact(tensor: Wanted) -> Encoding:
+    """The smallest encoding in a GGUF that stores every value of a tensor: blocks that take its codes, or dense."""
+    if not isinstance(tensor.encoding, Dense):
+        for block in sorted(BLOCKS.values(), key=lambda block: block.bits_per_weight):
+            if holds(tensor.encoding, block) and fits(block, tensor.shape):
+                return block
+    return lossless(tensor.encoding)

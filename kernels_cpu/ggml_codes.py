@@ -1,0 +1,142 @@
+"""The integers in ggml's blocks of 32: what repacks carry over.
+
+Source: the block structures of ggml/src/ggml-common.h. All scales and offsets are F16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.codecs import Codes
+from requant.errors import UnsupportedError
+from requant.kernels_cpu.groups import Regrouped, regrouped
+
+Blocks = NDArray[np.uint8]
+
+
+def unpack_q4_0(blocks: Blocks) -> Codes:
+    """[rows, blocks, 18]: d, nibbles; (code - 8) * d."""
+    return _symmetric(blocks, _nibbles(blocks[..., 2:]), 8)
+
+
+def pack_q4_0(codes: Codes, out: Blocks) -> None:
+    """The inverse."""
+    numbers, scales, _, _ = _fitted(codes, 4, True, out)
+    out[..., :2] = _halves(scales)
+    out[..., 2:] = _nibble_bytes(numbers)
+
+
+def unpack_q5_0(blocks: Blocks) -> Codes:
+    """[rows, blocks, 22]: d, 32 high bits, nibbles; (code - 16) * d."""
+    return _symmetric(blocks, _nibbles(blocks[..., 6:]) | _bits(blocks[..., 2:6]) << 4, 16)
+
+
+def pack_q5_0(codes: Codes, out: Blocks) -> None:
+    """The inverse."""
+    numbers, scales, _, _ = _fitted(codes, 5, True, out)
+    out[..., :2] = _halves(scales)
+    out[..., 2:6] = _bit_bytes(numbers >> 4)
+    out[..., 6:] = _nibble_bytes(numbers & 15)
+
+
+def unpack_q8_0(blocks: Blocks) -> Codes:
+    """[rows, blocks, 34]: d, signed codes; code * d."""
+    return _symmetric(blocks, blocks[..., 2:] ^ 128, 128)
+
+
+def pack_q8_0(codes: Codes, out: Blocks) -> None:
+    """The inverse; a code of -128, which ggml itself never writes, is as good as any other to its readers."""
+    numbers, scales, _, _ = _fitted(codes, 8, True, out)
+    out[..., :2] = _halves(scales)
+    out[..., 2:] = numbers ^ 128
+
+
+def unpack_q4_1(blocks: Blocks) -> Codes:
+    """[rows, blocks, 20]: d, m, nibbles; code * d + m."""
+    return _offset(blocks, _nibbles(blocks[..., 4:]))
+
+
+def pack_q4_1(codes: Codes, out: Blocks) -> None:
+    """The inverse; zeros become -zero * d, rounded."""
+    numbers, scales, zeros, offsets = _fitted(codes, 4, False, out)
+    out[..., :2] = _halves(scales)
+    out[..., 2:4] = _halves(_offsets(scales, zeros, offsets))
+    out[..., 4:] = _nibble_bytes(numbers)
+
+
+def unpack_q5_1(blocks: Blocks) -> Codes:
+    """[rows, blocks, 24]: d, m, 32 high bits, nibbles; code * d + m."""
+    return _offset(blocks, _nibbles(blocks[..., 8:]) | _bits(blocks[..., 4:8]) << 4)
+
+
+def pack_q5_1(codes: Codes, out: Blocks) -> None:
+    """The inverse; zeros become -zero * d, rounded."""
+    numbers, scales, zeros, offsets = _fitted(codes, 5, False, out)
+    out[..., :2] = _halves(scales)
+    out[..., 2:4] = _halves(_offsets(scales, zeros, offsets))
+    out[..., 4:8] = _bit_bytes(numbers >> 4)
+    out[..., 8:] = _nibble_bytes(numbers & 15)
+
+
+#: Block type -> (blocks to codes, codes to blocks); blocks are uint8 [rows, blocks, bytes].
+CODES: Final[Mapping[str, tuple[Callable[[Blocks], Codes], Callable[[Codes, Blocks], None]]]] = {
+    "Q4_0": (unpack_q4_0, pack_q4_0),
+    "Q4_1": (unpack_q4_1, pack_q4_1),
+    "Q5_0": (unpack_q5_0, pack_q5_0),
+    "Q5_1": (unpack_q5_1, pack_q5_1),
+    "Q8_0": (unpack_q8_0, pack_q8_0),
+}
+
+
+def _symmetric(blocks: Blocks, codes: NDArray[Any], zero: int) -> Codes:
+    scales = _half_values(blocks[..., :2])
+    return Codes(codes.reshape(len(blocks), -1), scales, np.full(scales.shape, zero, np.float32))
+
+
+def _offset(blocks: Blocks, codes: NDArray[Any]) -> Codes:
+    scales, offsets = _half_values(blocks[..., :2]), _half_values(blocks[..., 2:4])
+    return Codes(codes.reshape(len(blocks), -1), scales, np.empty((len(blocks), 0), np.float32), offsets=offsets)
+
+
+def _fitted(codes: Codes, bits: int, symmetric: bool, out: Blocks) -> Regrouped:
+    """Codes as [rows, blocks, 32], with a scale and a zero or offset for each block."""
+    found = regrouped(codes, bits, symmetric, 32, out.shape[1])
+    return found._replace(codes=np.ascontiguousarray(found.codes).reshape(*out.shape[:2], 32))
+
+
+def _offsets(scales: Any, zeros: Any, offsets: Any) -> NDArray[np.float32]:
+    made: NDArray[np.float32] = -zeros * scales if offsets is None else offsets
+    if (np.abs(made) > 65504).any():
+        raise UnsupportedError("an offset -zero * scale is beyond the range of F16", hint="choose another type")
+    return made
+
+
+def _halves(numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[rows, blocks] as [rows, blocks, 2] bytes."""
+    return np.ascontiguousarray(numbers, "<f2").view(np.uint8).reshape(*numbers.shape, 2)
+
+
+def _half_values(stored: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(stored).view("<f2")[..., 0].astype(np.float32)
+
+
+def _nibbles(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """16 bytes to 32 codes: low halves first."""
+    return np.concatenate([stored & 15, stored >> 4], -1)
+
+
+def _nibble_bytes(codes: NDArray[Any]) -> NDArray[Any]:
+    packed: NDArray[Any] = codes[..., :16] | codes[..., 16:] << 4
+    return packed
+
+
+def _bits(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.unpackbits(np.ascontiguousarray(stored), axis=-1, bitorder="little")
+
+
+def _bit_bytes(bits: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.packbits(bits, axis=-1, bitorder="little")
