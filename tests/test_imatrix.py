@@ -146,6 +146,8 @@ def test_what_importance_cannot_do_is_told():
     assert checked("Q6_K", made({"blk.1.attn_v.weight": entry}), name="output.weight") == ()  # nobody measures it
     with pytest.raises(PlanError, match="it has 512 values, the tensor takes 256"):
         checked("Q4_K", made({"blk.0.attn_v.weight": entry}), shape=(4, 256))
+    with pytest.raises(PlanError, match="it has 512 values, the tensor takes 256"):
+        checked("IQ2_XXS", made({"blk.0.attn_v.weight": entry}), shape=(4, 256))  # not: "needs a matrix"
     (loss,) = checked("Q4_K", made({"token_embd.weight": entry}), name="token_embd.weight", shape=(4, 256))
     assert loss.detail == "it has 512 values, the tensor takes 256"
     (loss,) = checked(

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32
 from requant.execute import execute
 from requant.formats import FORMATS
+from requant.importance import Importance, Measured
 from requant.operations import convert, requantize
 from requant.recipes import RECIPES, Facts, Overrides, Wanted, choose_converted, recipe_named
 from requant.sources import read
@@ -80,6 +82,30 @@ def test_one_pass_gives_the_bytes_of_two(recipe, overrides, folder, tmp_path):
     one_metadata, two_metadata = (gguf.read(tmp_path / f"{name}.gguf").metadata for name in ("one", "two"))
     assert one_metadata["general.file_type"] == two_metadata["general.file_type"]
     assert set(one_metadata) == set(two_metadata)
+
+
+@pytest.mark.parametrize("recipe", ["Q4_K_M", "Q4_0", "IQ3_XXS"])
+def test_one_pass_takes_an_importance_matrix_as_two_do(recipe, folder, tmp_path):
+    gguf, source, random = FORMATS["gguf"], FORMATS["safetensors"].read(folder), np.random.default_rng(0)
+    execute(convert.plan_conversion(source, gguf, tmp_path / "bf16.gguf", convert.Request("BF16")))
+    dense = gguf.read(tmp_path / "bf16.gguf")
+    importance = Importance(
+        {
+            tensor.name: Measured(random.random((1, tensor.shape[-1]), np.float32), np.array([3]))
+            for tensor in dense.tensors
+            if len(tensor.shape) == 2 and "token_embd" not in tensor.name
+        },
+        source="it",
+    )
+    one = convert.Request(recipe, importance=importance)
+    execute(convert.plan_conversion(source, gguf, tmp_path / "one.gguf", one))
+    two = requantize.Request(recipe, importance=importance)
+    execute(requantize.plan_requantization(dense, gguf, tmp_path / "two.gguf", two))
+    execute(convert.plan_conversion(source, gguf, tmp_path / "without.gguf", convert.Request("Q4_0")))
+    assert tensors_of(tmp_path / "one.gguf") == tensors_of(tmp_path / "two.gguf")
+    assert tensors_of(tmp_path / "one.gguf") != tensors_of(tmp_path / "without.gguf")
+    metadata = gguf.read(tmp_path / "one.gguf").metadata
+    assert metadata["quantize.imatrix.entries_count"].value == len(importance.entries)
 
 
 def test_every_recipe_can_be_asked_for_by_name_and_number():

@@ -68,7 +68,7 @@ def choose_encodings(
 ) -> tuple[Choice, ...]:
     """What llama-quantize makes of each tensor of a GGUF, in the order of `tensors`.
 
-    importance: only whether there is one matters here; `require_importance` checks that it suffices.
+    importance: only whether there is one matters here; `check_importance` checks that it suffices.
     keep_split: go through the tensors as they lie in their files instead of in llama.cpp's order, which shifts the
         layer numbers that some rules count.
     One thing differs from llama-quantize: `overrides` also hold for the dense recipes and COPY, where it ignores most

@@ -60,33 +60,36 @@ def check_importance(
     Raises `PlanError` where llama-quantize gives up: a type that needs data and has none, or an entry of a wrong
     length (which it overlooks for token embeddings only, where it tells).
     """
+    users = [
+        tensor
+        for tensor, choice in zip(tensors, choices, strict=True)
+        if choice.encoding != tensor.encoding and choice.encoding.label in _USED_BY
+    ]
+    problems = [] if importance is None else [_told(tensor, importance) for tensor in users]
     missing = missing_importance(recipe, tensors, choices, importance)
-    if missing and rehearsal:
-        return tuple(Loss(LossKind.IMPORTANCE_UNUSED, name, "its type needs an importance matrix") for name in missing)
-    if missing:
+    if missing and not rehearsal:
+        more = f" and {len(missing) - 1} other tensors" if len(missing) > 1 else ""
         raise PlanError(
-            f"{recipe.name} needs an importance matrix for {missing[0]}"
-            + (f" and {len(missing) - 1} other tensors" if len(missing) > 1 else ""),
+            f"{recipe.name} needs an importance matrix for {missing[0]}{more}",
             hint="give one with --imatrix (llama-imatrix makes it), or choose a type of more bits",
         )
-    if importance is None:
-        return ()
-    losses = []
-    for tensor, choice in zip(tensors, choices, strict=True):
-        if choice.encoding == tensor.encoding or choice.encoding.label not in _USED_BY:
-            continue
-        problem = importance.mismatch(tensor.name, tensor.shape)
-        embedding = role_of(tensor.name) is Role.TOKEN_EMBEDDING
-        if problem and not embedding:
-            raise PlanError(
-                f"the importance matrix does not belong to this model: for {tensor.name}, {problem}",
-                hint="leave the entry out with --exclude-weights, or measure the matrix on this model",
-            )
-        if problem:
-            losses.append(Loss(LossKind.IMPORTANCE_UNUSED, tensor.name, problem))
-        elif tensor.name not in importance.entries and role_of(tensor.name) is not Role.OUTPUT and not embedding:
-            losses.append(Loss(LossKind.IMPORTANCE_UNUSED, tensor.name, "the importance matrix has no entry for it"))
-        elif count := importance.unreached(tensor.name):
-            detail = f"no token reached {count} of its experts: all their columns count alike"
-            losses.append(Loss(LossKind.IMPORTANCE_UNUSED, tensor.name, detail))
-    return tuple(losses)
+    needed = [Loss(LossKind.IMPORTANCE_UNUSED, name, "its type needs an importance matrix") for name in missing]
+    return (*needed, *(loss for loss in problems if loss is not None and loss.subject not in missing))
+
+
+def _told(tensor: Wanted, importance: Importance) -> Loss | None:
+    """What keeps a tensor from the importance data it could use; raises `PlanError` for data of a wrong length."""
+    role = role_of(tensor.name)
+    detail = importance.mismatch(tensor.name, tensor.shape)
+    if detail and role is not Role.TOKEN_EMBEDDING:
+        raise PlanError(
+            f"the importance matrix does not belong to this model: for {tensor.name}, {detail}",
+            hint="leave the entry out with --exclude-weights, or measure the matrix on this model",
+        )
+    if not detail and tensor.name not in importance.entries:
+        if role in (Role.TOKEN_EMBEDDING, Role.OUTPUT):  # llama-imatrix measures neither unless it is asked
+            return None
+        detail = "the importance matrix has no entry for it"
+    if not detail and (count := importance.unreached(tensor.name)):
+        detail = f"no token reached {count} of its experts: all their columns count alike"
+    return Loss(LossKind.IMPORTANCE_UNUSED, tensor.name, detail) if detail else None
