@@ -66,6 +66,7 @@ def _summary(result: Report) -> str:
     tied = ", output tied to the embedding" if result.tied_output and result.by_layer else ""
     lines = [
         f"{checkpoint.path}  ({result.format}, architecture {checkpoint.architecture or 'not stated'})",
+        *([f"  file type        {result.file_type}"] if result.file_type else []),
         f"  parameters       {count(total.weights)} in {total.tensors} tensors{tied}",
         f"  size             {size(result.file_bytes)} ({count(result.file_bytes)} bytes)",
         f"  bits per weight  {total.bits_per_weight:.3f}",

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32
 from requant.errors import PlanError
+from requant.file_types import TITLES
 from requant.ir import Typed
 from requant.recipes import (
+    RECIPES,
     Facts,
     Overrides,
     Wanted,
@@ -154,6 +156,10 @@ def test_metadata_of_the_wrong_type_is_named(value):
     facts = Facts("llama", {"llama.attention.head_count": value})
     with pytest.raises(PlanError, match=r"llama\.attention\.head_count should be a count"):
         choose_encodings(recipe_named("Q4_K_M"), [], facts)
+
+
+def test_every_recipe_has_a_title():
+    assert set(TITLES) == {recipe.file_type for recipe in RECIPES.values()} - {None}
 
 
 def test_the_file_type_of_a_copy_is_its_own_or_a_guess():

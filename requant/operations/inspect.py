@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
+from requant.file_types import title
 from requant.ir import Checkpoint, Json, Naming, Tensor
 from requant.sources import FileSlice
 
@@ -82,6 +83,12 @@ class Report:
     tied_output: bool
     memory: tuple[RunMemory, ...]
 
+    @property
+    def file_type(self) -> str | None:
+        """What a GGUF says it was quantized to, as llama.cpp words it."""
+        typed = self.checkpoint.metadata.get("general.file_type")
+        return title(typed.value) if typed is not None and isinstance(typed.value, int) else None
+
     def to_json(self, tensors: Iterable[Tensor]) -> dict[str, Json]:
         """As printed by `--json`; `tensors` are those the user asked to see."""
         return {
@@ -89,6 +96,7 @@ class Report:
             "format": self.format,
             "naming": self.checkpoint.naming.value,
             "architecture": self.checkpoint.architecture,
+            "file_type": self.file_type,
             "parameters": self.total.weights,
             "tensor_bytes": self.total.nbytes,
             "file_bytes": self.file_bytes,

@@ -1,7 +1,7 @@
 """The named mixes of llama-quantize: what users type, the number files carry, and what most tensors become.
 
-Source: llama.cpp's `QUANT_OPTIONS`, `enum llama_ftype`, `llama_ftype_get_default_type` and `llama_ftype_name`. NVFP4
-has a number and a name there but llama-quantize does not offer it; here it is a mix like its neighbours.
+Source: llama.cpp's `QUANT_OPTIONS`, `enum llama_ftype` and `llama_ftype_get_default_type`. NVFP4 has a
+number and a name there but llama-quantize does not offer it; here it is a mix like its neighbours.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 
 from requant.encodings import BF16, BLOCKS, F16, F32, Blocks, Encoding
 from requant.errors import PlanError
+from requant.file_types import GUESSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +20,12 @@ class Recipe:
     """One mix.
 
     name: as users type it. file_type: `general.file_type` of a file made so; None for COPY, which keeps the file's own.
-    main: what a tensor becomes that no rule singles out; None for COPY. title: as llama.cpp prints it.
+    main: what a tensor becomes that no rule singles out; None for COPY.
     """
 
     name: str
     file_type: int | None
     main: Encoding | None
-    title: str
 
     @property
     def is_quantized(self) -> bool:
@@ -37,48 +37,48 @@ class Recipe:
 ENCODINGS: Final[Mapping[str, Encoding]] = {"F32": F32, "F16": F16, "BF16": BF16, **BLOCKS}
 
 _ROWS: Final = (
-    ("F32", 0, "F32", "all F32"),
-    ("F16", 1, "F16", "F16"),
-    ("Q4_0", 2, "Q4_0", "Q4_0"),
-    ("Q4_1", 3, "Q4_1", "Q4_1"),
-    ("Q8_0", 7, "Q8_0", "Q8_0"),
-    ("Q5_0", 8, "Q5_0", "Q5_0"),
-    ("Q5_1", 9, "Q5_1", "Q5_1"),
-    ("Q2_K", 10, "Q2_K", "Q2_K - Medium"),
-    ("Q3_K_S", 11, "Q3_K", "Q3_K - Small"),
-    ("Q3_K_M", 12, "Q3_K", "Q3_K - Medium"),
-    ("Q3_K_L", 13, "Q3_K", "Q3_K - Large"),
-    ("Q4_K_S", 14, "Q4_K", "Q4_K - Small"),
-    ("Q4_K_M", 15, "Q4_K", "Q4_K - Medium"),
-    ("Q5_K_S", 16, "Q5_K", "Q5_K - Small"),
-    ("Q5_K_M", 17, "Q5_K", "Q5_K - Medium"),
-    ("Q6_K", 18, "Q6_K", "Q6_K"),
-    ("IQ2_XXS", 19, "IQ2_XXS", "IQ2_XXS - 2.0625 bpw"),
-    ("IQ2_XS", 20, "IQ2_XS", "IQ2_XS - 2.3125 bpw"),
-    ("Q2_K_S", 21, "Q2_K", "Q2_K - Small"),
-    ("IQ3_XS", 22, "IQ3_S", "IQ3_XS - 3.3 bpw"),
-    ("IQ3_XXS", 23, "IQ3_XXS", "IQ3_XXS - 3.0625 bpw"),
-    ("IQ1_S", 24, "IQ1_S", "IQ1_S - 1.5625 bpw"),
-    ("IQ4_NL", 25, "IQ4_NL", "IQ4_NL - 4.5 bpw"),
-    ("IQ3_S", 26, "IQ3_S", "IQ3_S - 3.4375 bpw"),
-    ("IQ3_M", 27, "IQ3_S", "IQ3_S mix - 3.66 bpw"),
-    ("IQ2_S", 28, "IQ2_XS", "IQ2_S - 2.5 bpw"),
-    ("IQ2_M", 29, "IQ2_S", "IQ2_M - 2.7 bpw"),
-    ("IQ4_XS", 30, "IQ4_XS", "IQ4_XS - 4.25 bpw"),
-    ("IQ1_M", 31, "IQ1_M", "IQ1_M - 1.75 bpw"),
-    ("BF16", 32, "BF16", "BF16"),
-    ("TQ1_0", 36, "TQ1_0", "TQ1_0 - 1.69 bpw ternary"),
-    ("TQ2_0", 37, "TQ2_0", "TQ2_0 - 2.06 bpw ternary"),
-    ("MXFP4_MOE", 38, "MXFP4", "MXFP4 MoE"),
-    ("NVFP4", 39, "NVFP4", "NVFP4"),
-    ("Q1_0", 40, "Q1_0", "Q1_0"),
-    ("Q2_0", 41, "Q2_0", "Q2_0"),
+    ("F32", 0, "F32"),
+    ("F16", 1, "F16"),
+    ("Q4_0", 2, "Q4_0"),
+    ("Q4_1", 3, "Q4_1"),
+    ("Q8_0", 7, "Q8_0"),
+    ("Q5_0", 8, "Q5_0"),
+    ("Q5_1", 9, "Q5_1"),
+    ("Q2_K", 10, "Q2_K"),
+    ("Q3_K_S", 11, "Q3_K"),
+    ("Q3_K_M", 12, "Q3_K"),
+    ("Q3_K_L", 13, "Q3_K"),
+    ("Q4_K_S", 14, "Q4_K"),
+    ("Q4_K_M", 15, "Q4_K"),
+    ("Q5_K_S", 16, "Q5_K"),
+    ("Q5_K_M", 17, "Q5_K"),
+    ("Q6_K", 18, "Q6_K"),
+    ("IQ2_XXS", 19, "IQ2_XXS"),
+    ("IQ2_XS", 20, "IQ2_XS"),
+    ("Q2_K_S", 21, "Q2_K"),
+    ("IQ3_XS", 22, "IQ3_S"),
+    ("IQ3_XXS", 23, "IQ3_XXS"),
+    ("IQ1_S", 24, "IQ1_S"),
+    ("IQ4_NL", 25, "IQ4_NL"),
+    ("IQ3_S", 26, "IQ3_S"),
+    ("IQ3_M", 27, "IQ3_S"),
+    ("IQ2_S", 28, "IQ2_XS"),
+    ("IQ2_M", 29, "IQ2_S"),
+    ("IQ4_XS", 30, "IQ4_XS"),
+    ("IQ1_M", 31, "IQ1_M"),
+    ("BF16", 32, "BF16"),
+    ("TQ1_0", 36, "TQ1_0"),
+    ("TQ2_0", 37, "TQ2_0"),
+    ("MXFP4_MOE", 38, "MXFP4"),
+    ("NVFP4", 39, "NVFP4"),
+    ("Q1_0", 40, "Q1_0"),
+    ("Q2_0", 41, "Q2_0"),
 )
 
 #: Every recipe by name, COPY last.
 RECIPES: Final[Mapping[str, Recipe]] = {
-    **{name: Recipe(name, number, ENCODINGS[main], title) for name, number, main, title in _ROWS},
-    "COPY": Recipe("COPY", None, None, "copy of every tensor"),
+    **{name: Recipe(name, number, ENCODINGS[main]) for name, number, main in _ROWS},
+    "COPY": Recipe("COPY", None, None),
 }
 
 #: Shorter names llama-quantize takes.
@@ -86,7 +86,6 @@ ALIASES: Final[Mapping[str, str]] = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K":
 
 #: What llama.cpp takes a file without `general.file_type` for, by its most frequent type; else "all F32".
 _GUESSES: Final[Mapping[str, str]] = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "F32"}
-_GUESSED: Final = 1024
 
 
 def recipe_named(text: str) -> Recipe:
@@ -126,4 +125,4 @@ def guessed_file_type(encodings: Iterable[Encoding]) -> int:
         if counts[encoding.label] > most:
             most, label = counts[encoding.label], encoding.label
     recipe = RECIPES.get(_GUESSES.get(label, label))
-    return _GUESSED + (recipe.file_type or 0 if recipe else 0)
+    return GUESSED + (recipe.file_type or 0 if recipe else 0)
