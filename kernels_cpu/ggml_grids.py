@@ -114,7 +114,8 @@ def _group(distances: NDArray[np.uint8], codes: Words, shells: int, near: Words,
     size, first = codes.size, 0
     counts, order = np.empty(257, np.int64), np.empty(codes.size, np.uint16)
     for row in range(distances.size // size):
-        counts[:] = 0
+        for distance in range(257):
+            counts[distance] = 0
         for j in range(size):
             counts[distances[size * row + j] + 1] += 1
         have, length, limit = 0, 0, 0

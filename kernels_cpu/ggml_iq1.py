@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, inlined, kernel
-from requant.kernels_cpu.lattice import make_nearest_point, nearest_int, sum_of_squares, weigh
+from requant.kernels_cpu.lattice import clear, copy, make_nearest_point, nearest_int, sum_of_squares, weigh
 from requant.kernels_cpu.simd import (
     F32x8,
     fabs,
@@ -109,9 +109,8 @@ def _fill(order: Ints, k: int, length: int, low: int, high: int, flip: bool, lev
 
 @inlined
 def _points(
-    values: Floats,
+    xs: Floats,
     ws: Floats,
-    start: int,
     at: int,
     count: int,
     levels: Longs,
@@ -121,10 +120,11 @@ def _points(
     near: Words,
     terms: Floats,
     codes: Longs,
+    first: int,
 ) -> np.float32:
     """The points of `count` eights, eight i moved down if bit i of `downs` is set; the scale that fits them.
 
-    values from `start` on, their weights from `at` on, their levels from 0 on.
+    xs, ws: from `at` on; levels: from 0 on; codes: the points, from `first` on.
     """
     in_grid = True
     for p in range(count):
@@ -134,19 +134,16 @@ def _points(
         if not span[2 * u + 1] & 1:
             in_grid = False
             rungs = load(_RUNGS, 8 * (downs >> p & 1)) * scale
-            for i in range(8):
-                terms[64 + i] = values[start + 8 * p + i]
-                terms[72 + i] = ws[at + 8 * p + i]
-            code = _nearest_point(terms[64:72], terms[72:80], 0, rungs, u, span, near, terms)
-        codes[p] = code
+            code = _nearest_point(xs, ws, at + 8 * p, rungs, u, span, near, terms)
+        codes[first + p] = code
     if in_grid:
         return scale
     sum_qx, sum_q2 = _F(0), _F(0)
     for p in range(count):
         for i in range(8):
             w = ws[at + 8 * p + i]
-            q = _RUNGS[8 * (downs >> p & 1) + (codes[p] >> 2 * i & 3)]
-            sum_qx += w * q * values[start + 8 * p + i]
+            q = _RUNGS[8 * (downs >> p & 1) + (codes[first + p] >> 2 * i & 3)]
+            sum_qx += w * q * xs[at + 8 * p + i]
             sum_q2 += w * q * q
     return sum_qx / sum_q2 if sum_qx > 0 and sum_q2 > 0 else scale
 
@@ -163,15 +160,16 @@ def encode_iq1_s(
     values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 50 bytes."""
-    ws, xs, turned = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
+    plain, ws, xs, turned = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
     sum_x, sum_w = np.zeros(264, _F), np.zeros(264, _F)
     ranks, order, cuts = np.empty(256, np.int32), np.empty(256, np.int32), np.empty(8, np.int32)
-    terms, scales, tops = np.empty(80, _F), np.empty(8, _F), np.empty(8, _F)
+    terms, scales, tops = np.empty(64, _F), np.empty(8, _F), np.empty(8, _F)
     levels, codes, downs = np.empty(32, np.int64), np.empty(4, np.int64), np.empty(8, np.int64)
     for n in range(values.size // 256):
         start, top = 50 * n, _F(0)
-        out[start : start + 50] = 0
+        clear(out, start, 50)
         weigh(values, 256 * n, importance, _F(2) * sum_of_squares(values, 256 * n) / _F(256), ws)
+        copy(values, 256 * n, plain)
         _turn(values, 256 * n, 32, xs)
         _turn(ws, 0, 32, turned)
         store(tops, 0, _largest(xs, 32))
@@ -190,9 +188,7 @@ def encode_iq1_s(
             flip = scales[k] < 0
             _fill(order, k, 32, cuts[k] >> 16, cuts[k] >> 8 & 255, flip, levels)
             downs[k] = cuts[k] & 1 ^ (1 if flip else 0)
-            scale = _points(
-                values, ws, 256 * n + 32 * k, 32 * k, 4, levels, abs(scales[k]), 15 * downs[k], span, near, terms, codes
-            )
+            scale = _points(plain, ws, 32 * k, 4, levels, abs(scales[k]), 15 * downs[k], span, near, terms, codes, 0)
             high = 0
             for i in range(4):
                 point = int(index[codes[i]])
@@ -248,20 +244,22 @@ def encode_iq1_m(
     values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 56 bytes; an empty importance for none."""
-    ws, xs, turned = np.empty(256, _F), np.empty(128, _F), np.empty(128, _F)
+    plain, ws, xs, turned = np.empty(256, _F), np.empty(256, _F), np.empty(128, _F), np.empty(128, _F)
     sum_x, sum_w = np.zeros(272, _F), np.zeros(272, _F)
     ranks, order, cuts = np.empty(128, np.int32), np.empty(128, np.int32), np.empty(8, np.int32)
-    terms, scales, tops, found = np.empty(80, _F), np.empty(16, _F), np.empty(8, _F), np.empty(8, _F)
+    terms, scales, tops, found = np.empty(64, _F), np.empty(16, _F), np.empty(8, _F), np.empty(8, _F)
     levels, codes, shifts = np.empty(16, np.int64), np.zeros(32, np.int64), np.empty(16, np.int64)
     for n in range(values.size // 256):
         start, top = 56 * n, _F(0)
-        out[start : start + 56] = 0
-        codes[:] = 0
+        clear(out, start, 56)
+        for i in range(32):
+            codes[i] = 0
         if importance.size:
             weigh(values, 256 * n, importance, _F(2) * sum_of_squares(values, 256 * n) / _F(256), ws)
         else:
             for i in range(256):
                 ws[i] = values[256 * n + i] * values[256 * n + i]
+        copy(values, 256 * n, plain)
         for half in range(2):
             _turn(values, 256 * n + 128 * half, 16, xs)
             _turn(ws, 128 * half, 16, turned)
@@ -278,10 +276,8 @@ def encode_iq1_m(
                 _fill(order, k, 16, cuts[k] >> 16, cuts[k] >> 8 & 255, flip, levels)
                 shifts[g] = cuts[k] & 3 ^ (3 if flip else 0)
                 downs = shifts[g] >> 1 | (shifts[g] & 1) << 1
-                place = 256 * n + 16 * g
-                pair = codes[2 * g : 2 * g + 2]
-                scales[g] = _points(values, ws, place, 16 * g, 2, levels, abs(found[k]), downs, span, near, terms, pair)
-                first, second = int(index[pair[0]]), int(index[pair[1]])
+                scales[g] = _points(plain, ws, 16 * g, 2, levels, abs(found[k]), downs, span, near, terms, codes, 2 * g)
+                first, second = int(index[codes[2 * g]]), int(index[codes[2 * g + 1]])
                 out[start + 2 * g], out[start + 2 * g + 1] = first & 255, second & 255
                 out[start + 32 + g] = first >> 8 | second >> 8 << 4
                 top = max(top, scales[g])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, inlined, kernel
 from requant.kernels_cpu.lattice import (
+    clear,
     even_signs,
     make_search,
     nearest_int,
@@ -63,12 +64,12 @@ def encode_iq2_s(
 ) -> None:
     """Blocks of 256 values to 82 bytes; an empty importance for none."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    floats, scales, steps = np.empty(192, _F), np.empty(16, _F), np.empty(16, np.int64)
-    numbers, chosen = np.zeros(64, np.int32), np.zeros(64, np.int32)
+    floats, scales, steps = np.empty(128, _F), np.empty(16, _F), np.empty(16, np.int64)
+    terms, numbers, chosen = np.empty(64, _F), np.zeros(64, np.int32), np.zeros(64, np.int32)
     signs, codes = np.empty(32, np.int64), np.empty(2, np.int64)
     for n in range(values.size // 256):
         start, top = 82 * n, _F(0)
-        out[start : start + 82] = 0
+        clear(out, start, 82)
         sigma2 = _F(2) * sum_of_squares(values, 256 * n) / _F(256)
         if importance.size:
             weigh(values, 256 * n, importance, sigma2, ws)
@@ -83,7 +84,8 @@ def encode_iq2_s(
             scales[k] = 0
             if peak < _F(1e-8):
                 continue
-            scale = _search_16(xs, ws, roots, 16 * k, peak, peak / _F(5), span, near, floats, numbers, chosen, codes)
+            first = peak / _F(5)
+            scale = _search_16(xs, ws, roots, 16 * k, peak, first, span, near, floats, terms, numbers, chosen, codes)
             flip = 255 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(2):
@@ -106,19 +108,20 @@ def encode_iq2_xs(
 ) -> None:
     """Blocks of 256 values to 74 bytes."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    floats, scales, steps = np.empty(192, _F), np.empty(16, _F), np.empty(16, np.int64)
-    numbers, chosen = np.zeros(64, np.int32), np.zeros(64, np.int32)
+    floats, scales, steps = np.empty(128, _F), np.empty(16, _F), np.empty(16, np.int64)
+    terms, numbers, chosen = np.empty(64, _F), np.zeros(64, np.int32), np.zeros(64, np.int32)
     signs, codes = np.empty(32, np.int64), np.empty(2, np.int64)
     for n in range(values.size // 256):
         start, top = 74 * n, _F(0)
-        out[start : start + 74] = 0
+        clear(out, start, 74)
         _prepare(values, 256 * n, importance, xs, ws, roots, signs)
         for k in range(16):
             peak = largest_lane(greater(load(xs, 16 * k), load(xs, 16 * k + 8)))
             scales[k] = 0
             if peak < _F(1e-15):
                 continue
-            scale = _search_16(xs, ws, roots, 16 * k, peak, peak / _F(5), span, near, floats, numbers, chosen, codes)
+            first = peak / _F(5)
+            scale = _search_16(xs, ws, roots, 16 * k, peak, first, span, near, floats, terms, numbers, chosen, codes)
             flip = 127 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(2):
@@ -133,7 +136,7 @@ def encode_iq2_xs(
             for k in range(8):
                 out[start + 66 + k] = steps[2 * k] | steps[2 * k + 1] << 4
         else:
-            out[start : start + 74] = 0
+            clear(out, start, 74)
 
 
 @inlined
@@ -211,12 +214,12 @@ def encode_iq2_xxs(
     """Blocks of 256 values to 66 bytes."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
     turned_xs, turned_ws, work = np.empty(256, _F), np.empty(256, _F), np.empty(256, np.int32)
-    floats, scales, steps = np.empty(192, _F), np.empty(8, _F), np.empty(8, np.int64)
-    numbers, chosen = np.zeros(64, np.int32), np.zeros(64, np.int32)
+    floats, scales, steps = np.empty(128, _F), np.empty(8, _F), np.empty(8, np.int64)
+    terms, numbers, chosen = np.empty(64, _F), np.zeros(64, np.int32), np.zeros(64, np.int32)
     signs, codes = np.empty(32, np.int64), np.empty(4, np.int64)
     for n in range(values.size // 256):
         start, top = 66 * n, _F(0)
-        out[start : start + 66] = 0
+        clear(out, start, 66)
         _prepare(values, 256 * n, importance, xs, ws, roots, signs)
         for i in range(0, 32, 8):
             transpose(xs, i, 32, turned_xs, 8 * i, 8)
@@ -226,9 +229,12 @@ def encode_iq2_xxs(
             largest = scales[k] * _F(3)
             if not largest > 0:
                 scales[k] = 0
-                signs[4 * k : 4 * k + 4] = 0
+                for i in range(4):
+                    signs[4 * k + i] = 0
                 continue
-            scale = _search_32(xs, ws, roots, 32 * k, largest, scales[k], span, near, floats, numbers, chosen, codes)
+            scale = _search_32(
+                xs, ws, roots, 32 * k, largest, scales[k], span, near, floats, terms, numbers, chosen, codes
+            )
             flip = 127 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(4):
@@ -236,7 +242,7 @@ def encode_iq2_xxs(
                 signs[4 * k + i] ^= flip
             top = max(top, scales[k])
         if top == 0:
-            out[start : start + 66] = 0
+            clear(out, start, 66)
             continue
         _steps(scales, top, steps)
         d = half_bits(top / _F(31))

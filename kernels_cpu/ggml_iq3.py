@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, inlined, kernel
 from requant.kernels_cpu.lattice import (
+    clear,
     even_signs,
     make_search,
     nearest_int,
@@ -69,12 +70,12 @@ def encode_iq3_s(
     follow land 8 and 4 bytes too early, and their values decode wrong. So they do here: the bytes are the reference's.
     """
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    floats, scales = np.empty(192, _F), np.empty(8, _F)
-    numbers, chosen = np.zeros(256, np.int32), np.zeros(256, np.int32)
+    floats, scales = np.empty(128, _F), np.empty(8, _F)
+    terms, numbers, chosen = np.empty(64, _F), np.zeros(256, np.int32), np.zeros(256, np.int32)
     signs, codes, steps = np.empty(32, np.int64), np.empty(8, np.int64), np.empty(8, np.int64)
     for n in range(values.size // 256):
         start = 110 * n
-        out[start : start + 110] = 0
+        clear(out, start, 110)
         _weights(values, 256 * n, importance, ws, roots)
         split_signs(values, 256 * n, xs, signs)
         place, top = 0, _F(0)
@@ -83,7 +84,9 @@ def encode_iq3_s(
             scales[k] = 0
             if peak == 0:
                 continue
-            scale = _search_s(xs, ws, roots, 32 * k, peak, peak / _F(15), span, near, floats, numbers, chosen, codes)
+            scale = _search_s(
+                xs, ws, roots, 32 * k, peak, peak / _F(15), span, near, floats, terms, numbers, chosen, codes
+            )
             flip = 255 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(8):
@@ -107,12 +110,12 @@ def encode_iq3_xxs(
 ) -> None:
     """Blocks of 256 values to 98 bytes; an empty importance for none."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    floats, scales = np.empty(192, _F), np.empty(8, _F)
-    numbers, chosen = np.zeros(256, np.int32), np.zeros(256, np.int32)
+    floats, scales = np.empty(128, _F), np.empty(8, _F)
+    terms, numbers, chosen = np.empty(64, _F), np.zeros(256, np.int32), np.zeros(256, np.int32)
     signs, codes, steps = np.empty(32, np.int64), np.empty(8, np.int64), np.empty(8, np.int64)
     for n in range(values.size // 256):
         start = 98 * n
-        out[start : start + 98] = 0
+        clear(out, start, 98)
         _weights(values, 256 * n, importance, ws, roots)
         split_signs(values, 256 * n, xs, signs)
         even_signs(ws, xs, signs)
@@ -121,9 +124,12 @@ def encode_iq3_xxs(
             peak = _largest(xs, 32 * k)
             scales[k] = 0
             if peak < _F(1e-8):
-                signs[4 * k : 4 * k + 4] = 0
+                for i in range(4):
+                    signs[4 * k + i] = 0
                 continue
-            scale = _search_xxs(xs, ws, roots, 32 * k, peak, peak / _F(15), span, near, floats, numbers, chosen, codes)
+            scale = _search_xxs(
+                xs, ws, roots, 32 * k, peak, peak / _F(15), span, near, floats, terms, numbers, chosen, codes
+            )
             if scale < 0:
                 for i in range(4):
                     signs[4 * k + i] ^= 127
@@ -132,7 +138,7 @@ def encode_iq3_xxs(
                 out[start + 2 + 8 * k + i] = index[codes[i]]
             top = max(top, scales[k])
         if top == 0:
-            out[start : start + 98] = 0
+            clear(out, start, 98)
             continue
         d = _steps(scales, top, _F(1.0125), steps)
         out[start], out[start + 1] = d & 255, d >> 8

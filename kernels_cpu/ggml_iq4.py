@@ -7,7 +7,6 @@ the reference tries 16 scales; lane k does for sub-block k what it does, in its 
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -41,8 +40,8 @@ _SMALLEST: Final = _F(1e-15)
 
 #: The levels (ggml-common.h, kvalues_iq4nl) and the midpoints between them. The reference finds the nearest level by
 #: comparing differences; near every midpoint these are exact, so comparing with the midpoint is the same.
-_LEVELS: Final = tuple(_F(v) for v in (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
-_MIDDLES: Final = tuple((low + high) / _F(2) for low, high in pairwise(_LEVELS))
+_LEVELS: Final = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], _F)
+_MIDDLES: Final = ((_LEVELS[:-1] + _LEVELS[1:]) / 2).astype(_F)
 
 
 @inlined
@@ -122,7 +121,8 @@ def encode_iq4_nl(values: Floats, importance: Floats, columns: int, out: Bytes) 
         if importance.size:
             for k in range(count):
                 start = 32 * (first + k) % importance.size
-                rows[32 * k : 32 * k + 32] = importance[start : start + 32]
+                for i in range(32):
+                    rows[32 * k + i] = importance[start + i]
             _gather(rows, 0, 256, rows, ws)
             sigma2 = splat(_F(0))
             for i in range(32):
@@ -146,8 +146,8 @@ def encode_iq4_nl(values: Floats, importance: Floats, columns: int, out: Bytes) 
 def _gather(values: Floats, start: int, count: int, rows: Floats, xs: Floats) -> None:
     """Lay 256 values transposed into eight lanes; where there are fewer, zeros follow."""
     if count < 256:
-        rows[:count] = values[start : start + count]
-        rows[count:] = 0
+        for i in range(256):
+            rows[i] = values[start + i] if i < count else _F(0)
         for i in range(0, 32, 8):
             transpose(rows, i, 32, xs, 8 * i, 8)
     else:
@@ -215,8 +215,7 @@ def _spread(blocks: Bytes, start: int, step: np.float32, low: F32x8, high: F32x8
 @kernel(BYTES, OUT_FLOATS)
 def decode_iq4_nl(blocks: Bytes, out: Floats) -> None:
     """Blocks of 18 bytes to 32 values."""
-    levels = np.array(_LEVELS)
-    low, high = load(levels, 0), load(levels, 8)
+    low, high = load(_LEVELS, 0), load(_LEVELS, 8)
     for n in range(blocks.size // 18):
         d = half_value(int(blocks[18 * n]) | int(blocks[18 * n + 1]) << 8)
         _spread(blocks, 18 * n + 2, d, low, high, out, 32 * n)
@@ -225,8 +224,7 @@ def decode_iq4_nl(blocks: Bytes, out: Floats) -> None:
 @kernel(BYTES, OUT_FLOATS)
 def decode_iq4_xs(blocks: Bytes, out: Floats) -> None:
     """Blocks of 136 bytes to 256 values."""
-    levels = np.array(_LEVELS)
-    low, high = load(levels, 0), load(levels, 8)
+    low, high = load(_LEVELS, 0), load(_LEVELS, 8)
     for n in range(blocks.size // 136):
         start = 136 * n
         d = half_value(int(blocks[start]) | int(blocks[start + 1]) << 8)

@@ -109,7 +109,8 @@ def encode_tq1_0(values: Floats, out: Bytes) -> None:
                 four[8 * i + k] = values[start + 240 + 4 * i + k]
                 four[8 * i + 4 + k] = 0
         store_bytes(tail, 0, _five(_trits(four, 0, 8, 4, inverse) * 3))
-        out[place + 48 : place + 52] = tail[:4]
+        for i in range(4):
+            out[place + 48 + i] = tail[i]
         _put_half(d, out, place + 52)
 
 
@@ -179,7 +180,8 @@ def decode_tq1_0(blocks: Bytes, out: Floats) -> None:
                 _show_trit(load_bytes(blocks, start + i), powers[k], d, out, place + 32 * k + i)
             for i in range(0, 16, 8):
                 _show_trit(load_bytes(blocks, start + 32 + i), powers[k], d, out, place + 160 + 16 * k + i)
-        tail[:4] = blocks[start + 48 : start + 52]
+        for i in range(4):
+            tail[i] = blocks[start + 48 + i]
         for k in range(4):
             _show_trit(load_bytes(tail, 0), powers[k], d, work, 0)
             for i in range(4):

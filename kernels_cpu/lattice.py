@@ -45,6 +45,7 @@ from requant.kernels_cpu.simd import (
 from requant.kernels_cpu.simd_lookup import lane, permute
 
 Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint16]
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -82,6 +83,20 @@ def nearest_int(x: np.float32) -> int:
 def nearest_ints(x: F32x8) -> I32x8:
     """The same in every lane."""
     return (float_bits(x + _ROUNDER) & 0x7FFFFF) - 0x400000
+
+
+@inlined
+def clear(out: Bytes, start: int, count: int) -> None:
+    """Zeros; a loop, because numba takes seconds to compile an assignment to a slice."""
+    for i in range(start, start + count):
+        out[i] = 0
+
+
+@inlined
+def copy(values: Floats, start: int, block: Floats) -> None:
+    """256 values."""
+    for i in range(0, 256, 8):
+        store(block, i, load(values, start + i))
 
 
 @inlined
@@ -177,10 +192,10 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
         return greater(lesser(nearest_ints((x - _F(1)) * _F(0.5)), levels - 1), 0)
 
     @spliced
-    def round_all(xs: Floats, at: int, inverses: Floats, numbers: Ints) -> None:
+    def round_all(xs: Floats, at: int, floats: Floats, numbers: Ints) -> None:
         """For each point and candidate the number of the code that rounding gives."""
         for k in range(0, lanes, 8):
-            inverse = load(inverses, k)
+            inverse = load(floats, k)
             for p in range(points):
                 number = splat_int(0)
                 for i in range(dimensions - 1, -1, -1):
@@ -188,8 +203,8 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
                 store_ints(numbers, lanes * p + k, number)
 
     @spliced
-    def sums(xs: Floats, ws: Floats, at: int, chosen: Ints, totals: Floats) -> None:
-        """sum of w * x * q and of w * q * q for each candidate: [2 * lanes]."""
+    def sums(xs: Floats, ws: Floats, at: int, chosen: Ints, floats: Floats) -> None:
+        """sum of w * x * q and of w * q * q for each candidate, from 64 and 96 on."""
         for k in range(0, lanes, 8):
             sum_qx, sum_q2 = splat(_F(0)), splat(_F(0))
             for p in range(points):
@@ -199,15 +214,15 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
                     q = to_float((codes >> bits * i & (1 << bits) - 1) * 2 + 1)
                     sum_qx = sum_qx + q * (w * xs[at + dimensions * p + i])
                     sum_q2 = sum_q2 + q * w * q
-            store(totals, k, sum_qx)
-            store(totals, lanes + k, sum_q2)
+            store(floats, 64 + k, sum_qx)
+            store(floats, 96 + k, sum_q2)
 
     @spliced
-    def best_candidate(totals: Floats) -> int:
+    def best_candidate(floats: Floats) -> int:
         """The candidate that the reference ends with, -1 for none."""
         best, found = _F(0), -1
         for c in range(count):
-            sum_qx, sum_q2 = totals[c], totals[lanes + c]
+            sum_qx, sum_q2 = floats[64 + c], floats[96 + c]
             if sum_q2 > 0 and sum_qx * sum_qx > best * sum_q2:
                 best, found = sum_qx / sum_q2 * sum_qx, c
         return found
@@ -223,29 +238,30 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
         span: Longs,
         near: Words,
         floats: Floats,
+        terms: Floats,
         numbers: Ints,
         chosen: Ints,
         codes: Longs,
     ) -> np.float32:
         """The best scale of the group of values from `at` on; `codes` become its points.
 
+        floats: [128], terms: [64], numbers and chosen: [points * lanes]: work space.
         divisor: what the candidates are fractions of; scale: what it is if none of them is any good.
         """
-        inverses, scales, totals, terms = floats[:lanes], floats[32:64], floats[64:128], floats[128:192]
         for k in range(0, lanes, 8):
             inverse = load(candidates, k) / divisor
-            store(inverses, k, inverse)
-            store(scales, k, _F(1) / inverse)
-        round_all(xs, at, inverses, numbers)
+            store(floats, k, inverse)
+            store(floats, 32 + k, _F(1) / inverse)
+        round_all(xs, at, floats, numbers)
         for p in range(points):
             for c in range(count):
                 place = at + dimensions * p
                 u = numbers[lanes * p + c]
                 chosen[lanes * p + c] = nearest_point(
-                    xs, roots, place, load(ladder, 0) * scales[c], u, span, near, terms
+                    xs, roots, place, load(ladder, 0) * floats[32 + c], u, span, near, terms
                 )
-        sums(xs, ws, at, chosen, totals)
-        found = best_candidate(totals)
+        sums(xs, ws, at, chosen, floats)
+        found = best_candidate(floats)
         in_grid = True
         for p in range(points):
             codes[p] = 0
@@ -253,7 +269,7 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
                 codes[p] = chosen[lanes * p + found]
                 in_grid = in_grid and span[2 * numbers[lanes * p + found] + 1] & 1 != 0
         if found >= 0:
-            scale = totals[found] / totals[lanes + found]
+            scale = floats[64 + found] / floats[96 + found]
         elif again == "all":
             in_grid = False
         if (in_grid and again != "always") or not scale > 0:
