@@ -188,6 +188,8 @@ def report_text(report: Report) -> str:
         lines.append(f"perplexity  {_plus_minus(perplexity, 4)}   ({windows})")
         if perplexity.value > info.n_vocab:
             lines.append("warning     that is worse than guessing")
+    if report.embedded:
+        lines.append(f"embeddings  {report.embedded} texts as {info.n_embd} numbers each, all finite")
     if (against := report.against) is not None:
         lines += [f"against     {against.reference}", *_against(against)]
     lines.append("failed" if report.failures else "passed")

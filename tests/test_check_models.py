@@ -144,7 +144,7 @@ def test_minilm_embeds_as_in_transformers(minilm_gguf):
 def test_an_encoder_is_checked_by_its_embeddings(minilm_gguf, tmp_path):
     found, err = report(minilm_gguf, "--against", minilm(), "--min-cosine", 0.9999)
     assert found["ok"], err
-    assert found["answer"] is None and found["perplexity"] is None
+    assert found["answer"] is None and found["perplexity"] is None and found["embedded"] == 16
     assert found["against"]["cosine"] > 0.9999
     small = tmp_path / "q4.gguf"
     requant("convert", minilm(), small, "--to", "Q4_0", "--quiet")

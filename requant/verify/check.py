@@ -104,7 +104,7 @@ class Against:
 
 @dataclass(slots=True)
 class Report:
-    """What came out; `failures` empty means the model passed."""
+    """What came out; `failures` empty means the model passed. embedded: texts that an encoder embedded."""
 
     model: Path
     info: ModelInfo
@@ -114,6 +114,7 @@ class Report:
     scored_tokens: int = 0
     window: int = 0
     tokens_per_second: float | None = None
+    embedded: int = 0
     against: Against | None = None
     failures: list[str] = field(default_factory=list)
 
@@ -245,7 +246,7 @@ def _check_encoder(
         progress("embedding", done / len(kept))
         if not np.isfinite(found[-1]).all() or not found[-1].any():
             raise VerifyError(f"{llama.model}: the embedding of a text holds NaN, infinities or only zeros")
-    report.warnings = llama.warnings
+    report.warnings, report.embedded = llama.warnings, len(found)
     if open_reference is not None:
         with open_reference(True) as reference:
             same = all(_same_tokens(tokens[i], reference.tokenize(texts[i]), report) for i in kept)
