@@ -4,8 +4,13 @@ The packages are one person's each, so a machine without them skips those tests 
 """
 
 import os
+import subprocess
+import sys
+import tarfile
+import tempfile
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -37,8 +42,41 @@ def _file(distribution: str, ending: str) -> Path:
     except PackageNotFoundError:
         found = []
     if not found:
-        reason = f"`pip install {distribution}` brings {ending}, which this test reads"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _missing(f"`pip install {distribution}` brings {ending}, which this test reads")
     return Path(found[0])
+
+
+def llama_cpp_sources() -> Path:
+    """llama.cpp's sources as the llama-cpp-python 0.3.36 sdist carries them: converter, vocabularies, expected ids.
+
+    REQUANT_SDIST names an unpacked copy (the folder with `convert_hf_to_gguf.py` in it, or one above); otherwise PyPI
+    is asked once and the copy kept in the user's cache.
+    """
+    given = os.environ.get("REQUANT_SDIST")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "requant-tests"
+    root = Path(given) if given else cache / "llama_cpp_python-0.3.36"
+    if not given and not root.is_dir():
+        _download_sdist(cache)
+    found = next((p for p in (root, root / "vendor/llama.cpp") if (p / "convert_hf_to_gguf.py").is_file()), None)
+    if found is None:
+        _missing(f"{root} has no llama.cpp sources; `pip download --no-binary :all: llama-cpp-python==0.3.36` has them")
+    return found
+
+
+def _download_sdist(cache: Path) -> None:
+    """Download and unpack; a half-unpacked folder is never left under the final name."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        options = ["--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", folder]
+        command = [sys.executable, "-m", "pip", "download", *options, "llama-cpp-python==0.3.36"]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            _missing("this test reads llama.cpp's sources from PyPI (llama-cpp-python 0.3.36), which did not answer")
+        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+            archive.extractall(folder, filter="data")
+        (Path(folder) / "llama_cpp_python-0.3.36").rename(cache / "llama_cpp_python-0.3.36")
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -37,6 +37,7 @@ def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> M
                 f"{model.path}: {model.where}.{key} is {model.get(key).value!r}, which llama.cpp's BPE cannot do"
             )
     merges = merges_of(model.get("merges"))
+    merges.check(ids_of(model.get("vocab")), model.path)
     return _part(
         files, model.get("vocab"), merges, added, rows, recognize(tokenizer, files.json("tokenizer_config.json"))
     )
@@ -48,14 +49,15 @@ def from_vocab_and_merges(files: Files, added: dict[int, AddedToken], rows: int 
     if "merges.txt" not in files:
         raise FormatError(path, "there is no merges.txt beside it", hint="download merges.txt or tokenizer.json")
     vocab = Item(path, "vocab", files.json("vocab.json").value)
-    return _part(files, vocab, merges_txt(files), added, rows, by_class(files))
+    merges = merges_txt(files)
+    merges.check(ids_of(vocab), files.path("merges.txt"))
+    return _part(files, vocab, merges, added, rows, by_class(files))
 
 
 def _part(
     files: Files, vocab: Item, merges: Merges, added: dict[int, AddedToken], rows: int | None, recognized: Recognized
 ) -> ModelPart:
     ids = ids_of(vocab)
-    merges.check(ids, vocab.path)
     added = with_named(named_tokens(files).values(), ids, added, rows)
     vocabulary = laid_out(ids, added.values(), rows, vocab.path)
     metadata = {

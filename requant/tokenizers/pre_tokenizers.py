@@ -49,6 +49,7 @@ class PreTokenizer:
     matches and what lies between. normalizer: HF's `NFC` or none; llama.cpp has none.
     ignore_merges: a word that is a token is not merged. clean_spaces: " ." becomes "." when ids are turned into text.
     add_bos, add_sep: what llama.cpp does when the file does not say. aliases: other names of the same behaviour.
+    recognized: false for rows that are only written, since a commoner name does the same.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PreTokenizer:
     add_bos: bool = False
     add_sep: bool = False
     aliases: tuple[str, ...] = ()
+    recognized: bool = True
 
 
 #: Of rows that do the same, the first that also agrees in the flags is used: common names come before rare ones.
@@ -119,10 +121,10 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
     ),
     PreTokenizer("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_OLD, r"\p{N}"), clean_spaces=False),
     PreTokenizer("smaug-bpe", (LLAMA3,), aliases=("dbrx",)),
-    PreTokenizer("glm4", (LLAMA3,), ignore_merges=True, aliases=("glm5",)),
-    PreTokenizer("chatglm-bpe", (LLAMA3,)),
+    PreTokenizer("glm4", (LLAMA3,), ignore_merges=True, aliases=("glm5",), recognized=False),
+    PreTokenizer("chatglm-bpe", (LLAMA3,), recognized=False),
     PreTokenizer("stablelm2", (QWEN2,), "NFC", aliases=("megrez",)),
-    PreTokenizer("solar-open", (QWEN2,), clean_spaces=False, aliases=("hunyuan", "grok-2")),
+    PreTokenizer("solar-open", (QWEN2,), clean_spaces=False, aliases=("hunyuan", "grok-2"), recognized=False),
     PreTokenizer("ufakzeka", (rf"{_WORD}|\p{{N}}|{_REST}",), clean_spaces=False),
     PreTokenizer("bloom", (BLOOM,), aliases=("gpt3-finnish",)),
     PreTokenizer("poro-chat", (BLOOM,), clean_spaces=False),
@@ -159,6 +161,7 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
         (rf"'(?i:[sdmt]|ll|ve|re)|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",),
         clean_spaces=False,
         aliases=("bailingmoe2", "llada-moe"),
+        recognized=False,
     ),
     PreTokenizer(
         "seed-coder",

@@ -36,9 +36,7 @@ def recognize(tokenizer: Item, tokenizer_config: Item) -> Recognized:
         same, example = _same(steps)
     except UnknownStep as unknown:
         row = wanted.choose(tuple(row for row in PRE_TOKENIZERS if row.name == "gpt-2"))
-        losses.append(
-            _loss(f"llama.cpp's {row.name!r} cuts text into words instead of {unknown}, which it does not have")
-        )
+        losses.append(_loss(f"llama.cpp has no {unknown}; it will cut text into words as {row.name!r} does"))
         return Recognized(row, tuple(losses))
     row = wanted.choose(same)
     if example:
@@ -115,6 +113,8 @@ def _same(steps: tuple[Split, ...]) -> tuple[tuple[PreTokenizer, ...], str]:
     """All rows that cut every probe as `steps` do, and ""; or the closest rows and a text on which they differ."""
     by_splits: dict[tuple[str, ...], list[PreTokenizer]] = {}
     for row in PRE_TOKENIZERS:
+        if not row.recognized:
+            continue
         by_splits.setdefault(row.splits, []).append(row)
     literal = tuple(step.pattern for step in steps if step == Split(step.pattern))
     if len(literal) == len(steps) and literal in by_splits:

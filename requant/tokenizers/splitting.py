@@ -18,14 +18,8 @@ from requant.tokenizers.files import Item
 from requant.tokenizers.pre_tokenizers import GPT2, PRE_TOKENIZERS
 
 _ASCII = "".join(map(chr, range(32, 127))) + "\t\n\r\x0b\x01"
-_LETTERS = "éÉßǅʰдДعเกཀ中你龜ひカ한ㄱㄅคαΩ"
-_OTHERS = "\u0301ा²Ⅷ٣½。！—‘“«€🚀☁°±\u200d\ue000\u00a0\u3000\u2003"
-ALPHABET = _ASCII + _LETTERS + _OTHERS
-_WHITE = frozenset(c for c in ALPHABET if c.isspace() and not "\x1c" <= c <= "\x1f")
-_PROPERTIES = {"Han": "中你龜", "Hiragana": "ひ", "Katakana": "カ", "Hangul": "한ㄱ", "Thai": "เกค", "Latin": "éÉßǅʰ"}
-#: Patterns known to end although they repeat inside a repetition.
-_TRUSTED = frozenset(pattern for row in PRE_TOKENIZERS for pattern in row.splits)
-
+_LETTERS = "éÉßǅʰдДعเกཀ中你好龜ひカ한ㄱㄅคαΩ"
+_OTHERS = "\u0301ा²Ⅷ٣½。！—‘“”«»€🚀☁°±\u200d\ue000\u00a0\u3000\u2003"
 _TEXTS = (
     "Hello, world! I'm sure he'll say it's they're we've I'd don't",
     "I'M SURE HE'LL SAY IT'S THEY'RE WE'VE I'D DON'T it'S you'Re",
@@ -40,6 +34,12 @@ _TEXTS = (
     " leading\n trailing \n\tmixed \t \n",
     "1234567 12 1 0000000000 1.234,567 v2.0 3rd",
 )
+
+ALPHABET = "".join(sorted({*_ASCII, *_LETTERS, *_OTHERS, *"".join(_TEXTS)}))
+_WHITE = frozenset(c for c in ALPHABET if c.isspace() and not "\x1c" <= c <= "\x1f")
+_PROPERTIES = {"Han": "中你好龜", "Hiragana": "ひ", "Katakana": "カ", "Hangul": "한ㄱ", "Thai": "เกค", "Latin": "éÉßǅʰ"}
+#: Patterns known to end although they repeat inside a repetition.
+_TRUSTED = frozenset(pattern for row in PRE_TOKENIZERS for pattern in row.splits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +193,14 @@ _SIMPLE = {
     "w": _with_property("L") | _with_property("M") | _with_property("Nd") | _with_property("Pc"),
     "h": frozenset("0123456789abcdefABCDEF"),
 }
+_W = _written(_SIMPLE["w"])  # not `re`'s, to which ² is a word
+_ANCHORS = {
+    "b": f"(?:(?<={_W})(?!{_W})|(?<!{_W})(?={_W}))",
+    "B": f"(?:(?<={_W})(?={_W})|(?<!{_W})(?!{_W}))",
+    "A": r"\A",
+    "z": r"\Z",
+    "Z": r"(?=\n?\Z)",
+}
 _CONTROL = {"n": "\n", "r": "\r", "t": "\t", "v": "\x0b", "f": "\f", "a": "\a", "e": "\x1b"}
 
 
@@ -238,8 +246,8 @@ class _Translator:
         if char is not None:
             return re.escape(char)
         self.at = start + 2
-        if self.pattern[start + 1] in "bBAzZ":
-            return {"z": r"\Z", "Z": r"(?=\n?\Z)"}.get(self.pattern[start + 1], self.pattern[start : start + 2])
+        if self.pattern[start + 1] in _ANCHORS:
+            return _ANCHORS[self.pattern[start + 1]]
         raise ValueError(self.pattern[start : start + 2])
 
     def _escaped_set(self) -> frozenset[str] | None:

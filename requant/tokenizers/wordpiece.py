@@ -1,6 +1,7 @@
 """WordPiece (BERT): GGUF's model `bert`, which marks the start of a word instead of its continuation.
 
-HF writes `play ##ing`, llama.cpp `▁play ing`.
+HF writes `play ##ing`, llama.cpp `▁play ing`. Two things llama.cpp does not do for any such model: take Hangul
+syllables apart before it strips accents, and give up on words of more than 100 letters.
 """
 
 from __future__ import annotations
