@@ -190,10 +190,10 @@ def _with_property(name: str) -> frozenset[str]:
 _SIMPLE = {
     "s": _WHITE,
     "d": _with_property("Nd"),
-    "w": _with_property("L") | _with_property("M") | _with_property("Nd") | _with_property("Pc"),
+    "w": _with_property("L") | _with_property("M") | _with_property("N") | _with_property("Pc"),
     "h": frozenset("0123456789abcdefABCDEF"),
 }
-_W = _written(_SIMPLE["w"])  # not `re`'s, to which ² is a word
+_W = _written(_SIMPLE["w"])
 _ANCHORS = {
     "b": f"(?:(?<={_W})(?!{_W})|(?<!{_W})(?={_W}))",
     "B": f"(?:(?<={_W})(?={_W})|(?<!{_W})(?!{_W}))",
