@@ -31,9 +31,13 @@ class GptqCodec:
         dequantize(codes, self.encoding.group, self.encoding.scale, out)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
-        """Round to nearest, with the clip that makes the squared error of each group least."""
-        how = self.encoding
-        self.pack(round_to_groups(values, importance, how.group, how.bits, how.symmetric, how.scale), out, start)
+        """Round to nearest, with the clip that makes the squared error of each group least.
+
+        No zero is 0 where one is taken off it: readers do not agree on what that is.
+        """
+        how, lowest = self.encoding, 0 if self.encoding.zeros is Zeros.V2 else 1
+        codes = round_to_groups(values, importance, how.group, how.bits, how.symmetric, how.scale, lowest)
+        self.pack(codes, out, start)
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
         """The integers of some rows."""

@@ -181,8 +181,10 @@ def _refined(xs: Floats, ws: Floats, length: int, scale: Any, zero: Any, top: An
 
 
 @inlined
-def _search(xs: Floats, ws: Floats, length: int, low: Any, high: Any, bits: int, symmetric: int, rounding: int) -> Any:
-    """The scale and zero of one group whose values reach from `low` <= 0 to `high` >= 0."""
+def _search(
+    xs: Floats, ws: Floats, length: int, low: Any, high: Any, bits: int, symmetric: int, lowest: Any, rounding: int
+) -> Any:
+    """The scale and zero (>= `lowest`) of one group whose values reach from `low` <= 0 to `high` >= 0."""
     top = _F((1 << bits) - 1)
     middle = _F(1 << (bits - 1))
     if low == high:  # nothing but zeros: any scale will do
@@ -191,7 +193,7 @@ def _search(xs: Floats, ws: Floats, length: int, low: Any, high: Any, bits: int,
         zero, largest, widest = middle, middle, max(-low, high) / (middle - _F(1))
     else:
         widest, largest = (high - low) / top, top
-        zero = min(max(_F(np.rint(-low / widest)), _F(0)), top) if widest > 0 else middle
+        zero = min(max(_F(np.rint(-low / widest)), lowest), top) if widest > 0 else middle
     scale = _storable(widest, largest, rounding)
     best, _, _ = _error(xs, ws, length, scale, zero, top)
     for clip in range(1, _CLIPS):
@@ -204,14 +206,14 @@ def _search(xs: Floats, ws: Floats, length: int, low: Any, high: Any, bits: int,
         middle = zero
         for shift in (-1, 1):
             near = middle + _F(shift)
-            if near >= 0 and near <= top:
+            if near >= lowest and near <= top:
                 error, other = _refined(xs, ws, length, scale, near, top, largest, rounding)
                 if error < best:
                     best, scale, zero = error, other, near
     return scale, zero
 
 
-@kernel(FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_BYTES, OUT_FLOATS, OUT_FLOATS)
+@kernel(FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_BYTES, OUT_FLOATS, OUT_FLOATS)
 def quantize(
     values: Floats,
     importance: Floats,
@@ -220,6 +222,7 @@ def quantize(
     group: int,
     bits: int,
     symmetric: int,
+    lowest: int,
     rounding: int,
     codes: Bytes,
     scales: Floats,
@@ -227,7 +230,8 @@ def quantize(
 ) -> None:
     """Round to nearest with the clip of each group that makes the weighted squared error least.
 
-    importance: of one row (`repeat` is 1) or of every row. rounding: of the scales, by dtype (`ROUNDING`).
+    importance: of one row (`repeat` is 1) or of every row. lowest: of the zeros, where they are not all alike.
+    rounding: of the scales, by dtype (`ROUNDING`).
     """
     padded = (group + 15) // 16 * 16
     xs, ws = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
@@ -243,7 +247,7 @@ def quantize(
                 x = values[at + i] if inside else _F(0)
                 xs[i], ws[i] = x, importance[weight + i] if inside else _F(0)
                 low, high = min(low, x), max(high, x)
-            scale, zero = _search(xs, ws, padded, low, high, bits, symmetric, rounding)
+            scale, zero = _search(xs, ws, padded, low, high, bits, symmetric, _F(lowest), rounding)
             scales[row * groups + k], zeros[row * groups + k] = scale, zero
             inverse = _F(1) / scale
             for i in range(length):
@@ -251,9 +255,12 @@ def quantize(
 
 
 def round_to_groups(
-    values: Values, importance: Values | None, group: int, bits: int, symmetric: bool, scale: str
+    values: Values, importance: Values | None, group: int, bits: int, symmetric: bool, scale: str, lowest: int = 0
 ) -> Codes:
-    """Values as integers; group: columns that share a scale, all if -1. Values must be finite."""
+    """Values, which must be finite, as integers.
+
+    group: columns that share a scale, all if -1. scale: dtype of the scales. lowest: the smallest zero that is allowed.
+    """
     rows, columns = values.shape
     size = columns if group < 0 else group
     groups = -(-columns // size)
@@ -271,6 +278,7 @@ def round_to_groups(
             size,
             bits,
             int(symmetric),
+            lowest,
             ROUNDING[scale],
             codes.reshape(-1),
             scales.reshape(-1),

@@ -189,7 +189,8 @@ def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translat
             files={**_without_quantization(said).files, **applied.files},
             losses=(*said.losses, *applied.losses),
         )
-        return steps, replace(said, config={**said.config, "quantization_config": dict(applied.quantization)})
+        config = {**_with_dtype(said.config, steps), "quantization_config": dict(applied.quantization)}
+        return steps, replace(said, config=config)
     asked = None if request.recipe is None else _dense(request.recipe)
     steps = steps_for(said.moves, [hf_encoding(_encoding_of(move), asked) for move in said.moves], None)
     if all(isinstance(step.target.encoding, Dense) for step in steps):

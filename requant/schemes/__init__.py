@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from requant.ir import Json
 from requant.plan import Move
-from requant.schemes import bitsandbytes
+from requant.schemes import bitsandbytes, gptq
 from requant.schemes.linear import Applied
 
 
@@ -24,6 +24,8 @@ class Scheme(Protocol):
 
 #: Scheme name -> parser of what follows it: "GPTQ-4-128" -> ["4", "128"].
 SCHEMES: Final[Mapping[str, Callable[[Sequence[str]], Scheme]]] = {
+    "GPTQ": gptq.gptq,
+    "AWQ": gptq.awq,
     "NF4": bitsandbytes.nf4,
     "FP4": bitsandbytes.fp4,
     "INT8": bitsandbytes.int8,

@@ -1,0 +1,199 @@
+"""GPTQ and AWQ folders, as GPTQModel, transformers, AutoAWQ and vLLM load them.
+
+What is stored as such integers already is carried over as it is; everything else is rounded to nearest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from requant.encodings import Blocks, Encoding
+from requant.encodings.awq import Awq, Kind
+from requant.encodings.exactness import Integers, integers_of
+from requant.encodings.gptq import Gptq, Order, Zeros
+from requant.errors import PlanError
+from requant.ir import Json
+from requant.plan import Loss, LossKind, Move
+from requant.schemes.linear import Applied, dense_like, is_linear
+from requant.sources import Memory
+
+_BITS: Final = (2, 3, 4, 8)
+#: What GPTQModel's kernels take; -1 is a whole row.
+_GROUPS: Final = (-1, 16, 32, 64, 128, 256, 512, 1024)
+#: Families whose matrices lie in files as [in, out].
+_TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
+
+@dataclass(frozen=True, slots=True)
+class GptqScheme:
+    """None leaves a choice to the model: what its layers are stored as, else 4 bits, 128, symmetric, v1 (v2 if not)."""
+
+    bits: int | None = None
+    group: int | None = None
+    symmetric: bool | None = None
+    zeros: Zeros | None = None
+
+    def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
+        """Linear layers of the blocks become GPTQ, and an output layer that is quantized stays so."""
+        usual = _usual(moves)
+        wanted = Gptq(self.bits or usual.bits, usual.group if self.group is None else self.group)
+        first = [self._like(move, wanted) if _quantized(move) else None for move in moves]
+        asymmetric = any(encoding is not None and not encoding.symmetric for encoding in first)
+        zeros = self.zeros or (Zeros.V2 if asymmetric else Zeros.V1)
+        chosen = [None if encoding is None else replace(encoding, zeros=zeros) for encoding in first]
+        encodings, losses = _fitted(moves, chosen, config, even=32)
+        ordered = any(isinstance(encoding, Gptq) and encoding.order is Order.ACT for encoding in encodings)
+        outputs = [e for move, e in zip(moves, encodings, strict=True) if move.name == "lm_head.weight"]
+        quantization: dict[str, Json] = {
+            "bits": wanted.bits,
+            "group_size": wanted.group,
+            "desc_act": ordered,
+            "sym": not asymmetric,
+            "lm_head": any(isinstance(encoding, Gptq) for encoding in outputs),
+            "quant_method": "gptq",
+            "checkpoint_format": "gptq" if zeros is Zeros.V1 else "gptq_v2",
+            "pack_dtype": "int32",
+            "damp_percent": 0.01,
+            "static_groups": False,
+            "true_sequential": True,
+            "meta": {"quantizer": ["requant"]},
+        }
+        kept = [loss.subject.removesuffix(".weight") for loss in losses]
+        if kept:
+            quantization["dynamic"] = {f"-:^{re.escape(module)}$": {} for module in kept}
+        files = {"quantize_config.json": Memory((json.dumps(quantization, indent=2) + "\n").encode())}
+        return Applied(encodings, quantization, files, losses)
+
+    def _like(self, move: Move, wanted: Gptq) -> Gptq:
+        """`wanted`, with the zeros and the order of the source where its integers can be carried over."""
+        source = move.inputs[0].encoding
+        integers = integers_of(source)
+        if not isinstance(integers, Integers) or integers.bits > wanted.bits:
+            return replace(wanted, symmetric=self.symmetric is not False)
+        ordered = integers.ordered and (integers.bits, integers.group) == (wanted.bits, wanted.group)
+        symmetric = integers.symmetric if self.symmetric is None else self.symmetric
+        order = Order.ACT if ordered else Order.STORED
+        return replace(wanted, symmetric=symmetric, order=order, scale=integers.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class AwqScheme:
+    """AWQ gemm, with zeros; group: None for what the layers are stored in, else 128."""
+
+    group: int | None = None
+
+    def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
+        """Linear layers of the blocks become AWQ."""
+        usual = _usual(moves)
+        group = self.group if self.group is not None else usual.group if usual.bits <= 4 else 128
+        encodings, losses = _fitted(
+            moves, [self._like(move, group) if _quantized(move) else None for move in moves], config, even=8
+        )
+        kept = [loss.subject.removesuffix(".weight") for loss in losses]
+        quantization: dict[str, Json] = {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": group,
+            "zero_point": True,
+            "version": "gemm",
+            "modules_to_not_convert": ["lm_head", *kept] if kept else None,
+        }
+        return Applied(encodings, quantization, losses=losses)
+
+    @staticmethod
+    def _like(move: Move, group: int) -> Awq:
+        integers = integers_of(move.inputs[0].encoding)
+        return Awq(Kind.GEMM, group, isinstance(integers, Integers) and integers.symmetric and integers.bits <= 4)
+
+
+def gptq(parameters: Sequence[str]) -> GptqScheme:
+    """`GPTQ`, `GPTQ-4-128`, `GPTQ-8--1` (a scale for each row), `GPTQ-4-128-ASYM`, `-SYM`, `-V1`, `-V2`."""
+    numbers, words = _parameters("GPTQ", parameters, {"SYM", "ASYM", "V1", "V2"})
+    bits, group = (*numbers, None, None)[:2]
+    if (bits not in (None, *_BITS)) or (group not in (None, *_GROUPS)) or len(numbers) > 2:
+        raise PlanError(
+            f"GPTQ-{'-'.join(parameters)} is not understood",
+            hint=f"GPTQ-BITS-GROUP, of {', '.join(map(str, _BITS))} bits and groups of {', '.join(map(str, _GROUPS))}",
+        )
+    symmetric = True if "SYM" in words else False if "ASYM" in words else None
+    zeros = Zeros.V1 if "V1" in words else Zeros.V2 if "V2" in words else None
+    return GptqScheme(bits, group, symmetric, zeros)
+
+
+def awq(parameters: Sequence[str]) -> AwqScheme:
+    """`AWQ`, `AWQ-128`, `AWQ-4-128`."""
+    numbers, _ = _parameters("AWQ", parameters, set())
+    if len(numbers) == 2 and numbers[0] == 4:
+        numbers = numbers[1:]
+    if len(numbers) > 1 or (numbers and numbers[0] not in _GROUPS):
+        raise PlanError(
+            f"AWQ-{'-'.join(parameters)} is not understood",
+            hint=f"AWQ-4-GROUP: 4 bits, and groups of {', '.join(map(str, _GROUPS))}",
+        )
+    return AwqScheme(numbers[0] if numbers else None)
+
+
+def _parameters(scheme: str, parameters: Sequence[str], known: set[str]) -> tuple[list[int], list[str]]:
+    """Numbers and words; an empty parameter is the minus sign of the next."""
+    numbers, words, sign = [], [], 1
+    for text in parameters:
+        if text.isascii() and text.isdigit():
+            numbers.append(sign * int(text))
+        elif text in known:
+            words.append(text)
+        elif text:
+            raise PlanError(f"{scheme}-{'-'.join(parameters)} is not understood: {text}")
+        sign = 1 if text else -1
+    return numbers, words
+
+
+def _quantized(move: Move) -> bool:
+    """Linear layers, and an output layer that is stored as integers of a Hugging Face folder already."""
+    source = move.inputs[0].encoding
+    is_output = move.name == "lm_head.weight" and isinstance(integers_of(source), Integers)
+    return is_linear(move) or (is_output and not isinstance(source, Blocks))
+
+
+def _usual(moves: Sequence[Move]) -> Integers:
+    """The integers that all linear layers are stored as already; if they are not, 4 bits in groups of 128."""
+    found = {integers_of(tensor.encoding) for move in moves if is_linear(move) for tensor in move.inputs}
+    integers = [item for item in found if isinstance(item, Integers)]
+    same = {(item.bits, item.group) for item in integers}
+    if len(integers) == len(found) and len(same) == 1 and integers[0].bits in _BITS and integers[0].group in _GROUPS:
+        return integers[0]
+    return Integers(4, True, 128)
+
+
+def _fitted(
+    moves: Sequence[Move], chosen: Sequence[Encoding | None], config: Mapping[str, Json], even: int
+) -> tuple[tuple[Encoding, ...], tuple[Loss, ...]]:
+    """The chosen encodings where shapes allow them; None and the rest stay dense, the rest with a loss.
+
+    even: rows and columns are multiples of this many.
+    """
+    if config.get("model_type") in _TRANSPOSED:
+        raise PlanError(f"{config['model_type']} keeps its matrices transposed; they cannot be stored so")
+    encodings: list[Encoding] = []
+    losses = []
+    for move, encoding in zip(moves, chosen, strict=True):
+        why = "" if encoding is None else _misfit(move, encoding, even)
+        if encoding is None or why:
+            encodings.append(dense_like(move))
+        else:
+            encodings.append(encoding)
+        if encoding is not None and why:
+            detail = f"{encodings[-1].label} instead of {encoding.label}: {why}"
+            losses.append(Loss(LossKind.SUBSTITUTED, move.name, detail))
+    return tuple(encodings), tuple(losses)
+
+
+def _misfit(move: Move, encoding: Encoding, even: int) -> str:
+    group = encoding.group if isinstance(encoding, Gptq | Awq) else 1
+    outputs, inputs = move.shape
+    if outputs % even or inputs % even:
+        return f"{outputs} by {inputs} is no multiple of {even} both ways"
+    return f"rows of {inputs} are no multiple of {group}" if group > 0 and inputs % group else ""
