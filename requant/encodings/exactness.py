@@ -158,4 +158,6 @@ def values_of(encoding: Encoding) -> Dense:
     """The dtype that holds every decoded value: its own, if it is dense, or else float32 unless it says otherwise."""
     if isinstance(encoding, Dense):
         return encoding
+    if isinstance(encoding, Blocks):  # whose `values` is a number: how many are in a block
+        return F32
     return encoding.values if isinstance(encoding, HasValues) else F32
