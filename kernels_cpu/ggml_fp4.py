@@ -21,6 +21,7 @@ from requant.kernels_cpu.simd import (
     fabs,
     greater,
     largest_lane,
+    lesser,
     load,
     load_bytes,
     splat_int,
@@ -74,6 +75,12 @@ def _exponent(amax: np.float32) -> int:
     return (number >> 23) - 127
 
 
+@inlined
+def _capped(code: I32x8, top: int) -> I32x8:
+    """The code with its size at most `top`, its sign kept."""
+    return lesser(code & 7, top) | code & 8
+
+
 @kernel(FLOATS, OUT_BYTES)
 def encode_mxfp4(values: Floats, out: Bytes) -> None:
     """Blocks of 32 values to 17 bytes: an exponent, then nibbles.
@@ -89,8 +96,10 @@ def encode_mxfp4(values: Floats, out: Bytes) -> None:
         exponent = _exponent(amax) + 125 & 255 if amax > 0 else 0
         out[place] = exponent
         scale = _E8M0[exponent]
-        store_bytes(out, place + 1, _code(a, scale) | _code(c, scale) << 4)
-        store_bytes(out, place + 9, _code(b, scale) | _code(d, scale) << 4)
+        # next to 2**128 the logarithm rounds up: 8 and 12 steps are infinite there, so 6 steps (code 5) are nearest
+        top = 5 if exponent == 253 else 7
+        store_bytes(out, place + 1, _capped(_code(a, scale), top) | _capped(_code(c, scale), top) << 4)
+        store_bytes(out, place + 9, _capped(_code(b, scale), top) | _capped(_code(d, scale), top) << 4)
 
 
 @inlined
