@@ -231,6 +231,12 @@ def test_other_names_of_bert(bert, change):
     assert all(np.array_equal(usual[name], other[name]) for name in usual)
 
 
+def test_one_tensor_by_two_names(bert):
+    twin = tensor("embeddings.LayerNorm.gamma", (64,))
+    with pytest.raises(PlanError, match=r"LayerNorm\.weight.*LayerNorm\.gamma"):
+        translate(replace(bert, tensors=(*bert.tensors, twin)), Naming.GGML)
+
+
 def test_pretraining_heads_of_bert_are_told(bert):
     heads = (tensor("cls.predictions.bias", (96,)), tensor("embeddings.position_ids", (1, 128)))
     losses = translate(replace(bert, tensors=(*bert.tensors, *heads)), Naming.GGML).losses

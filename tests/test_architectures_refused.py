@@ -168,6 +168,7 @@ def test_vocabulary_that_does_not_fit(vocabulary):
         ({"rope_scaling": {"rope_type": "linear", "factor": None}}, ["factor"]),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8, "high_freq_factor": 1}}, ["llama3"]),
         ({"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}}, ["long_factor", "2 numbers"]),
+        ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
         ({"text_config": {"num_hidden_layers": None}}, ["num_hidden_layers"]),
     ],
 )
@@ -244,5 +245,9 @@ def test_absurd_counts_are_refused_quickly():
     began = time.monotonic()
     refused(hf({"num_hidden_layers": 2_000_000_000}), "layers")
     refused(gguf({"llama.block_count": Typed("u32", 2_000_000_000)}), "layers")
-    refused(gguf({"llama.expert_count": Typed("u32", 2_000_000_000)}), "expert")
+    huge = Typed("u32", 2_000_000_000)
+    refused(gguf({"llama.expert_count": huge}), "expert")
+    refused(gguf({"llama.expert_count": huge, "llama.expert_used_count": huge, "llama.block_count": huge}), "experts")
+    widths = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    refused(gguf({f"llama.{key}": huge for key in widths}), "per head")
     assert time.monotonic() - began < 5

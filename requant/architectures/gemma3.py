@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from requant.architectures.llama import BUFFERS, MLP
-from requant.architectures.numbers import number, shortest
+from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
     Assumption,
@@ -52,7 +52,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
         return ToGgml()
     window = config.get("sliding_window", 4096)
     values = {
-        "attention.sliding_window": Typed("u32", int(number({"sliding_window": window}, "sliding_window"))),
+        "attention.sliding_window": Typed("u32", int(positive({"sliding_window": window}, "sliding_window"))),
         "rope.freq_base_swa": Typed("f32", _local_theta(config)),
     }
     if windowed != _regular(sizes["layers"], _PERIOD):

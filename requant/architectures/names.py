@@ -67,10 +67,9 @@ def base_of(family: Family, names: Mapping[str, Tensor]) -> str:
 
 
 def limit_counts(sizes: Sizes, tensors: int) -> None:
-    """A model cannot have more layers or experts than tensors: stops absurd counts before anything is listed."""
-    for what in ("layers", "experts"):
-        if sizes[what] > tensors:
-            raise PlanError(f"the configuration says {sizes[what]} {what}, but there are only {tensors} tensors")
+    """A model cannot have more layers than tensors: stops an absurd count before anything is listed."""
+    if sizes["layers"] > tensors:
+        raise PlanError(f"the configuration says {sizes['layers']} layers, but there are only {tensors} tensors")
 
 
 def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor]) -> Tensor:

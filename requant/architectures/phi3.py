@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from requant.architectures.llama import BUFFERS, DECODER_KEYS, NORMS, SILU, TRUNK
-from requant.architectures.numbers import number
+from requant.architectures.numbers import number, positive
 from requant.architectures.rope import Rope, parameters
 from requant.architectures.rules import Assumption, Config, Family, Irregular, Key, Rule, Sizes, ToGgml, ToHf, always
 from requant.ir import Checkpoint, Json, Tensor, Typed
@@ -24,12 +24,13 @@ def _rotary(config: Config) -> Json:
     return int(part * number(config, "hidden_size")) // max(1, int(number(config, "num_attention_heads")))
 
 
-def _partial_to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    # the loader takes no window for "the whole context", and so that Phi-4 can be told from Phi-3 it must be there
-    return ToGgml({"attention.sliding_window": Typed("u32", int(number(config, "sliding_window", 0)))})
+def _window_to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+    # always written: 0 is how llama.cpp tells Phi-4, which has no window, from Phi-3
+    window = 0 if config.get("sliding_window") is None else positive(config, "sliding_window")
+    return ToGgml({"attention.sliding_window": Typed("u32", int(window))})
 
 
-def _partial_to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
+def _window_to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     config: dict[str, Json] = {"sliding_window": int(number(values, "attention.sliding_window", 0)) or None}
     if sizes["rotary"] != sizes["head"]:
         config["partial_rotary_factor"] = sizes["rotary"] / sizes["head"]
@@ -67,5 +68,5 @@ PHI3: Final = Family(
         ),
     ),
     ignored=BUFFERS,
-    irregular=(Irregular(_partial_to_ggml, _partial_to_hf), Rope(theta=10000.0, outer_original=True).pair()),
+    irregular=(Irregular(_window_to_ggml, _window_to_hf), Rope(theta=10000.0, outer_original=True).pair()),
 )

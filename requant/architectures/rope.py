@@ -56,8 +56,8 @@ _YARN: Final = (
 class Rope:
     """How one family keeps its rope parameters.
 
-    theta: transformers' default base. outer_original: `original_max_position_embeddings` stands beside the rope
-    parameters, not in them, and is always written to GGUF (phi3).
+    theta: transformers' default base. outer_original: as in phi3, `original_max_position_embeddings` stands
+    beside the rope parameters and is always written to GGUF, and heads may be rotated in part.
     """
 
     theta: float
@@ -75,6 +75,8 @@ class Rope:
         original = int(positive(scaling, "original_max_position_embeddings", context))
         if self.outer_original:
             values["rope.scaling.original_context_length"] = Typed("u32", original)
+        elif number({**config, **scaling}, "partial_rotary_factor", 1.0) != 1:
+            raise PlanError("config.json: partial_rotary_factor is not 1; llama.cpp rotates whole heads of this model")
         match scaling["rope_type"]:
             case "default":
                 return ToGgml(values)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from requant.architectures.rules import Config
 from requant.errors import PlanError
+
+#: Above this, a count of experts or the width of a head is an accident, and a list as long would be another.
+_MOST: Final = 1 << 14
 
 
 def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
@@ -22,6 +27,9 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         raise PlanError(f"keys of {head} and values of {values['attention.value_length']} numbers per head")
     ffn = _count(values, "feed_forward_length")
     experts = _count(values, "expert_count", 0)
+    for what, count in (("experts", experts), ("numbers per head", head)):
+        if count > _MOST:
+            raise PlanError(f"{count} {what}, where no model has more than {_MOST}")
     if experts and not 0 < _count(values, "expert_used_count") <= experts:
         raise PlanError(f"{values['expert_used_count']} experts used out of {experts}")
     return {

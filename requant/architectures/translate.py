@@ -45,7 +45,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
     config = _flat(checkpoint.config)
     family, headless = _family_of_config(config, checkpoint.architecture, families)
     losses = values.assumptions_hold(family, config)
-    tensors = {_modern(family, tensor.name): tensor for tensor in checkpoint.tensors}
+    tensors = _by_modern_name(family, checkpoint.tensors)
     base = base_of(family, tensors)
     vocabulary = _vocabulary(family, config, tensors, base)
     settings, written = values.to_ggml(family, config | {"vocab_size": vocabulary})
@@ -86,7 +86,7 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     vocabulary = rows_of(embedding.shape)
     config, known = values.to_hf(family, plain | {"vocabulary": vocabulary})
     sizes = sizes_of(known, vocabulary)
-    limit_counts(sizes, rows_of((len(tensors), sizes["experts"] or 1, 1)))
+    limit_counts(sizes, len(tensors))
 
     flags = {flag: _present(family, flag, tensors, sizes) for flag in {*family.flags, "untied"}}
     base = family.bases[0]
@@ -176,12 +176,18 @@ def _unsupported(what: str, families: Sequence[Family], name: Callable[[Family],
     return UnsupportedError(what, hint="supported: " + ", ".join(sorted({name(family) for family in families})))
 
 
-def _modern(family: Family, name: str) -> str:
-    """The name a tensor has today."""
-    for old, new in family.renamed:
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
+def _by_modern_name(family: Family, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names they have today."""
+    found: dict[str, Tensor] = {}
+    for tensor in tensors:
+        name = tensor.name
+        for old, new in family.renamed:
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        if name in found:
+            raise PlanError(f"tensors {found[name].name!r} and {tensor.name!r} are the same by two names")
+        found[name] = tensor
+    return found
 
 
 def _vocabulary(family: Family, config: Config, tensors: Mapping[str, Tensor], base: str) -> int:
