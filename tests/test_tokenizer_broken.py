@@ -51,6 +51,7 @@ def changed(**changes):
         (changed(_pre_tokenizer=[{"type": "ByteLevel"}]), "pre_tokenizer must be an object"),
         (changed(_pre_tokenizer={"type": 5}), "must be a string, found 5"),
         (changed(_model=None), "model must be an object"),
+        (changed(_added_tokens=[{"id": 99, "content": "\ud800"}]), "tokenizer.ggml.tokens holds half a character"),
         ([], "the file must be an object"),
     ],
 )
@@ -139,6 +140,11 @@ def test_broken_metadata_is_named(key, value):
     metadata = {k: v for k, v in {**METADATA, key: value}.items() if v is not None}
     with pytest.raises(FormatError, match=key):
         to_hf(metadata)
+
+
+def test_metadata_that_is_not_utf8_is_refused():
+    with pytest.raises(FormatError, match="not UTF-8"):
+        to_hf({**METADATA, "tokenizer.chat_template": Typed("str", "caf\udce9")})
 
 
 @given(st.binary(max_size=200))

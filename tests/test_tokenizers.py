@@ -87,8 +87,8 @@ def test_minilm_has_the_same_ids_in_tokenizers_and_in_llama_cpp(tmp_path):
     tokenizer.no_padding()
     tokenizer.no_truncation()
     path = vocabulary_gguf(outcome.metadata, tmp_path / "minilm.gguf")
-    # llama.cpp does not take Hangul syllables apart, as NFD does
-    texts = [text for text in TEXTS if "한" not in text]
+    # llama.cpp takes away spacing marks as if they were accents, and leaves Hangul syllables whole, unlike NFD
+    texts = [text for text in TEXTS if "한" not in text and "ह" not in text]
     assert ids_in_llama_cpp(path, texts, add_special=True) == [tokenizer.encode(text).ids for text in texts]
     again = loaded(exported(to_hf(outcome.metadata)))
     assert [again.encode(text).ids for text in TEXTS] == [tokenizer.encode(text).ids for text in TEXTS]

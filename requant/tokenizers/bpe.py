@@ -20,11 +20,11 @@ def is_byte_level(tokenizer: Item) -> bool:
     return any("ByteLevel" in _kinds(tokenizer.get(part)) for part in ("pre_tokenizer", "decoder"))
 
 
-def _kinds(item: Item) -> set[object]:
+def _kinds(item: Item) -> set[str]:
     if item.value is None:
         return set()
     inner = [part for key in ("pretokenizers", "decoders") for part in item.get(key).items()]
-    return {item.get("type").value}.union(*(_kinds(part) for part in inner))
+    return {item.get("type").string("")}.union(*(_kinds(part) for part in inner))
 
 
 def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:

@@ -12,7 +12,7 @@ from requant.plan import Loss
 from requant.sources import Memory, Source
 from requant.tokenizers import bpe, spm, unigram, wordpiece
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, CHAT_TEMPLATE, CHAT_TEMPLATES, MODEL, PRE
-from requant.tokenizers.metadata import GgmlTokenizer, strings
+from requant.tokenizers.metadata import GgmlTokenizer, broken, strings
 from requant.tokenizers.pre_tokenizers import BY_NAME
 
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "mask")
@@ -83,7 +83,12 @@ def _model(metadata: Mapping[str, Typed]) -> str:
 
 
 def _file(value: object, indent: int | None = 2) -> Memory:
-    return Memory(json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8", "replace"))
+    try:
+        return Memory(json.dumps(value, ensure_ascii=False, indent=indent).encode())
+    except UnicodeEncodeError as error:
+        raise broken(
+            f"{error.object[max(0, error.start - 20) : error.start]!r} goes on in bytes that are not UTF-8"
+        ) from None
 
 
 def _texts(document: dict[str, Json]) -> dict[int, str]:

@@ -1,7 +1,8 @@
 """WordPiece (BERT): GGUF's model `bert`, which marks the start of a word instead of its continuation.
 
-HF writes `play ##ing`, llama.cpp `▁play ing`. Two things llama.cpp does not do for any such model: take Hangul
-syllables apart before it strips accents, and give up on words of more than 100 letters.
+HF writes `play ##ing`, llama.cpp `▁play ing`. What llama.cpp does otherwise for any such model, whatever the file says:
+it leaves Hangul syllables whole and drops spacing marks (as in Hindi) when it strips accents, and it does not give up
+on words of more than 100 letters.
 """
 
 from __future__ import annotations
