@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from requant.encodings import Blocks, Dense, Encoding
 from requant.encodings.awq import Awq, Marlin
 from requant.encodings.bitsandbytes import FourBit, RowInt8
+from requant.encodings.exl2 import Exl2
 from requant.encodings.gptq import Gptq
 from requant.errors import UnsupportedError
 
@@ -78,6 +79,7 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Blocks: ("requant.kernels_cpu.ggml", "block_codec"),
     FourBit: ("requant.kernels_cpu.bitsandbytes", "four_bit_codec"),
     RowInt8: ("requant.kernels_cpu.bitsandbytes", "int8_codec"),
+    Exl2: ("requant.kernels_cpu.exl2", "exl2_codec"),
     Gptq: ("requant.kernels_cpu.gptq", "gptq_codec"),
     Awq: ("requant.kernels_cpu.awq", "awq_codec"),
     Marlin: ("requant.kernels_cpu.awq", "marlin_codec"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from requant.formats.folding import bitsandbytes
+from requant.formats.folding import bitsandbytes, exl2
 from requant.formats.folding.awq import fold_awq
 from requant.formats.folding.gptq import fold_gptq
 from requant.formats.folding.pool import Pool
@@ -23,6 +23,7 @@ Fold = Callable[[Pool, Mapping[str, Json]], None]
 #: Every family by name, the ones with the most telling array names first.
 FOLDS: Final[Mapping[str, Fold]] = {
     "bitsandbytes": bitsandbytes.fold,
+    "exl2": exl2.fold,
     "gptq": fold_gptq,
     "awq": fold_awq,
 }

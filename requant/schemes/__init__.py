@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from requant.ir import Json
 from requant.plan import Move
-from requant.schemes import bitsandbytes, gptq
+from requant.schemes import bitsandbytes, exl2, gptq
 from requant.schemes.linear import Applied
 
 
@@ -26,6 +26,7 @@ class Scheme(Protocol):
 SCHEMES: Final[Mapping[str, Callable[[Sequence[str]], Scheme]]] = {
     "GPTQ": gptq.gptq,
     "AWQ": gptq.awq,
+    "EXL2": exl2.exl2,
     "NF4": bitsandbytes.nf4,
     "FP4": bitsandbytes.fp4,
     "INT8": bitsandbytes.int8,

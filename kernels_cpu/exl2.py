@@ -1,0 +1,193 @@
+"""EXL2, bit for bit as exllamav2's kernels reconstruct weights: every product is rounded to a half."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.codecs import Parts, Values
+from requant.encodings.exl2 import Exl2
+from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, kernel
+from requant.kernels_cpu.packed_bits import codes_of, streams_of, words_of
+from requant.kernels_cpu.simd import fabs, greater, half_bits, half_value, lesser, load, rint, splat, sqrt, store
+
+Floats = NDArray[np.float32]
+_F = np.float32
+
+
+@kernel(BYTES, FLOATS, FLOATS, INTS, INTS, NUMBER, OUT_FLOATS)
+def _scale(
+    codes: NDArray[np.uint8],
+    scales: Floats,
+    middles: Floats,
+    groups: NDArray[np.int32],
+    inverse: NDArray[np.int32],
+    stride: int,
+    out: Floats,
+) -> None:
+    """out[o, i] = (code - middle of its width) * scale, rounded to a half; input i is stored as row inverse[i].
+
+    codes: [outputs, stride]; scales: [outputs, number of groups]; middles: [groups]; groups: [inputs], of stored rows.
+    """
+    inputs = inverse.shape[0]
+    count = middles.shape[0]
+    for o in range(out.shape[0] // inputs):
+        for i in range(inputs):
+            row = inverse[i]
+            group = groups[row]
+            value = (_F(codes[o * stride + row]) - middles[group]) * scales[o * count + group]
+            out[o * inputs + i] = half_value(half_bits(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Exl2Codec:
+    """One layer's widths."""
+
+    encoding: Exl2
+
+    def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
+        """Rows are outputs; the order of the inputs is that of the model again."""
+        count, inputs = out.shape
+        groups = np.repeat(
+            np.arange(self.encoding.count, dtype=np.int32),
+            [rows for _, rows, times in self.encoding.groups for _ in range(times)],
+        )
+        bits = np.array([bits for bits, _, times in self.encoding.groups for _ in range(times)])
+        codes = self._codes(parts["q_weight"], start, count, inputs)
+        middles = np.exp2(bits - 1.0).astype(np.float32)
+        inverse = parts["q_invperm"].astype(np.int32, copy=False)
+        scales = group_scales(parts, start, count)
+        _scale(codes.reshape(-1), scales.reshape(-1), middles, groups, inverse, inputs, out.reshape(-1))
+
+    def _codes(self, words: NDArray[Any], start: int, count: int, inputs: int) -> NDArray[np.uint8]:
+        """The codes of some outputs in stored order [outputs, rows]; groups begin with a fresh word, so runs do too."""
+        codes = np.empty((count, inputs), np.uint8)
+        word = row = 0
+        for bits, rows, times in self.encoding.groups:
+            height, length = rows * times * bits // 32, rows * times
+            streams = streams_of(words[word : word + height], start, count)
+            codes[:, row : row + length] = codes_of(streams, bits, length)[:, :length]
+            word, row = word + height, row + length
+        return codes
+
+    def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
+        """All rows at once. Inputs are stored by falling weight of their errors, so that the widest groups get those.
+
+        The order is that of the inputs' squares times their importance, where exllamav2 has that of its Hessian's
+        diagonal; within a group everything is as `AdaptiveGPTQ` does it without error feedback.
+        """
+        outputs, inputs = values.shape
+        order = input_order(values, importance)
+        out["q_invperm"][order] = np.arange(inputs, dtype=np.int32)
+        if "q_perm" in out:
+            out["q_perm"][...] = order
+        nibbles = np.full((self.encoding.count, out["q_weight"].shape[1]), 15, np.uint32)
+        row = word = number = 0
+        pairs = []
+        for bits, rows, times in self.encoding.groups:
+            for _ in range(times):
+                group = np.ascontiguousarray(values[:, order[row : row + rows]].T)
+                codes, steps, largest = quantize_group(group, bits)
+                height = rows * bits // 32
+                padded = np.full((out["q_weight"].shape[1], rows), 1 << (bits - 1), np.uint8)
+                padded[:outputs] = codes.T
+                out["q_weight"][word : word + height] = words_of(padded, bits).T
+                nibbles[number, :outputs] = steps - 1
+                out["q_scale_max"][number] = largest
+                pairs += [bits, word]
+                row, word, number = row + rows, word + height, number + 1
+        out["q_groups"].view(np.uint16)[...] = pairs
+        shifts = np.arange(0, 32, 4, dtype=np.uint32)
+        packed = np.bitwise_or.reduce(nibbles.reshape(number, -1, 8) << shifts, axis=2)
+        out["q_scale"].view(np.uint32)[...] = packed
+
+
+def input_order(values: Values, importance: Values | None) -> NDArray[np.intp]:
+    """Inputs from the one whose rounding matters most to the one where it matters least."""
+    weight = np.einsum("oi,oi->i", values, values, dtype=np.float64)
+    if importance is not None:
+        weight = weight * importance.reshape(-1, values.shape[1]).mean(axis=0, dtype=np.float64)
+    return np.argsort(-weight, kind="stable")
+
+
+def quantize_group(values: Values, bits: int) -> tuple[NDArray[np.uint8], NDArray[np.uint32], np.float16]:
+    """One group [rows, outputs]: its codes, the step 1 to 16 of each output's scale, and the largest scale.
+
+    Scales are (step / 16)^2 of the largest; a factor for all of them is the best of 97 by the 3.5th power of errors.
+    """
+    sizes = np.abs(values).max(axis=0) + _F(1e-12)
+    base = sizes / _F(((1 << bits) - 1) / 2)
+    most = base.max()
+    steps = np.clip(np.rint(_F(16) * np.sqrt(base / most)), 1, 16).astype(np.float32)
+    scales = np.square(steps / _F(16)) * most
+    found = np.empty(1, np.float32)
+    _search(values.reshape(-1), scales, 1 << (bits - 1), found)
+    largest = np.float16(most * found[0])
+    exact = np.square(steps).astype(np.float16) * (largest * np.float16(1 / 256))
+    codes = np.empty(values.size, np.uint8)
+    _round(values.reshape(-1), exact.astype(np.float32), 1 << (bits - 1), codes)
+    return codes.reshape(values.shape), steps.astype(np.uint32), largest
+
+
+@kernel(FLOATS, FLOATS, NUMBER, OUT_FLOATS)
+def _search(values: Floats, scales: Floats, middle: int, found: Floats) -> None:
+    """The factor 0.70 … 1.20 of all scales with the least sum of |error|^3.5; values: [rows, outputs]."""
+    columns = scales.shape[0]
+    low, high = _F(-middle), _F(middle - 1)
+    lanes = np.empty(8, np.float32)
+    best, found[0] = np.inf, _F(1)
+    for k in range(97):
+        factor = _F(0.70) + _F(0.50) * _F(k) / _F(96)
+        total = 0.0
+        for row in range(values.shape[0] // columns):
+            part = splat(_F(0))
+            rest = 0.0
+            first = row * columns
+            for column in range(0, columns - 7, 8):
+                scale = load(scales, column) * factor
+                x = load(values, first + column)
+                code = greater(lesser(rint(x / scale), high), low)
+                error = fabs(code * scale - x)
+                part = part + error * error * error * sqrt(error)
+            for column in range(columns - columns % 8, columns):
+                scale_ = scales[column] * factor
+                code_ = max(low, min(high, np.rint(values[first + column] / scale_)))
+                error_ = abs(code_ * scale_ - values[first + column])
+                rest += error_ * error_ * error_ * np.sqrt(error_)
+            store(lanes, 0, part)
+            for lane in range(8):
+                rest += lanes[lane]
+            total += rest
+        if total < best:
+            best, found[0] = total, factor
+
+
+@kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
+def _round(values: Floats, scales: Floats, middle: int, codes: NDArray[np.uint8]) -> None:
+    """The nearest code with the scales as they are stored; where a scale is zero, the middle."""
+    columns = scales.shape[0]
+    low, high = _F(-middle), _F(middle - 1)
+    for row in range(values.shape[0] // columns):
+        for column in range(columns):
+            scale = scales[column]
+            code = np.rint(values[row * columns + column] / scale) if scale > 0 else _F(0)
+            codes[row * columns + column] = np.uint8(max(low, min(high, code)) + _F(middle))
+
+
+def group_scales(parts: Parts, start: int, count: int) -> Floats:
+    """Scales of some outputs [outputs, groups]: squares of 1 to 16 times 1/256 of the group's own, in halves."""
+    words = parts["q_scale"].view(np.uint32)[:, start // 8 : (start + count + 7) // 8]
+    nibbles = (words[:, :, None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).reshape(len(words), -1)
+    nibbles = nibbles[:, start % 8 : start % 8 + count]
+    squares = np.square(nibbles.T + 1).astype(np.float16)
+    largest = parts["q_scale_max"].astype(np.float16, copy=False) * np.float16(1 / 256)
+    scales: Floats = (squares * largest).astype(np.float32)
+    return scales
+
+
+def exl2_codec(encoding: Exl2) -> Exl2Codec:
+    """The codec of one layer's widths."""
+    return Exl2Codec(encoding)
