@@ -10,11 +10,11 @@ demo: .demo/venv/ready
 	demo/run.sh $(CURDIR)/.demo/venv/bin .demo/out
 
 test: $(VENV)/ready lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 	$(BIN)/python -m pytest -q --doctest-modules requant
 
 test-slow: $(VENV)/ready
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
