@@ -1,4 +1,4 @@
-"""The integers in ggml's blocks of 32: what repacks carry over.
+"""The integers in ggml's blocks of 32, and its 4-bit floats: what repacks carry over.
 
 Source: the block structures of ggml/src/ggml-common.h. All scales and offsets are F16.
 """
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from requant.codecs import Codes
 from requant.errors import UnsupportedError
+from requant.kernels_cpu.dense import small_float_table
 from requant.kernels_cpu.groups import Regrouped, regrouped
+from requant.kernels_cpu.scaled_codec import store_scales
 
 Blocks = NDArray[np.uint8]
 
@@ -82,6 +84,36 @@ def pack_q5_1(codes: Codes, out: Blocks) -> None:
     out[..., 8:] = _nibble_bytes(numbers & 15)
 
 
+def unpack_mxfp4(blocks: Blocks) -> Codes:
+    """[rows, blocks, 17]: an exponent, nibbles. ggml's halves and doubles cancel out."""
+    scales = small_float_table("F8_E8M0")[blocks[..., 0]]
+    return Codes(_nibbles(blocks[..., 1:]).reshape(len(blocks), -1), scales, np.empty((len(blocks), 0), np.float32))
+
+
+def pack_mxfp4(codes: Codes, out: Blocks) -> None:
+    """The inverse."""
+    store_scales(codes.scales, "F8_E8M0", out[..., 0])
+    out[..., 1:] = _nibble_bytes(codes.codes.reshape(*out.shape[:2], 32))
+
+
+def unpack_nvfp4(blocks: Blocks) -> Codes:
+    """[rows, blocks, 36]: four scales, nibbles of 16 values at a time."""
+    scales = small_float_table("F8_E4M3")[blocks[..., :4] & 127].reshape(len(blocks), -1)  # its signs mean nothing
+    nibbles = blocks[..., 4:].reshape(*blocks.shape[:2], 4, 8)
+    codes = np.concatenate([nibbles & 15, nibbles >> 4], -1).reshape(len(blocks), -1)
+    return Codes(codes, scales, np.empty((len(blocks), 0), np.float32))
+
+
+def pack_nvfp4(codes: Codes, out: Blocks) -> None:
+    """The inverse."""
+    shape = out.shape[:2]
+    if (codes.scales < 0).any():
+        raise UnsupportedError("NVFP4 of ggml has no negative scales", hint="choose another type")
+    store_scales(codes.scales.reshape(*shape, 4), "F8_E4M3", out[..., :4])
+    groups = codes.codes.reshape(*shape, 4, 2, 8)
+    out[..., 4:] = (groups[..., 0, :] | groups[..., 1, :] << 4).reshape(*shape, 32)
+
+
 #: Block type -> (blocks to codes, codes to blocks); blocks are uint8 [rows, blocks, bytes].
 CODES: Final[Mapping[str, tuple[Callable[[Blocks], Codes], Callable[[Codes, Blocks], None]]]] = {
     "Q4_0": (unpack_q4_0, pack_q4_0),
@@ -89,6 +121,8 @@ CODES: Final[Mapping[str, tuple[Callable[[Blocks], Codes], Callable[[Codes, Bloc
     "Q5_0": (unpack_q5_0, pack_q5_0),
     "Q5_1": (unpack_q5_1, pack_q5_1),
     "Q8_0": (unpack_q8_0, pack_q8_0),
+    "MXFP4": (unpack_mxfp4, pack_mxfp4),
+    "NVFP4": (unpack_nvfp4, pack_nvfp4),
 }
 
 

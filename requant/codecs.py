@@ -15,6 +15,7 @@ from requant.encodings.awq import Awq, Marlin
 from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.encodings.exl2 import Exl2
 from requant.encodings.gptq import Gptq
+from requant.encodings.scaled import Scaled
 from requant.errors import UnsupportedError
 
 #: The stored arrays of a tensor (or of a run of its rows) as numpy arrays of `PartSpec.dtype.numpy`.
@@ -73,6 +74,15 @@ class CodesCodec(Codec, Protocol):
         ...
 
 
+@runtime_checkable
+class NeedsLargest(Codec, Protocol):
+    """A codec that must know the largest size of a whole tensor before it encodes the first row."""
+
+    def begin(self, largest: float, out: Parts) -> None:
+        """Store what follows from it; `out` are the parts of the whole tensor."""
+        ...
+
+
 #: Encoding class -> (module, function taking the encoding): numba is imported when a codec is asked for, not before.
 _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Dense: ("requant.kernels_cpu.dense", "dense_codec"),
@@ -83,6 +93,7 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Gptq: ("requant.kernels_cpu.gptq", "gptq_codec"),
     Awq: ("requant.kernels_cpu.awq", "awq_codec"),
     Marlin: ("requant.kernels_cpu.awq", "marlin_codec"),
+    Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
 }
 
 

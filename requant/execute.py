@@ -131,7 +131,7 @@ class _Job:
         self.lock = threading.Lock()
         self._rows: StepRows | None = None
 
-    def start(self) -> StepRows:
+    def start(self, scratch: Scratch) -> StepRows:
         """Before every run; the first reads inputs and makes room for outputs that cannot be handled in slices."""
         with self.lock:
             if self._rows is not None:
@@ -142,6 +142,7 @@ class _Job:
                     name: np.zeros(part.shape if part.dtype.bits >= 8 else part.nbytes, part.dtype.numpy)
                     for name, part in self.step.target.parts.items()
                 }
+                rows.begin(self.whole, scratch)
             self._rows = rows
             return rows
 
@@ -245,7 +246,7 @@ class _Run:
 
     def _move(self, task: _Task, scratch: Scratch) -> None:
         job = task.job
-        data = job.start().bytes(task.start, task.stop, scratch)
+        data = job.start(scratch).bytes(task.start, task.stop, scratch)
         bits = float_bits(job.step.target.encoding)
         if bits is not None:
             self._count(job.step, check_bits(job.step, task.start, data, bits, self.options.replace_nan))
@@ -254,7 +255,7 @@ class _Run:
 
     def _convert(self, task: _Task, scratch: Scratch) -> None:
         job, step = task.job, task.job.step
-        rows = job.start()
+        rows = job.start(scratch)
         out = rows.new_parts(task.start, task.stop, scratch) if job.whole is None else job.whole
         start = 0 if job.whole is None else task.start
         if carries_codes(step):

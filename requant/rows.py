@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codec, CodesCodec, Parts, Values, codec_for
+from requant.codecs import Codec, CodesCodec, NeedsLargest, Parts, Values, codec_for
 from requant.encodings import Dense, Encoding, PartSpec, columns_of, rows_of
 from requant.ir import Tensor, TensorSpec
 from requant.plan import Fidelity, Step
@@ -215,6 +215,17 @@ class StepRows:
             setattr(codes, name, self._ordered(np.ascontiguousarray(array), scratch).copy() if self._rope else array)
         assert isinstance(self._target, CodesCodec)
         self._target.pack(codes, out, at)
+
+    def begin(self, out: Parts, scratch: Scratch) -> None:
+        """Before the first rows are stored in parts held whole: decide what all of them share."""
+        if carries_codes(self.step) or not isinstance(self._target, NeedsLargest):
+            return
+        largest = 0.0
+        for start, stop in runs_of(self.step):
+            values = self.values(start, stop, scratch)
+            if values.size:
+                largest = max(largest, float(values.max()), -float(values.min()))
+        self._target.begin(largest, out)
 
     def encode(self, values: Values, start: int, out: Parts) -> None:
         """Store float32 rows in the target's encoding."""

@@ -39,6 +39,10 @@ class Pool:
         ending = "." + suffix
         return [name.removesuffix(ending) for name in self._arrays if name.endswith(ending)]
 
+    def ending(self, suffix: str) -> list[str]:
+        """Arrays whose names end so, in file order."""
+        return [name for name in self._arrays if name.endswith(suffix)]
+
     def get(self, name: str) -> Tensor | None:
         """An array that is still here."""
         return self._arrays.get(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from requant.encodings import F32, Blocks, Dense, Encoding
+from requant.encodings.small_floats import takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +75,6 @@ def divides(group: int, other: int) -> bool:
 
 
 @runtime_checkable
-class TakesCodes(Protocol):
-    """An encoding of small floats with scales that can take over another's as they are."""
-
-    def takes_codes_of(self, source: Encoding) -> bool:
-        """Whether the codes, scales and zeros of any tensor in `source` fit here unchanged."""
-        ...
-
-
-@runtime_checkable
 class HasIntegers(Protocol):
     """An encoding of integers with scales; repacks between any two of them are found by `holds`."""
 
@@ -138,7 +130,7 @@ def holds(source: Encoding, target: Encoding) -> bool:
         return taking.takes(taken)
     if taken is not None and isinstance(taking, Offsets):
         return taking.takes(taken)
-    return isinstance(target, TakesCodes) and target.takes_codes_of(source)
+    return takes(source, target)
 
 
 def keeps_codes(source: Encoding, target: Encoding) -> bool:

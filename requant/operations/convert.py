@@ -10,6 +10,7 @@ from typing import Final
 from requant import schemes, tokenizers
 from requant.architectures import translate
 from requant.encodings import F16, Blocks, Dense, Encoding
+from requant.encodings.scaled import ACTIVATION_SCALE
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
@@ -181,6 +182,8 @@ def _group_of(key: str) -> str:
 def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translation]:
     """Steps of an HF folder: plain floats, or a quantization scheme; config.json says which, and nothing stale."""
     scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
+    if request.recipe is not None:
+        said = _without_activation_scales(said)
     if scheme is not None:
         applied = scheme.apply(said.moves, said.config)
         steps = steps_for(said.moves, applied.encodings, request.importance)
@@ -196,6 +199,15 @@ def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translat
     if all(isinstance(step.target.encoding, Dense) for step in steps):
         said = _without_quantization(said)
     return steps, replace(said, config=_with_dtype(said.config, steps))
+
+
+def _without_activation_scales(said: Translation) -> Translation:
+    """The same without what only the quantized source needs."""
+    scales = [move.name for move in said.moves if ACTIVATION_SCALE.fullmatch(move.name)]
+    moves = tuple(move for move in said.moves if move.name not in scales)
+    detail = "scales activations of the quantized source"
+    losses = tuple(Loss(LossKind.TENSOR_DROPPED, name, detail) for name in scales)
+    return replace(said, moves=moves, losses=(*said.losses, *losses))
 
 
 def _without_quantization(said: Translation) -> Translation:

@@ -1,0 +1,235 @@
+"""Tensors of scaled elements: which scales belong to which rows, and how scales are chosen when encoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.codecs import Codes, Parts, Values
+from requant.dtypes import DTYPES
+from requant.encodings import DENSE
+from requant.encodings.scaled import Scaled
+from requant.errors import UnsupportedError
+from requant.kernels_cpu import scaled
+from requant.kernels_cpu.dense import DenseCodec, dense_codec, small_float_table
+
+Floats = NDArray[np.float32]
+
+#: The largest element of each type that is written.
+LARGEST: Final = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.0, "F4": 6.0}
+#: The largest scale of 8 bits.
+_LARGEST_SCALE: Final = 448.0
+#: Bytes of scales that are tried under and over the one that reaches the largest value: a clip of up to a third and
+#: some headroom under an 8-bit float; under a power of two, a clip of up to a half.
+_TRIED: Final = {"F8_E4M3": (4, 5), "F8_E8M0": (1, 0)}
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledCodec:
+    """One encoding of the family."""
+
+    encoding: Scaled
+
+    def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
+        """(element - zero) * scale in float32, then rounded where the library rounds."""
+        how, columns = self.encoding, out.shape[1]
+        if not out.size:
+            return
+        codes = self._rows(parts["data"], out, start)
+        scales = self._scales(parts, len(out), start, columns)
+        group = how.columns or columns
+        if how.form in ("one", "scalar"):
+            group = columns
+        zeros = np.zeros_like(scales) if not how.zero else self._of_rows(parts, "zeros", len(out), start, columns)
+        target = out.reshape(-1)
+        flat, zero = scales.reshape(-1), zeros.reshape(-1)
+        match how.element:
+            case "F4":
+                scaled.decode_e2m1(codes, flat, group, target)
+            case "F6_E2M3":
+                scaled.decode_e2m3(codes, flat, group, target)
+            case "F8_E4M3":
+                scaled.decode_e4m3(codes, flat, zero, columns, group, target)
+            case "F8_E5M2":
+                scaled.decode_e5m2(codes, flat, zero, columns, group, target)
+            case "I8":
+                scaled.decode_int8(codes, flat, zero, columns, group, target)
+            case other:
+                scaled.decode_table(codes, small_float_table(other), flat, zero, columns, group, target)
+        if how.values.label in ("F16", "BF16") and how.scale == how.values.label:
+            _round(out, how.values.label)
+
+    def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
+        """The largest value of what shares a scale becomes the largest element; 4-bit floats search for better."""
+        how = self.encoding
+        if how.zero or how.element not in LARGEST:
+            raise UnsupportedError(f"{how.label} is read, not written", hint="choose FP8, FP8-BLOCK, NVFP4 or MXFP4")
+        if not values.size:
+            return
+        if how.element == "F4":
+            self._encode_e2m1(values, out, start, importance)
+            return
+        columns = values.shape[1]
+        scales = self._chosen_scales(values, out, start)
+        scaled_values = np.empty_like(values)
+        group = columns if how.form in ("one", "scalar") else how.columns or columns
+        scaled.divide_groups(values.reshape(-1), scales.reshape(-1), columns, group, scaled_values.reshape(-1))
+        codes = out["data"].reshape(-1, columns)[start : start + len(values)]
+        if how.element == "I8":
+            codes[...] = np.clip(np.rint(scaled_values), -127, 127).astype(np.int8)
+        else:
+            DenseCodec(DTYPES[how.element], saturate=True).encode(scaled_values, {"data": codes})
+
+    def begin(self, largest: float, out: Parts) -> None:
+        """Before the first rows are encoded: the scale of the whole tensor, whose largest size this is."""
+        how = self.encoding
+        top = LARGEST[how.element]
+        if how.whole:
+            ratio = np.float32(top * _LARGEST_SCALE)
+            share = np.float32(largest or 1.0)
+            out["whole"][...] = ratio / share if how.whole == "divides" else share / ratio
+        elif how.form in ("one", "scalar"):
+            store_scales(np.full(1, (largest or top) / top, np.float32), how.scale, out["scales"].reshape(-1))
+
+    def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
+        """E2M1 codes, one in a byte, and their scales."""
+        columns = 2 * parts["data"].nbytes // max(1, self._stored_rows(parts))
+        packed = parts["data"].reshape(-1).view(np.uint8).reshape(-1, columns // 2)[start : start + rows]
+        codes = np.empty((rows, columns), np.uint8)
+        codes[:, 0::2], codes[:, 1::2] = packed & 15, packed >> 4
+        return Codes(codes, self._scales(parts, rows, start, columns), np.empty((rows, 0), np.float32))
+
+    def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
+        """The inverse of `unpack`."""
+        rows, columns = codes.codes.shape
+        packed = out["data"].reshape(-1).view(np.uint8).reshape(-1, columns // 2)
+        packed[start : start + rows] = codes.codes[:, 0::2] | codes.codes[:, 1::2] << 4
+        groups = codes.scales.shape[1]
+        stored = out["scales"].reshape(-1, groups)[start : start + rows]
+        store_scales(codes.scales, self._scale_dtype, stored)
+
+    @property
+    def _scale_dtype(self) -> str:
+        """What scales mean, whatever they are stored as."""
+        how = self.encoding
+        return "F8_E8M0" if how.powers_of_two else "F8_E4M3" if how.e4m3_bytes else how.scale
+
+    def _stored_rows(self, parts: Parts) -> int:
+        """Rows of the arrays given: each has its own scales."""
+        return int(parts["scales"].shape[0]) if parts["scales"].ndim == 2 else int(np.prod(parts["scales"].shape[:-1]))
+
+    def _rows(self, data: NDArray[Any], out: Values, start: int) -> NDArray[np.uint8]:
+        """The stored bytes of some rows."""
+        flat = data.reshape(-1).view(np.uint8)
+        width = out.shape[1] * scaled_bits(self.encoding) // 8
+        return np.ascontiguousarray(flat[start * width : (start + len(out)) * width])
+
+    def _scales(self, parts: Parts, rows: int, start: int, columns: int) -> Floats:
+        """The scales of some rows: float32 [rows, groups], that of the whole tensor included."""
+        scales = self._of_rows(parts, "scales", rows, start, columns)
+        if self.encoding.whole:
+            whole = parts["whole"].reshape(-1)[0]
+            scales = scales / whole if self.encoding.whole == "divides" else scales * whole
+        return scales
+
+    def _of_rows(self, parts: Parts, name: str, rows: int, start: int, columns: int) -> Floats:
+        how, array = self.encoding, parts[name]
+        dtype = self._scale_dtype if name == "scales" else how.zero
+        if how.form in ("one", "scalar"):
+            return np.full((rows, 1), _widened(array.reshape(-1), dtype)[0], np.float32)
+        grid = array.reshape(-1, -(-columns // how.columns) if how.columns else 1)
+        if how.rows == 1:
+            chosen = grid[start : start + rows]
+        else:
+            chosen = grid[self._grid_rows(parts["data"].shape[-2], rows, start)]
+        return _widened(np.ascontiguousarray(chosen), dtype)
+
+    def _grid_rows(self, height: int, rows: int, start: int) -> NDArray[np.intp]:
+        """The row of the grid for each of some rows of a matrix, or a stack of matrices of this height."""
+        together = min(self.encoding.rows, height) or height
+        number = np.arange(start, start + rows)
+        return number // height * -(-height // together) + number % height // together
+
+    def _chosen_scales(self, values: Values, out: Parts, start: int) -> Floats:
+        """Store the scales of some rows; what was stored, one row of groups for each row of values."""
+        how, (rows, columns) = self.encoding, values.shape
+        if how.form in ("one", "scalar"):
+            return self._scales(out, rows, start, columns)
+        group = how.columns or columns
+        groups = -(-columns // group)
+        largest = np.empty((rows, groups), np.float32)
+        scaled.largest_sizes(values.reshape(-1), columns, group, largest.reshape(-1))
+        grid = out["scales"].reshape(-1, groups)
+        height = 1 if how.rows == 1 else out["data"].shape[-2]
+        first, begins = np.unique(self._grid_rows(height, rows, start), return_index=True)
+        top = np.float32(LARGEST[how.element])
+        most = np.maximum.reduceat(largest, begins, axis=0)
+        most[most == 0] = top
+        # transformers divides by the scale's inverse, which is what it stores
+        inverse = how.kind in ("inv", "stack-inv")
+        scales: Floats = np.asarray(1 / (top / most) if inverse else most / top, np.float32)
+        store_scales(scales, self._scale_dtype, grid[first[0] : first[-1] + 1])
+        return self._scales(out, rows, start, columns)
+
+    def _encode_e2m1(self, values: Values, out: Parts, start: int, importance: Values | None) -> None:
+        how, (rows, columns) = self.encoding, values.shape
+        dtype = self._scale_dtype
+        if dtype not in _TRIED:
+            raise UnsupportedError(f"{how.label} is read, not written", hint="choose NVFP4 or MXFP4")
+        table = small_float_table(dtype)[: 127 if dtype == "F8_E4M3" else 255]
+        if how.whole:
+            whole = out["whole"].reshape(-1)[0]
+            table = table / whole if how.whole == "divides" else table * whole
+        weights = np.ones(columns, np.float32) if importance is None else np.ascontiguousarray(importance, np.float32)
+        if weights.shape not in (values.shape, values.shape[1:]):
+            raise ValueError(f"an importance of shape {weights.shape} does not fit values of shape {values.shape}")
+        groups = columns // how.columns
+        codes = out["data"].reshape(-1).view(np.uint8)[start * columns // 2 : (start + rows) * columns // 2]
+        scales = out["scales"].reshape(-1).view(np.uint8)[start * groups : (start + rows) * groups]
+        below, above = _TRIED[dtype]
+        neutral = 0x38 if dtype == "F8_E4M3" else 127
+        flat, table = np.ascontiguousarray(values).reshape(-1), np.ascontiguousarray(table, np.float32)
+        sizes = (columns, weights.ndim, how.columns, below, above, neutral)
+        scaled.encode_e2m1(flat, weights.reshape(-1), table, *sizes, scales, codes)
+
+
+def scaled_bits(encoding: Scaled) -> int:
+    """Bits of an element."""
+    return {"F4": 4, "F6_E2M3": 6}.get(encoding.element, 8)
+
+
+def scaled_codec(encoding: Scaled) -> ScaledCodec:
+    """The codec of one encoding."""
+    return ScaledCodec(encoding)
+
+
+def _widened(array: NDArray[Any], dtype: str) -> Floats:
+    """Stored numbers as float32."""
+    if dtype in ("I8", "U8", "I32"):
+        return array.astype(np.float32)
+    out = np.empty((1, array.size), np.float32)
+    dense_codec(DTYPES[dtype]).decode({"data": array.reshape(-1).view(DTYPES[dtype].numpy)}, out)
+    return out.reshape(array.shape)
+
+
+def store_scales(scales: Floats, dtype: str, out: NDArray[Any]) -> None:
+    """Store scales in their dtype, and leave in `out` what is stored; powers of two are rounded up."""
+    if dtype == "F8_E8M0":
+        fraction, exponent = np.frexp(scales)
+        byte = np.where(fraction == 0.5, exponent - 1, exponent) + 127
+        out[...] = np.where(np.isnan(scales), 255, np.clip(byte, 0, 254)).astype(np.uint8).reshape(out.shape)
+        return
+    stored = np.empty(scales.size, DTYPES[dtype].numpy)
+    DenseCodec(DTYPES[dtype], saturate=True).encode(scales.reshape(1, -1), {"data": stored})
+    out[...] = stored.view(out.dtype).reshape(out.shape)
+
+
+def _round(values: Values, dtype: str) -> None:
+    """Round float32 values to what a half or a bfloat16 holds, in place."""
+    codec = dense_codec(DTYPES[dtype])
+    narrow = {"data": np.empty(values.shape, DENSE[dtype].dtype.numpy)}
+    codec.encode(values, narrow)
+    codec.decode(narrow, values)

@@ -1,0 +1,102 @@
+"""FP8, FP8-BLOCK, NVFP4 and MXFP4: floats of 8 and 4 bits under scales, as transformers and vLLM load them.
+
+FP8-BLOCK is what DeepSeek and transformers' `fp8` store; the others are compressed-tensors, with activations quantized
+while the model runs (FP8) or not at all (NVFP4, MXFP4: "A16").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from requant.encodings import BF16, Encoding
+from requant.encodings.scaled import FP8_BLOCK, MXFP4, NVFP4, Scaled
+from requant.errors import PlanError
+from requant.ir import Json
+from requant.plan import Loss, LossKind, Move
+from requant.schemes.compressed import Weights, compressed_config
+from requant.schemes.linear import Applied, dense_like, is_linear
+
+_WEIGHTS: Final[Mapping[str, Weights]] = {
+    "FP8": Weights("float-quantized", 8, "float", "channel", dynamic_activations=True),
+    "NVFP4": Weights("nvfp4-pack-quantized", 4, "float", "tensor_group", 16, scale_dtype="torch.float8_e4m3fn"),
+    "MXFP4": Weights("mxfp4-pack-quantized", 4, "float", "group", 32, scale_dtype="torch.uint8"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledFloats:
+    """name: "FP8", "FP8-BLOCK", "NVFP4" or "MXFP4"."""
+
+    name: str
+
+    def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
+        """Linear layers of the blocks are quantized; everything else stays as it is."""
+        encodings: list[Encoding] = []
+        losses: list[Loss] = []
+        dense: list[str] = []
+        for move in moves:
+            encoding, reason = self._encoding(move)
+            encodings.append(encoding)
+            if encoding == dense_like(move) and len(move.shape) == 2 and move.name.endswith(".weight"):
+                dense.append(move.name.removesuffix(".weight"))
+            if reason:
+                losses.append(Loss(LossKind.SUBSTITUTED, move.name, f"{encoding.label} instead of {reason}"))
+        return Applied(tuple(encodings), self._config(dense), losses=tuple(losses))
+
+    def _encoding(self, move: Move) -> tuple[Encoding, str]:
+        """How a tensor is stored, and, where it should have been quantized and cannot be, why not."""
+        if not is_linear(move):
+            return dense_like(move), ""
+        wanted = self._wanted(move)
+        if wanted.element == "F4" and move.shape[-1] % wanted.columns:
+            return dense_like(move), f"{self.name}: rows of {move.shape[-1]} are no whole groups of {wanted.columns}"
+        return wanted, ""
+
+    def _wanted(self, move: Move) -> Scaled:
+        match self.name:
+            case "FP8":
+                return Scaled("ct", "F8_E4M3", scale="BF16" if dense_like(move) == BF16 else "F32")
+            case "FP8-BLOCK":
+                return FP8_BLOCK
+            case "NVFP4":
+                return NVFP4
+        return MXFP4
+
+    def _config(self, dense: Sequence[str]) -> Mapping[str, Json]:
+        skipped = [name for name in dense if "embed" not in name and "norm" not in name.rsplit(".", 1)[-1]]
+        if self.name != "FP8-BLOCK":
+            return compressed_config([_WEIGHTS[self.name]], skipped)
+        return {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "weight_block_size": [128, 128],
+            "modules_to_not_convert": list[Json](dict.fromkeys((*skipped, "lm_head"))),
+        }
+
+
+def fp8(parameters: Sequence[str]) -> ScaledFloats:
+    """`FP8` (a scale for each row) and `FP8-BLOCK` (128 by 128)."""
+    if list(parameters) not in ([], ["BLOCK"]):
+        raise PlanError(
+            f"FP8-{'-'.join(parameters)} is not understood", hint="FP8, or FP8-BLOCK for blocks of 128 by 128"
+        )
+    return ScaledFloats("-".join(("FP8", *parameters)))
+
+
+def nvfp4(parameters: Sequence[str]) -> ScaledFloats:
+    """`NVFP4`."""
+    return _plain("NVFP4", parameters)
+
+
+def mxfp4(parameters: Sequence[str]) -> ScaledFloats:
+    """`MXFP4`."""
+    return _plain("MXFP4", parameters)
+
+
+def _plain(name: str, parameters: Sequence[str]) -> ScaledFloats:
+    if parameters:
+        raise PlanError(f"{name} takes no parameters, not {'-'.join(parameters)!r}")
+    return ScaledFloats(name)
