@@ -2,9 +2,9 @@
 
 Source: ggml/src/ggml-quants.c, ggml-impl.h. ggml's levels are twice the E2M1 values, its scales half of what is stored.
 The reference takes the level of least error, the first of several: the lower magnitude at a midpoint, never minus zero.
-The differences it compares are exact wherever that matters, so comparing with the midpoints is the same, except in an
-NVFP4 group that is larger by 2**18 than its largest scale (448): there its differences are all alike and it takes
-whichever comes first, which `_first_of_equals` repeats.
+The differences it compares are exact wherever that matters, so comparing with the midpoints is the same, except
+where `_by_errors` repeats what it does: in an NVFP4 group 2**18 times larger than its scale (448 at most) differences
+are all alike and the first level wins; in an MXFP4 block close to the largest float the upper levels are infinite.
 """
 
 from __future__ import annotations
@@ -81,6 +81,20 @@ def _capped(code: I32x8, top: int) -> I32x8:
     return lesser(code & 7, top) | code & 8
 
 
+@inlined
+def _by_errors(values: Floats, start: int, half: int, d: np.float32, out: Bytes, place: int) -> None:
+    """Nibbles of 2 * half values by comparing the errors of all levels one after another."""
+    for i in range(half):
+        out[place + i] = 0
+    for i in range(2 * half):
+        best, code = abs(values[start + i]), 0
+        for level in range(1, 16):
+            error = abs(_LEVELS[level] * d - values[start + i])
+            if error < best:
+                best, code = error, level
+        out[place + i % half] |= code << 4 * (i // half)
+
+
 @kernel(FLOATS, OUT_BYTES)
 def encode_mxfp4(values: Floats, out: Bytes) -> None:
     """Blocks of 32 values to 17 bytes: an exponent, then nibbles.
@@ -96,6 +110,9 @@ def encode_mxfp4(values: Floats, out: Bytes) -> None:
         exponent = _exponent(amax) + 125 & 255 if amax > 0 else 0
         out[place] = exponent
         scale = _E8M0[exponent]
+        if exponent > 252:
+            _by_errors(values, start, 16, scale, out, place + 1)
+            continue
         # next to 2**128 the logarithm rounds up: 8 and 12 steps are infinite there, so 6 steps (code 5) are nearest
         top = 5 if exponent == 253 else 7
         store_bytes(out, place + 1, _capped(_code(a, scale), top) | _capped(_code(c, scale), top) << 4)
@@ -115,20 +132,6 @@ def _to_ue4m3(x: np.float32) -> int:
     return 0x7E if rounded >= 15 << 3 else rounded
 
 
-@inlined
-def _first_of_equals(values: Floats, start: int, d: np.float32, out: Bytes, place: int) -> None:
-    """Sixteen codes by comparing the errors one after another."""
-    for i in range(8):
-        out[place + i] = 0
-    for i in range(16):
-        best, code = abs(values[start + i]), 0
-        for level in range(1, 16):
-            error = abs(_LEVELS[level] * d - values[start + i])
-            if error < best:
-                best, code = error, level
-        out[place + i % 8] |= code << 4 * (i // 8)
-
-
 @kernel(FLOATS, OUT_BYTES)
 def encode_nvfp4(values: Floats, out: Bytes) -> None:
     """Blocks of 64 values to 36 bytes: four scales of sixteen values each, then nibbles."""
@@ -143,7 +146,7 @@ def encode_nvfp4(values: Floats, out: Bytes) -> None:
             if d == 0:
                 store_bytes(out, place, splat_int(0))
             elif amax > _HUGE * d:
-                _first_of_equals(values, start, d, out, place)
+                _by_errors(values, start, 8, d, out, place)
             else:
                 store_bytes(out, place, _code(low, d) | _code(high, d) << 4)
 
