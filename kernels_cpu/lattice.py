@@ -160,10 +160,12 @@ def make_nearest_point(dimensions: int, bits: int) -> Any:
 
         rungs: what the levels stand for; with two bits the first four twice, as indices are three bits wide.
         """
+        first, groups = span[2 * u], span[2 * u + 1] >> 1
+        if span[2 * u + 1] & 1:
+            return int(near[8 * first])
         for i in range(dimensions):
             difference = rungs - xs[at + i]
             store(terms, 8 * i, difference * ws[at + i] * difference)
-        first, groups = span[2 * u], span[2 * u + 1] >> 1
         best, chosen = splat(_LARGEST), splat_int(0)
         for group in range(first, first + groups):
             codes = load_words(near, 8 * group)
