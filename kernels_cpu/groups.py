@@ -29,6 +29,7 @@ from requant.kernels_cpu.simd import (
     rounded_half,
     splat16,
     store,
+    sum_of_lanes,
     to_float,
 )
 
@@ -38,6 +39,11 @@ ROUNDING: Final = {"F32": 0, "F16": 1, "BF16": 2}
 #: Clips that are tried: the range of a group times 1, 0.98, … 0.4.
 _CLIPS: Final = 31
 _CLIP_STEP: Final = 0.02
+#: And for zeros near the first one: times 1, 0.9, … 0.5, each refined.
+_TURNS: Final = 6
+_TURN: Final = 0.1
+#: Refining is worth its time below this multiple of the least error so far.
+_HOPE: Final = 1.5
 
 
 @inlined
@@ -132,27 +138,28 @@ def _first(x: F32x16) -> np.float32:
 
 
 @inlined
-def _sum(x: F32x16) -> Any:
-    """All lanes added up."""
-    lanes = np.empty(16, np.float32)
-    store(lanes, 0, x)
-    total = _F(0)
-    for i in range(16):
-        total += lanes[i]
-    return total
-
-
-@inlined
 def _storable(scale: np.float32, largest: np.float32, rounding: int) -> Any:
     """A scale as its dtype stores it: positive, and small enough for `largest` * scale to be finite there."""
-    if rounding == 1:
-        return half_value(half_bits(max(min(scale, _F(65504) / largest), _F(2.0**-24))))
+    if rounding == 1:  # a little less than 65504 / largest, which might be rounded up
+        return half_value(half_bits(max(min(scale, _F(65470) / largest), _F(2.0**-24))))
     return max(min(scale, _F(3e38) / largest), _F(2.0**-126))
 
 
 @inlined
+def _cost(xs: Floats, ws: Floats, length: int, scale: np.float32, zero: np.float32, top: np.float32) -> Any:
+    """What rounding to this scale and zero costs: the weighted squared error."""
+    inverse = _F(1) / scale
+    total = splat16(_F(0))
+    for i in range(0, length, 16):
+        x, w = load16(xs, i), load16(ws, i)
+        miss = x - greater(lesser(rint(x * inverse), top - zero), -zero) * scale
+        total = total + w * miss * miss
+    return sum_of_lanes(total)
+
+
+@inlined
 def _error(xs: Floats, ws: Floats, length: int, scale: np.float32, zero: np.float32, top: np.float32) -> Any:
-    """What rounding to this scale and zero costs, and the sums from which the best scale for the same codes follows."""
+    """The same, and the sums from which the best scale for the same codes follows."""
     inverse = _F(1) / scale
     total, moment, square = splat16(_F(0)), splat16(_F(0)), splat16(_F(0))
     for i in range(0, length, 16):
@@ -162,7 +169,7 @@ def _error(xs: Floats, ws: Floats, length: int, scale: np.float32, zero: np.floa
         total = total + w * miss * miss
         moment = moment + weighted * x
         square = square + weighted * level
-    return _sum(total), _sum(moment), _sum(square)
+    return sum_of_lanes(total), sum_of_lanes(moment), sum_of_lanes(square)
 
 
 @inlined
@@ -195,21 +202,26 @@ def _search(
         widest, largest = (high - low) / top, top
         zero = min(max(_F(np.rint(-low / widest)), lowest), top) if widest > 0 else middle
     scale = _storable(widest, largest, rounding)
-    best, _, _ = _error(xs, ws, length, scale, zero, top)
+    best = _cost(xs, ws, length, scale, zero, top)
     for clip in range(1, _CLIPS):
         other = _storable(widest * (_F(1) - _F(_CLIP_STEP) * _F(clip)), largest, rounding)
-        error, _, _ = _error(xs, ws, length, other, zero, top)
+        error = _cost(xs, ws, length, other, zero, top)
         if error < best:
             best, scale = error, other
     best, scale = _refined(xs, ws, length, scale, zero, top, largest, rounding)
-    if not symmetric:
+    if not symmetric:  # other zeros, each with the best clip for the range it leaves on either side
         middle = zero
-        for shift in (-1, 1):
+        for shift in (-1, 1, -2, 2):
             near = middle + _F(shift)
-            if near >= lowest and near <= top:
-                error, other = _refined(xs, ws, length, scale, near, top, largest, rounding)
-                if error < best:
-                    best, scale, zero = error, other, near
+            if near < lowest or near > top:
+                continue
+            widest = max(high / max(top - near, _F(0.5)), -low / max(near, _F(0.5)))
+            for clip in range(_TURNS):
+                start = _storable(widest * (_F(1) - _F(_TURN) * _F(clip)), largest, rounding)
+                if _cost(xs, ws, length, start, near, top) < best * _F(_HOPE):
+                    error, other = _refined(xs, ws, length, start, near, top, largest, rounding)
+                    if error < best:
+                        best, scale, zero = error, other, near
     return scale, zero
 
 

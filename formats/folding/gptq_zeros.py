@@ -71,7 +71,7 @@ def damaged_words(words: Words, bits: int) -> int:
 
 
 def first_codes(weight: Tensor, zeros: Words, bits: int, outputs: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The codes of the first `count` (<= 32) inputs [count, outputs], and all zeros as stored [groups, outputs]."""
+    """The codes of the first `count` inputs [count, outputs], and all zeros as stored [groups, outputs]."""
     columns = weight.shape[1]
     rows = min(weight.shape[0], -(-count * bits // 32))
     words = read(weight.sources["data"], 0, 4 * rows * columns).view("<u4").reshape(rows, columns)
