@@ -15,6 +15,7 @@ from requant.encodings.scaled import Scaled
 from requant.errors import UnsupportedError
 from requant.kernels_cpu import scaled
 from requant.kernels_cpu.dense import DenseCodec, dense_codec, small_float_table
+from requant.kernels_cpu.groups import regrouped, round_to_groups
 
 Floats = NDArray[np.float32]
 
@@ -72,6 +73,10 @@ class ScaledCodec:
         if how.element == "F4":
             self._encode_e2m1(values, out, start, importance)
             return
+        if how.element == "I8" and how.integers is not None:
+            group, scale = how.columns or -1, how.scale
+            self._pack_int8(round_to_groups(values, importance, group, 8, True, scale), out, start)
+            return
         columns = values.shape[1]
         scales = self._chosen_scales(values, out, start)
         scaled_values = np.empty_like(values)
@@ -95,7 +100,9 @@ class ScaledCodec:
             store_scales(np.full(1, (largest or top) / top, np.float32), how.scale, out["scales"].reshape(-1))
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
-        """E2M1 codes, one in a byte, and their scales."""
+        """E2M1 codes, one in a byte, and their scales; int8 with half its range added."""
+        if self.encoding.element == "I8":
+            return self._unpack_int8(parts, rows, start)
         columns = 2 * parts["data"].nbytes // max(1, self._stored_rows(parts))
         packed = parts["data"].reshape(-1).view(np.uint8).reshape(-1, columns // 2)[start : start + rows]
         codes = np.empty((rows, columns), np.uint8)
@@ -105,11 +112,33 @@ class ScaledCodec:
     def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
         """The inverse of `unpack`."""
         rows, columns = codes.codes.shape
+        if self.encoding.element == "I8":
+            self._pack_int8(codes, out, start)
+            return
         packed = out["data"].reshape(-1).view(np.uint8).reshape(-1, columns // 2)
         packed[start : start + rows] = codes.codes[:, 0::2] | codes.codes[:, 1::2] << 4
         groups = codes.scales.shape[1]
         stored = out["scales"].reshape(-1, groups)[start : start + rows]
         store_scales(codes.scales, self._scale_dtype, stored)
+
+    def _unpack_int8(self, parts: Parts, rows: int, start: int) -> Codes:
+        columns = parts["data"].size // max(1, self._stored_rows(parts))
+        stored: NDArray[np.uint8] = parts["data"].reshape(-1, columns)[start : start + rows].view(np.uint8)
+        numbers = stored ^ np.uint8(128)
+        scales = self._scales(parts, rows, start, columns)
+        zeros = np.full(scales.shape, 128, np.float32)
+        if self.encoding.zero:
+            zeros += self._of_rows(parts, "zeros", rows, start, columns)
+        return Codes(numbers, scales, zeros)
+
+    def _pack_int8(self, codes: Codes, out: Parts, start: int) -> None:
+        how, (rows, columns) = self.encoding, codes.codes.shape
+        groups = columns // how.columns if how.columns else 1
+        numbers, scales, zeros, _ = regrouped(codes, 8, not how.zero, how.columns or -1, groups)
+        out["data"].reshape(-1, columns)[start : start + rows] = (numbers ^ 128).view(np.int8)
+        store_scales(scales, how.scale, out["scales"].reshape(-1, groups)[start : start + rows])
+        if how.zero:
+            out["zeros"].reshape(-1, groups)[start : start + rows] = zeros - 128
 
     @property
     def _scale_dtype(self) -> str:
@@ -139,13 +168,13 @@ class ScaledCodec:
         how, array = self.encoding, parts[name]
         dtype = self._scale_dtype if name == "scales" else how.zero
         if how.form in ("one", "scalar"):
-            return np.full((rows, 1), _widened(array.reshape(-1), dtype)[0], np.float32)
+            return np.full((rows, 1), widened(array.reshape(-1), dtype)[0], np.float32)
         grid = array.reshape(-1, -(-columns // how.columns) if how.columns else 1)
         if how.rows == 1:
             chosen = grid[start : start + rows]
         else:
             chosen = grid[self._grid_rows(parts["data"].shape[-2], rows, start)]
-        return _widened(np.ascontiguousarray(chosen), dtype)
+        return widened(np.ascontiguousarray(chosen), dtype)
 
     def _grid_rows(self, height: int, rows: int, start: int) -> NDArray[np.intp]:
         """The row of the grid for each of some rows of a matrix, or a stack of matrices of this height."""
@@ -206,7 +235,7 @@ def scaled_codec(encoding: Scaled) -> ScaledCodec:
     return ScaledCodec(encoding)
 
 
-def _widened(array: NDArray[Any], dtype: str) -> Floats:
+def widened(array: NDArray[Any], dtype: str) -> Floats:
     """Stored numbers as float32."""
     if dtype in ("I8", "U8", "I32"):
         return array.astype(np.float32)

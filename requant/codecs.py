@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from requant.encodings import Blocks, Dense, Encoding
 from requant.encodings.awq import Awq, Marlin
 from requant.encodings.bitsandbytes import FourBit, RowInt8
+from requant.encodings.compressed import Packed, RowPairs
 from requant.encodings.exl2 import Exl2
 from requant.encodings.gptq import Gptq
 from requant.encodings.scaled import Scaled
@@ -93,6 +94,8 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Gptq: ("requant.kernels_cpu.gptq", "gptq_codec"),
     Awq: ("requant.kernels_cpu.awq", "awq_codec"),
     Marlin: ("requant.kernels_cpu.awq", "marlin_codec"),
+    Packed: ("requant.kernels_cpu.compressed", "packed_codec"),
+    RowPairs: ("requant.kernels_cpu.compressed", "row_pairs_codec"),
     Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
 }
 

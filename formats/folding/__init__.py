@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from requant.formats.folding import bitsandbytes, exl2, scaled
+from requant.formats.folding import bitsandbytes, compressed, exl2, scaled
 from requant.formats.folding.awq import fold_awq
 from requant.formats.folding.gptq import fold_gptq
 from requant.formats.folding.pool import Pool
@@ -26,6 +26,7 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "exl2": exl2.fold,
     "gptq": fold_gptq,
     "awq": fold_awq,
+    "compressed": compressed.fold,
     "scaled": scaled.fold,
 }
 

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from requant.ir import Json
 from requant.plan import Move
-from requant.schemes import bitsandbytes, exl2, gptq, scaled
+from requant.schemes import bitsandbytes, compressed, exl2, gptq, scaled
 from requant.schemes.linear import Applied
 
 
@@ -30,6 +30,8 @@ SCHEMES: Final[Mapping[str, Callable[[Sequence[str]], Scheme]]] = {
     "NF4": bitsandbytes.nf4,
     "FP4": bitsandbytes.fp4,
     "INT8": bitsandbytes.int8,
+    "W4A16": compressed.w4a16,
+    "W8A16": compressed.w8a16,
     "FP8": scaled.fp8,
     "NVFP4": scaled.nvfp4,
     "MXFP4": scaled.mxfp4,

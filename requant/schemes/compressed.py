@@ -1,11 +1,22 @@
-"""`quantization_config` of compressed-tensors."""
+"""compressed-tensors: its `quantization_config`, and W4A16 and W8A16, integers packed into words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from requant.encodings import DENSE, Encoding
+from requant.encodings.compressed import Packed
+from requant.encodings.exactness import Integers, integers_of
+from requant.encodings.gptq import Order
+from requant.errors import PlanError
 from requant.ir import Json
+from requant.plan import Loss, LossKind, Move
+from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
+
+#: Groups that vLLM's kernels take; -1 is a whole row.
+_GROUPS: Final = (-1, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +83,71 @@ def _arguments(
         "observer": None if dynamic else "minmax",
         "observer_kwargs": {},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerWeights:
+    """Weights of 4 or 8 bits, `group` columns to a scale, -1 for whole rows; activations are not quantized."""
+
+    name: str
+    bits: int
+    group: int
+    symmetric: bool = True
+
+    def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
+        """Linear layers of the blocks are quantized, or carried over where they are such integers already."""
+        refuse_transposed(config, self.name)
+        encodings: list[Encoding] = []
+        losses: list[Loss] = []
+        for move in moves:
+            fits = self.group < 0 or move.shape[-1:] == () or move.shape[-1] % self.group == 0
+            encodings.append(self._packed(move) if is_linear(move) and fits else dense_like(move))
+            if is_linear(move) and not fits:
+                detail = (
+                    f"{dense_like(move).label} instead of {self.name}: rows of {move.shape[-1]} are no whole groups"
+                )
+                losses.append(Loss(LossKind.SUBSTITUTED, move.name, detail))
+        strategy = "channel" if self.group < 0 else "group"
+        weights = Weights(
+            "pack-quantized", self.bits, "int", strategy, None if self.group < 0 else self.group, self.symmetric
+        )
+        return Applied(
+            tuple(encodings), compressed_config([weights], dense_modules(moves, encodings)), losses=tuple(losses)
+        )
+
+    def _packed(self, move: Move) -> Packed:
+        integers = integers_of(move.inputs[0].encoding)
+        if isinstance(integers, Integers) and (integers.bits, integers.symmetric) == (self.bits, self.symmetric):
+            order = Order.ACT if integers.ordered and integers.group == self.group else Order.MISSING
+            return Packed(self.bits, self.group, self.symmetric, integers.scale, order=order)
+        scale = dense_like(move).label
+        return Packed(self.bits, self.group, self.symmetric, scale if scale in ("BF16", "F16") else "F32")
+
+
+def dense_modules(moves: Sequence[Move], encodings: Sequence[Encoding]) -> list[str]:
+    """Modules of matrices that stay dense; embeddings and norms, which are no linear layers, left out."""
+    names = [
+        move.name.removesuffix(".weight")
+        for move, encoding in zip(moves, encodings, strict=True)
+        if encoding in DENSE.values() and len(move.shape) == 2 and move.name.endswith(".weight")
+    ]
+    return [name for name in names if "embed" not in name and "norm" not in name.rsplit(".", 1)[-1]]
+
+
+def w4a16(parameters: Sequence[str]) -> IntegerWeights:
+    """`W4A16` (groups of 128), `W4A16-ASYM`, `W4A16-64`."""
+    return _parsed("W4A16", 4, 128, parameters)
+
+
+def w8a16(parameters: Sequence[str]) -> IntegerWeights:
+    """`W8A16` (a scale for each row), `W8A16-ASYM`, `W8A16-128`."""
+    return _parsed("W8A16", 8, -1, parameters)
+
+
+def _parsed(name: str, bits: int, group: int, parameters: Sequence[str]) -> IntegerWeights:
+    text = "-".join((name, *parameters))
+    groups = [int(word) for word in parameters if word.isascii() and word.isdigit()]
+    strange = [word for word in parameters if not (word.isascii() and word.isdigit()) and word not in ("SYM", "ASYM")]
+    if strange or len(groups) > 1 or any(size not in _GROUPS for size in groups):
+        raise PlanError(f"{text} is not understood", hint=f"{name}, {name}-ASYM, or {name}-32, -64, -128 for groups")
+    return IntegerWeights(text, bits, (groups or [group])[0], symmetric="ASYM" not in parameters)

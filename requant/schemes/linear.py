@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from requant.encodings import F16, Dense, Encoding
+from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, Move
 from requant.sources import Source
@@ -31,6 +32,9 @@ class Applied:
 _ROUTERS: Final = re.compile(r"\.(?:gate|router|shared_expert_gate)\.weight$")
 _IN_BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|layer|blocks)\.\d+\.")
 
+#: Families whose matrices lie in files as [in, out].
+_TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
 
 def is_linear(move: Move) -> bool:
     """Whether a tensor is the weight of a linear layer inside a decoder block, as quantizers understand it."""
@@ -49,3 +53,12 @@ def dense_like(move: Move) -> Dense:
     """The encoding of a tensor that is not quantized: its own if it is dense, else F16."""
     encoding = move.inputs[0].encoding
     return encoding if isinstance(encoding, Dense) else F16
+
+
+def refuse_transposed(config: Mapping[str, Json], scheme: str) -> None:
+    """`PlanError` for families whose matrices lie in files as [in, out]: no quantized format of theirs is read."""
+    if config.get("model_type") in _TRANSPOSED:
+        raise PlanError(
+            f"{config['model_type']} keeps its matrices transposed; they cannot be stored as {scheme}",
+            hint="choose a dense type, or a GGUF destination",
+        )

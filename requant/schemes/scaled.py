@@ -15,8 +15,8 @@ from requant.encodings.scaled import FP8_BLOCK, MXFP4, NVFP4, Scaled
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
-from requant.schemes.compressed import Weights, compressed_config
-from requant.schemes.linear import Applied, dense_like, is_linear
+from requant.schemes.compressed import Weights, compressed_config, dense_modules
+from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
 
 _WEIGHTS: Final[Mapping[str, Weights]] = {
     "FP8": Weights("float-quantized", 8, "float", "channel", dynamic_activations=True),
@@ -33,17 +33,15 @@ class ScaledFloats:
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Linear layers of the blocks are quantized; everything else stays as it is."""
-        encodings: list[Encoding] = []
-        losses: list[Loss] = []
-        dense: list[str] = []
-        for move in moves:
-            encoding, reason = self._encoding(move)
-            encodings.append(encoding)
-            if encoding == dense_like(move) and len(move.shape) == 2 and move.name.endswith(".weight"):
-                dense.append(move.name.removesuffix(".weight"))
-            if reason:
-                losses.append(Loss(LossKind.SUBSTITUTED, move.name, f"{encoding.label} instead of {reason}"))
-        return Applied(tuple(encodings), self._config(dense), losses=tuple(losses))
+        refuse_transposed(config, self.name)
+        chosen = [self._encoding(move) for move in moves]
+        losses = [
+            Loss(LossKind.SUBSTITUTED, move.name, f"{encoding.label} instead of {reason}")
+            for move, (encoding, reason) in zip(moves, chosen, strict=True)
+            if reason
+        ]
+        encodings = tuple(encoding for encoding, _ in chosen)
+        return Applied(encodings, self._config(dense_modules(moves, encodings)), losses=tuple(losses))
 
     def _encoding(self, move: Move) -> tuple[Encoding, str]:
         """How a tensor is stored, and, where it should have been quantized and cannot be, why not."""
@@ -65,15 +63,14 @@ class ScaledFloats:
         return MXFP4
 
     def _config(self, dense: Sequence[str]) -> Mapping[str, Json]:
-        skipped = [name for name in dense if "embed" not in name and "norm" not in name.rsplit(".", 1)[-1]]
         if self.name != "FP8-BLOCK":
-            return compressed_config([_WEIGHTS[self.name]], skipped)
+            return compressed_config([_WEIGHTS[self.name]], dense)
         return {
             "quant_method": "fp8",
             "activation_scheme": "dynamic",
             "fmt": "e4m3",
             "weight_block_size": [128, 128],
-            "modules_to_not_convert": list[Json](dict.fromkeys((*skipped, "lm_head"))),
+            "modules_to_not_convert": list[Json](dict.fromkeys((*dense, "lm_head"))),
         }
 
 

@@ -1,0 +1,139 @@
+"""compressed-tensors' packed integers and ModelOpt's pairs of rows: words to rows of codes, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.codecs import Codes, Parts, Values
+from requant.encodings.compressed import Packed, RowPairs
+from requant.encodings.gptq import Order
+from requant.errors import UnsupportedError
+from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups
+from requant.kernels_cpu.packed_bits import codes_of, stream_rows, words_of
+from requant.kernels_cpu.scaled_codec import store_scales, widened
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCodec:
+    """`pack-quantized`. Codes and zeros are stored with half their range added, which is what `Codes` holds."""
+
+    encoding: Packed
+
+    def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
+        """(code - zero) * scale in the dtype of the scales, as compressed-tensors computes it."""
+        codes = self._padded(parts, len(out), start, out.shape[1])
+        dequantize(codes, self.encoding.group or -1, self.encoding.values.label, out)
+
+    def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
+        """Round to nearest, with the clip that makes the squared error of each group least."""
+        how = self.encoding
+        if how.group == 0 or how.order is Order.ACT:
+            raise UnsupportedError(f"{how.label} is read, not written", hint="choose W4A16 or W8A16")
+        codes = round_to_groups(values, importance, how.group, how.bits, how.symmetric, how.scale)
+        self.pack(codes, out, start)
+
+    def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
+        """The integers of some rows."""
+        columns = int(parts["shape"][1])
+        codes = self._padded(parts, rows, start, columns)
+        codes.codes = codes.codes[:, :columns]
+        return codes
+
+    def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
+        """Store integers; groups of the source may be multiples of ours, and its zeros others."""
+        how, (rows, columns) = self.encoding, codes.codes.shape
+        if not how.stream:
+            raise UnsupportedError(f"{how.label} is read, not written", hint="choose W4A16 or W8A16")
+        numbers, scales, zeros, _ = regrouped(codes, how.bits, how.symmetric, how.group, out["scales"].shape[1])
+        out["packed"][start : start + rows] = words_of(numbers, how.bits)
+        store_scales(scales, how.scale, out["scales"][start : start + rows])
+        if not how.symmetric:
+            words = words_of(np.ascontiguousarray(zeros.T.astype(np.uint8)), how.bits).T
+            first = start * how.bits // 32
+            out["zeros"][first : first + len(words)] = words
+        if start == 0:
+            out["shape"][...] = out["packed"].shape[0], columns
+            if how.order is not Order.MISSING:
+                out["g_idx"][...] = self._g_idx(codes, columns)
+
+    def _padded(self, parts: Parts, rows: int, start: int, columns: int) -> Codes:
+        """The integers of some rows, with whatever fills the last word of each row of codes."""
+        how = self.encoding
+        codes = self._codes(np.ascontiguousarray(parts["packed"][start : start + rows]), columns)
+        if how.group == 0:
+            scales = np.full((rows, 1), widened(parts["scales"], how.scale)[0], np.float32)
+        else:
+            scales = widened(np.ascontiguousarray(parts["scales"][start : start + rows]), how.scale)
+        middle = np.float32(1 << (how.bits - 1))
+        zeros = np.full(scales.shape, middle, np.float32)
+        if not how.symmetric:
+            words = np.ascontiguousarray(parts["zeros"].T)
+            zeros[...] = self._codes(words, parts["packed"].shape[0])[:, start : start + rows].T
+        groups: NDArray[np.int32] | None = None
+        if how.order is Order.ACT:
+            groups = np.ascontiguousarray(parts["g_idx"]).astype(np.int32)
+        return Codes(codes, scales, np.ascontiguousarray(zeros), groups)
+
+    def _codes(self, words: NDArray[Any], count: int) -> NDArray[np.uint8]:
+        """At least `count` codes of each row of words."""
+        bits = self.encoding.bits
+        if self.encoding.stream:
+            return codes_of(stream_rows(words), bits, count)
+        each = 32 // bits
+        codes = np.empty((*words.shape, each), np.uint8)
+        for place in range(each):
+            codes[..., place] = words.view(np.uint32) >> np.uint32(bits * place) & np.uint32((1 << bits) - 1)
+        return codes.reshape(len(words), -1)
+
+    def _g_idx(self, codes: Codes, columns: int) -> NDArray[np.int32]:
+        how = self.encoding
+        if how.order is Order.UNSET:
+            return np.full(columns, -1, np.int32)
+        if how.order is Order.ACT and codes.groups is not None:
+            return codes.groups
+        return (np.arange(columns) // (columns if how.group < 0 else how.group)).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class RowPairsCodec:
+    """ModelOpt's int4."""
+
+    encoding: RowPairs
+
+    def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
+        """code * scale."""
+        dequantize(self.unpack(parts, len(out), start), self.encoding.group, "F32", out)
+
+    def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
+        """Round to nearest, with the clip that makes the squared error of each group least."""
+        how = self.encoding
+        self.pack(round_to_groups(values, importance, how.group, 4, True, how.scale), out, start)
+
+    def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
+        """The integers of some rows; runs begin at even rows."""
+        pairs: NDArray[np.uint8] = parts["data"].view(np.uint8)[start // 2 : (start + rows + 1) // 2]
+        codes = np.empty((2 * len(pairs), pairs.shape[1]), np.uint8)
+        codes[0::2], codes[1::2] = pairs & 15 ^ 8, pairs >> 4 ^ 8
+        scales = widened(np.ascontiguousarray(parts["scales"][start : start + rows]), self.encoding.scale)
+        return Codes(codes[:rows], scales, np.full(scales.shape, 8, np.float32))
+
+    def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
+        """The inverse."""
+        rows = len(codes.codes)
+        numbers, scales, _, _ = regrouped(codes, 4, True, self.encoding.group, out["scales"].shape[1])
+        out["data"][start // 2 : (start + rows) // 2] = numbers[0::2] ^ 8 | (numbers[1::2] ^ 8) << 4
+        store_scales(scales, self.encoding.scale, out["scales"][start : start + rows])
+
+
+def packed_codec(encoding: Packed) -> PackedCodec:
+    """The codec of packed integers."""
+    return PackedCodec(encoding)
+
+
+def row_pairs_codec(encoding: RowPairs) -> RowPairsCodec:
+    """The codec of pairs of rows."""
+    return RowPairsCodec(encoding)

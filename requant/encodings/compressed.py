@@ -1,0 +1,152 @@
+"""compressed-tensors' packed integers (`pack-quantized`), and ModelOpt's pairs of rows.
+
+Source: compressed-tensors 0.20 and 0.12 (`pack_quantized.py`), ModelOpt 0.47 (`quant_utils.py`: pack_int4_in_uint8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from requant.dtypes import DTYPES
+from requant.encodings import DENSE, F32, Dense, PartSpec, Shape
+from requant.encodings.exactness import Integers
+from requant.encodings.gptq import Order
+from requant.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Integers of 1 to 8 bits, rows packed into words, with a scale for each group of columns.
+
+    group: columns that share a scale; -1 for a row, 0 for the whole tensor. scale: dtype of the scales. stream: codes
+    follow each other without gaps (since compressed-tensors 0.17), else whole codes fill words from below. order: what
+    `weight_g_idx` says. shape_dtype: of the stored shape.
+    """
+
+    bits: int = 4
+    group: int = 128
+    symmetric: bool = True
+    scale: str = "BF16"
+    stream: bool = True
+    order: Order = Order.MISSING
+    shape_dtype: str = "I64"
+
+    @property
+    def label(self) -> str:
+        """Bits and group, and whatever is not usual.
+
+        >>> Packed().label, Packed(3, -1, symmetric=False, scale="F16", stream=False).label
+        ('CT-4b-g128-BF16', 'CT-3b-g-1-asym-F16-gaps')
+        """
+        marks = [f"CT-{self.bits}b-{f'g{self.group}' if self.group else 'tensor'}"]
+        marks += [] if self.symmetric else ["asym"]
+        marks += [self.scale]
+        marks += [] if self.stream else ["gaps"]
+        marks += {Order.STORED: ["gidx"], Order.MISSING: [], Order.UNSET: ["gidx0"], Order.ACT: ["act"]}[self.order]
+        marks += [] if self.shape_dtype == "I64" else [f"shape-{self.shape_dtype}"]
+        return "-".join(marks)
+
+    @property
+    def sliced(self) -> bool:
+        """The shape is no row, and zeros of several rows share a word."""
+        return False
+
+    @property
+    def integers(self) -> Integers | None:
+        """What its codes are."""
+        if self.group == 0:
+            return None
+        return Integers(self.bits, self.symmetric, self.group, self.scale, self.order is Order.ACT)
+
+    @property
+    def values(self) -> Dense:
+        """compressed-tensors computes in the dtype of the scales."""
+        return DENSE[self.scale] if self.scale in ("F16", "BF16") else F32
+
+    def parts(self, shape: Shape) -> Mapping[str, PartSpec]:
+        """The arrays of [out, in] weights.
+
+        >>> {name: part.shape for name, part in Packed(4, 128, False).parts((48, 256)).items()}
+        {'packed': (48, 32), 'scales': (48, 2), 'zeros': (6, 2), 'shape': (2,)}
+        """
+        if len(shape) != 2:
+            raise PlanError(f"{self.label} stores matrices, not a tensor of shape {list(shape)}")
+        rows, columns = shape
+        if self.group > 0 and columns % self.group and self.order is not Order.ACT:
+            raise PlanError(
+                f"{self.label} stores groups of {self.group}; a row of {columns} does not divide",
+                hint="keep this tensor dense, or choose a type with a scale for each row",
+            )
+        groups = -(-columns // self.group) if self.group > 0 else 1
+        parts = {
+            "packed": PartSpec(DTYPES["I32"], (rows, self.words(columns))),
+            "scales": PartSpec(DTYPES[self.scale], (rows, groups) if self.group else (1,)),
+        }
+        if not self.symmetric:
+            parts["zeros"] = PartSpec(DTYPES["I32"], (self.words(rows), groups))
+        if self.order is not Order.MISSING:
+            parts["g_idx"] = PartSpec(DTYPES["I32"], (columns,))
+        parts["shape"] = PartSpec(DTYPES[self.shape_dtype], (2,))
+        return parts
+
+    def granule(self, shape: Shape) -> int:
+        """The zeros of 32 rows fill whole words."""
+        return 1 if self.symmetric else 32
+
+    def words(self, codes: int) -> int:
+        """Words of 32 bits that hold so many codes."""
+        return -(-codes * self.bits // 32) if self.stream else -(-codes // (32 // self.bits))
+
+    def stored_names(self, tensor: str) -> Mapping[str, str]:
+        """`m.weight` is stored as `m.weight_packed`, `m.weight_scale`, …"""
+        module = tensor.removesuffix(".weight")
+        names = {
+            "packed": "weight_packed",
+            "scales": "weight_scale",
+            "zeros": "weight_zero_point",
+            "g_idx": "weight_g_idx",
+            "shape": "weight_shape",
+        }
+        return {part: f"{module}.{name}" for part, name in names.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RowPairs:
+    """ModelOpt's W4A16_AWQ: two rows in a row of bytes, signed nibbles, the upper row in the low ones."""
+
+    group: int = 128
+    scale: str = "F32"
+
+    @property
+    def label(self) -> str:
+        """For example `MODELOPT-INT4-g128-F32`."""
+        return f"MODELOPT-INT4-g{self.group}-{self.scale}"
+
+    @property
+    def sliced(self) -> bool:
+        """A row of bytes is two rows."""
+        return False
+
+    @property
+    def integers(self) -> Integers:
+        """What its codes are."""
+        return Integers(4, True, self.group, self.scale)
+
+    def parts(self, shape: Shape) -> Mapping[str, PartSpec]:
+        """Codes and scales of [out, in] weights."""
+        rows, columns = shape
+        if rows % 2 or columns % self.group:
+            raise PlanError(f"{self.label}: {rows} by {columns} is no pairs of rows in groups of {self.group}")
+        return {
+            "data": PartSpec(DTYPES["U8"], (rows // 2, columns)),
+            "scales": PartSpec(DTYPES[self.scale], (rows, columns // self.group)),
+        }
+
+    def granule(self, shape: Shape) -> int:
+        """Two rows."""
+        return 2
+
+    def stored_names(self, tensor: str) -> Mapping[str, str]:
+        """As ModelOpt exports them."""
+        return {"data": tensor, "scales": f"{tensor.removesuffix('.weight')}.weight_scale"}
