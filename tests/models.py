@@ -73,7 +73,11 @@ def _download_sdist(cache: Path) -> None:
             _missing("this test reads llama.cpp's sources from PyPI (llama-cpp-python 0.3.36), which did not answer")
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
-        (Path(folder) / "llama_cpp_python-0.3.36").rename(cache / "llama_cpp_python-0.3.36")
+        try:
+            (Path(folder) / "llama_cpp_python-0.3.36").rename(cache / "llama_cpp_python-0.3.36")
+        except OSError:  # another process of the same run was first
+            if not (cache / "llama_cpp_python-0.3.36").is_dir():
+                raise
 
 
 def _missing(reason: str) -> NoReturn:
