@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS, DENSE
-from requant.encodings.scaled import ACTIVATION_SCALE, FP8_BLOCK, MXFP4, NVFP4, Scaled
+from requant.encodings.scaled import BESIDE, FP8_BLOCK, MXFP4, NVFP4, Scaled
 from requant.encodings.small_floats import takes
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.execute import Options, execute
@@ -338,9 +338,9 @@ def test_activation_scales_stay_and_are_left_out_of_other_formats(tmp_path):
 
 @pytest.mark.parametrize("name", ["m.input_scale", "a.k_scale", "m.input_global_scale", "m.input_scale_ub"])
 def test_names_of_activation_scales(name):
-    assert ACTIVATION_SCALE.fullmatch(name)
-    assert not ACTIVATION_SCALE.fullmatch(name + ".weight")
-    assert not ACTIVATION_SCALE.fullmatch("m.weight_scale")
+    assert BESIDE.fullmatch(name)
+    assert not BESIDE.fullmatch(name + ".weight")
+    assert not BESIDE.fullmatch("m.weight_packed")
 
 
 def test_gpt_oss_experts_are_folded(tmp_path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from requant.formats.folding import bitsandbytes, compressed, exl2, scaled
+from requant.formats.folding import bitsandbytes, compressed, exl2, refused, scaled
 from requant.formats.folding.awq import fold_awq
 from requant.formats.folding.gptq import fold_gptq
 from requant.formats.folding.pool import Pool
@@ -22,6 +22,7 @@ Fold = Callable[[Pool, Mapping[str, Json]], None]
 
 #: Every family by name, the ones with the most telling array names first.
 FOLDS: Final[Mapping[str, Fold]] = {
+    "refused": refused.fold,
     "bitsandbytes": bitsandbytes.fold,
     "exl2": exl2.fold,
     "gptq": fold_gptq,

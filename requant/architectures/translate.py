@@ -13,7 +13,7 @@ from requant.architectures.names import Expected, base_of, expected, find, limit
 from requant.architectures.rules import Config, Family, Order, Rule, Sizes
 from requant.architectures.sizes import sizes_of
 from requant.encodings import rows_of
-from requant.encodings.scaled import ACTIVATION_SCALE
+from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Naming, Tensor
 from requant.plan import Loss, LossKind, Move, Translation
@@ -251,8 +251,8 @@ def _leftovers(family: Family, left: list[str], sizes: Sizes, flags: Mapping[str
     losses, strange = [], []
     for name in left:
         known = next((item for item in family.ignored if re.fullmatch(item.pattern, name)), None)
-        if known is None and ACTIVATION_SCALE.fullmatch(name):
-            losses.append(Loss(LossKind.TENSOR_DROPPED, name, "scales activations, which are not quantized here"))
+        if known is None and BESIDE.fullmatch(name):
+            losses.append(Loss(LossKind.TENSOR_DROPPED, name, "only what runs the quantized model needs it"))
         elif known is None:
             strange.append(name)
         elif known.lost:

@@ -50,9 +50,11 @@ _ROUNDING_KINDS: Final = ("ct", "packed")
 #: Kinds whose rows of codes are cut into blocks by one more dimension.
 _BLOCKED_KINDS: Final = ("gpt-oss", "gpt-oss-original")
 
-#: Names of scales of activations and of the cache: what runs a quantized model needs them, its weights do not.
-ACTIVATION_SCALE: Final = re.compile(
-    r".*(?:^|[._])(?:(?:input|output|[qkv]|kv|prob|attn_output)_scale|(?:input|[qkv])_(?:global_scale|zero_point|scale_ub))$"
+#: Names of what only something that runs the quantized model needs: scales of activations and of the cache, and scales
+#: of weights that are stored as plain numbers beside them ("frozen" in compressed-tensors).
+BESIDE: Final = re.compile(
+    r"(?:.*\.)?(?:(?:(?:input|output|[qkv]|kv|prob|attn_output)_(?:scale|global_scale|zero_point|scale_ub))"
+    r"|weight_(?:scale|zero_point|g_idx|global_scale))"
 )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from requant import schemes, tokenizers
 from requant.architectures import translate
 from requant.encodings import F16, Blocks, Dense, Encoding
-from requant.encodings.scaled import ACTIVATION_SCALE
+from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
@@ -183,7 +183,7 @@ def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translat
     """Steps of an HF folder: plain floats, or a quantization scheme; config.json says which, and nothing stale."""
     scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
     if request.recipe is not None:
-        said = _without_activation_scales(said)
+        said = _without_scales_beside(said)
     if scheme is not None:
         applied = scheme.apply(said.moves, said.config)
         steps = steps_for(said.moves, applied.encodings, request.importance)
@@ -201,11 +201,11 @@ def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translat
     return steps, replace(said, config=_with_dtype(said.config, steps))
 
 
-def _without_activation_scales(said: Translation) -> Translation:
+def _without_scales_beside(said: Translation) -> Translation:
     """The same without what only the quantized source needs."""
-    scales = [move.name for move in said.moves if ACTIVATION_SCALE.fullmatch(move.name)]
+    scales = [move.name for move in said.moves if BESIDE.fullmatch(move.name)]
     moves = tuple(move for move in said.moves if move.name not in scales)
-    detail = "scales activations of the quantized source"
+    detail = "only what runs the quantized source needs it"
     losses = tuple(Loss(LossKind.TENSOR_DROPPED, name, detail) for name in scales)
     return replace(said, moves=moves, losses=(*said.losses, *losses))
 
