@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS
 from requant.kernels_cpu.ggml_grids import grid_of, neighbours_of
-from tests import ggml_oracle
+from tests import ggml_oracle, naive_codebooks, naive_levels
 from tests.block_rows import importance, rows
 
 #: How many distances ggml goes through for a point that is not in the grid.
@@ -132,3 +132,18 @@ def test_the_gguf_package_decodes_the_same(label):
     stored = encode(label, x, w)
     theirs = getattr(quants, label).dequantize(stored)
     assert (decode(label, stored, 512) == theirs).all()
+
+
+TWINS = {**naive_levels.ENCODE, **naive_codebooks.ENCODE}
+
+
+@pytest.mark.parametrize("label", TWINS)
+def test_bytes_are_those_of_the_plain_twin(label):
+    for kind in ("normal", "outliers", "zeros", "minus zeros", "ties", "one hot", "subnormal"):
+        rng = np.random.default_rng(10)
+        x = rows(kind, rng, (1, 256))
+        for w in (importance("usual", rng, 256), None):
+            if w is not None or not BLOCKS[label].needs_importance:
+                with np.errstate(all="ignore"):
+                    twin = TWINS[label](x[0], w)
+                assert (encode(label, x, w)[0] == twin).all(), kind
