@@ -61,7 +61,7 @@ class ScaledCodec:
             case other:
                 scaled.decode_table(codes, small_float_table(other), flat, zero, columns, group, target)
         if how.values.label in ("F16", "BF16") and how.scale == how.values.label:
-            _round(out, how.values.label)
+            round_to(out, how.values.label)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """The largest value of what shares a scale becomes the largest element; 4-bit floats search for better."""
@@ -256,8 +256,10 @@ def store_scales(scales: Floats, dtype: str, out: NDArray[Any]) -> None:
     out[...] = stored.view(out.dtype).reshape(out.shape)
 
 
-def _round(values: Values, dtype: str) -> None:
+def round_to(values: Values, dtype: str) -> None:
     """Round float32 values to what a half or a bfloat16 holds, in place."""
+    if dtype == "F32":
+        return
     codec = dense_codec(DTYPES[dtype])
     narrow = {"data": np.empty(values.shape, DENSE[dtype].dtype.numpy)}
     codec.encode(values, narrow)

@@ -16,6 +16,7 @@ from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.encodings.compressed import Packed, RowPairs
 from requant.encodings.exl2 import Exl2
 from requant.encodings.gptq import Gptq
+from requant.encodings.hqq import Hqq, MlxAffine
 from requant.encodings.scaled import Scaled
 from requant.errors import UnsupportedError
 
@@ -96,6 +97,8 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Marlin: ("requant.kernels_cpu.awq", "marlin_codec"),
     Packed: ("requant.kernels_cpu.compressed", "packed_codec"),
     RowPairs: ("requant.kernels_cpu.compressed", "row_pairs_codec"),
+    Hqq: ("requant.kernels_cpu.hqq", "hqq_codec"),
+    MlxAffine: ("requant.kernels_cpu.hqq", "mlx_codec"),
     Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from requant.formats.folding import bitsandbytes, compressed, exl2, refused, scaled
+from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled
 from requant.formats.folding.awq import fold_awq
 from requant.formats.folding.gptq import fold_gptq
 from requant.formats.folding.pool import Pool
@@ -25,6 +25,8 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "refused": refused.fold,
     "bitsandbytes": bitsandbytes.fold,
     "exl2": exl2.fold,
+    "hqq": hqq.fold,
+    "mlx": mlx.fold,
     "gptq": fold_gptq,
     "awq": fold_awq,
     "compressed": compressed.fold,

@@ -26,7 +26,6 @@ _BY_ARRAYS: Final[Mapping[tuple[str, ...], str]] = {
     ("dqweight", "forward_hadamard_matrix"): "FP-Quant",
     ("weight", "weight_scales"): "EETQ",
     ("weight._data", "weight._scale"): "quanto",
-    ("W_q", "meta"): "HQQ of an old version",
 }
 
 #: `quant_method` -> the format, where arrays do not tell it from another.
