@@ -43,6 +43,20 @@ def _scale(
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A layer as integers, before they are packed.
+
+    codes: [outputs, inputs] in stored order. steps: [groups, outputs], 1 to 16. largest: [groups], scales of step 16.
+    order: [inputs], the input that is stored in each row.
+    """
+
+    codes: NDArray[np.uint8]
+    steps: NDArray[np.uint32]
+    largest: NDArray[np.float16]
+    order: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
 class Exl2Codec:
     """One layer's widths."""
 
@@ -81,42 +95,71 @@ class Exl2Codec:
         """
         outputs, inputs = values.shape
         order = input_order(values, importance)
-        out["q_invperm"][order] = np.arange(inputs, dtype=np.int32)
-        if "q_perm" in out:
-            out["q_perm"][...] = order
-        nibbles = np.full((self.encoding.count, out["q_weight"].shape[1]), 15, np.uint32)
-        row = word = number = 0
-        pairs = []
+        weights = np.ones(inputs, np.float32) if importance is None else input_weights(importance, inputs)[order]
+        stored = Stored(
+            np.empty((outputs, inputs), np.uint8),
+            np.empty((self.encoding.count, outputs), np.uint32),
+            np.empty(self.encoding.count, np.float16),
+            order,
+        )
+        row = number = 0
         for bits, rows, times in self.encoding.groups:
             for _ in range(times):
                 group = np.ascontiguousarray(values[:, order[row : row + rows]].T)
-                codes, steps, largest = quantize_group(group, bits)
-                height = rows * bits // 32
-                padded = np.full((out["q_weight"].shape[1], rows), 1 << (bits - 1), np.uint8)
-                padded[:outputs] = codes.T
-                out["q_weight"][word : word + height] = words_of(padded, bits).T
-                nibbles[number, :outputs] = steps - 1
-                out["q_scale_max"][number] = largest
-                pairs += [bits, word]
-                row, word, number = row + rows, word + height, number + 1
+                found = quantize_group(group, bits, weights[row : row + rows])
+                stored.codes[:, row : row + rows] = found[0].T
+                stored.steps[number], stored.largest[number] = found[1:]
+                row, number = row + rows, number + 1
+        self.pack(stored, out)
+
+    def pack(self, stored: Stored, out: Parts) -> None:
+        """Fill all parts; the columns of the padding are zeros."""
+        outputs, inputs = stored.codes.shape
+        padded = out["q_weight"].shape[1]
+        out["q_invperm"][stored.order] = np.arange(inputs, dtype=np.int32)
+        if "q_perm" in out:
+            out["q_perm"][...] = stored.order
+        pairs = []
+        row = word = 0
+        for bits, rows, times in self.encoding.groups:
+            length, height = rows * times, rows * times * bits // 32
+            codes = np.full((padded, length), 1 << (bits - 1), np.uint8)
+            codes[:outputs] = stored.codes[:, row : row + length]
+            out["q_weight"][word : word + height] = words_of(codes, bits).T
+            pairs += [number for n in range(times) for number in (bits, word + n * rows * bits // 32)]
+            row, word = row + length, word + height
         out["q_groups"].view(np.uint16)[...] = pairs
+        nibbles = np.full((self.encoding.count, padded), 15, np.uint32)
+        nibbles[:, :outputs] = stored.steps - 1
         shifts = np.arange(0, 32, 4, dtype=np.uint32)
-        packed = np.bitwise_or.reduce(nibbles.reshape(number, -1, 8) << shifts, axis=2)
+        packed = np.bitwise_or.reduce(nibbles.reshape(self.encoding.count, -1, 8) << shifts, axis=2)
         out["q_scale"].view(np.uint32)[...] = packed
+        out["q_scale_max"][...] = stored.largest
 
 
 def input_order(values: Values, importance: Values | None) -> NDArray[np.intp]:
     """Inputs from the one whose rounding matters most to the one where it matters least."""
     weight = np.einsum("oi,oi->i", values, values, dtype=np.float64)
     if importance is not None:
-        weight = weight * importance.reshape(-1, values.shape[1]).mean(axis=0, dtype=np.float64)
+        weight = weight * input_weights(importance, values.shape[1])
     return np.argsort(-weight, kind="stable")
 
 
-def quantize_group(values: Values, bits: int) -> tuple[NDArray[np.uint8], NDArray[np.uint32], np.float16]:
+def input_weights(importance: Values, inputs: int) -> Floats:
+    """One weight for each input, 1 on average; all 1 when the importance is nothing but zeros."""
+    means = importance.reshape(-1, inputs).mean(axis=0, dtype=np.float64)
+    total = means.mean()
+    weights: Floats = (means / total if total > 0 else np.ones(inputs)).astype(np.float32)
+    return weights
+
+
+def quantize_group(
+    values: Values, bits: int, weights: Floats
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32], np.float16]:
     """One group [rows, outputs]: its codes, the step 1 to 16 of each output's scale, and the largest scale.
 
-    Scales are (step / 16)^2 of the largest; a factor for all of them is the best of 97 by the 3.5th power of errors.
+    Scales are (step / 16)^2 of the largest; a factor for all of them is the best of 97 by the 3.5th power of errors,
+    each row's times its weight.
     """
     sizes = np.abs(values).max(axis=0) + _F(1e-12)
     base = sizes / _F(((1 << bits) - 1) / 2)
@@ -124,7 +167,7 @@ def quantize_group(values: Values, bits: int) -> tuple[NDArray[np.uint8], NDArra
     steps = np.clip(np.rint(_F(16) * np.sqrt(base / most)), 1, 16).astype(np.float32)
     scales = np.square(steps / _F(16)) * most
     found = np.empty(1, np.float32)
-    _search(values.reshape(-1), scales, 1 << (bits - 1), found)
+    _search(values.reshape(-1), scales, weights, 1 << (bits - 1), found)
     largest = np.float16(most * found[0])
     exact = np.square(steps).astype(np.float16) * (largest * np.float16(1 / 256))
     codes = np.empty(values.size, np.uint8)
@@ -132,9 +175,9 @@ def quantize_group(values: Values, bits: int) -> tuple[NDArray[np.uint8], NDArra
     return codes.reshape(values.shape), steps.astype(np.uint32), largest
 
 
-@kernel(FLOATS, FLOATS, NUMBER, OUT_FLOATS)
-def _search(values: Floats, scales: Floats, middle: int, found: Floats) -> None:
-    """The factor 0.70 … 1.20 of all scales with the least sum of |error|^3.5; values: [rows, outputs]."""
+@kernel(FLOATS, FLOATS, FLOATS, NUMBER, OUT_FLOATS)
+def _search(values: Floats, scales: Floats, weights: Floats, middle: int, found: Floats) -> None:
+    """The factor 0.70 … 1.20 of all scales with the least weighted sum of |error|^3.5; values: [rows, outputs]."""
     columns = scales.shape[0]
     low, high = _F(-middle), _F(middle - 1)
     lanes = np.empty(8, np.float32)
@@ -160,7 +203,7 @@ def _search(values: Floats, scales: Floats, middle: int, found: Floats) -> None:
             store(lanes, 0, part)
             for lane in range(8):
                 rest += lanes[lane]
-            total += rest
+            total += rest * weights[row]
         if total < best:
             best, found[0] = total, factor
 

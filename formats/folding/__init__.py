@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from requant.encodings import Dense
 from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled
 from requant.formats.folding.awq import fold_awq
 from requant.formats.folding.gptq import fold_gptq
@@ -39,4 +40,25 @@ def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
     pool = Pool(checkpoint)
     for fold in FOLDS.values():
         fold(pool, pool.quantization)
+    _untie(pool)
     return pool.checkpoint()
+
+
+def _untie(pool: Pool) -> None:
+    """A quantized head counts, even where config.json calls it tied to the embedding: it is what is computed with.
+
+    EXL2 folders have one, with the config.json of the model they were made from.
+    """
+    text = pool.config.get("text_config")
+    head = pool.get("lm_head.weight")
+    if head is None or isinstance(head.encoding, Dense):
+        return
+    if pool.config.get("tie_word_embeddings") is True:
+        pool.config = {**pool.config, "tie_word_embeddings": False}
+    elif isinstance(text, dict) and text.get("tie_word_embeddings") is True:
+        pool.config = {**pool.config, "text_config": {**text, "tie_word_embeddings": False}}
+    else:
+        return
+    pool.notices.append(
+        "config.json says that lm_head is tied to the embedding; the quantized one that is stored is used"
+    )

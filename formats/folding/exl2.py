@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -13,14 +14,14 @@ from requant.encodings.exl2 import PADDING, WIDTHS, Exl2, exl2_groups
 from requant.errors import FormatError
 from requant.formats.folding.pool import Pool
 from requant.ir import Json, Tensor, TensorSpec
-from requant.sources import read
+from requant.sources import FileSlice, read
 
 #: The most inputs a layer of any model has, and groups of them: small arrays are read before they are trusted.
 _MOST: Final = 1 << 22
 
 
 def fold(pool: Pool, config: Mapping[str, Json]) -> None:
-    """Put EXL2 layers together; the configuration is not needed but for the vocabulary's size."""
+    """Put EXL2 layers together; config.json is needed only to tell outputs from padding."""
     for module in pool.modules("q_weight"):
         weight = _array(pool, module, "q_weight", "I32")
         if len(weight.shape) != 2:
@@ -39,7 +40,9 @@ def fold(pool: Pool, config: Mapping[str, Json]) -> None:
                 pool.path, f"'{module}.q_invperm' does not name every row once", hint="the file is damaged"
             )
         encoding = Exl2(exl2_groups(groups), pool.get(f"{module}.q_perm") is not None)
-        pool.assemble(TensorSpec(f"{module}.weight", (_outputs(pool, module, weight.shape[1]), rows), encoding))
+        outputs = _outputs(pool, module, weight.shape[1])
+        pool.assemble(TensorSpec(f"{module}.weight", (outputs, rows), encoding))
+        _cut_bias(pool, module, weight.shape[1], outputs)
 
 
 def _groups(pool: Pool, module: str, words: int) -> list[tuple[int, int]]:
@@ -59,17 +62,47 @@ def _groups(pool: Pool, module: str, words: int) -> list[tuple[int, int]]:
                 hint="the file is damaged, or not EXL2 as exllamav2 writes it",
             )
         groups.append((width, rows))
+    if (np.diff(bits) > 0).any():
+        raise FormatError(
+            pool.path,
+            f"'{module}.q_groups': a group is wider than the one before it",
+            hint="exllamav2 takes the rows of each width for one run, the widest first: it would read other values",
+        )
     if starts[0] != 0:
         raise FormatError(pool.path, f"'{module}.q_groups' begins at row {starts[0]}")
     return groups
 
 
 def _outputs(pool: Pool, module: str, padded: int) -> int:
-    """Columns that are outputs: the head is padded beyond the vocabulary."""
-    vocabulary = pool.config.get("vocab_size")
-    if module == "lm_head" and isinstance(vocabulary, int) and 0 <= padded - vocabulary < PADDING:
-        return vocabulary
-    return padded
+    """Columns that are outputs: exllamav2 pads each layer to a multiple of 32, which config.json tells for these."""
+    text = pool.config.get("text_config")
+    config = {**pool.config, **text} if isinstance(text, dict) else pool.config
+
+    def number(key: str) -> int:
+        value = config.get(key)
+        return value if isinstance(value, int) else 0
+
+    heads = number("num_attention_heads")
+    width = number("head_dim") or (number("hidden_size") // heads if heads > 0 else 0)
+    sizes = {
+        "lm_head": number("vocab_size"),
+        "q_proj": heads * width,
+        "k_proj": (number("num_key_value_heads") or heads) * width,
+        "v_proj": (number("num_key_value_heads") or heads) * width,
+    }
+    size = sizes.get(module.rpartition(".")[2], 0)
+    return size if size > 0 and 0 <= padded - size < PADDING else padded
+
+
+def _cut_bias(pool: Pool, module: str, padded: int, outputs: int) -> None:
+    """A bias is padded like its layer."""
+    bias = pool.get(f"{module}.bias")
+    if bias is None or padded == outputs or bias.shape != (padded,):
+        return
+    source = bias.sources["data"]
+    if isinstance(source, FileSlice):
+        kept = replace(source, nbytes=source.nbytes // padded * outputs)
+        pool.fold(replace(bias, shape=(outputs,), sources={"data": kept}), [bias.name])
 
 
 def _array(pool: Pool, module: str, part: str, dtype: str) -> Tensor:

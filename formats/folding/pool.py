@@ -98,7 +98,7 @@ class Pool:
             for detail, names in self._remarks.items()
         ]
         notices = (*self._checkpoint.notices, *self.notices, *remarks)
-        return replace(self._checkpoint, tensors=tuple(ordered), notices=notices)
+        return replace(self._checkpoint, tensors=tuple(ordered), config=self.config, notices=notices)
 
 
 def _quantization(checkpoint: Checkpoint[Tensor]) -> Mapping[str, Json]:

@@ -19,6 +19,8 @@ from requant.errors import PlanError
 WIDTHS: Final = (8, 6, 5, 4, 3, 2)
 #: Outputs are padded to a multiple of this many.
 PADDING: Final = 32
+#: `q_groups` holds the first row of each group, in 16 bits.
+_MOST_WORDS: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Exl2:
         outputs, inputs = shape
         padded = -(-outputs // PADDING) * PADDING
         words = sum(rows * bits // 32 * count for bits, rows, count in self.groups)
+        if words > _MOST_WORDS:
+            raise PlanError(f"EXL2 finds groups by 16-bit numbers; {words} rows of words are too many")
         parts = {
             "q_weight": PartSpec(DTYPES["I32"], (words, padded)),
             "q_scale": PartSpec(DTYPES["I32"], (self.count, padded // 8)),

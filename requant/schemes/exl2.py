@@ -23,7 +23,7 @@ from requant.encodings import F16, F32, Dense, Encoding
 from requant.encodings.exl2 import PADDING, Exl2, exl2_groups
 from requant.errors import PlanError
 from requant.ir import Json, TensorSpec
-from requant.plan import Move, Step
+from requant.plan import Loss, LossKind, Move, Step
 from requant.rows import Scratch, StepRows, granule_of
 from requant.schemes.linear import Applied, is_linear
 
@@ -137,7 +137,12 @@ class Exl2Scheme:
             "head_bits": self.head_bits,
             "calibration": {"rows": 0, "length": 0, "dataset": "none: rounded by the weights alone"},
         }
-        return Applied(tuple(encodings), quantization)
+        losses = [
+            Loss(LossKind.SUBSTITUTED, move.name, f"{encoding.label}: EXL2 stores inputs and outputs by the 32")
+            for move, encoding in zip(moves, encodings, strict=True)
+            if is_linear(move) and not isinstance(encoding, Exl2)
+        ]
+        return Applied(tuple(encodings), quantization, losses=tuple(losses))
 
 
 def exl2(parameters: Sequence[str]) -> Exl2Scheme:
@@ -282,7 +287,8 @@ def _errors(move: Move, texts: Sequence[str]) -> dict[str, float]:
 
 def _sample(move: Move) -> NDArray[np.float32]:
     """Some outputs of a layer [outputs, inputs], spread over all of them."""
-    rows = StepRows(step := Step(move, TensorSpec(move.name, move.shape, F32)))
+    other = F16 if move.inputs[0].encoding == F32 else F32  # so that the step is no copy of bytes but gives values
+    rows = StepRows(step := Step(move, TensorSpec(move.name, move.shape, other)))
     granule, total = granule_of(step), move.shape[0]
     runs = max(1, min(total, _SAMPLE) // granule)
     starts = [total * n // runs // granule * granule for n in range(runs)]
