@@ -9,7 +9,7 @@ A point is a *code*: coordinate i in bits [i * bits, (i + 1) * bits).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -51,6 +51,11 @@ class Neighbours:
     span: NDArray[np.int64]
     near: Words
     index: Words
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.int64], Words, Words]:
+        """As kernels take them."""
+        return self.span, self.near, self.index
 
 
 #: Coordinates take 3 or 8 levels; ggml looks for neighbours in this many shells of equal distance.
@@ -140,8 +145,8 @@ def _group(distances: NDArray[np.uint8], codes: Words, shells: int, near: Words,
 class _Tabled(Kernel):
     """A kernel that takes tables before its output, made on its first call."""
 
-    def __init__(self, kernel: Kernel, label: str) -> None:
-        self.kernel, self.label = kernel, label
+    def __init__(self, kernel: Kernel, tables: Callable[[], tuple[NDArray[Any], ...]]) -> None:
+        self.kernel, self.tables = kernel, tables
         super().__init__(kernel.function, ())
 
     def __call__(self, *arguments: Any) -> None:
@@ -149,27 +154,20 @@ class _Tabled(Kernel):
         *inputs, out = arguments
         self.kernel(*inputs, *self.tables(), out)
 
-    def tables(self) -> tuple[NDArray[Any], ...]:
-        """What goes in between."""
-        raise NotImplementedError
-
     def is_cold(self) -> bool:
         """As the kernel it stands for."""
         return self.kernel.is_cold()
 
 
 class GridDecoder(_Tabled):
-    """A decoder that takes (blocks, grid, values)."""
+    """A decoder that takes (blocks, packed grid, values)."""
 
-    def tables(self) -> tuple[NDArray[Any], ...]:
-        """The packed grid."""
-        return (grid_of(self.label).packed,)
+    def __init__(self, kernel: Kernel, label: str) -> None:
+        super().__init__(kernel, lambda: (grid_of(label).packed,))
 
 
 class GridEncoder(_Tabled):
     """An encoder that takes (values, importance, columns, span, near, index, blocks)."""
 
-    def tables(self) -> tuple[NDArray[Any], ...]:
-        """The neighbours."""
-        found = neighbours_of(self.label)
-        return found.span, found.near, found.index
+    def __init__(self, kernel: Kernel, label: str) -> None:
+        super().__init__(kernel, lambda: neighbours_of(label).arrays)
