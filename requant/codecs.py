@@ -18,6 +18,7 @@ from requant.encodings.exl2 import Exl2
 from requant.encodings.gptq import Gptq
 from requant.encodings.hqq import Hqq, MlxAffine
 from requant.encodings.scaled import Scaled
+from requant.encodings.sparse import Bitmask, Marlin24
 from requant.errors import UnsupportedError
 
 #: The stored arrays of a tensor (or of a run of its rows) as numpy arrays of `PartSpec.dtype.numpy`.
@@ -99,6 +100,8 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     RowPairs: ("requant.kernels_cpu.compressed", "row_pairs_codec"),
     Hqq: ("requant.kernels_cpu.hqq", "hqq_codec"),
     MlxAffine: ("requant.kernels_cpu.hqq", "mlx_codec"),
+    Marlin24: ("requant.kernels_cpu.sparse", "marlin24_codec"),
+    Bitmask: ("requant.kernels_cpu.sparse", "bitmask_codec"),
     Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
 }
 

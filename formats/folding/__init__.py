@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from requant.encodings import Dense
-from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled
+from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled, sparse
 from requant.formats.folding.awq import fold_awq
 from requant.formats.folding.gptq import fold_gptq
 from requant.formats.folding.pool import Pool
@@ -30,6 +30,7 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "mlx": mlx.fold,
     "gptq": fold_gptq,
     "awq": fold_awq,
+    "sparse": sparse.fold,
     "compressed": compressed.fold,
     "scaled": scaled.fold,
 }
