@@ -15,6 +15,7 @@ from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, Layout, LayoutOptions
+from requant.operations.hf_importance import in_hf_names, unused_importance
 from requant.plan import Fidelity, Loss, LossKind, Move, Plan, Step, Translation
 from requant.recipes import (
     Choice,
@@ -76,7 +77,7 @@ def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Pat
         steps, said = _ggml_steps(source, said, request)
     else:
         said = to_hf(source) if source.naming is Naming.GGML else unchanged(source)
-        steps, said = _hf_steps(said, request)
+        steps, said = _hf_steps(source, said, request)
     for step in steps:
         if not target.accepts(step.target.encoding):
             raise PlanError(
@@ -179,18 +180,22 @@ def _group_of(key: str) -> str:
     return group if group in _METADATA_ORDER else ""
 
 
-def _hf_steps(said: Translation, request: Request) -> tuple[list[Step], Translation]:
+def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -> tuple[list[Step], Translation]:
     """Steps of an HF folder: plain floats, or a quantization scheme; config.json says which, and nothing stale."""
     scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
     if request.recipe is not None:
         said = _without_scales_beside(said)
     if scheme is not None:
+        importance = None if request.importance is None else in_hf_names(request.importance, source, said.moves)
+        if importance is not None and isinstance(scheme, schemes.Weighs):
+            scheme = scheme.weighing(importance)
         applied = scheme.apply(said.moves, said.config)
-        steps = steps_for(said.moves, applied.encodings, request.importance)
+        steps = steps_for(said.moves, applied.encodings, importance)
+        unused = [] if importance is None else unused_importance(steps, importance)
         said = replace(
             _without_quantization(said),
             files={**_without_quantization(said).files, **applied.files},
-            losses=(*said.losses, *applied.losses),
+            losses=(*said.losses, *applied.losses, *unused),
         )
         config = {**_with_dtype(said.config, steps), "quantization_config": dict(applied.quantization)}
         return steps, replace(said, config=config)

@@ -6,8 +6,9 @@ A scheme decides which tensors are quantized, how each is encoded, and what conf
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
+from requant.importance import Importance
 from requant.ir import Json
 from requant.plan import Move
 from requant.schemes import bitsandbytes, compressed, exl2, gptq, scaled
@@ -19,6 +20,15 @@ class Scheme(Protocol):
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Choose an encoding for every tensor; `config` is config.json of the model."""
+        ...
+
+
+@runtime_checkable
+class Weighs(Scheme, Protocol):
+    """A scheme whose choices depend on how much each input matters."""
+
+    def weighing(self, importance: Importance) -> Scheme:
+        """The same scheme with an importance matrix, whose entries have the names of the moves."""
         ...
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, prod
 from typing import Final
@@ -22,6 +22,7 @@ from requant.codecs import codec_for
 from requant.encodings import F16, F32, Dense, Encoding
 from requant.encodings.exl2 import PADDING, Exl2, exl2_groups
 from requant.errors import PlanError
+from requant.importance import Importance
 from requant.ir import Json, TensorSpec
 from requant.plan import Loss, LossKind, Move, Step
 from requant.rows import Scratch, StepRows, granule_of
@@ -106,16 +107,24 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Exl2Scheme:
-    """bits: target bits per weight of attention and MLP together. head_bits: width of the output matrix."""
+    """bits: target bits per weight of attention and MLP together. head_bits: width of the output matrix.
+
+    importance: by the names of the moves; the errors of inputs that matter more weigh more.
+    """
 
     bits: float
     head_bits: int = 6
+    importance: Importance | None = None
+
+    def weighing(self, importance: Importance) -> Exl2Scheme:
+        """The same with an importance matrix."""
+        return replace(self, importance=importance)
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Measure every layer's options, and choose; the embedding, norms and what is no linear layer become F16."""
         slots = _slots(moves)
         budget = int(self.bits * sum(prod(moves[i].shape) for slot in slots for i in slot[1]))
-        options = _measured(moves, slots)
+        options = _measured(moves, slots, self.importance)
         least = sum(candidates[0].bits for candidates in options)
         if least > budget:
             weights = sum(prod(moves[i].shape) for slot in slots for i in slot[1])
@@ -241,7 +250,9 @@ def _slots(moves: Sequence[Move]) -> list[tuple[str, dict[int, int]]]:
     return [(kind, slots[layer, kind]) for layer, kind in sorted(slots)]
 
 
-def _measured(moves: Sequence[Move], slots: Sequence[tuple[str, dict[int, int]]]) -> list[list[Option]]:
+def _measured(
+    moves: Sequence[Move], slots: Sequence[tuple[str, dict[int, int]]], importance: Importance | None
+) -> list[list[Option]]:
     """The options of every slot, from cheap to dear."""
     tables = {kind: [[part.strip() for part in row.split(",")] for row in rows] for kind, rows in _OPTIONS.items()}
     wanted = [
@@ -249,8 +260,16 @@ def _measured(moves: Sequence[Move], slots: Sequence[tuple[str, dict[int, int]]]
     ]
     errors: dict[tuple[int, str], float] = {}
     done = 0
+
+    def measure(item: tuple[int, list[str]]) -> tuple[int, dict[str, float]]:
+        index, texts = item
+        move = moves[index]
+        return index, _errors(
+            move, texts, None if importance is None else importance.weights_for(move.name, move.shape)
+        )
+
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for index, found in pool.map(lambda item: (item[0], _errors(moves[item[0]], item[1])), wanted):
+        for index, found in pool.map(measure, wanted):
             errors |= {(index, text): error for text, error in found.items()}
             done += 1
             for tell in on_measured:
@@ -270,18 +289,19 @@ def _measured(moves: Sequence[Move], slots: Sequence[tuple[str, dict[int, int]]]
 _OPTIONS: Final = {"attention": _ATTENTION, "mlp": _MLP}
 
 
-def _errors(move: Move, texts: Sequence[str]) -> dict[str, float]:
-    """Relative squared error of a sample of a layer's outputs for each parameter set."""
+def _errors(move: Move, texts: Sequence[str], importance: NDArray[np.float32] | None) -> dict[str, float]:
+    """Relative squared error of a sample of a layer's outputs for each parameter set, inputs by their importance."""
     values = _sample(move)
-    signal = float(np.square(values, dtype=np.float64).sum()) or 1.0
+    weights = np.ones(move.shape[1]) if importance is None else importance.reshape(-1).astype(np.float64)
+    signal = float(np.square(values, dtype=np.float64).sum(axis=0) @ weights) or 1.0
     errors = {}
     for text in texts:
         encoding = encoding_of(text, values.shape[1])
         parts = {name: np.zeros(part.shape, part.dtype.numpy) for name, part in encoding.parts(values.shape).items()}
         codec, again = codec_for(encoding), np.empty_like(values)
-        codec.encode(values, parts)
+        codec.encode(values, parts, 0, importance)
         codec.decode(parts, again)
-        errors[text] = float(np.square(again - values, dtype=np.float64).sum()) / signal
+        errors[text] = float(np.square(again - values, dtype=np.float64).sum(axis=0) @ weights) / signal
     return errors
 
 

@@ -1,0 +1,57 @@
+"""An importance matrix, which names tensors as GGUF files do, for a checkpoint in Hugging Face names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from requant.architectures import translate
+from requant.encodings import Dense, Shape, rows_of
+from requant.importance import Importance, Measured
+from requant.ir import Checkpoint, Naming, Tensor
+from requant.plan import Fidelity, Loss, LossKind, Move, Step
+from requant.transforms import Rows, Transpose
+
+
+def in_hf_names(importance: Importance, source: Checkpoint[Tensor], moves: Sequence[Move]) -> Importance:
+    """The entries by the names that `moves` give their tensors, one matrix each.
+
+    source: what the moves read. Raises `UnsupportedError` or `PlanError` for an HF checkpoint whose GGML names are
+    not known.
+    """
+    found = _from_ggml(moves) if source.naming is Naming.GGML else _from_hf(source)
+    entries = {}
+    for name, (entry, shape, matrix) in found:
+        weights = importance.weights_for(entry, shape)
+        if weights is not None:
+            entries[name] = Measured(weights[matrix : matrix + 1], np.ones(1, np.int64))
+    return Importance(entries, importance.datasets, importance.chunks, importance.chunk_tokens, importance.source)
+
+
+def unused_importance(steps: Sequence[Step], importance: Importance) -> list[Loss]:
+    """Losses for layers that are rounded to something narrower, and have no entry that fits."""
+    return [
+        Loss(LossKind.IMPORTANCE_UNUSED, step.target.name, f"{importance.source or 'the importance matrix'} lacks it")
+        for step in steps
+        if step.importance is None and step.fidelity is Fidelity.ROUND and not isinstance(step.target.encoding, Dense)
+    ]
+
+
+def _from_ggml(moves: Sequence[Move]) -> Iterator[tuple[str, tuple[str, Shape, int]]]:
+    """HF name -> (entry, shape of its tensor, matrix of a stack of experts)."""
+    for move in moves:
+        tensor = move.inputs[0]
+        if any(isinstance(transform, Transpose) for transform in move.transforms):
+            continue  # its columns are others
+        start = sum(transform.start for transform in move.transforms if isinstance(transform, Rows))
+        stacked = len(tensor.shape) > 2
+        yield move.name, (tensor.name, tensor.shape, start // rows_of(move.shape) if stacked else 0)
+
+
+def _from_hf(source: Checkpoint[Tensor]) -> Iterator[tuple[str, tuple[str, Shape, int]]]:
+    for move in translate(source, Naming.GGML).moves:
+        if any(isinstance(transform, Transpose) for transform in move.transforms):
+            continue
+        for number, tensor in enumerate(move.inputs):
+            yield tensor.name, (move.name, move.shape, number if len(move.shape) > 2 else 0)

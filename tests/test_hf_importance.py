@@ -1,0 +1,116 @@
+"""An imatrix, which names tensors as GGUF files do, used for Hugging Face folders."""
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from requant.execute import Options, execute
+from requant.formats import FORMATS, detect
+from requant.importance import Importance, Measured
+from requant.operations.convert import Request, plan_conversion
+from requant.operations.hf_importance import in_hf_names
+from requant.plan import LossKind
+from tests.tiny_folder import HIDDEN, LAYERS, MIDDLE, write_tiny_folder
+from tests.tiny_models import make
+
+ROLES = {
+    "attn_q": ("self_attn.q_proj", HIDDEN),
+    "attn_k": ("self_attn.k_proj", HIDDEN),
+    "attn_v": ("self_attn.v_proj", HIDDEN),
+    "attn_output": ("self_attn.o_proj", HIDDEN),
+    "ffn_gate": ("mlp.gate_proj", HIDDEN),
+    "ffn_up": ("mlp.up_proj", HIDDEN),
+    "ffn_down": ("mlp.down_proj", MIDDLE),
+}
+
+
+def measured(rng, columns, matrices=1):
+    sums = rng.exponential(size=(matrices, columns)).astype(np.float32) ** 3
+    return Measured(100 * sums, np.full(matrices, 100, np.int64))
+
+
+@pytest.fixture(scope="module")
+def importance():
+    rng = np.random.default_rng(2)
+    names = [(f"blk.{n}.{role}.weight", columns) for n in range(LAYERS) for role, (_, columns) in ROLES.items()]
+    return Importance({name: measured(rng, columns) for name, columns in names})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_folder(tmp_path_factory.mktemp("importance") / "tiny")
+
+
+def planned(source, destination, recipe, importance=None, vocabulary=True):
+    request = Request(recipe, importance=importance, vocabulary=vocabulary)
+    target = FORMATS["gguf" if destination.suffix == ".gguf" else "safetensors"]
+    return plan_conversion(detect(source).read(source), target, destination, request)
+
+
+@pytest.mark.parametrize("through_gguf", [False, True])
+def test_every_layer_gets_the_entry_of_its_ggml_name(tmp_path, tiny, importance, through_gguf):
+    source = tiny
+    if through_gguf:
+        source = tmp_path / "tiny.gguf"
+        execute(planned(tiny, source, "F16"), Options(workers=1))
+    plan = planned(source, tmp_path / "gptq", "GPTQ-4-128", importance)
+    steps = {step.target.name: step for step in plan.steps}
+    for n in range(LAYERS):
+        for role, (module, _) in ROLES.items():
+            weights = steps[f"model.layers.{n}.{module}.weight"].importance
+            assert np.array_equal(weights, importance.weights(f"blk.{n}.{role}.weight"))
+    assert not [loss for loss in plan.losses if loss.kind is LossKind.IMPORTANCE_UNUSED]
+    assert steps["model.norm.weight"].importance is None
+
+
+def test_what_has_no_entry_is_told(tmp_path, tiny, importance):
+    name = "blk.1.ffn_down.weight"
+    less = Importance({key: entry for key, entry in importance.entries.items() if key != name})
+    wrong = Importance({**less.entries, name: measured(np.random.default_rng(0), 7)})
+    for given in (less, wrong):
+        plan = planned(tiny, tmp_path / "gptq", "GPTQ-4-128", given)
+        (loss,) = [loss for loss in plan.losses if loss.kind is LossKind.IMPORTANCE_UNUSED]
+        assert loss.subject == "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize("through_gguf", [False, True])
+def test_experts_get_their_own_rows(tmp_path, through_gguf):
+    source = tmp_path / "mixtral"
+    make("mixtral", source)
+    rng = np.random.default_rng(4)
+    whole = detect(source).read(source)
+    shape = next(t.shape for t in whole.tensors if t.name.endswith("experts.0.w2.weight"))
+    entry = measured(rng, shape[1], 4)
+    importance = Importance({"blk.0.ffn_down_exps.weight": entry})
+    if through_gguf:
+        execute(planned(source, tmp_path / "m.gguf", "F16", vocabulary=False), Options(workers=1))
+        source = tmp_path / "m.gguf"
+    plan = planned(source, tmp_path / "out", "F32")
+    found = in_hf_names(importance, detect(source).read(source), [step.move for step in plan.steps])
+    assert len(found.entries) == 4
+    for expert in range(4):
+        name = f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight"
+        assert np.array_equal(found.weights(name)[0], entry.sums[expert] / 100)
+
+
+def decoded(folder, scratch):
+    execute(planned(folder, scratch, "F32"), Options(workers=1))
+    return {name: tensor.float().numpy() for name, tensor in load_file(scratch / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize("recipe", ["GPTQ-4-128", "AWQ-128", "EXL2-4.0"])
+def test_columns_that_matter_are_kept_better(tmp_path, tiny, importance, recipe):
+    exact = {name: t.float().numpy() for name, t in load_file(tiny / "model.safetensors").items()}
+    totals = []
+    for name, given in (("plain", None), ("weighed", importance)):
+        plan = planned(tiny, tmp_path / name, recipe, given)
+        execute(plan, Options(workers=2))
+        again = decoded(tmp_path / name, tmp_path / f"{name}-f32")
+        total = 0.0
+        for n in range(LAYERS):
+            for role, (module, _) in ROLES.items():
+                tensor = f"model.layers.{n}.{module}.weight"
+                weights = importance.weights(f"blk.{n}.{role}.weight")[0]
+                total += float(np.square(again[tensor] - exact[tensor]).sum(axis=0) @ weights)
+        totals.append(total)
+    assert totals[1] < 0.98 * totals[0]
