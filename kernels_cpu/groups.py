@@ -47,7 +47,8 @@ _HOPE: Final = 1.5
 
 
 @inlined
-def _rounded(x: F32x16, rounding: int) -> F32x16:
+def rounded(x: F32x16, rounding: int) -> F32x16:
+    """To the nearest number of a dtype of `ROUNDING`."""
     if rounding == 1:
         return rounded_half(x)
     if rounding == 2:
@@ -69,10 +70,10 @@ def scale_codes(
             at, place = row * stride, row * columns
             for i in range(first, last - 15, 16):
                 x = (to_float(load_bytes16(codes, at + i)) - zero) * scale
-                store(out, place + i, _rounded(x, rounding))
+                store(out, place + i, rounded(x, rounding))
             for i in range(last - (last - first) % 16, last):
                 x = splat16((_F(codes[at + i]) - zero) * scale)
-                out[place + i] = _first(_rounded(x, rounding))
+                out[place + i] = _first(rounded(x, rounding))
 
 
 @kernel(BYTES, FLOATS, FLOATS, INTS, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
@@ -87,9 +88,9 @@ def scale_ordered_codes(
             k = row * groups + group_of[i]
             out[place + i] = (_F(codes[at + i]) - zeros[k]) * scales[k]
         for i in range(0, columns - 15, 16):
-            store(out, place + i, _rounded(load16(out, place + i), rounding))
+            store(out, place + i, rounded(load16(out, place + i), rounding))
         for i in range(columns - columns % 16, columns):
-            out[place + i] = _first(_rounded(splat16(out[place + i]), rounding))
+            out[place + i] = _first(rounded(splat16(out[place + i]), rounding))
 
 
 @kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
@@ -105,10 +106,10 @@ def scale_offset_codes(
             at, place = row * stride, row * columns
             for i in range(first, last - 15, 16):
                 x = to_float(load_bytes16(codes, at + i)) * scale + offset
-                store(out, place + i, _rounded(x, rounding))
+                store(out, place + i, rounded(x, rounding))
             for i in range(last - (last - first) % 16, last):
                 x = splat16(_F(codes[at + i]) * scale + offset)
-                out[place + i] = _first(_rounded(x, rounding))
+                out[place + i] = _first(rounded(x, rounding))
 
 
 def dequantize(codes: Codes, group: int, rounding: str, out: Values) -> None:

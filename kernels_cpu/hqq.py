@@ -1,120 +1,137 @@
-"""HQQ's slabs and MLX's words to values."""
+"""HQQ as its torch code computes it: code - zero, then times scale, each rounded to the dtype of the scales."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codes, Parts, Values
-from requant.encodings.hqq import SLABS, Hqq, MlxAffine
+from requant.codecs import Parts, Values
+from requant.dtypes import DTYPES
+from requant.encodings.hqq import Hqq
 from requant.errors import UnsupportedError
-from requant.kernels_cpu.groups import dequantize, regrouped
-from requant.kernels_cpu.packed_bits import codes_of, stream_rows, words_of
-from requant.kernels_cpu.scaled_codec import round_to, store_scales, widened
+from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, inlined, kernel
+from requant.kernels_cpu.dense import dense_codec
+from requant.kernels_cpu.groups import ROUNDING, rounded
+from requant.kernels_cpu.search import Bytes, Floats, Ints
+from requant.kernels_cpu.simd import F32x16, load16, load_bytes16, splat16, store, to_float
+
+
+@kernel(BYTES, NUMBER, NUMBER, NUMBER, NUMBER, OUT_BYTES)
+def byte_fields(stored: Bytes, rows: int, columns: int, width: int, first: int, out: Bytes) -> None:
+    """The codes from number `first` on: row r is in field r // rows, the highest first, of stored row r % rows."""
+    done, mask = 0, np.uint8((1 << width) - 1)
+    while done < out.size:
+        row, column = (first + done) // columns, (first + done) % columns
+        count = min(out.size - done, columns - column)
+        shift, at = np.uint8(8 - width - width * (row // rows)), row % rows * columns + column
+        for i in range(count):
+            out[done + i] = stored[at + i] >> shift & mask
+        done += count
+
+
+@kernel(INTS, NUMBER, NUMBER, NUMBER, NUMBER, OUT_BYTES)
+def word_fields(stored: Ints, rows: int, columns: int, width: int, first: int, out: Bytes) -> None:
+    """As `byte_fields`; the fields fill 30 bits."""
+    done, mask = 0, np.int32((1 << width) - 1)
+    while done < out.size:
+        row, column = (first + done) // columns, (first + done) % columns
+        count = min(out.size - done, columns - column)
+        shift, at = np.int32(30 - width - width * (row // rows)), row % rows * columns + column
+        for i in range(count):
+            out[done + i] = stored[at + i] >> shift & mask
+        done += count
+
+
+@inlined
+def _value(code: F32x16, zero: F32x16, scale: F32x16, rounding: int) -> F32x16:
+    return rounded(rounded(code - zero, rounding) * scale, rounding)
+
+
+@kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
+def scale_by_row(
+    codes: Bytes, scales: Floats, zeros: Floats, columns: int, first: int, rounding: int, out: Floats
+) -> None:
+    """Row r of the layout has one scale; `codes` and `out` begin at number `first` of it."""
+    lanes, last = np.empty(16, np.float32), np.zeros(16, np.uint8)
+    done = 0
+    while done < out.size:
+        row, column = (first + done) // columns, (first + done) % columns
+        stop = done + min(out.size - done, columns - column)
+        zero, scale = splat16(zeros[row]), splat16(scales[row])
+        while done + 16 <= stop:
+            store(out, done, _value(to_float(load_bytes16(codes, done)), zero, scale, rounding))
+            done += 16
+        if done < stop:
+            for i in range(stop - done):
+                last[i] = codes[done + i]
+            store(lanes, 0, _value(to_float(load_bytes16(last, 0)), zero, scale, rounding))
+            for i in range(stop - done):
+                out[done + i] = lanes[i]
+            done = stop
+
+
+@kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
+def scale_by_column(
+    codes: Bytes, scales: Floats, zeros: Floats, columns: int, first: int, rounding: int, out: Floats
+) -> None:
+    """Column c of the layout has one scale; `scales` and `zeros` have sixteen numbers more than columns."""
+    lanes, last = np.empty(16, np.float32), np.zeros(16, np.uint8)
+    done = 0
+    while done < out.size:
+        column = (first + done) % columns
+        stop = done + min(out.size - done, columns - column)
+        while done + 16 <= stop:
+            code = to_float(load_bytes16(codes, done))
+            store(out, done, _value(code, load16(zeros, column), load16(scales, column), rounding))
+            done, column = done + 16, column + 16
+        if done < stop:
+            for i in range(stop - done):
+                last[i] = codes[done + i]
+            code = to_float(load_bytes16(last, 0))
+            store(lanes, 0, _value(code, load16(zeros, column), load16(scales, column), rounding))
+            for i in range(stop - done):
+                out[done + i] = lanes[i]
+            done = stop
 
 
 @dataclass(frozen=True, slots=True)
 class HqqCodec:
-    """Rows of the matrix of groups lie in slabs: the first share of them in the highest bits, and so on."""
+    """One width, group size and axis."""
 
     encoding: Hqq
 
     def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
-        """(code - zero) * scale, every step in the dtype of the scales."""
-        how, flat = self.encoding, out.reshape(-1)
-        first = start * out.shape[1]
-        scales, zeros = (widened(parts[name], how.scale).reshape(-1) for name in ("scales", "zeros"))
-        width = parts["data"].shape[1]
-        if how.axis == 1:
-            low, high = first // width, -(-(first + flat.size) // width)
-            codes = self._rows(parts["data"], low, high, 0, width, how.groups((flat.size, width)))
-            values = self._values(codes, zeros[low:high, None], scales[low:high, None])
-            flat[...] = values.reshape(-1)[first - low * width :][: flat.size]
+        """(code - zero) * scale."""
+        if not out.size:
             return
-        done = 0
-        while done < flat.size:  # a matrix row is a long run of values here
-            row, column = divmod(first + done, width)
-            stop = min(width, column + flat.size - done)
-            codes = self._rows(parts["data"], row, row + 1, column, stop, how.group)
-            values = self._values(codes, zeros[None, column:stop], scales[None, column:stop])
-            flat[done : done + stop - column] = values.reshape(-1)
-            done += stop - column
+        how, first = self.encoding, start * out.shape[1]
+        scales, zeros = self._floats(parts, "scale"), self._floats(parts, "zero")
+        rows = prod(parts["data"].shape) * DTYPES[how.storage].bits // 8
+        columns = how.group if how.axis else scales.size - 16
+        rows //= columns * (4 if how.width == 3 else 1)
+        codes = np.empty(out.size, np.uint8)
+        if how.width == 3:
+            word_fields(parts["data"].reshape(-1).view(np.int32), rows, columns, how.width, first, codes)
+        else:
+            byte_fields(parts["data"].reshape(-1).view(np.uint8), rows, columns, how.width, first, codes)
+        scale = scale_by_row if how.axis else scale_by_column
+        scale(codes, scales, zeros, columns, first, ROUNDING[how.scale], out.reshape(-1))
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
-        """Refused: HQQ is read and copied."""
-        raise UnsupportedError("HQQ is read, not written", hint="choose GPTQ, W4A16 or NF4")
+        """Nobody asks for it: no scheme writes HQQ."""
+        raise UnsupportedError(f"{self.encoding.label} is read, not written", hint="choose GPTQ or AWQ")
 
-    def _rows(self, data: NDArray[Any], low: int, high: int, left: int, right: int, rows: int) -> NDArray[np.float32]:
-        """Codes of some rows and columns of the matrix of groups."""
-        bits, slabs = self.encoding.bits, SLABS[self.encoding.bits]
-        share = len(data)
-        codes = np.empty((high - low, right - left), np.float32)
-        for slab in range(low // share, (high - 1) // share + 1):
-            begin, end = max(low, slab * share), min(high, (slab + 1) * share)
-            stored = data[begin - slab * share : end - slab * share, left:right].view("u4" if bits == 3 else "u1")
-            mask = 255 if slabs == 1 else (1 << bits) - 1
-            codes[begin - low : end - low] = stored >> (bits * (slabs - 1 - slab) if slabs > 1 else 0) & mask
-        return codes
-
-    def _values(self, codes: Any, zeros: Any, scales: Any) -> NDArray[np.float32]:
-        codes -= zeros
-        round_to(codes, self.encoding.values.label)
-        codes *= scales
-        round_to(codes, self.encoding.values.label)
-        found: NDArray[np.float32] = codes
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class MlxAffineCodec:
-    """Rows of words."""
-
-    encoding: MlxAffine
-
-    def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
-        """code * scale + offset."""
-        codes = self._padded(parts, len(out), start, out.shape[1])
-        dequantize(codes, self.encoding.group, self.encoding.values.label, out)
-
-    def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
-        """Refused: MLX is read, copied and repacked to."""
-        raise UnsupportedError("MLX's affine quantization is read, not written", hint="choose GPTQ, AWQ or W4A16")
-
-    def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
-        """The integers of some rows."""
-        columns = parts["scales"].reshape(-1, parts["scales"].shape[-1]).shape[1] * self.encoding.group
-        codes = self._padded(parts, rows, start, columns)
-        codes.codes = codes.codes[:, :columns]
-        return codes
-
-    def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
-        """The inverse."""
-        how, rows = self.encoding, len(codes.codes)
-        groups = out["scales"].shape[-1]
-        numbers, scales, zeros, offsets = regrouped(codes, how.bits, False, how.group, groups)
-        made = -zeros * scales if offsets is None else offsets
-        out["data"].reshape(-1, out["data"].shape[-1])[start : start + rows] = words_of(numbers, how.bits).view("u4")
-        store_scales(scales, how.scale, out["scales"].reshape(-1, groups)[start : start + rows])
-        store_scales(made, how.scale, out["offsets"].reshape(-1, groups)[start : start + rows])
-
-    def _padded(self, parts: Parts, rows: int, start: int, columns: int) -> Codes:
-        words, scales, offsets = (
-            np.ascontiguousarray(parts[name].reshape(-1, parts[name].shape[-1])[start : start + rows])
-            for name in ("data", "scales", "offsets")
-        )
-        codes = codes_of(stream_rows(words), self.encoding.bits, columns)
-        how, none = self.encoding.scale, np.empty((rows, 0), np.float32)
-        return Codes(codes, widened(scales, how), none, offsets=widened(offsets, how))
+    def _floats(self, parts: Parts, part: str) -> NDArray[np.float32]:
+        """The numbers of a part as float32, and sixteen zeros."""
+        stored = parts[part].reshape(1, -1)
+        numbers = np.zeros(stored.size + 16, np.float32)
+        dense_codec(DTYPES[self.encoding.scale]).decode({"data": stored}, numbers[:-16].reshape(1, -1))
+        return numbers
 
 
 def hqq_codec(encoding: Hqq) -> HqqCodec:
-    """The codec of HQQ."""
+    """The codec of an encoding of HQQ."""
     return HqqCodec(encoding)
-
-
-def mlx_codec(encoding: MlxAffine) -> MlxAffineCodec:
-    """The codec of MLX's integers."""
-    return MlxAffineCodec(encoding)

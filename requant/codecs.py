@@ -16,7 +16,8 @@ from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.encodings.compressed import Packed, RowPairs
 from requant.encodings.exl2 import Exl2
 from requant.encodings.gptq import Gptq
-from requant.encodings.hqq import Hqq, MlxAffine
+from requant.encodings.hqq import Hqq
+from requant.encodings.mlx import MlxAffine
 from requant.encodings.scaled import Scaled
 from requant.encodings.sparse import Bitmask, Marlin24
 from requant.errors import UnsupportedError
@@ -99,7 +100,7 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Packed: ("requant.kernels_cpu.compressed", "packed_codec"),
     RowPairs: ("requant.kernels_cpu.compressed", "row_pairs_codec"),
     Hqq: ("requant.kernels_cpu.hqq", "hqq_codec"),
-    MlxAffine: ("requant.kernels_cpu.hqq", "mlx_codec"),
+    MlxAffine: ("requant.kernels_cpu.mlx", "mlx_affine_codec"),
     Marlin24: ("requant.kernels_cpu.sparse", "marlin24_codec"),
     Bitmask: ("requant.kernels_cpu.sparse", "bitmask_codec"),
     Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),

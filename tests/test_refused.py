@@ -1,61 +1,70 @@
-"""Formats that are recognized and refused by name, whatever fold might take their arrays for its own."""
-
-import json
+"""Families that are not read are named, whether their arrays or only their configuration tell."""
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch
+from safetensors.torch import save
 
 from requant.errors import UnsupportedError
-from requant.formats import detect
+from tests.stored import read_folder
 
-BYTES, WORDS, FLOATS = np.zeros((8, 32), np.uint8), np.zeros((8, 32), np.int32), np.zeros((8, 32), np.float16)
+BYTES, HALVES = np.zeros((8, 16), np.uint8), np.zeros((8, 16), np.float16)
+WORDS = np.zeros((8, 16), np.int32)
 
-KNOWN = {
-    "EXL3": ({"trellis": np.zeros((2, 2, 64), np.int16), "suh": FLOATS[0], "svh": FLOATS[0]}, "exl3"),
-    "torchao": ({"_weight_qdata": BYTES, "_weight_scale": FLOATS}, "torchao"),
-    "AQLM": ({"codes": np.zeros((8, 4, 1), np.int16), "codebooks": FLOATS, "scales": FLOATS}, "aqlm"),
-    "QuIP#": ({"Qidxs": np.zeros((8, 4), np.int16), "SU": FLOATS[0], "SV": FLOATS[0]}, None),
-    "VPTQ": ({"indices": WORDS, "centroids": FLOATS}, "vptq"),
-    "SpQR": ({"dense_weights": WORDS, "row_offsets": WORDS[0]}, "spqr"),
-    "HIGGS": ({"qweight": WORDS, "scales": FLOATS, "tables2": FLOATS}, "higgs"),
-    "FP-Quant": ({"qweight": BYTES, "scales": BYTES, "forward_hadamard_matrix": FLOATS}, "fp_quant"),
-    "EETQ": ({"weight": BYTES.view(np.int8), "weight_scales": FLOATS[0]}, "eetq"),
-    "quanto": ({"weight._data": BYTES.view(np.int8), "weight._scale": FLOATS[:, :1]}, None),
-    "BitNet": ({"weight": BYTES, "weight_scale": FLOATS[0, :1]}, "bitnet"),
-    "Quark": ({"weight": WORDS, "weight_scale": FLOATS}, "quark"),
+ARRAYS = {
+    "EXL3": {"trellis": np.zeros((2, 2, 48), np.int16), "suh": HALVES[0], "svh": HALVES[0]},
+    "AQLM": {"codes": np.zeros((8, 2, 1), np.int16), "codebooks": HALVES, "scales": HALVES},
+    "QuIP#": {"Qidxs": np.zeros((8, 2), np.int64), "SU": HALVES[0], "SV": HALVES[0]},
+    "VPTQ": {"indices": WORDS, "centroids.weight": HALVES},
+    "SpQR": {"dense_weights": np.zeros(9, np.int64), "row_offsets": WORDS[0], "col_vals": WORDS[0]},
+    "HIGGS": {"weight": np.zeros((8, 16), np.int16), "scales": HALVES, "tables": HALVES, "tables2": HALVES},
+    "FP-Quant": {"qweight": BYTES, "scales": BYTES, "forward_hadamard_matrix": HALVES},
+    "torchao": {"_weight_qdata": BYTES, "_weight_scale": HALVES},
+    "quanto": {"weight._data": BYTES, "weight._scale": HALVES},
+    "EETQ": {"weight": np.zeros((8, 16), np.int8), "weight_scales": HALVES[0]},
+    "Quark": {"weight": WORDS, "weight_quantizer.scale": HALVES},
+    "2:4 sparse Marlin": {"B_24": WORDS, "B_meta": np.zeros((8, 2), np.int16), "s": HALVES},
+    "BitNet": {"weight": BYTES, "weight_scale": np.ones(1, np.float32)},
 }
 
 
-def opened(folder, arrays, method):
-    save_file({f"model.layers.0.up_proj.{name}": array for name, array in arrays.items()}, folder / "model.safetensors")
-    config = {"model_type": "llama"} | ({} if method is None else {"quantization_config": {"quant_method": method}})
-    (folder / "config.json").write_text(json.dumps(config))
-    return detect(folder).read(folder)
+@pytest.mark.parametrize("family", ARRAYS)
+def test_arrays_tell_without_any_configuration(tmp_path, family):
+    with pytest.raises(UnsupportedError, match=f"'model.m.*' is quantized by {family}, which is not read here") as told:
+        read_folder(tmp_path, {f"model.m.{name}": array for name, array in ARRAYS[family].items()})
+    assert told.value.hint
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_refused_by_name(tmp_path, name):
-    with pytest.raises(UnsupportedError, match=f"is stored as {name}, which is not read"):
-        opened(tmp_path, *KNOWN[name])
+@pytest.mark.parametrize("method", ["torchao", "quark", "aqlm", "vptq", "spqr", "higgs", "eetq", "quanto", "fp_quant"])
+def test_the_configuration_tells_when_arrays_do_not(tmp_path, method):
+    config = {"quantization_config": {"quant_method": method}}
+    with pytest.raises(UnsupportedError, match="strange' is quantized by"):
+        read_folder(tmp_path, {"model.m.strange": WORDS}, config)
+    floats = read_folder(tmp_path, {"model.m.weight": HALVES, "model.m.positions": np.arange(4)}, config)
+    assert len(floats.tensors) == 2  # quantized when loaded, not stored so
 
 
-@pytest.mark.parametrize("method", ["exl3", "torchao", "quark", "bitnet"])
-def test_a_label_left_over_on_plain_weights_refuses_nothing(tmp_path, method):
-    assert len(opened(tmp_path, {"weight": FLOATS}, method).tensors) == 1
+def test_fp8_of_quark_is_read(tmp_path):
+    """It has the arrays of others."""
+    config = {"quantization_config": {"quant_method": "quark"}}
+    arrays = {"m.weight": torch.zeros(8, 16, dtype=torch.float8_e4m3fn), "m.weight_scale": torch.ones(1)}
+    tensors = read_folder(tmp_path, save(arrays), config).tensors
+    assert [tensor.encoding.label for tensor in tensors] == ["FP8-tensor-F32-ct"]
 
 
-def test_quark_s_eight_bit_floats_are_read(tmp_path):
-    import torch
-    from safetensors.torch import save_file as save
-
-    arrays = {"m.weight": torch.ones(8, 32).to(torch.float8_e4m3fn), "m.weight_scale": torch.ones(())}
-    save(arrays, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "quark"}}))
-    assert [tensor.name for tensor in detect(tmp_path).read(tmp_path).tensors] == ["m.weight"]
+@pytest.mark.parametrize("names", [["codes"], ["indices"], ["codebooks"], ["tables2"]])
+def test_a_common_name_alone_is_no_family(tmp_path, names):
+    assert read_folder(tmp_path, {f"m.{name}": HALVES for name in names}).tensors
 
 
 def test_plain_weights_beside_scales_are_used_as_they_are(tmp_path):
-    arrays = {"weight": FLOATS, "weight_scale": FLOATS[:, :1], "weight_zero_point": BYTES[:, :1].view(np.int8)}
-    tensors = {tensor.name: tensor for tensor in opened(tmp_path, arrays, "compressed-tensors").tensors}
-    assert tensors["model.layers.0.up_proj.weight"].encoding.label == "F16"
+    arrays = {"m.weight": HALVES, "m.weight_scale": HALVES[:, :1], "m.weight_zero_point": np.zeros((8, 1), np.int8)}
+    config = {"quantization_config": {"quant_method": "compressed-tensors"}}
+    tensors = {tensor.name: tensor for tensor in read_folder(tmp_path, arrays, config).tensors}
+    assert tensors["m.weight"].encoding.label == "F16"
+
+
+def test_quark_s_words_are_not_read(tmp_path):
+    arrays = {"m.weight": WORDS, "m.weight_scale": HALVES}
+    with pytest.raises(UnsupportedError, match="Quark"):
+        read_folder(tmp_path, arrays, {"quantization_config": {"quant_method": "quark"}})

@@ -21,9 +21,9 @@ from requant.ir import Checkpoint, Json, Tensor
 #: (arrays, quantization config, {} when there is none) -> None; raises FormatError or UnsupportedError.
 Fold = Callable[[Pool, Mapping[str, Json]], None]
 
-#: Every family by name, the ones with the most telling array names first.
+#: Every family by name, the ones with the most telling array names first; two refuse what the others cannot read.
 FOLDS: Final[Mapping[str, Fold]] = {
-    "refused": refused.fold,
+    "by arrays": refused.refuse_by_arrays,
     "bitsandbytes": bitsandbytes.fold,
     "exl2": exl2.fold,
     "hqq": hqq.fold,
@@ -33,6 +33,7 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "sparse": sparse.fold,
     "compressed": compressed.fold,
     "scaled": scaled.fold,
+    "by method": refused.refuse_by_method,
 }
 
 

@@ -34,6 +34,10 @@ class Pool:
         self._remarks: dict[str, list[str]] = {}
         self.quantization: Mapping[str, Json] = _quantization(checkpoint)
 
+    def names(self) -> list[str]:
+        """Everything that is here, in file order."""
+        return list(self._arrays)
+
     def modules(self, suffix: str) -> list[str]:
         """Modules that store an array `<module>.<suffix>`, in file order."""
         ending = "." + suffix

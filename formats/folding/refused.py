@@ -1,37 +1,38 @@
-"""Formats that are known by their arrays or their configuration, and not read: each is refused by its name.
+"""Quantized checkpoints that are recognized and not read: by the names of their arrays, then by what config.json says.
 
-A configuration alone refuses nothing: it may be left over from weights that are plain now.
+Sources: the state dicts of exllamav3, aqlm 1.1, quip-sharp, vptq, spqr_quant, torchao 0.18, optimum-quanto 0.2, eetq,
+fp_quant, amd-quark 0.13, gptqmodel (2:4), and of transformers 5.23 (HIGGS, BitNet).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NoReturn
 
 from requant.errors import UnsupportedError
 from requant.formats.folding.pool import Pool
-from requant.ir import Json
+from requant.ir import Json, Tensor
 
-#: Suffixes of the arrays of one module -> the format. Every suffix of a key must be there.
-_BY_ARRAYS: Final[Mapping[tuple[str, ...], str]] = {
-    ("trellis",): "EXL3",
-    ("_weight_qdata",): "torchao",
-    ("codes", "codebooks"): "AQLM",
-    ("Qidxs",): "QuIP#",
-    ("indices", "centroids"): "VPTQ",
-    ("centroids.weight",): "VPTQ",
-    ("dense_weights", "row_offsets"): "SpQR",
-    ("qweight", "tables2"): "HIGGS",
-    ("qweight", "forward_hadamard_matrix"): "FP-Quant",
-    ("dqweight", "forward_hadamard_matrix"): "FP-Quant",
-    ("weight", "weight_scales"): "EETQ",
-    ("weight._data", "weight._scale"): "quanto",
+#: An array that only this family has -> (the family, arrays that a module has beside it).
+_ARRAYS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "trellis": ("EXL3", ()),
+    "codebooks": ("AQLM", ("codes",)),
+    "Qidxs": ("QuIP#", ()),
+    "Qidxs_0": ("QuIP#", ()),
+    "centroids": ("VPTQ", ("indices",)),
+    "centroids.weight": ("VPTQ", ()),
+    "dense_weights": ("SpQR", ("row_offsets",)),
+    "tables2": ("HIGGS", ("scales",)),
+    "forward_hadamard_matrix": ("FP-Quant", ()),
+    "_weight_qdata": ("torchao", ()),
+    "weight._data": ("quanto", ("weight._scale",)),
+    "weight_scales": ("EETQ", ("weight",)),
+    "weight_quantizer.scale": ("Quark", ()),
+    "B_24": ("2:4 sparse Marlin", ()),
 }
-
-#: `quant_method` -> the format, where arrays do not tell it from another.
-_BY_METHOD: Final[Mapping[str, str]] = {
+#: `quant_method` -> the family, for what is left of a checkpoint when every fold has taken its own.
+_METHODS: Final = {
     "exl3": "EXL3",
-    "torchao": "torchao",
     "aqlm": "AQLM",
     "quip": "QuIP#",
     "quip_sharp": "QuIP#",
@@ -39,41 +40,57 @@ _BY_METHOD: Final[Mapping[str, str]] = {
     "spqr": "SpQR",
     "higgs": "HIGGS",
     "fp_quant": "FP-Quant",
-    "eetq": "EETQ",
+    "torchao": "torchao",
     "quanto": "quanto",
+    "eetq": "EETQ",
+    "quark": "Quark",
     "bitnet": "BitNet",
     "sinq": "SINQ",
     "fouroversix": "Four Over Six",
+    "metal": "Metal",
 }
-#: dtypes that no plain weight has.
-_CODES: Final = ("U8", "I8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F4")
+_CODES: Final = ("U8", "I8", "I16", "U16", "I32", "U32", "F4", "F8_E4M3", "F8_E5M2")
+#: How to come to weights that can be read; where a family has a way of its own.
+_HINTS: Final = {
+    "torchao": "load the model with transformers, dequantize it, and save it as safetensors",
+    "EXL3": "EXL3 weights are only decoded by exllamav3 on a GPU: convert the original model instead",
+    "EETQ": "its int8 weights are shuffled for one kind of GPU: convert the original model instead",
+    "BitNet": "take the model's BF16 weights, which are published beside the packed ones",
+}
 
 
-def fold(pool: Pool, config: Mapping[str, Json]) -> None:
-    """Raise `UnsupportedError` for a format that is only known; fold nothing."""
-    for suffixes, name in _BY_ARRAYS.items():
-        first, *others = suffixes
-        for module in pool.modules(first):
-            if all(pool.get(f"{module}.{suffix}") is not None for suffix in others):
-                _refuse(pool, module, name)
-    method = config.get("quant_method")
-    if method in _BY_METHOD:
-        for module in pool.modules("weight"):
-            if _holds_codes(pool, f"{module}.weight"):
-                _refuse(pool, module, _BY_METHOD[str(method)])
-    if method == "quark":  # its 8-bit floats are like those of others
-        for module in pool.modules("weight_scale"):
-            if _holds_codes(pool, f"{module}.weight") and not _holds_codes(pool, f"{module}.weight", ("F8_E4M3",)):
-                _refuse(pool, module, "Quark")
+def refuse_by_arrays(pool: Pool, config: Mapping[str, Json]) -> None:
+    """Refuse modules with arrays that only one family has, before another takes some of them."""
+    for suffix, (family, beside) in _ARRAYS.items():
+        for module in pool.modules(suffix):
+            if all(pool.get(f"{module}.{other}") is not None for other in beside):
+                _refuse(pool, family, f"{module}.{suffix}")
 
 
-def _holds_codes(pool: Pool, name: str, dtypes: tuple[str, ...] = _CODES) -> bool:
-    tensor = pool.get(name)
-    return tensor is not None and len(tensor.shape) > 1 and tensor.encoding.label in dtypes
+def refuse_by_method(pool: Pool, config: Mapping[str, Json]) -> None:
+    """Refuse what nothing else has taken, when the configuration says who made it.
+
+    A configuration alone refuses nothing: weights that are floats were quantized when they were loaded, not stored so.
+    """
+    for module in pool.modules("weight_scale"):
+        weight, scale = pool.get(f"{module}.weight"), pool.need(module, "weight_scale")
+        if weight is not None and weight.encoding.label == "U8" and scale.shape in ((), (1,)):
+            _refuse(pool, "BitNet", weight.name)
+    method = str(config.get("quant_method", "")).lower()
+    if method not in _METHODS:
+        return
+    for name in pool.names():
+        array = pool.get(name)
+        if array is not None and _holds_codes(array):
+            _refuse(pool, _METHODS[method], name)
 
 
-def _refuse(pool: Pool, module: str, name: str) -> None:
+def _holds_codes(array: Tensor) -> bool:
+    return array.encoding.label in _CODES and len(array.shape) >= 2
+
+
+def _refuse(pool: Pool, family: str, name: str) -> NoReturn:
+    usual = "load the model with the library that made it, dequantize it, and save it; or convert the original model"
     raise UnsupportedError(
-        f"{pool.path}: module {module!r} is stored as {name}, which is not read",
-        hint="dequantize the model with the library that made it, or start from the original",
+        f"{pool.path}: {name!r} is quantized by {family}, which is not read here", hint=_HINTS.get(family, usual)
     )
