@@ -190,7 +190,7 @@ def _put_q2_k(
     put_two_bits(values, n, found, d, dmin, out)
 
 
-_second_q3: Final = signed_search(16, 32)
+_second_q3: Final = signed_search(16, 32, unbounded=True)
 
 
 @inlined

@@ -158,18 +158,30 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
     return search
 
 
-def signed_search(length: int, top: int) -> Callable[..., Any]:
+def signed_search(length: int, top: int, unbounded: bool = False) -> Callable[..., Any]:
     """make_qx_quants with rmse_type 1: code * scale, codes in -top..top-1.
+
+    unbounded: the values may be infinite or NaN (scales whose sums overflowed), and round as ggml's integers do.
 
     The made function is (xs, ws, wxs, found) -> None. found: [scale, inverse, whether the group is not zero] of the
     lanes; a value has the code `inverse * x`. wxs is scratch, as large as xs.
     """
 
     @inlined
+    def fast_code(x: F32x16) -> F32x16:
+        return greater(lesser(rint(x), top - 1), -top)
+
+    @inlined
+    def exact_code(x: F32x16) -> F32x16:
+        return to_float(greater(lesser(nearest(x), top - 1), -top))
+
+    code_of = exact_code if unbounded else fast_code
+
+    @inlined
     def sums(xs: Floats, ws: Floats, wxs: Floats, inverse: F32x16) -> Any:
         sum_lx, sum_l2 = splat16(_F(0)), splat16(_F(0))
         for i in range(length):
-            code = greater(lesser(rint(inverse * load16(xs, 16 * i)), top - 1), -top)
+            code = code_of(inverse * load16(xs, 16 * i))
             sum_lx = sum_lx + load16(wxs, 16 * i) * code
             sum_l2 = sum_l2 + load16(ws, 16 * i) * code * code
         return sum_lx, sum_l2

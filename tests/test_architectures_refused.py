@@ -242,7 +242,7 @@ def test_missing_optional_keys_are_what_llama_cpp_takes():
 
 
 def test_absurd_counts_are_refused_quickly():
-    began = time.monotonic()
+    began = time.process_time()
     refused(hf({"num_hidden_layers": 2_000_000_000}), "layers")
     refused(gguf({"llama.block_count": Typed("u32", 2_000_000_000)}), "layers")
     huge = Typed("u32", 2_000_000_000)
@@ -250,4 +250,4 @@ def test_absurd_counts_are_refused_quickly():
     refused(gguf({"llama.expert_count": huge, "llama.expert_used_count": huge, "llama.block_count": huge}), "experts")
     widths = ("attention.key_length", "attention.value_length", "rope.dimension_count")
     refused(gguf({f"llama.{key}": huge for key in widths}), "per head")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5

@@ -18,6 +18,7 @@ from requant.layout import Layout, OutputFile
 from requant.plan import Fidelity, Move, Plan, Step
 from requant.sources import FileSlice, Memory
 from requant.transforms import Add, RopeOrder, Rows, Transpose
+from tests.interrupts import heed_interrupts
 
 HEAD = b"HEAD" * 4
 
@@ -178,6 +179,7 @@ def test_a_killed_run_leaves_no_file_under_its_name(tmp_path, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
+        preexec_fn=heed_interrupts,
     )
     assert child.stdout is not None
     child.stdout.readline()

@@ -224,7 +224,7 @@ def test_whatever_the_bytes_reading_ends_soon(tmp_path_factory, data):
     stop = data.draw(st.integers(start, len(original)))
     path = tmp_path_factory.mktemp("fuzz") / "file"
     path.write_bytes(original[:start] + noise + original[start + len(noise) : stop])
-    began = time.monotonic()
+    began = time.process_time()
     tracemalloc.start()
     try:
         assert read_imatrix(path).entries
@@ -233,5 +233,5 @@ def test_whatever_the_bytes_reading_ends_soon(tmp_path_factory, data):
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert peak < 100e6

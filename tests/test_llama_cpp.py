@@ -13,6 +13,7 @@ import pytest
 from requant.errors import UnsupportedError, VerifyError
 from requant.verify import llama_cpp
 from requant.verify.llama_cpp import LlamaCpp
+from tests.interrupts import heed_interrupts
 from tests.tiny_gguf import EMBD, vocabulary, write_tiny_llama
 
 TEXT = "the cat sat on a mat. the dog, Ünal's, did not!"
@@ -182,7 +183,9 @@ def ends(pid):
 
 def test_an_interrupt_ends_the_check_and_its_child(tiny):
     command = [sys.executable, "-m", "requant", "check", tiny, "--predict", "200", "--threads", "1", "--chunks", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts
+    ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         until = time.monotonic() + 30
         while not (found := children.read_text().split()) and time.monotonic() < until:

@@ -62,9 +62,9 @@ def test_a_huge_header_costs_little_time_and_memory(case, tmp_path):
     path.write_bytes(case.content())
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
     before = status("VmRSS")
-    began = time.perf_counter()
+    began = time.process_time()
     verdict(case, path)
-    assert time.perf_counter() - began < 5  # one second on a quiet machine
+    assert time.process_time() - began < 5  # one second on a quiet machine
     assert status("VmHWM") - before < 100e6
     path.unlink()
 

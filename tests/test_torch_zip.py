@@ -404,10 +404,10 @@ def test_bombs_end_soon(tmp_path, program):
     before = status("VmRSS")
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(with_program(program))
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(FormatError):
         FORMAT.read(path)
-    assert time.perf_counter() - began < 8  # about one second on a quiet machine
+    assert time.process_time() - began < 8  # about one second on a quiet machine
     assert status("VmHWM") - before < 100e6
 
 
