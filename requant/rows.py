@@ -57,11 +57,12 @@ def upright(step: Step) -> Step:
 def granule_of(step: Step) -> int:
     """Rows of the target that must stay in one run: whole rotary heads, whole blocks of rows of the encodings.
 
-    All rows, where a transpose or an encoding needs the tensor whole.
+    All rows of a matrix where it is transposed, or where an encoding needs the tensor whole.
     """
     rows = rows_of(step.target.shape)
     if any(isinstance(transform, Transpose) for transform in step.move.transforms):
-        return max(rows, 1)
+        stacked = len(step.target.shape) > 2 and isinstance(step.target.encoding, Dense)
+        return max(step.target.shape[-2] if stacked else rows, 1)
     heads = [rows // t.heads for t in step.move.transforms if isinstance(t, RopeOrder)]
     encodings = [step.target.encoding.granule(step.target.shape)]
     encodings += [tensor.encoding.granule(tensor.shape) for tensor in step.move.inputs]
@@ -184,16 +185,25 @@ class StepRows:
     def values(self, start: int, stop: int, scratch: Scratch) -> Values:
         """Target rows `[start, stop)` as float32."""
         if self._transposed:
-            (item,) = self._inputs
-            tall = np.empty((item.rows, item.columns), np.float32)
-            item.decode(0, item.rows, tall, scratch, self._held.get(item.first, {}))
-            return np.ascontiguousarray(tall.T)
+            return self._turned(start, stop, scratch)
         out = scratch.values("values", stop - start, self.columns)
         for item, a, b, at in self._overlaps(start, stop):
             item.decode(a, b, out[at : at + b - a], scratch, self._held.get(item.first, {}))
         out = self._ordered(out, scratch)
         for value in self._add:
             out += value
+        return out
+
+    def _turned(self, start: int, stop: int, scratch: Scratch) -> Values:
+        """Target rows `[start, stop)` of whole transposed matrices."""
+        (item,) = self._inputs
+        out = scratch.values("values", stop - start, self.columns)
+        high, wide = self.columns, self.step.target.shape[-2]  # of a matrix as it is stored
+        for at in range(start, stop, wide):
+            first = at // wide * high
+            stored = np.empty((high, wide), np.float32)
+            item.decode(first, first + high, stored, scratch, self._held.get(item.first, {}))
+            out[at - start : at - start + wide] = stored.T
         return out
 
     def repack(self, start: int, stop: int, out: Parts, at: int, scratch: Scratch) -> None:

@@ -43,7 +43,8 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Transpose:
-    """Rows become columns: GPT-2's Conv1D keeps [in, out] where a linear layer keeps [out, in]."""
+    """Rows become columns, in every matrix of a stack: GPT-2's Conv1D and gpt-oss' experts are [in, out] in
+    transformers, where a linear layer is [out, in]."""
 
 
 @dataclass(frozen=True, slots=True)

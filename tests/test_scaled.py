@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS, DENSE
@@ -321,8 +321,6 @@ def test_what_shares_a_scale_is_seen_from_shapes(tmp_path, arrays, label):
 def test_activation_scales_stay_and_are_left_out_of_other_formats(tmp_path):
     source = write_tiny_folder(tmp_path / "tiny")
     convert(source, tmp_path / "fp8", "FP8")
-    from safetensors.torch import load_file
-
     arrays = load_file(tmp_path / "fp8" / "model.safetensors")
     arrays["model.layers.0.mlp.up_proj.input_scale"] = torch.ones(())
     arrays["model.layers.0.self_attn.k_scale"] = torch.ones(())
@@ -352,6 +350,20 @@ def test_gpt_oss_experts_are_folded(tmp_path):
     tensors = read_arrays(tmp_path, arrays | {"e.down_proj_bias": torch.zeros(2, 12)})
     assert tensors["e.down_proj.weight"].shape == (2, 12, 64)
     assert set(tensors) == {"e.down_proj.weight", "e.down_proj_bias"}
+
+
+def test_gpt_oss_experts_become_parameters_of_transformers(tmp_path):
+    """Plain numbers are transposed, expert by expert, under the parameter's name; codes stay as they are."""
+    golden = load("mxfp4_gptoss")
+    arrays = {f"e.down_proj_{name}": torch.from_numpy(golden[name]) for name in ("blocks", "scales")}
+    read_arrays(tmp_path, arrays)
+    convert(tmp_path / "model.safetensors", tmp_path / "copy", None)
+    assert set(load_file(tmp_path / "copy" / "model.safetensors")) == set(arrays)
+    for recipe in ("F32", "BF16", "NF4"):
+        convert(tmp_path / "model.safetensors", tmp_path / recipe, recipe)
+        (tensor,) = load_file(tmp_path / recipe / "model.safetensors").items()
+        assert tensor[0] == "e.down_proj"
+        assert np.array_equal(tensor[1].float().numpy(), golden["dequant_expert_in_out"]), recipe
 
 
 @pytest.mark.parametrize(

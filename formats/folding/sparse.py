@@ -23,7 +23,8 @@ def fold(pool: Pool, config: Mapping[str, Json]) -> None:
     for module in pool.modules("B_24"):
         _marlin(pool, module, gptq=True)
     for stem in pool.modules("bitmask"):
-        _bitmask(pool, stem)
+        if pool.get(f"{stem}.compressed") is not None or pool.get(f"{stem}.shape") is not None:
+            _bitmask(pool, stem)
 
 
 def _marlin(pool: Pool, module: str, *, gptq: bool) -> None:

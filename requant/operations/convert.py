@@ -10,7 +10,7 @@ from typing import Final
 from requant import schemes, tokenizers
 from requant.architectures import translate
 from requant.encodings import F16, Blocks, Dense, Encoding
-from requant.encodings.scaled import BESIDE
+from requant.encodings.scaled import BESIDE, Scaled
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
@@ -29,6 +29,7 @@ from requant.recipes import (
     quantized_metadata,
     recipe_named,
 )
+from requant.transforms import Transpose
 
 #: What readers of a Hugging Face folder look for.
 _WEIGHT_FILES: Final = (
@@ -184,7 +185,7 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
     """Steps of an HF folder: plain floats, or a quantization scheme; config.json says which, and nothing stale."""
     scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
     if request.recipe is not None:
-        said = _without_scales_beside(said)
+        said = _as_parameters(_without_scales_beside(said))
     if scheme is not None:
         importance = None if request.importance is None else in_hf_names(request.importance, source, said.moves)
         if importance is not None and isinstance(scheme, schemes.Weighs):
@@ -204,6 +205,19 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
     if all(isinstance(step.target.encoding, Dense) for step in steps):
         said = _without_quantization(said)
     return steps, replace(said, config=_with_dtype(said.config, steps))
+
+
+def _as_parameters(said: Translation) -> Translation:
+    """The same with the experts of gpt-oss as transformers has them when they are not quantized: [experts, in, out]."""
+    moves = []
+    for move in said.moves:
+        encoding = _encoding_of(move)
+        if isinstance(encoding, Scaled) and encoding.kind.startswith("gpt-oss"):
+            *experts, outputs, inputs = move.shape
+            shape = (*experts, inputs, outputs)
+            move = Move(move.name.removesuffix(".weight"), shape, move.inputs, (*move.transforms, Transpose()))
+        moves.append(move)
+    return replace(said, moves=tuple(moves))
 
 
 def _without_scales_beside(said: Translation) -> Translation:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from requant.encodings import F16, Dense, Encoding
+from requant.encodings import BF16, F16, Dense, Encoding
+from requant.encodings.exactness import values_of
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, Move
@@ -50,9 +51,11 @@ def is_linear(move: Move) -> bool:
 
 
 def dense_like(move: Move) -> Dense:
-    """The encoding of a tensor that is not quantized: its own if it is dense, else F16."""
+    """The encoding of a tensor that is not quantized: its own if it is dense, else what holds its values, or F16."""
     encoding = move.inputs[0].encoding
-    return encoding if isinstance(encoding, Dense) else F16
+    if isinstance(encoding, Dense):
+        return encoding
+    return BF16 if values_of(encoding) == BF16 else F16
 
 
 def refuse_transposed(config: Mapping[str, Json], scheme: str) -> None:
