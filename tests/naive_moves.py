@@ -1,5 +1,7 @@
 """The obvious way to carry out a `Move`: whole tensors, one transform after another."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from requant.encodings import columns_of
@@ -17,8 +19,8 @@ def values(tensor: Tensor) -> np.ndarray:
     return data.view({"F32": "<f4", "F16": "<f2"}[tensor.encoding.label]).astype(np.float32).reshape(tensor.shape)
 
 
-def carried_out(move: Move) -> np.ndarray:
-    """What a move gives."""
+def carried_out(move: Move, values: Callable[[Tensor], np.ndarray] = values) -> np.ndarray:
+    """What a move gives; `values` are those of an input."""
     matrices = [values(tensor) for tensor in move.inputs]
     vector = len(move.inputs[0].shape) == 1
     tall = np.concatenate([m.reshape(-1, 1 if vector else columns_of(m.shape)) for m in matrices])

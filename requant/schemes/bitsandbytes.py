@@ -49,7 +49,10 @@ class BitsAndBytes:
             return dense_like(move)
         if self.table == "int8":
             return RowInt8()
+        source = move.inputs[0].encoding
         dtype = {BF16: "bfloat16", F16: "float16", F32: "float32"}.get(dense_like(move), "float16")
+        if isinstance(source, FourBit):
+            dtype = source.dtype
         return FourBit(self.table, dtype, self.block, self.double)
 
 

@@ -107,12 +107,14 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Exl2Scheme:
-    """bits: target bits per weight of attention and MLP together. head_bits: width of the output matrix.
+    """bits: target bits per weight of attention and MLP together; None keeps layers that are EXL2 already, else 4.
+
+    head_bits: width of the output matrix.
 
     importance: by the names of the moves; the errors of inputs that matter more weigh more.
     """
 
-    bits: float
+    bits: float | None
     head_bits: int = 6
     importance: Importance | None = None
 
@@ -123,13 +125,18 @@ class Exl2Scheme:
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Measure every layer's options, and choose; the embedding, norms and what is no linear layer become F16."""
         slots = _slots(moves)
-        budget = int(self.bits * sum(prod(moves[i].shape) for slot in slots for i in slot[1]))
+        if self.bits is None and all(
+            isinstance(t.encoding, Exl2) for _, slot in slots for i in slot for t in moves[i].inputs
+        ):
+            return _kept(moves, config)
+        target = self.bits or 4.0
+        budget = int(target * sum(prod(moves[i].shape) for slot in slots for i in slot[1]))
         options = _measured(moves, slots, self.importance)
         least = sum(candidates[0].bits for candidates in options)
         if least > budget:
             weights = sum(prod(moves[i].shape) for slot in slots for i in slot[1])
             raise PlanError(
-                f"{self.bits} bits per weight are too few: the least for this model is {least / weights:.2f}",
+                f"{target} bits per weight are too few: the least for this model is {least / weights:.2f}",
                 hint=f"--to EXL2-{ceil(100 * least / weights) / 100:.2f} or more",
             )
         encodings: list[Encoding] = [_plain(move) for move in moves]
@@ -142,7 +149,7 @@ class Exl2Scheme:
         quantization: dict[str, Json] = {
             "quant_method": "exl2",
             "version": "0.3.2",
-            "bits": self.bits,
+            "bits": target,
             "head_bits": self.head_bits,
             "calibration": {"rows": 0, "length": 0, "dataset": "none: rounded by the weights alone"},
         }
@@ -157,16 +164,27 @@ class Exl2Scheme:
 def exl2(parameters: Sequence[str]) -> Exl2Scheme:
     """`EXL2-4.0`, or with the head's width `EXL2-4.0-8`."""
     try:
-        bits = float(parameters[0]) if parameters else 4.0
+        bits = float(parameters[0]) if parameters else None
         head = int(parameters[1]) if len(parameters) > 1 else 6
     except ValueError:
         bits, head = 0.0, 6
-    if not 2 <= bits <= 8.2 or head not in _HEADS or len(parameters) > 2:
+    if (bits is not None and not 2 <= bits <= 8.2) or head not in _HEADS or len(parameters) > 2:
         raise PlanError(
             f"EXL2-{'-'.join(parameters)} is not understood",
             hint="EXL2-4.0: bits per weight from 2 to 8; EXL2-4.0-8: with the output matrix in 8 bits",
         )
     return Exl2Scheme(bits, head)
+
+
+def _kept(moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
+    """Everything that is EXL2 as it is, and config.json's word on it."""
+    said = config.get("quantization_config")
+    quantization = said if isinstance(said, dict) else {"quant_method": "exl2"}
+    encodings = (move.inputs[0].encoding for move in moves)
+    return Applied(
+        tuple(e if isinstance(e, Exl2) else _plain(move) for e, move in zip(encodings, moves, strict=True)),
+        quantization,
+    )
 
 
 @cache

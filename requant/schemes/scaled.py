@@ -7,7 +7,7 @@ while the model runs (FP8) or not at all (NVFP4, MXFP4: "A16").
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from requant.encodings import BF16, Encoding
@@ -53,7 +53,10 @@ class ScaledFloats:
         return wanted, ""
 
     def _wanted(self, move: Move) -> Scaled:
+        source = move.inputs[0].encoding
         match self.name:
+            case "FP8" if isinstance(source, Scaled) and replace(source, scale="F32") == Scaled("ct", "F8_E4M3"):
+                return source
             case "FP8":
                 return Scaled("ct", "F8_E4M3", scale="BF16" if dense_like(move) == BF16 else "F32")
             case "FP8-BLOCK":
