@@ -9,7 +9,7 @@ import click
 
 from requant import formats
 from requant.cli import options
-from requant.cli.execution import carry_out
+from requant.cli.execution import carry_out, measuring
 from requant.encodings import F32
 from requant.errors import PlanError
 from requant.formats import FORMATS
@@ -74,7 +74,9 @@ def convert(
         vocabulary=not no_vocab,
     )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
-    carry_out(plan_conversion(formats.open(source), target, destination, request), how)
+    with measuring(how.quiet):
+        plan = plan_conversion(formats.open(source), target, destination, request)
+    carry_out(plan, how)
 
 
 def format_for(destination: Path, name: str | None) -> Format:

@@ -15,6 +15,7 @@ from requant.cli.options import RunOptions
 from requant.cli.tables import count, size, table
 from requant.errors import PlanError
 from requant.execute import Options, Receipt, execute, peak_bytes
+from requant.operations.inspect import short_label
 from requant.plan import Fidelity, Loss, LossKind, Plan, Step
 
 #: Lines for losses of one kind before the rest is only counted.
@@ -68,6 +69,33 @@ def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
 
 
 @contextmanager
+def measuring(quiet: bool) -> Iterator[None]:
+    """While a plan is made: a bar on stderr if layers are measured for more than a second (EXL2 does that)."""
+    from tqdm import tqdm
+
+    from requant.schemes.exl2 import on_measured
+
+    bar: tqdm[None] = tqdm(
+        unit="layer",
+        delay=1,
+        disable=quiet or not sys.stderr.isatty(),
+        desc="measuring",
+        leave=False,
+    )
+
+    def tell(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    on_measured.append(tell)
+    try:
+        with bar, _telling_of_compilation(quiet):
+            yield
+    finally:
+        on_measured.remove(tell)
+
+
+@contextmanager
 def _telling_of_compilation(quiet: bool) -> Iterator[None]:
     """The first run on a machine compiles each kernel, which takes seconds; the user should know what they go to."""
     from requant.kernels_cpu import on_compile
@@ -90,7 +118,9 @@ def plan_text(plan: Plan, workers: int) -> str:
     """A plan for people: every step, what it does to the numbers, then the totals."""
     rows = [["does", "from", "to", "bytes", "tensor"]]
     for step in plan.steps:
-        rows.append([_deed(step), _from(step), step.target.encoding.label, count(step.target.nbytes), _names(step)])
+        rows.append(
+            [_deed(step), _from(step), short_label(step.target.encoding), count(step.target.nbytes), _names(step)]
+        )
     files = [["file", "bytes"]] + [[file.name, count(file.nbytes)] for file in plan.layout.files]
     blocks = [
         table(rows, right=frozenset({3})),
@@ -131,7 +161,7 @@ def errors_text(plan: Plan, receipt: Receipt) -> str:
     for step in plan.steps:
         error = receipt.errors.get(step.target.name)
         said = "" if error is None else f"{error:.5f}"
-        rows.append([_deed(step), _from(step), step.target.encoding.label, said, _names(step)])
+        rows.append([_deed(step), _from(step), short_label(step.target.encoding), said, _names(step)])
     return table(rows, right=frozenset({3}))
 
 
@@ -176,7 +206,7 @@ def _deed(step: Step) -> str:
 
 
 def _from(step: Step) -> str:
-    return "+".join(dict.fromkeys(tensor.encoding.label for tensor in step.move.inputs))
+    return "+".join(dict.fromkeys(short_label(tensor.encoding) for tensor in step.move.inputs))
 
 
 def _names(step: Step) -> str:

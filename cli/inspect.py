@@ -13,7 +13,7 @@ import click
 from requant.cli.tables import count, size, table
 from requant.formats import detect
 from requant.ir import Json, Tensor, Typed
-from requant.operations.inspect import Report, Share, report, share_of
+from requant.operations.inspect import Report, Share, report, share_of, short_label
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -89,9 +89,20 @@ def _summary(result: Report) -> str:
         table(types, right=frozenset({1, 2, 3, 4, 5})),
         table(roles, right=frozenset({1, 2, 3})),
     ]
+    if result.exl2_widths:
+        blocks.insert(2, _widths(result))
     if result.by_layer:
         blocks.append(_layers(result))
     return "\n\n".join(blocks)
+
+
+def _widths(result: Report) -> str:
+    """How many weights of EXL2 layers have codes of how many bits."""
+    total = sum(result.exl2_widths.values())
+    rows = [["EXL2 bits", "parameters", "share"]]
+    for bits, weights in result.exl2_widths.items():
+        rows.append([str(bits), count(weights), f"{100 * weights / total:.1f} %"])
+    return table(rows, right=frozenset({0, 1, 2}))
 
 
 def _layers(result: Report) -> str:
@@ -113,7 +124,7 @@ def _tensor_table(tensors: Sequence[Tensor]) -> str:
     rows = [["tensor", "shape", "type", "bits/weight", "bytes"]]
     for tensor in tensors:
         shape = " x ".join(map(str, tensor.shape)) or "scalar"
-        rows.append([tensor.name, shape, tensor.encoding.label, _bits(share_of([tensor])), count(tensor.nbytes)])
+        rows.append([tensor.name, shape, short_label(tensor.encoding), _bits(share_of([tensor])), count(tensor.nbytes)])
     return table(rows, right=frozenset({3, 4}))
 
 

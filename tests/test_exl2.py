@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from requant.cli.execution import measuring
+from requant.cli.main import cli
 from requant.codecs import codec_for
 from requant.encodings.exl2 import Exl2, exl2_groups
 from requant.errors import FormatError, PlanError
@@ -492,3 +495,49 @@ def test_layers_that_exl2_cannot_store_stay_halves_and_are_told(tmp_path):
     plan = convert(tmp_path / "odd", tmp_path / "exl2", "EXL2-4.5")
     (loss,) = [loss for loss in plan.losses if loss.kind is LossKind.SUBSTITUTED]
     assert loss.subject == "model.layers.0.self_attn.q_proj.weight"
+
+
+def test_inspect_shows_exl2_as_one_type_and_how_many_weights_have_how_many_bits(tmp_path):
+    golden = np.load(GOLDEN / "exl2_mix_8_6_5_4_3_2.npz")
+    arrays = damaged(golden) | {f"n{name[1:]}": array for name, array in damaged(golden).items()}
+    arrays["bias"] = np.zeros(7, np.float16)
+    save_file(arrays, tmp_path / "model.safetensors")
+    said = CliRunner().invoke(cli, ["inspect", str(tmp_path / "model.safetensors"), "--tensors", "."]).output
+    bits = sum(8 * array.nbytes for array in arrays.values()) - 8 * 14
+    lines = [line.split() for line in said.splitlines()]
+    types = next(line for line in lines if line[:2] == ["EXL2", "2"])
+    assert types[2:3] == ["131,072"]
+    assert f"{bits / 131072:.3f}" in types
+    rows = {}
+    for width, count, *_ in groups_of(golden["q_groups"], len(golden["q_weight"])):
+        rows[width] = rows.get(width, 0) + 2 * 64 * count
+    assert {line[0]: line[1] for line in lines if len(line) == 4 and line[3] == "%" and line[0] in "865432"} == {
+        str(width): f"{weights:,}" for width, weights in rows.items()
+    }
+    assert ["m.weight", "64", "x", "1024", "EXL2", "8/6/5/4/3/2"] in [line[:6] for line in lines]
+    said = CliRunner().invoke(cli, ["inspect", str(tmp_path / "model.safetensors"), "--json"]).output
+    document = json.loads(said)
+    assert document["exl2_weights_by_bits"] == {str(width): weights for width, weights in rows.items()}
+    assert document["types"]["EXL2"]["tensors"] == 2
+    assert document["tensors"][0]["type"].startswith("EXL2-8b32x")
+
+
+def test_measuring_shows_a_bar_where_there_is_someone_to_see_it(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("tqdm.std.time", clock := Clock())
+    with measuring(quiet=False):
+        for done in range(1, 4):
+            clock.now += 2
+            for tell in on_measured:
+                tell(done, 3)
+    assert "measuring" in capsys.readouterr().err
+    assert not on_measured
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now

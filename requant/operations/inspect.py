@@ -9,6 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
+from requant.encodings import Encoding
+from requant.encodings.exl2 import Exl2
 from requant.file_types import title
 from requant.ir import Checkpoint, Json, Naming, Tensor
 from requant.sources import FileSlice
@@ -80,6 +82,7 @@ class Report:
     by_type: Mapping[str, Share]
     by_role: Mapping[str, Share]
     by_layer: Mapping[int, Share]
+    exl2_widths: Mapping[int, int]
     tied_output: bool
     memory: tuple[RunMemory, ...]
 
@@ -106,6 +109,7 @@ class Report:
             "types": {name: share.to_json() for name, share in self.by_type.items()},
             "roles": {name: share.to_json() for name, share in self.by_role.items()},
             "layers": {str(number): share.to_json() for number, share in self.by_layer.items()},
+            "exl2_weights_by_bits": {str(bits): weights for bits, weights in self.exl2_widths.items()},
             "memory": [memory.to_json() for memory in self.memory],
             "tensors": [
                 {
@@ -127,7 +131,7 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
     layers: dict[int, list[Tensor]] = {}
     for tensor in checkpoint.tensors:
         layer, role = place_of(tensor.name)
-        types.setdefault(tensor.encoding.label, []).append(tensor)
+        types.setdefault(type_name(tensor.encoding), []).append(tensor)
         roles.setdefault(role, []).append(tensor)
         if layer is not None:
             layers.setdefault(layer, []).append(tensor)
@@ -141,6 +145,7 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
         dict(sorted(by_type.items(), key=lambda item: -item[1].nbytes)),
         {name: share_of(group) for name, group in roles.items()},
         {number: share_of(layers[number]) for number in sorted(layers)},
+        exl2_widths(checkpoint.tensors),
         not any(tensor.name in ("output.weight", "lm_head.weight") for tensor in checkpoint.tensors),
         _memory(checkpoint, total.nbytes),
     )
@@ -152,8 +157,31 @@ def share_of(tensors: Iterable[Tensor]) -> Share:
     types: dict[str, int] = {}
     for tensor in tensors:
         count, weights, nbytes = count + 1, weights + prod(tensor.shape), nbytes + tensor.nbytes
-        types[tensor.encoding.label] = types.get(tensor.encoding.label, 0) + 1
+        name = type_name(tensor.encoding)
+        types[name] = types.get(name, 0) + 1
     return Share(count, weights, nbytes, types)
+
+
+def type_name(encoding: Encoding) -> str:
+    """The label, but for EXL2, which differs from layer to layer."""
+    return "EXL2" if isinstance(encoding, Exl2) else encoding.label
+
+
+def short_label(encoding: Encoding) -> str:
+    """For people: `EXL2 8/4` has groups of 8 and of 4 bits; the whole label tells how many of what size."""
+    if isinstance(encoding, Exl2):
+        return "EXL2 " + "/".join(str(bits) for bits in dict.fromkeys(bits for bits, *_ in encoding.groups))
+    return type_name(encoding)
+
+
+def exl2_widths(tensors: Iterable[Tensor]) -> Mapping[int, int]:
+    """How many weights of EXL2 layers have codes of each width, the widest first; scales are not counted."""
+    widths: dict[int, int] = {}
+    for tensor in tensors:
+        if isinstance(tensor.encoding, Exl2):
+            for bits, weights in tensor.encoding.weights_by_bits(tensor.shape).items():
+                widths[bits] = widths.get(bits, 0) + weights
+    return dict(sorted(widths.items(), reverse=True))
 
 
 def place_of(name: str) -> tuple[int | None, str]:

@@ -45,12 +45,12 @@ def written(source: Encoding = BF16) -> dict[str, Encoding]:
             targets[name] = source if isinstance(source, Exl2) else encoding_of("4 g128", _SHAPE[1])
         else:
             targets[name] = scheme([]).apply((move,), {"model_type": "llama"}).encodings[0]
-    return targets | {f"GGUF {name}": BLOCKS[name] for name in GGUF_TYPES}
+    return {**targets, **{f"GGUF {name}": BLOCKS[name] for name in GGUF_TYPES}}
 
 
 def readable() -> dict[str, Encoding]:
     """Everything that is read, by the name of its family."""
-    return written() | _READ_ONLY
+    return {**written(), **_READ_ONLY}
 
 
 def fidelity(source: Encoding, target: Encoding) -> str:
