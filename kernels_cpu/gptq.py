@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from requant.codecs import Codes, Parts, Values
 from requant.encodings.gptq import Gptq, Order, Zeros
-from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups
+from requant.kernels_cpu.groups import (
+    can_dequantize_streams,
+    dequantize,
+    dequantize_streams,
+    regrouped,
+    round_to_groups,
+)
 from requant.kernels_cpu.packed_bits import codes_of, stream_rows, streams_of, words_of
 
 #: What "less one" takes off whole words: a one in each code. GPTQModel and AutoGPTQ agree wherever no zero is 0.
@@ -27,8 +33,13 @@ class GptqCodec:
 
     def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
         """f16((code - zero) * scale), or in the dtype of the scales: what GPTQModel's torch kernel computes."""
-        codes = self._padded(parts, len(out), start, out.shape[1])
-        dequantize(codes, self.encoding.group, self.encoding.scale, out)
+        how, (rows, columns) = self.encoding, out.shape
+        if how.order is not Order.ACT and can_dequantize_streams(how.bits, columns, how.group):
+            streams = streams_of(parts["qweight"], start, rows)
+            scales, zeros = self._scales(parts, rows, start), self._zeros(parts, rows, start)
+            dequantize_streams(streams, scales, zeros, how.group, how.bits, how.scale, out)
+        else:
+            dequantize(self._padded(parts, rows, start, columns), how.group, how.scale, out)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """Round to nearest, with the clip that makes the squared error of each group least.

@@ -120,6 +120,8 @@ def codes_of(streams: Words64, bits: int, count: int, planar: bool = False) -> C
     Beyond `count` lies whatever the words hold. planar: 32 codes are stored plane by plane (`PLANES`).
     """
     blocks = -(-count // 32)
+    if bits == 8 and 4 * blocks < streams.shape[1]:
+        return streams.view(np.uint8)[:, : 32 * blocks]
     padded = -(-32 * blocks * bits // 64) + 1
     if streams.shape[1] < padded:
         streams = np.pad(streams, ((0, 0), (0, padded - streams.shape[1])))
