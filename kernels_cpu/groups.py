@@ -107,7 +107,7 @@ def scale_words(
                     codes = pair >> ((lanes16() & 7) << 2) & 15
                 else:
                     codes = splat_int16(int(words[at])) >> (lanes16() << 1) & 3
-                store(out, row * columns + i, _rounded((to_float(codes) - zero) * scale, rounding))
+                store(out, row * columns + i, rounded((to_float(codes) - zero) * scale, rounding))
 
 
 @kernel(BYTES, FLOATS, FLOATS, INTS, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
