@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Parts, Values
-from requant.dtypes import DTYPES
 from requant.encodings.bitsandbytes import NESTED, FourBit, RowInt8
 from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_BYTES, OUT_FLOATS, kernel
-from requant.kernels_cpu.dense import dense_codec
+from requant.kernels_cpu.groups import ROUNDING, rounded
+from requant.kernels_cpu.simd import load, load_chars16, load_ints, splat_int, store, to_float, where
+from requant.kernels_cpu.simd_lookup import permute
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -37,34 +38,36 @@ TABLES: Final = {
     "fp4": np.array([*_FP4_SIZES, *(-size for size in _FP4_SIZES)], _F) + _F(0),  # the second zero is positive too
 }
 
+#: Where the eight codes of four bytes begin: the first of a byte is in its high bits.
+_NIBBLES: Final = np.array([4, 0, 12, 8, 20, 16, 28, 24], np.int32)
 #: What a scale of zero is divided by instead.
 _LEAST: Final = _F(1e-38)
 
 
-@kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, OUT_FLOATS)
-def _decode(codes: Bytes, scales: Floats, table: Floats, first: int, block: int, out: Floats) -> None:
+@kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
+def _decode(codes: Bytes, scales: Floats, table: Floats, first: int, block: int, rounding: int, out: Floats) -> None:
     """out[i] = table[code] * scale for the numbers from `first` on; scales are those of whole blocks from 0 on."""
-    levels = np.empty(16, np.float32)
-    count = out.shape[0]
-    done = 0
-    while done < count:
+    levels, shifts, done = np.empty(16, np.float32), load_ints(_NIBBLES, 0), 0
+    while done < out.size:
         number = first + done
-        scale = scales[number // block]
-        stop = min(count, done + block - number % block)
-        for k in range(16):
-            levels[k] = table[k] * scale
-        if number & 1 and done < stop:
-            out[done] = levels[codes[number >> 1] & 15]
+        scale, stop = scales[number // block], min(out.size, done + block - number % block)
+        below = rounded(load(table, 0) * scale, rounding)  # the products of a block are only sixteen
+        above = rounded(load(table, 8) * scale, rounding)
+        store(levels, 0, below)
+        store(levels, 8, above)
+        if number & 1:
+            out[done] = levels[codes[number >> 1] & np.uint8(15)]
             done += 1
-        pairs = (stop - done) >> 1
         byte = (first + done) >> 1
-        for k in range(pairs):
-            code = codes[byte + k]
-            out[done + 2 * k] = levels[code >> 4]
-            out[done + 2 * k + 1] = levels[code & 15]
-        done += 2 * pairs
-        if done < stop:
-            out[done] = levels[codes[(first + done) >> 1] >> 4]
+        while done + 8 <= stop:
+            word = np.uint32(codes[byte]) | np.uint32(codes[byte + 1]) << np.uint32(8)
+            word |= np.uint32(codes[byte + 2]) << np.uint32(16) | np.uint32(codes[byte + 3]) << np.uint32(24)
+            code = splat_int(int(word)) >> shifts
+            store(out, done, where((code & 8) == 0, permute(below, code), permute(above, code)))
+            done, byte = done + 8, byte + 4
+        while done < stop:
+            shift = np.uint8(4 - 4 * ((first + done) & 1))
+            out[done] = levels[codes[(first + done) >> 1] >> shift & np.uint8(15)]
             done += 1
 
 
@@ -141,14 +144,16 @@ def _nested(scales: Floats, out: Parts) -> float:
     return float(offset)
 
 
-def _rounded(values: Values, dtype: str) -> None:
-    """Round float32 values to what a narrower dtype holds, in place."""
-    if dtype == "float32":
-        return
-    codec = dense_codec(DTYPES[{"float16": "F16", "bfloat16": "BF16"}[dtype]])
-    narrow = {"data": np.empty(values.shape, "<u2").view("<f2" if dtype == "float16" else "<u2")}
-    codec.encode(values, narrow)
-    codec.decode(narrow, values)
+@kernel(BYTES, FLOATS, NUMBER, OUT_FLOATS)
+def _decode_rows(codes: Bytes, scales: Floats, columns: int, out: Floats) -> None:
+    """(int8 * scale of the row) * (1/127), in this order."""
+    inverse = _F(1 / 127)
+    for row in range(out.size // columns):
+        first, last, scale = row * columns, (row + 1) * columns, scales[row]
+        for i in range(first, last - 15, 16):
+            store(out, i, to_float(load_chars16(codes, i)) * scale * inverse)
+        for i in range(last - columns % 16, last):
+            out[i] = _F((codes[i] ^ 128) - 128) * scale * inverse
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +167,8 @@ class FourBitCodec:
         codes = parts["data"].reshape(-1).view(np.uint8)
         flat = out.reshape(-1)
         table = parts["quant_map"].astype(np.float32, copy=False)
-        _decode(codes, self._scales(parts), table, start * out.shape[1], self.encoding.block, flat)
-        _rounded(out, self.encoding.dtype)
+        first, rounding = start * out.shape[1], ROUNDING[self.encoding.values.label]
+        _decode(codes, self._scales(parts), table, first, self.encoding.block, rounding, flat)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """The nearest code for every value; the scale is the block's largest size, so importance cannot change it."""
@@ -202,9 +207,11 @@ class RowInt8Codec:
 
     def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
         """(code * row scale) * (1/127), in this order."""
-        codes = parts["data"].reshape(-1, out.shape[1])[start : start + len(out)]
-        np.multiply(codes, parts["SCB"].reshape(-1)[start : start + len(out), None], out=out, dtype=np.float32)
-        out *= np.float32(1 / 127)
+        columns = out.shape[1]
+        codes = parts["data"].reshape(-1).view(np.uint8)[start * columns :]
+        scales = parts["SCB"].reshape(-1)[start:].astype(np.float32, copy=False)
+        if out.size:
+            _decode_rows(codes, scales, columns, out.reshape(-1))
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """The row's largest size becomes 127; ties to even."""

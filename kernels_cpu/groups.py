@@ -6,7 +6,7 @@ in rows of `stride` bytes.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT
 from requant.kernels_cpu.packed_bits import Words32, Words64
 from requant.kernels_cpu.search import Bytes, Floats, Ints
 from requant.kernels_cpu.simd import (
+    F32x8,
     F32x16,
     bits_float,
     float_bits,
@@ -38,6 +39,7 @@ from requant.kernels_cpu.simd import (
 )
 
 _F = np.float32
+Lanes = TypeVar("Lanes", F32x8, F32x16)
 #: How products are rounded, by the dtype of the scales.
 ROUNDING: Final = {"F32": 0, "F16": 1, "BF16": 2}
 #: Clips that are tried: the range of a group times 1, 0.98, … 0.4.
@@ -51,7 +53,7 @@ _HOPE: Final = 1.5
 
 
 @inlined
-def rounded(x: F32x16, rounding: int) -> F32x16:
+def rounded(x: Lanes, rounding: int) -> Lanes:
     """To the nearest number of a dtype of `ROUNDING`."""
     if rounding == 1:
         return rounded_half(x)
