@@ -23,6 +23,8 @@ Floats = NDArray[np.float32]
 LARGEST: Final = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.0, "F4": 6.0}
 #: The largest scale of 8 bits.
 _LARGEST_SCALE: Final = 448.0
+#: What is smaller counts as nothing where the scale of a whole tensor is chosen: its inverse must be finite.
+_LEAST: Final = 1e-30
 #: Bytes of scales that are tried under and over the one that reaches the largest value: a clip of up to a third and
 #: some headroom under an 8-bit float; under a power of two, a clip of up to a half.
 _TRIED: Final = {"F8_E4M3": (4, 5), "F8_E8M0": (1, 0)}
@@ -94,7 +96,7 @@ class ScaledCodec:
         top = LARGEST[how.element]
         if how.whole:
             ratio = np.float32(top * _LARGEST_SCALE)
-            share = np.float32(largest or 1.0)
+            share = np.float32(max(largest, _LEAST))
             out["whole"][...] = ratio / share if how.whole == "divides" else share / ratio
         elif how.form in ("one", "scalar"):
             store_scales(np.full(1, (largest or top) / top, np.float32), how.scale, out["scales"].reshape(-1))
@@ -161,7 +163,8 @@ class ScaledCodec:
         scales = self._of_rows(parts, "scales", rows, start, columns)
         if self.encoding.whole:
             whole = parts["whole"].reshape(-1)[0]
-            scales = scales / whole if self.encoding.whole == "divides" else scales * whole
+            with np.errstate(all="ignore"):  # what overflows in a damaged file is found among the values
+                scales = scales / whole if self.encoding.whole == "divides" else scales * whole
         return scales
 
     def _of_rows(self, parts: Parts, name: str, rows: int, start: int, columns: int) -> Floats:

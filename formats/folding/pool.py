@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from requant.encodings import Dense
-from requant.errors import FormatError
+from requant.errors import FormatError, PlanError
 from requant.formats.safetensors.parts import NamesParts
 from requant.ir import Checkpoint, Json, Tensor, TensorSpec
 from requant.sources import read
@@ -63,8 +63,12 @@ class Pool:
         encoding = spec.encoding
         assert isinstance(encoding, NamesParts)
         names = encoding.stored_names(spec.name)
+        try:
+            parts = spec.parts
+        except PlanError as error:
+            raise FormatError(self.path, f"{spec.name!r}: {error}") from None
         sources = {}
-        for part, wanted in spec.parts.items():
+        for part, wanted in parts.items():
             array = self._arrays.get(names[part])
             if array is None:
                 raise FormatError(self.path, f"{spec.name!r} lacks {names[part]!r}", hint="is a shard missing?")

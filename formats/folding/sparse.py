@@ -9,7 +9,7 @@ from requant.dtypes import DTYPES
 from requant.encodings import Dense
 from requant.encodings.scaled import Scaled
 from requant.encodings.sparse import Bitmask, Marlin24
-from requant.errors import FormatError, PlanError, UnsupportedError
+from requant.errors import FormatError, UnsupportedError
 from requant.formats.folding.pool import Pool
 from requant.ir import Json, TensorSpec
 from requant.sources import read
@@ -39,7 +39,7 @@ def _marlin(pool: Pool, module: str, *, gptq: bool) -> None:
             pool.path, f"module {module!r}: {list(packed.shape)} words under {list(scales.shape)} scales are no tiles"
         )
     encoding = Marlin24(bits, -1 if groups == 1 else inputs // groups, gptq)
-    _assemble(pool, TensorSpec(f"{module}.weight", (outputs, inputs), encoding))
+    pool.assemble(TensorSpec(f"{module}.weight", (outputs, inputs), encoding))
 
 
 def _bitmask(pool: Pool, stem: str) -> None:
@@ -64,11 +64,4 @@ def _bitmask(pool: Pool, stem: str) -> None:
     elif stored.encoding.dtype not in (DTYPES["F16"], DTYPES["BF16"], DTYPES["F32"]):
         raise FormatError(pool.path, f"{stored.name!r} is {stored.encoding.label}")
     encoding = Bitmask(inner, prod(stored.shape), halves, inside)
-    _assemble(pool, TensorSpec(f"{module}.weight", (rows, columns), encoding))
-
-
-def _assemble(pool: Pool, spec: TensorSpec) -> None:
-    try:
-        pool.assemble(spec)
-    except PlanError as error:
-        raise FormatError(pool.path, f"{spec.name!r}: {error}") from None
+    pool.assemble(TensorSpec(f"{module}.weight", (rows, columns), encoding))
