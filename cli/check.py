@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from requant import formats
-from requant.cli.tables import size
+from requant.cli.options import MAX_THREADS, read_text
+from requant.cli.tables import json_text, size
 from requant.errors import PlanError, VerifyError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ LIMITS: Final = ("max_kl", "min_top1", "max_ppl_ratio", "min_cosine")
 @click.option("--predict", type=click.IntRange(1), default=48, show_default=True, help="Tokens of answer at most.")
 @click.option("--ctx", type=click.IntRange(32), default=512, show_default=True, help="Tokens in a window of text.")
 @click.option("--chunks", type=click.IntRange(0), default=4, show_default=True, help="Windows to measure; 0 for all.")
-@click.option("--threads", "-t", type=click.IntRange(1), help="Threads (default: all processors).")
+@click.option("--threads", "-t", type=click.IntRange(1, MAX_THREADS), help="Threads (default: all processors).")
 @click.option("--max-kl", type=float, metavar="NATS", help="Fail above this mean KL divergence. [default: 0.2]")
 @click.option("--min-top1", type=float, metavar="SHARE", help="Fail below this top-1 agreement. [default: 0.75]")
 @click.option("--max-ppl-ratio", type=float, metavar="RATIO", help="Fail above this perplexity ratio. [default: 1.15]")
@@ -77,7 +77,7 @@ def check(
         raw=options["raw"],
         expect=options["expect"],
         answer_tokens=options["predict"],
-        text=default_text() if text is None else _read(text),
+        text=default_text() if text is None else read_text(text),
         n_ctx=options["ctx"],
         chunks=options["chunks"] or None,
         threads=options["threads"],
@@ -86,16 +86,9 @@ def check(
     opener = None if against is None else _opener(against, reference, trial.n_ctx, trial.threads)
     with _bars(quiet) as progress:
         report = check_model(model, trial, Limits(**asked), opener, progress)
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else report_text(report))
+    click.echo(json_text(report.to_json()) if as_json else report_text(report))
     if report.failures:
         raise VerifyError(f"{model}: {'; '.join(report.failures)}")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise PlanError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
 def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenReference:

@@ -14,7 +14,6 @@ from requant.encodings import F32
 from requant.errors import PlanError
 from requant.formats import FORMATS
 from requant.layout import Format
-from requant.operations.convert import Request, plan_conversion
 
 #: Formats that can store plain numbers at all; the others are only read.
 WRITABLE: Final = sorted(name for name, known in FORMATS.items() if known.accepts(F32))
@@ -62,6 +61,8 @@ def convert(
 
     The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder.
     """
+    from requant.operations.convert import Request, plan_conversion
+
     how = options.RunOptions(**run)  # type: ignore[arg-type]
     target = format_for(destination, format_name)
     request = Request(

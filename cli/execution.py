@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Final
 import click
 
 from requant.cli.options import RunOptions
-from requant.cli.tables import count, size, table
+from requant.cli.tables import count, json_text, size, table
 from requant.errors import PlanError
 from requant.execute import Options, Receipt, execute, peak_bytes
 from requant.operations.inspect import short_label
@@ -32,7 +31,7 @@ def carry_out(
     """
     if how.dry_run:
         document = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers)}
-        click.echo(json.dumps(document, indent=2) if how.as_json else plan_text(plan, how.workers))
+        click.echo(json_text(document) if how.as_json else plan_text(plan, how.workers))
     if how.fail_on_loss:
         refuse_losses(plan, tolerated)
     if how.dry_run:
@@ -45,7 +44,7 @@ def carry_out(
         if measure:
             document["steps"] = [step.to_json() for step in plan.steps]
         document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json_text(document))
     elif not how.quiet:
         click.echo((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from requant.cli.tables import count, size, table
+from requant.cli.tables import count, json_text, size, table
 from requant.formats import detect
 from requant.ir import Json, Tensor, Typed
 from requant.operations.inspect import Report, Share, report, share_of, short_label
@@ -52,7 +52,7 @@ def inspect(path: Path, pattern: str | None, metadata: bool, as_json: bool) -> N
             checkpoint = result.checkpoint
             document["config"] = dict(checkpoint.config)
             document["metadata"] = {key: _plain(field.value) for key, field in checkpoint.metadata.items()}
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json_text(document))
         return
     click.echo(_summary(result))
     if wanted is not None:

@@ -12,13 +12,13 @@ import click
 
 from requant.errors import Error
 
-#: command -> module that holds the function of the same name; a command's module is imported when it is used.
+#: command -> what it does; the module of that name holds the function of that name, and is imported when it is used.
 COMMANDS: Final[Mapping[str, str]] = {
-    "convert": "requant.cli.convert",
-    "requantize": "requant.cli.requantize",
-    "inspect": "requant.cli.inspect",
-    "check": "requant.cli.check",
-    "types": "requant.cli.types",
+    "convert": "Convert a model file or folder to another format, dtype or quantization.",
+    "requantize": "Change the quantization types of a GGUF, with the arguments of llama-quantize.",
+    "inspect": "Show what a model file or folder consists of.",
+    "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",
+    "types": "List every tensor type of GGUF.",
 }
 
 _INTERRUPTED: Final = 130
@@ -35,9 +35,14 @@ class _Group(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        command = getattr(importlib.import_module(f"requant.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table, where click would import every command to ask for its first sentence."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
         """Turn an `Error` into text and an exit code."""
@@ -48,6 +53,16 @@ class _Group(click.Group):
             if error.hint:
                 click.echo(f"hint: {error.hint}", err=True)
             ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise  # whoever read the output has seen enough
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {where}{error.strerror or error}", err=True)
+            ctx.exit(Error.exit_code)
+        except MemoryError:
+            click.echo("error: out of memory", err=True)
+            click.echo("hint: fewer --threads need smaller buffers", err=True)
+            ctx.exit(Error.exit_code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

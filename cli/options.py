@@ -11,12 +11,19 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from requant.errors import PlanError
+from requant.errors import FormatError, PlanError
 from requant.importance import Importance
 from requant.layout import LayoutOptions
 from requant.recipes import Overrides, encoding_named, tensor_type, tensor_type_file
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: Bytes of the longest text that is read whole.
+MAX_TEXT: Final = 64 << 20
+#: More would only wait for each other.
+MAX_THREADS: Final = 512
+#: The largest number of the narrowest float type that weights are kept in, F16.
+LARGEST: Final = 65504.0
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -30,14 +37,27 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[F], F]:
     return decorate
 
 
+def _finite(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """What takes the place of NaN must be a number that every type of a tensor can hold."""
+    if value is not None and not abs(value) <= LARGEST:
+        raise click.BadParameter(f"{value} is not a number from {-LARGEST:g} to {LARGEST:g}")
+    return value
+
+
 #: How to run: shared by every command that writes a checkpoint.
 run_options = _all(
     click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written."),
     click.option("--json", "as_json", is_flag=True, help="Print the plan (with --dry-run) or the receipt as JSON."),
     click.option("--force", "-f", is_flag=True, help="Replace what exists at the destination."),
     click.option("--fail-on-loss", is_flag=True, help="Stop if anything would be lost, substituted or rounded twice."),
-    click.option("--replace-nan", type=float, metavar="VALUE", help="Write VALUE where a weight is NaN or infinite."),
-    click.option("--threads", "-t", type=click.IntRange(1), help="Threads (default: all processors)."),
+    click.option(
+        "--replace-nan",
+        type=float,
+        callback=_finite,
+        metavar="VALUE",
+        help="Write VALUE where a weight is NaN or infinite.",
+    ),
+    click.option("--threads", "-t", type=click.IntRange(1, MAX_THREADS), help="Threads (default: all processors)."),
     click.option("--quiet", "-q", is_flag=True, help="No progress bar and no receipt."),
 )
 
@@ -111,7 +131,7 @@ def overrides(
     type_file: Path | None,
 ) -> Overrides:
     """The values of `recipe_options`."""
-    listed = () if type_file is None else tensor_type_file(type_file.read_text("utf-8", "surrogateescape"))
+    listed = () if type_file is None else tensor_type_file(read_text(type_file))
     return Overrides(
         tensor_types=(*(tensor_type(text) for text in tensor_types), *listed),
         output=None if output_tensor_type is None else encoding_named(output_tensor_type),
@@ -119,6 +139,18 @@ def overrides(
         pure=pure,
         quantize_output=not leave_output_tensor,
     )
+
+
+def read_text(path: Path) -> str:
+    """A text file the user names; raises `FormatError` for what is none."""
+    if not path.is_file():  # a device may have no end
+        raise FormatError(path, "this is no regular file")
+    if path.stat().st_size > MAX_TEXT:
+        raise FormatError(path, f"more than {MAX_TEXT >> 20} MB", hint="is this a text file?")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "this is not UTF-8 text", offset=error.start) from None
 
 
 def importance(imatrix: Path | None, included: tuple[str, ...], excluded: tuple[str, ...]) -> Importance | None:

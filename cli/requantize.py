@@ -13,7 +13,6 @@ from requant.cli import options
 from requant.cli.execution import carry_out
 from requant.errors import PlanError
 from requant.formats import FORMATS
-from requant.operations.requantize import Request, plan_requantization
 from requant.plan import LossKind
 from requant.recipes import RECIPES, Recipe, layers_to_prune, override_kv, recipe_named
 
@@ -70,6 +69,8 @@ def requantize(
     OUT.gguf the result is ggml-model-TYPE.gguf beside the input. Buffers are always small; --max-buffer-size is taken
     and changes nothing.
     """
+    from requant.operations.requantize import Request, plan_requantization
+
     words = arguments(source, rest, has_like=like is not None)
     how = options.RunOptions(**{**run, "threads": words.threads or run["threads"]})  # type: ignore[arg-type]
     request = Request(
@@ -121,7 +122,7 @@ def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -
         raise click.UsageError("TYPE is missing, such as Q4_K_M")
     if len(left) > 1 or not all(word.isascii() and word.isdigit() and int(word) for word in left):
         raise click.UsageError(f"after TYPE comes at most a number of threads, not {' '.join(left)!r}")
-    threads = int(left[0]) if left else None
+    threads = min(int(left[0]), options.MAX_THREADS) if left else None
     return Arguments(destination or source.with_name(f"ggml-model-{recipe.name}.gguf"), recipe, threads)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 
 
@@ -48,3 +50,20 @@ def count(number: int) -> str:
     '134,515,008'
     """
     return f"{number:,}"
+
+
+def json_text(value: object) -> str:
+    """A document that every JSON parser takes: NaN and the infinities, which JSON lacks, become strings.
+
+    >>> print(json_text([1.5, float("inf")]).replace("\\n", ""))
+    [  1.5,  "inf"]
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

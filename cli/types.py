@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant import formats
-from requant.cli.tables import table
+from requant.cli.tables import json_text, table
 from requant.codecs import codec_for
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Blocks, Dense, Encoding, columns_of, rows_of
 from requant.errors import Error, PlanError
@@ -46,7 +45,7 @@ def types(measure: bool, tensor: str | None, as_json: bool) -> None:
     rows = [_row(encoding, samples) for encoding in measured]
     rows += [{"type": name, "bits per weight": DENSE[name].dtype.bits, "note": "copied only"} for name in _PASS_THROUGH]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json_text(rows))
         return
     heads = [*dict.fromkeys(key for row in rows for key in row if key != "note"), "note"]
     body = [[_cell(row.get(head, "")) for head in heads] for row in rows]

@@ -28,9 +28,8 @@ class Sink:
 
     def __init__(self, path: Path, file: OutputFile) -> None:
         self.path, self.partial = path, path.with_name(path.name + SUFFIX)
-        self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        self._descriptor = self._claim()
         try:
-            self._claim()
             os.ftruncate(self._descriptor, 0)
             if file.nbytes:
                 self._reserve(file.nbytes)
@@ -38,7 +37,7 @@ class Sink:
             if file.body is not None:
                 self._copy(file.body, len(file.head))
         except BaseException:
-            self.close()
+            self.discard()
             raise
 
     def write(self, offset: int, data: NDArray[Any] | memoryview) -> None:
@@ -62,20 +61,43 @@ class Sink:
         except OSError as error:
             raise _disk_error(error, self.path) from error
 
-    def close(self) -> None:
-        """Close; the partial file stays where it is."""
+    def publish(self) -> None:
+        """Give the file its name."""
+        self.partial.replace(self.path)
         os.close(self._descriptor)
 
-    def _claim(self) -> None:
-        """A second requant writing the same file would destroy the first one's work."""
+    def discard(self) -> None:
+        """Remove what was written; while it is locked, so that it is not another process's file."""
+        self.partial.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _claim(self) -> int:
+        """Open the partial file for this process alone: a second requant would destroy the first one's work.
+
+        What a killed process left is taken over. A link is not followed: it would lead out of the folder.
+        """
+        while True:
+            descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise PlanError(
+                    f"{self.path}: another process is writing this file",
+                    hint="wait for it, or choose another destination",
+                ) from error
+            except OSError:
+                return descriptor  # file systems without locks
+            if self._is_partial(descriptor):
+                return descriptor
+            os.close(descriptor)  # its owner gave it its name, or removed it, before we had the lock
+
+    def _is_partial(self, descriptor: int) -> bool:
+        """Whether the open file is the one that has the partial name now."""
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PlanError(
-                f"{self.path}: another process is writing this file", hint="wait for it, or choose another destination"
-            ) from error
-        except OSError:
-            pass  # file systems without locks
+            return os.path.samestat(os.fstat(descriptor), self.partial.lstat())
+        except FileNotFoundError:
+            return False
 
     def _reserve(self, nbytes: int) -> None:
         """Full length at once: a full disk is found now, not after an hour."""
@@ -101,11 +123,12 @@ class OutputSet:
             self._need_room()
             for file in self._layout.files:
                 path = self._layout.root / file.name
+                _need_name(path)
                 self._make_folder(path.parent)
                 self._sinks[file.name] = Sink(path, file)
         except OSError as error:
             self._discard()
-            raise _disk_error(error, self._layout.root) from error
+            raise _disk_error(error, Path(error.filename or self._layout.root)) from error
         except BaseException:
             self._discard()
             raise
@@ -126,11 +149,16 @@ class OutputSet:
         for sink in self._sinks.values():
             sink.sync()
         self._folders.clear()
-        for name, sink in list(self._sinks.items()):
-            sink.partial.replace(sink.path)
-            self._sinks.pop(name).close()
-        for path in obsolete:
-            path.unlink(missing_ok=True)
+        try:
+            for name, sink in list(self._sinks.items()):
+                sink.publish()
+                del self._sinks[name]
+            for path in obsolete:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise PlanError(
+                f"{error.filename}: {error.strerror}", hint="the files before it have their names"
+            ) from error
 
     def _need_room(self) -> None:
         folder = self._layout.root
@@ -151,8 +179,7 @@ class OutputSet:
 
     def _discard(self) -> None:
         for sink in self._sinks.values():
-            sink.partial.unlink(missing_ok=True)
-            sink.close()
+            sink.discard()
         self._sinks.clear()
         for folder in reversed(self._folders):
             with suppress(OSError):
@@ -160,7 +187,16 @@ class OutputSet:
         self._folders.clear()
 
 
+def _need_name(path: Path) -> None:
+    """A name can be given to a file if it is free or a file's: replacing a device or a pipe would harm the system."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise PlanError(f"{path} is {what} and cannot be replaced", hint="choose another destination")
+
+
 def _disk_error(error: OSError, path: Path) -> PlanError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "nothing was changed; free some space, or choose another destination" if full else "nothing was changed"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "nothing was changed; fewer and larger files, or a higher `ulimit -n`, would do"
     return PlanError(f"{path}: {'the disk is full' if full else error.strerror}", hint=hint)

@@ -182,7 +182,7 @@ def test_texts_that_cannot_be_measured(tiny, tmp_path):
         "error: the text has 2 tokens, too few to measure\nhint: give at least 16\n",
     )
     code, _, err = run(tiny, "--text", tmp_path / "latin1")
-    assert code == 4 and "latin1: not UTF-8 text (byte 3)" in err
+    assert code == 2 and "latin1, byte 3: this is not UTF-8 text" in err
 
 
 def test_without_transformers_it_cannot_be_asked_for(tiny, tmp_path, monkeypatch):

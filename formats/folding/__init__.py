@@ -8,38 +8,24 @@ What no fold takes stays a dense tensor. The way back needs nothing here: an enc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Final
 
-from requant.encodings import Dense
-from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled, sparse
-from requant.formats.folding.awq import fold_awq
-from requant.formats.folding.gptq import fold_gptq
+from requant.encodings import DENSE, Dense
 from requant.formats.folding.pool import Pool
-from requant.ir import Checkpoint, Json, Tensor
+from requant.ir import Checkpoint, Tensor
 
-#: (arrays, quantization config, {} when there is none) -> None; raises FormatError or UnsupportedError.
-Fold = Callable[[Pool, Mapping[str, Json]], None]
-
-#: Every family by name, the ones with the most telling array names first; two refuse what the others cannot read.
-FOLDS: Final[Mapping[str, Fold]] = {
-    "by arrays": refused.refuse_by_arrays,
-    "bitsandbytes": bitsandbytes.fold,
-    "exl2": exl2.fold,
-    "hqq": hqq.fold,
-    "mlx": mlx.fold,
-    "gptq": fold_gptq,
-    "awq": fold_awq,
-    "sparse": sparse.fold,
-    "compressed": compressed.fold,
-    "scaled": scaled.fold,
-    "by method": refused.refuse_by_method,
-}
+#: dtypes of models that are not quantized; every family has at least one array of another.
+_PLAIN: Final = ("F32", "F16", "BF16", "F64")
 
 
 def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
     """`checkpoint` with its stored arrays put together into logical tensors."""
     pool = Pool(checkpoint)
+    plain = [DENSE[label] for label in _PLAIN]
+    if not pool.quantization and all(tensor.encoding in plain for tensor in checkpoint.tensors):
+        return checkpoint  # without importing the families, which takes as long as all else that `inspect` imports
+    from requant.formats.folding.families import FOLDS
+
     for fold in FOLDS.values():
         fold(pool, pool.quantization)
     _untie(pool)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from requant.encodings import Encoding
 from requant.errors import FormatError
-from requant.formats.gguf import writing
 from requant.formats.gguf.ggml_types import number_of
 from requant.formats.gguf.header import MAGIC
 from requant.formats.gguf.shards import read_shards
@@ -58,4 +57,6 @@ class Gguf:
 
     def layout(self, checkpoint: Checkpoint[TensorSpec], destination: Path, options: LayoutOptions) -> Layout:
         """Decide every byte that is not tensor data; see `requant.formats.gguf.writing`."""
+        from requant.formats.gguf import writing
+
         return writing.layout(checkpoint, destination, options)

@@ -12,12 +12,19 @@ from requant.encodings import Encoding
 from requant.errors import Error, PlanError
 from requant.formats.folding import folded
 from requant.formats.safetensors.checkpoint import read_checkpoint, recognizes_folder
+from requant.formats.safetensors.header import Header
 from requant.formats.safetensors.shards import WeightFiles
-from requant.formats.torch_zip.tensors import is_torch, read_torch
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec
 from requant.layout import Layout, LayoutOptions
 
-_WEIGHTS: Final = WeightFiles("pytorch_model*.bin", "pytorch_model.bin.index.json", read_torch)
+
+def _read(path: Path) -> Header:
+    from requant.formats.torch_zip.tensors import read_torch  # when there is such a file: it is imported by few runs
+
+    return read_torch(path)
+
+
+_WEIGHTS: Final = WeightFiles("pytorch_model*.bin", "pytorch_model.bin.index.json", _read)
 
 
 class TorchZip:
@@ -31,6 +38,8 @@ class TorchZip:
         try:
             if path.is_dir():
                 return recognizes_folder(path, _WEIGHTS)
+            from requant.formats.torch_zip.tensors import is_torch
+
             return path.name.endswith(_WEIGHTS.index_suffix) or is_torch(path)
         except (OSError, Error):
             return False

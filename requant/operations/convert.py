@@ -1,4 +1,8 @@
-"""Any readable checkpoint to any writable format: names, metadata, tokenizer and encodings decided, nothing done."""
+"""Any readable checkpoint to any writable format: names, metadata, tokenizer and encodings decided, nothing done.
+
+Architectures, tokenizers and schemes are imported by the conversions that need them: they are half of the time in
+which a command starts.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from requant import schemes, tokenizers
-from requant.architectures import translate
 from requant.encodings import F16, Blocks, Dense, Encoding
 from requant.encodings.scaled import BESIDE, Scaled
-from requant.errors import PlanError
+from requant.errors import PlanError, UnsupportedError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, Layout, LayoutOptions
@@ -28,6 +30,7 @@ from requant.recipes import (
     choose_encodings,
     quantized_metadata,
     recipe_named,
+    unused_overrides,
 )
 from requant.transforms import Transpose
 
@@ -126,6 +129,14 @@ def unchanged(source: Checkpoint[Tensor]) -> Translation:
 
 def to_ggml(source: Checkpoint[Tensor], vocabulary: bool) -> Translation:
     """HF to GGML: names, hyperparameters, tokenizer."""
+    from requant import tokenizers
+    from requant.architectures import translate
+
+    if not source.config:
+        raise UnsupportedError(
+            f"{source.path} has no config.json, which says what model the tensors make",
+            hint="convert the folder that has it, not a file inside",
+        )
     said = translate(source, Naming.GGML)
     rows = next((move.shape[0] for move in said.moves if move.name == "token_embd.weight"), None)
     if not vocabulary:  # without a tokenizer, llama.cpp counts the tokens by this key
@@ -137,6 +148,9 @@ def to_ggml(source: Checkpoint[Tensor], vocabulary: bool) -> Translation:
 
 def to_hf(source: Checkpoint[Tensor]) -> Translation:
     """GGML to HF: names, config.json, tokenizer files."""
+    from requant import tokenizers
+    from requant.architectures import translate
+
     said = translate(source, Naming.HF)
     if source.metadata.get("tokenizer.ggml.model", _NO_TOKENIZER) == _NO_TOKENIZER:
         return said
@@ -148,10 +162,11 @@ def to_hf(source: Checkpoint[Tensor]) -> Translation:
 def _ggml_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -> tuple[list[Step], Translation]:
     wanted = [Wanted(move.name, move.shape, _encoding_of(move)) for move in said.moves]
     facts = Facts(said.architecture, said.metadata)
-    recipe = recipe_named(request.recipe or "COPY")
+    recipe = recipe_named("COPY" if request.recipe is None else request.recipe)
     choose = choose_converted if source.naming is Naming.HF else choose_encodings
     choices = choose(recipe, wanted, facts, request.overrides, request.importance)
     losses = [loss for want, choice in zip(wanted, choices, strict=True) if (loss := choice.loss(want.name))]
+    losses += unused_overrides(request.overrides, wanted)
     losses += check_importance(recipe, wanted, choices, request.importance)
     steps = steps_for(said.moves, [choice.encoding for choice in choices], request.importance)
     metadata = _ggml_metadata(source, said, recipe, wanted, choices, request)
@@ -183,6 +198,8 @@ def _group_of(key: str) -> str:
 
 def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -> tuple[list[Step], Translation]:
     """Steps of an HF folder: plain floats, or a quantization scheme; config.json says which, and nothing stale."""
+    from requant import schemes
+
     scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
     if request.recipe is not None:
         said = _as_parameters(_without_scales_beside(said))
@@ -200,6 +217,11 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
         )
         config = {**_with_dtype(said.config, steps), "quantization_config": dict(applied.quantization)}
         return steps, replace(said, config=config)
+    if request.overrides != Overrides():
+        raise PlanError(
+            "--tensor-type, --pure and the like choose the types of a GGUF's tensors; the destination is none",
+            hint="leave them out, or let the destination's name end in .gguf",
+        )
     asked = None if request.recipe is None else _dense(request.recipe)
     steps = steps_for(said.moves, [hf_encoding(_encoding_of(move), asked) for move in said.moves], None)
     if all(isinstance(step.target.encoding, Dense) for step in steps):
@@ -247,11 +269,13 @@ def hf_encoding(source: Encoding, asked: Dense | None) -> Encoding:
 
 
 def _dense(name: str) -> Dense:
+    from requant.schemes import SCHEMES
+
     recipe = recipe_named(name)
     if not isinstance(recipe.main, Dense):
         raise PlanError(
             f"an HF folder of plain weights cannot be {recipe.name}",
-            hint=f"--to F16, BF16, F32, {', '.join(schemes.SCHEMES)}; or let the destination's name end in .gguf",
+            hint=f"--to F16, BF16, F32, {', '.join(SCHEMES)}; or let the destination's name end in .gguf",
         )
     return recipe.main
 
@@ -276,10 +300,22 @@ def steps_for(moves: Sequence[Move], encodings: Iterable[Encoding], importance: 
     for move, encoding in zip(moves, encodings, strict=True):
         target = TensorSpec(move.name, move.shape, encoding)
         _ = target.parts  # an impossible shape is an error now
+        _need_numbers(move, encoding)
         weights = None if importance is None else importance.weights_for(move.name, move.shape)
         step = Step(move, target)
         steps.append(replace(step, importance=weights) if step.fidelity is Fidelity.ROUND else step)
     return steps
+
+
+def _need_numbers(move: Move, encoding: Encoding) -> None:
+    """Integers are copied or refused; where weights belong, they are the parts of a quantization nobody knows."""
+    for tensor in move.inputs:
+        source = tensor.encoding
+        if source != encoding and isinstance(source, Dense) and not source.dtype.is_float:
+            raise PlanError(
+                f"tensor {tensor.name!r} is {source.label}, which cannot become {encoding.label}",
+                hint="weights stored as integers need the scales they were made with",
+            )
 
 
 def _encoding_of(move: Move) -> Encoding:

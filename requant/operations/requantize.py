@@ -26,6 +26,7 @@ from requant.recipes import (
     pruned_names,
     quantized_metadata,
     recipe_named,
+    unused_overrides,
 )
 from requant.sources import FileSlice
 
@@ -104,6 +105,7 @@ def _choices(
     importance = _renamed(request.importance, moves)
     choices = choose_encodings(recipe, wanted, facts, overrides, importance, keep_split=request.keep_split)
     losses = [loss for want, choice in zip(wanted, choices, strict=True) if (loss := choice.loss(want.name))]
+    losses += unused_overrides(request.overrides, wanted)
     losses += check_importance(recipe, wanted, choices, importance, rehearsal=request.rehearsal)
     return [choice.encoding for choice in choices], losses
 

@@ -1,6 +1,6 @@
 """Named mixes of encodings: which tensor becomes what, and why. Pure: names, shapes and metadata in, choices out."""
 
-from requant.recipes.choose import Choice, Wanted, choose_encodings
+from requant.recipes.choose import Choice, Wanted, choose_encodings, unused_overrides
 from requant.recipes.converter import choose_converted
 from requant.recipes.facts import Facts
 from requant.recipes.header import quantized_metadata
@@ -40,4 +40,5 @@ __all__ = [
     "recipe_named",
     "tensor_type",
     "tensor_type_file",
+    "unused_overrides",
 ]

@@ -13,7 +13,7 @@ from requant.plan import Loss, LossKind
 from requant.recipes.facts import Facts, Model, model_of
 from requant.recipes.mixtures import Seen, mixed
 from requant.recipes.names import PER_LAYER_EMBEDDING, Role, dimensions, file_order, role_of, why_kept
-from requant.recipes.options import Overrides
+from requant.recipes.options import Overrides, compiled
 from requant.recipes.table import Recipe
 
 
@@ -84,6 +84,15 @@ def choose_encodings(
         for name in (names if keep_split else file_order(names))
     }
     return tuple(chosen[name] for name in names)
+
+
+def unused_overrides(overrides: Overrides, tensors: Sequence[Wanted]) -> list[Loss]:
+    """What `--tensor-type` asks of tensors that are not there: most likely a name that is written wrongly."""
+    return [
+        Loss(LossKind.SUBSTITUTED, f"--tensor-type {regex}={encoding.label}", "no tensor has such a name")
+        for regex, encoding in overrides.tensor_types
+        if not any(compiled(regex).search(tensor.name) for tensor in tensors)
+    ]
 
 
 def _choose(recipe: Recipe, tensor: Wanted, model: Model, overrides: Overrides, seen: Seen) -> Choice:

@@ -1,0 +1,30 @@
+"""The table of families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled, sparse
+from requant.formats.folding.awq import fold_awq
+from requant.formats.folding.gptq import fold_gptq
+from requant.formats.folding.pool import Pool
+from requant.ir import Json
+
+#: (arrays, quantization config, {} when there is none) -> None; raises FormatError or UnsupportedError.
+Fold = Callable[[Pool, Mapping[str, Json]], None]
+
+#: Every family by name, the ones with the most telling array names first; two refuse what the others cannot read.
+FOLDS: Final[Mapping[str, Fold]] = {
+    "by arrays": refused.refuse_by_arrays,
+    "bitsandbytes": bitsandbytes.fold,
+    "exl2": exl2.fold,
+    "hqq": hqq.fold,
+    "mlx": mlx.fold,
+    "gptq": fold_gptq,
+    "awq": fold_awq,
+    "sparse": sparse.fold,
+    "compressed": compressed.fold,
+    "scaled": scaled.fold,
+    "by method": refused.refuse_by_method,
+}

@@ -1,0 +1,120 @@
+"""The command line as a user meets it: what it imports, what it says, how it ends."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny_folder import write_tiny_folder
+from tests.tiny_gguf import write_tiny_llama
+
+#: What a command that computes nothing has no use for, and what takes long to import.
+HEAVY = ["numba", "torch", "transformers", "tqdm", "safetensors", "huggingface_hub", "requant.kernels_cpu"]
+
+
+def requant(*words, **options):
+    """The finished process; a traceback is never an answer."""
+    process = subprocess.run(
+        [sys.executable, "-m", "requant", *map(str, words)], capture_output=True, text=True, timeout=120, **options
+    )
+    assert "Traceback" not in process.stderr, process.stderr
+    return process
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder and a GGUF."""
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_folder(folder / "hf")
+    write_tiny_llama(folder / "tiny.gguf")
+    (folder / "taken.gguf").mkdir()
+    os.mkfifo(folder / "pipe.gguf")
+    shutil.copytree(folder / "hf", folder / "integers")
+    tensors = load_file(folder / "hf/model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int32)
+    save_file(tensors, folder / "integers/model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "convert --help",
+        "requantize --help",
+        "inspect tiny.gguf --tensors . --metadata",
+        "inspect hf --json",
+        "convert hf out.gguf --to Q4_K_M --dry-run",
+        "convert tiny.gguf out --dry-run --json",
+        "requantize tiny.gguf out.gguf Q4_K_M --dry-run",
+        "types",
+    ],
+)
+def test_what_computes_nothing_imports_nothing_heavy(models, words):
+    program = (
+        "import runpy, sys\n"
+        "try:\n    runpy.run_module('requant', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, *words.split()]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=models, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "[]\n")
+
+
+def test_the_help_lists_every_command_there_is():
+    from requant.cli.main import COMMANDS, cli
+
+    said = requant("--help").stdout
+    for name in COMMANDS:
+        assert f"\n  {name}" in said
+        assert cli.get_command(None, name).name == name
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["convert", "hf", "a" * 300 + ".gguf"], 1, "File name too long"),
+        (["convert", "hf", "taken.gguf", "--force"], 4, "taken.gguf is a folder and cannot be replaced"),
+        (["convert", "hf", "pipe.gguf", "--force"], 4, "pipe.gguf is no regular file and cannot be replaced"),
+        (["convert", "hf", "out.gguf", "--to", ""], 4, "there is no quantization type ''"),
+        (["convert", "hf", "out.gguf", "--replace-nan", "nan"], 2, "nan is not a number from -65504 to 65504"),
+        (["convert", "hf", "out.gguf", "--replace-nan", "1e30"], 2, "is not a number"),
+        (["convert", "hf", "out.gguf", "--threads", "100000"], 2, "100000 is not in the range"),
+        (["convert", "hf", "out.gguf", "--tensor-type-file", "/dev/zero"], 2, "/dev/zero: this is no regular file"),
+        (["convert", "hf", "out", "--to", "BF16", "--tensor-type", "q=F32"], 4, "the destination is none"),
+        (["convert", "hf", "out.gguf", "--tensor-type", "atn_v=F32", "--fail-on-loss"], 4, "no tensor has such a name"),
+        (["requantize", "tiny.gguf", "out.gguf", "F16", "--tensor-type", "atn=F32", "--fail-on-loss"], 4, "no tensor"),
+        (["convert", "hf/model.safetensors", "out.gguf"], 3, "convert the folder"),
+        (["convert", "integers", "out.gguf"], 4, "'model.norm.weight' is I32, which cannot become F32"),
+    ],
+)
+def test_what_cannot_be_done_is_said(models, words, code, said):
+    process = requant(*words, cwd=models)
+    assert process.returncode == code and said in process.stderr, process.stderr
+    assert not [path.name for path in models.iterdir() if path.name.startswith("out")]
+
+
+def test_a_full_standard_output_is_an_error(models):
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        command = [sys.executable, "-m", "requant", "inspect", "tiny.gguf"]
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=models, timeout=60)
+    assert process.returncode == 1
+    assert process.stderr == "error: No space left on device\n"
+
+
+def test_numbers_that_json_lacks_are_strings(models, tmp_path):
+    folder = shutil.copytree(models / "hf", tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "time_step_limit": [0.0, float("inf")]}))
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    said = json.loads(requant("inspect", folder, "--json", "--metadata").stdout, parse_constant=refuse)
+    assert said["config"]["time_step_limit"] == [0.0, "inf"]
