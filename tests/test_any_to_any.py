@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS, Dense, rows_of
@@ -18,7 +17,7 @@ from requant.operations.convert import Request, plan_conversion
 from requant.operations.matrix import matrix, matrix_text, readable, written
 from requant.plan import Fidelity
 from requant.recipes import Overrides
-from requant.rows import view_part
+from requant.rows import carries_codes, view_part
 from requant.sources import read
 from tests import tiny_folder
 from tests.naive_moves import carried_out
@@ -58,7 +57,7 @@ def sources(tmp_path_factory):
     root = tmp_path_factory.mktemp("matrix")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_folder, "LAYERS", 1)
-        first = write_tiny_folder(root / "tiny", torch.float32)
+        first = write_tiny_folder(root / "tiny")
     return cache(lambda name: convert(first, root, name)[1])
 
 
@@ -80,6 +79,8 @@ def check(sources, folder, name, to):
     for step in plan.steps:
         found, wanted = values(again[step.target.name]), carried_out(step.move, values)
         assert again[step.target.name].encoding == step.target.encoding
+        if carries_codes(step):  # products are the reader's affair: GPTQ rounds them to halves, ggml does not
+            found, wanted = found.astype(np.float16), wanted.astype(np.float16)
         if step.fidelity in EXACT:
             assert np.array_equal(found, wanted), step.target.name
             continue

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from requant.architectures.names import SPLIT
 from requant.cli.execution import measuring
 from requant.cli.main import cli
 from requant.codecs import codec_for
@@ -23,8 +25,10 @@ from requant.kernels_cpu.exl2 import Exl2Codec, Stored, input_order, quantize_gr
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import Fidelity, LossKind
 from requant.schemes.exl2 import Option, allocate, encoding_of, exl2, on_measured, stored_bits
+from requant.sources import read as bytes_of
 from tests.naive_exl2 import dequantized, groups_of, quantized_group, unpacked
 from tests.tiny_folder import write_tiny_folder
+from tests.tiny_models import make
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "encodings" / "exl2"
 ALL = Path(os.environ["REQUANT_GOLDEN"]) if "REQUANT_GOLDEN" in os.environ else GOLDEN
@@ -541,3 +545,47 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+def test_fused_layers_that_exllamav2_split_are_joined(tmp_path):
+    make("phi3", tmp_path / "phi3", dtype=torch.float16)
+    arrays = load_file(tmp_path / "phi3" / "model.safetensors")
+    config = json.loads((tmp_path / "phi3" / "config.json").read_text())
+    head = config["hidden_size"] // config["num_attention_heads"]
+    widths = [head * config["num_attention_heads"], *[head * config["num_key_value_heads"]] * 2]
+    split = {}
+    for name, array in arrays.items():
+        for fused, parts in SPLIT.items():
+            if f".{fused}." in name:
+                sizes = widths if fused == "qkv_proj" else [len(array) // 2] * 2
+                pieces = np.split(array, np.cumsum(sizes)[:-1])
+                for part, piece in zip(parts, pieces, strict=True):
+                    split[name.replace(fused, part)] = np.ascontiguousarray(piece)
+                break
+        else:
+            split[name] = array
+    assert len(split) > len(arrays)
+    quantized = {}
+    for name, array in split.items():
+        if "_proj." not in name:
+            quantized[name] = array
+            continue
+        encoding = encoding_of("4 g32", array.shape[1])
+        parts = empty_parts(encoding, array.shape)
+        codec_for(encoding).encode(array.astype(np.float32), parts)
+        quantized |= {f"{name.removesuffix('.weight')}.{part}": data for part, data in parts.items()}
+    path = copy_of(tmp_path / "phi3", tmp_path / "exl2", quantized)
+    plan = plan_conversion(read(path), FORMATS["gguf"], tmp_path / "m.gguf", Request("F32", vocabulary=False))
+    execute(plan, Options(workers=2))
+    found = {t.name: t for t in read(tmp_path / "m.gguf").tensors}["blk.0.attn_qkv.weight"]
+    data = bytes_of(found.sources["data"]).view(np.float32).reshape(found.shape)
+    wanted = []
+    for part in SPLIT["qkv_proj"]:
+        module = f"model.layers.0.self_attn.{part}"
+        outputs = split[f"{module}.weight"].shape[0]
+        wanted.append(dequantized({p: quantized[f"{module}.{p}"] for p in PARTS}, outputs))
+    assert np.array_equal(data, np.concatenate(wanted))
+    del quantized["model.layers.0.self_attn.k_proj.q_weight"]
+    with pytest.raises((FormatError, PlanError), match="k_proj"):
+        broken = copy_of(tmp_path / "phi3", tmp_path / "broken", quantized)
+        plan_conversion(read(broken), FORMATS["gguf"], tmp_path / "n.gguf", Request("F32", vocabulary=False))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from requant.architectures.rules import Family, Order, Rule, Sizes
 from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Tensor
+
+#: Fused layers, and what exllamav2 calls their parts.
+SPLIT: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,19 @@ def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor])
             hint="config and weights belong to different models, or the tensor was cut",
         )
     return tensor
+
+
+def find_parts(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The tensor of this name; or, as exllamav2 stores fused layers, those it was split into, whose rows make it up."""
+    module, _, layer = name.removesuffix(".weight").rpartition(".")
+    split = tuple(f"{module}.{part}.weight" for part in SPLIT.get(layer, ()))
+    if name in tensors or not split or split[0] not in tensors:
+        return (find(item, name, shape, tensors),)
+    rows = [tensors[part].shape[0] if part in tensors else 0 for part in split]
+    rows[0] = shape[0] - sum(rows[1:])
+    # the first comes last, because its rows are what the others leave: a part that is missing is then named first
+    found = [find(item, part, (n, *shape[1:]), tensors) for part, n in zip(split[1:], rows[1:], strict=True)]
+    return (find(item, split[0], (rows[0], *shape[1:]), tensors), *found)
 
 
 def unknown(names: list[str], family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str) -> PlanError:
