@@ -20,8 +20,11 @@ pytest.importorskip("accelerate", reason="accelerate is not installed: transform
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 TOKENS = torch.arange(2, 60)[None]
-#: bitsandbytes multiplies with int8 activations, so that logits only resemble those of the weights.
-CLOSE = {"INT8": 2e-2}
+#: Of the largest logit. Its product of 4-bit weights and float32 activations takes weights that are not rounded to the
+#: dtype of the model, as `dequantize_4bit` rounds them (and we do).
+CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
+#: int8 weights are multiplied with activations in int8.
+CLOSE_INT8 = 2e-2
 
 
 def convert(source, destination, recipe):
@@ -41,7 +44,7 @@ def logits(model):
     for module in model.modules():
         if hasattr(module, "compute_type_is_set"):
             module.compute_dtype, module.compute_type_is_set = torch.float32, True
-            module.support_avx512bf16_for_cpu = False  # a product in bfloat16
+            module.support_avx512bf16_for_cpu = False  # a product in bfloat16, where there is the instruction
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.float()
@@ -66,7 +69,7 @@ def dequantized(model):
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", list(CLOSE), ids=str)
 @pytest.mark.parametrize("recipe", ["NF4", "NF4-DQ", "NF4-128", "FP4", "FP4-DQ", "INT8"])
 def test_transformers_loads_what_we_write(tmp_path, recipe, dtype):
     source = write_tiny_folder(tmp_path / "tiny", dtype)
@@ -78,7 +81,8 @@ def test_transformers_loads_what_we_write(tmp_path, recipe, dtype):
     assert len(theirs) == 14
     assert all(np.array_equal(weight, ours[name]) for name, weight in theirs.items())
     wanted = logits(loaded(dense))
-    assert (logits(model) - wanted).abs().max() < CLOSE.get(recipe, 1e-5) * wanted.abs().max()
+    close = CLOSE_INT8 if recipe == "INT8" else CLOSE[dtype]
+    assert (logits(model) - wanted).abs().max() < close * wanted.abs().max()
 
 
 QUANTIZED = {
