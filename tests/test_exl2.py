@@ -585,6 +585,10 @@ def test_fused_layers_that_exllamav2_split_are_joined(tmp_path):
         outputs = split[f"{module}.weight"].shape[0]
         wanted.append(dequantized({p: quantized[f"{module}.{p}"] for p in PARTS}, outputs))
     assert np.array_equal(data, np.concatenate(wanted))
+    convert(path, tmp_path / "dense", "F32")  # transformers wants them joined too
+    dense = load_file(tmp_path / "dense" / "model.safetensors")
+    assert dense.keys() == arrays.keys()
+    assert np.array_equal(dense["model.layers.0.self_attn.qkv_proj.weight"], data)
     del quantized["model.layers.0.self_attn.k_proj.q_weight"]
     with pytest.raises((FormatError, PlanError), match="k_proj"):
         broken = copy_of(tmp_path / "phi3", tmp_path / "broken", quantized)

@@ -5,18 +5,20 @@ To add a family: one file with its rules and keys, one line in `ARCHITECTURES`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from requant.architectures.bert import BERT
 from requant.architectures.gemma3 import GEMMA3
 from requant.architectures.gpt2 import GPT2
+from requant.architectures.joined import joined as _joined
 from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from requant.architectures.phi3 import PHI3
 from requant.architectures.qwen import QWEN2, QWEN3, QWEN3MOE
 from requant.architectures.rules import Family
 from requant.architectures.translate import translate as _translate
 from requant.ir import Checkpoint, Naming, Tensor
-from requant.plan import Translation
+from requant.plan import Move, Translation
 
 #: Every family; of those that share a ggml architecture, the first that claims a GGUF gets it.
 ARCHITECTURES: Final[tuple[Family, ...]] = (
@@ -40,3 +42,8 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming) -> Translation:
     `UnsupportedError` for an unknown architecture and `PlanError` for whatever contradicts it, naming tensor or key.
     """
     return _translate(checkpoint, naming, ARCHITECTURES)
+
+
+def joined(moves: Sequence[Move], model_type: str) -> tuple[Move, ...]:
+    """`moves` of an HF checkpoint, with layers that its family has fused, and its file split, as one again."""
+    return _joined(moves, model_type, ARCHITECTURES)

@@ -203,6 +203,10 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
     scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
     if request.recipe is not None:
         said = _as_parameters(_without_scales_beside(said))
+        if source.naming is Naming.HF and not isinstance(scheme, schemes.exl2.Exl2Scheme):
+            from requant.architectures import joined
+
+            said = replace(said, moves=joined(said.moves, said.architecture))
     if scheme is not None:
         importance = None if request.importance is None else in_hf_names(request.importance, source, said.moves)
         if importance is not None and isinstance(scheme, schemes.Weighs):

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from requant.architectures import translate
 from requant.encodings import Dense, Shape, rows_of
 from requant.importance import Importance, Measured
 from requant.ir import Checkpoint, Naming, Tensor
@@ -50,6 +49,8 @@ def _from_ggml(moves: Sequence[Move]) -> Iterator[tuple[str, tuple[str, Shape, i
 
 
 def _from_hf(source: Checkpoint[Tensor]) -> Iterator[tuple[str, tuple[str, Shape, int]]]:
+    from requant.architectures import translate
+
     for move in translate(source, Naming.GGML).moves:
         if any(isinstance(transform, Transpose) for transform in move.transforms):
             continue
