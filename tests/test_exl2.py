@@ -41,8 +41,13 @@ def golden_paths():
     return sorted(ALL.glob("exl2_*.npz"))
 
 
+def arrays_of(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
 def load(path):
-    golden = np.load(path)
+    golden = arrays_of(path)
     groups = [(bits, rows) for bits, rows, *_ in groups_of(golden["q_groups"], len(golden["q_weight"]))]
     parts = {part: golden[part] for part in PARTS}
     inputs, outputs = golden["dequant_in_out"].shape
@@ -424,7 +429,7 @@ TWICE = np.array([0, 0, *range(2, 480)], np.int32)
     ],
 )
 def test_what_is_broken_is_named_while_reading(tmp_path, changes, message):
-    golden = np.load(GOLDEN / "exl2_partial_last.npz")
+    golden = arrays_of(GOLDEN / "exl2_partial_last.npz")
     save_file(damaged(golden), tmp_path / "whole.safetensors")
     assert read(tmp_path / "whole.safetensors").tensors[0].shape == (64, 480)
     save_file(damaged(golden, **changes), tmp_path / "model.safetensors")
@@ -502,7 +507,7 @@ def test_layers_that_exl2_cannot_store_stay_halves_and_are_told(tmp_path):
 
 
 def test_inspect_shows_exl2_as_one_type_and_how_many_weights_have_how_many_bits(tmp_path):
-    golden = np.load(GOLDEN / "exl2_mix_8_6_5_4_3_2.npz")
+    golden = arrays_of(GOLDEN / "exl2_mix_8_6_5_4_3_2.npz")
     arrays = damaged(golden) | {f"n{name[1:]}": array for name, array in damaged(golden).items()}
     arrays["bias"] = np.zeros(7, np.float16)
     save_file(arrays, tmp_path / "model.safetensors")
