@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.encodings import Dense, Encoding, Shape
+from requant.encodings import Blocks, Dense, Encoding, Shape
 from requant.encodings.exactness import holds, keeps_codes
 from requant.ir import Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
@@ -88,11 +88,14 @@ class Step:
     """One tensor's way from files to a file.
 
     importance: [columns] or [matrices, columns] float32 from an importance matrix, or None.
+    anew: blocks of ggml become other blocks as llama-quantize makes them, by decoding and rounding, even where the
+    target could take over their codes (Q5_1 those of Q4_1).
     """
 
     move: Move
     target: TensorSpec
     importance: NDArray[np.float32] | None = field(default=None, compare=False)
+    anew: bool = False
 
     @property
     def sources(self) -> tuple[Encoding, ...]:
@@ -110,13 +113,21 @@ class Step:
             return Fidelity.REPACK if exact else Fidelity.ROUND
         if sources == (target,):
             return Fidelity.COPY
+        if self._decodes_blocks:
+            return Fidelity.ROUND
         return Fidelity.REPACK if all(holds(source, target) for source in sources) else Fidelity.ROUND
 
     @property
     def keeps_codes(self) -> bool:
         """Whether codes and scales are carried over as they are and only zeros are rounded (so `fidelity` is ROUND)."""
         moved = any(isinstance(transform, Add | Transpose) for transform in self.move.transforms)
-        return not moved and all(keeps_codes(source, self.target.encoding) for source in self.sources)
+        return not (moved or self._decodes_blocks) and all(
+            keeps_codes(source, self.target.encoding) for source in self.sources
+        )
+
+    @property
+    def _decodes_blocks(self) -> bool:
+        return self.anew and all(isinstance(encoding, Blocks) for encoding in (*self.sources, self.target.encoding))
 
     @property
     def rounds_twice(self) -> bool:

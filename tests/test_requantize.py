@@ -22,8 +22,9 @@ from requant.layout import LayoutOptions
 from requant.operations.requantize import Request, plan_requantization
 from requant.plan import Fidelity, LossKind
 from requant.recipes import Overrides, encoding_named
+from requant.rows import carries_codes
 from requant.sources import read
-from tests import models, quantizable
+from tests import ggml_oracle, models, quantizable
 
 FORMAT = Gguf()
 FIXTURES = Path(__file__).parents[1] / "fixtures/recipes"
@@ -220,3 +221,17 @@ def test_the_report_for_programs_tells_exact_and_rounded_and_by_how_much(made, t
         0.05 < error < 0.15 for name, error in report["relative_errors"].items() if steps[name]["to_type"] == "Q4_0"
     )
     assert {loss["subject"] for loss in report["losses"]} == rounded
+
+
+@pytest.mark.parametrize(("first", "then"), [("Q4_0", "Q5_0"), ("Q4_0", "Q8_0"), ("Q4_1", "Q5_1")])
+def test_blocks_are_rounded_anew_even_where_their_codes_would_fit(first, then, made, tmp_path):
+    """llama-quantize decodes and rounds; `convert` carries the codes over, and loses nothing."""
+    requantized(made / "gqa.gguf", tmp_path / "first.gguf", Request(first, Overrides(pure=True)))
+    source = FORMAT.read(tmp_path / "first.gguf")
+    plan = plan_requantization(source, FORMAT, tmp_path / "out.gguf", Request(then, Overrides(pure=True)))
+    (step,) = [step for step in plan.steps if step.target.name == "blk.0.ffn_up.weight"]
+    assert step.rounds_twice and not step.keeps_codes and not carries_codes(step)
+    execute(plan)
+    values = ggml_oracle.decode(first, read(step.move.inputs[0].sources["data"]))
+    (tensor,) = [tensor for tensor in FORMAT.read(tmp_path / "out.gguf").tensors if tensor.name == step.target.name]
+    assert read(tensor.sources["data"]).tobytes() == ggml_oracle.encode(then, values.reshape(tensor.shape)).tobytes()

@@ -298,15 +298,17 @@ def _with_dtype(config: Mapping[str, Json], steps: Sequence[Step]) -> dict[str, 
     return {**config, key: max(stored, key=lambda name: stored[name])}
 
 
-def steps_for(moves: Sequence[Move], encodings: Iterable[Encoding], importance: Importance | None) -> list[Step]:
-    """One step for each move; raises `PlanError` for an encoding that cannot have the move's shape."""
+def steps_for(
+    moves: Sequence[Move], encodings: Iterable[Encoding], importance: Importance | None, *, anew: bool = False
+) -> list[Step]:
+    """One step for each move (`anew`: see `Step`); raises `PlanError` for an encoding it cannot have."""
     steps = []
     for move, encoding in zip(moves, encodings, strict=True):
         target = TensorSpec(move.name, move.shape, encoding)
         _ = target.parts  # an impossible shape is an error now
         _need_numbers(move, encoding)
         weights = None if importance is None else importance.weights_for(move.name, move.shape)
-        step = Step(move, target)
+        step = Step(move, target, anew=anew)
         steps.append(replace(step, importance=weights) if step.fidelity is Fidelity.ROUND else step)
     return steps
 

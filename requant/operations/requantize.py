@@ -62,7 +62,7 @@ def plan_requantization(source: Checkpoint[Tensor], target: Format, destination:
     moves, cut = _moves(source, request)
     wanted = [Wanted(move.name, move.shape, move.inputs[0].encoding) for move in moves]
     encodings, losses = _choices(source, wanted, moves, request)
-    steps = steps_for(moves, encodings, _renamed(request.importance, moves))
+    steps = steps_for(moves, encodings, _renamed(request.importance, moves), anew=True)
     described: Checkpoint[TensorSpec] = Checkpoint(
         Naming.GGML, source.architecture, tuple(step.target for step in steps), metadata=_metadata(source, request)
     )
