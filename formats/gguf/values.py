@@ -35,13 +35,16 @@ KINDS: Final[Mapping[int, str]] = {STRING: "str", **{number: kind for kind, (num
 _IDS: Final = {kind: number for number, kind in KINDS.items()}
 
 
+_LENGTH: Final = struct.Struct("<Q").pack
+
+
 def pack_string(text: str) -> bytes:
     """Length and UTF-8; surrogate escapes become the bytes they stand for."""
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise PlanError(f"{text!r} cannot be stored as UTF-8: {error.reason}") from None
-    return struct.pack("<Q", len(data)) + data
+    return _LENGTH(len(data)) + data
 
 
 def pack_pair(key: str, typed: Typed) -> bytes:
@@ -76,14 +79,24 @@ def _value(kind: str, value: object) -> bytes:
     return head + _items(item, value)
 
 
+def _strings(items: Sequence[object]) -> bytes:
+    """Strings one after another; a vocabulary has hundreds of thousands of them."""
+    texts = [item for item in items if isinstance(item, str)]
+    if len(texts) < len(items):
+        raise TypeError("a string is needed")
+    try:
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    except UnicodeEncodeError:
+        return b"".join(map(pack_string, texts))  # says which one
+    return b"".join(part for data in encoded for part in (_LENGTH(len(data)), data))
+
+
 def _items(kind: str, items: Sequence[object]) -> bytes:
     """Values of one kind, one after another."""
     if kind.startswith("["):
         return b"".join(_value(kind, item) for item in items)
     if kind == "str":
-        if any(not isinstance(item, str) for item in items):
-            raise TypeError("a string is needed")
-        return b"".join(pack_string(item) for item in items if isinstance(item, str))
+        return _strings(items)
     if kind == "bool" and any(not isinstance(item, bool) for item in items):
         raise TypeError("true or false is needed")
     return struct.pack(f"<{len(items)}{NUMBERS[kind][1]}", *items)
