@@ -21,6 +21,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p requant
 
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/threads.py
+
 $(VENV)/ready: pyproject.toml tests/models.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
