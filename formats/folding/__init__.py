@@ -22,7 +22,8 @@ def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
     """`checkpoint` with its stored arrays put together into logical tensors."""
     pool = Pool(checkpoint)
     plain = [DENSE[label] for label in _PLAIN]
-    if not pool.quantization and all(tensor.encoding in plain for tensor in checkpoint.tensors):
+    telling = any("scale" in tensor.name for tensor in checkpoint.tensors)  # scales whose weights are missing, say
+    if not pool.quantization and not telling and all(tensor.encoding in plain for tensor in checkpoint.tensors):
         return checkpoint  # without importing the families, which takes as long as all else that `inspect` imports
     from requant.formats.folding.families import FOLDS
 
