@@ -7,6 +7,7 @@ Every array points into the one buffer that holds the file's header.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
@@ -45,9 +46,9 @@ class Array(Sequence[Any]):
         """The items as they stand in the file, without the array's own type and length."""
         return bytes(memoryview(self._buffer)[self._start : self._stop])
 
+    @abstractmethod
     def tolist(self) -> list[Any]:
         """All items as Python objects, the fast way; what iteration and slices use."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.tolist())

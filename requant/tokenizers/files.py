@@ -73,6 +73,24 @@ class Item:
         return FormatError(self.path, f"{self.where or 'the file'} must be {expected}, found {shown}")
 
 
+def steps(tokenizer: Item, part: str) -> Iterator[Item]:
+    """What the `normalizer` or `pre_tokenizer` of a tokenizer.json does, one thing after another: no sequences."""
+    waiting = [tokenizer.get(part)]
+    while waiting:
+        item = waiting.pop(0)
+        if item.value is None:
+            continue
+        if item.get("type").value == "Sequence":
+            waiting[:0] = item.get("normalizers" if part == "normalizer" else "pretokenizers").items()
+        else:
+            yield item
+
+
+def puts_space_before(metaspace: Item) -> str:
+    """`always`, `first` (not after special tokens) or `never`: old files say so with a flag."""
+    return metaspace.get("prepend_scheme").string("always" if metaspace.get("add_prefix_space").flag(True) else "never")
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """The files beside the weights, parsed when asked for."""

@@ -10,7 +10,7 @@ from typing import cast
 
 from requant.errors import FormatError
 from requant.ir import Json, Typed
-from requant.tokenizers.keys import ADD_KEYS, ID_KEYS, MODEL, TOKENS, TYPES
+from requant.tokenizers.keys import ADD_KEYS, ID_KEYS, MODEL, SCORES, TOKENS, TYPES
 from requant.tokenizers.vocabulary import TokenType
 
 _PADDING = re.compile(r"\u2581?\[PAD[0-9]+\]")
@@ -85,9 +85,12 @@ def integers(metadata: Mapping[str, Typed], key: str) -> list[int]:
     return cast("list[int]", _array(metadata, key, int))
 
 
-def floats(metadata: Mapping[str, Typed], key: str) -> list[float]:
-    """An array of floating-point numbers."""
-    return cast("list[float]", _array(metadata, key, float))
+def scores_of(tokenizer: GgmlTokenizer) -> list[float]:
+    """The score of every token."""
+    scores = cast("list[float]", _array(tokenizer.metadata, SCORES, float))
+    if len(scores) != len(tokenizer.tokens):
+        raise broken(f"{SCORES} has {len(scores)} items for {len(tokenizer.tokens)} tokens")
+    return scores
 
 
 def broken(message: str) -> FormatError:

@@ -7,11 +7,12 @@ https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from requant.errors import FormatError
+from requant.tokenizers.vocabulary import ADDED_SCORE, PADDING_SCORE, TokenType, Vocabulary
 
 UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType
 
@@ -29,6 +30,18 @@ class SentencePiece:
     charsmap: bytes
     add_dummy_prefix: bool
     remove_extra_whitespaces: bool
+
+    def rank(self, vocabulary: Vocabulary, added: Container[int]) -> list[float]:
+        """The score of every token of `vocabulary`, which gets the types of the model's pieces.
+
+        added: ids of tokens that other files declare; their types stay.
+        """
+        scores = [PADDING_SCORE] * len(vocabulary.tokens)
+        scores[: len(self.scores)] = self.scores
+        for index, kind in enumerate(self.types):
+            if index not in added and kind != TokenType.USER_DEFINED:
+                vocabulary.types[index] = kind
+        return [ADDED_SCORE if index in added else score for index, score in enumerate(scores)]
 
 
 def parse(data: bytes, path: Path) -> SentencePiece:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from requant.ir import Json, Typed
 from requant.plan import Loss, LossKind
-from requant.tokenizers.files import Files, Item
+from requant.tokenizers.files import Files, Item, puts_space_before, steps
 from requant.tokenizers.keys import ADD_SPACE_PREFIX, MERGES, MODEL, PRE, SCORES, TOKENS, TYPES
 from requant.tokenizers.merges import Merges, merges_of, split_rules
 from requant.tokenizers.metadata import (
@@ -21,14 +21,16 @@ from requant.tokenizers.metadata import (
     broken,
     document,
     ends,
-    floats,
     placed,
+    scores_of,
     strings,
     template,
 )
 from requant.tokenizers.sentencepiece import SentencePiece
 from requant.tokenizers.special import named_tokens
 from requant.tokenizers.vocabulary import (
+    ADDED_SCORE,
+    PADDING_SCORE,
     SPACE,
     AddedToken,
     ModelPart,
@@ -40,7 +42,6 @@ from requant.tokenizers.vocabulary import (
     with_named,
 )
 
-_ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0  # what convert_hf_to_gguf.py gives them
 _SAMPLE = 4096  # tokens looked at to see whether all ways to make them are rules
 _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -53,19 +54,13 @@ def from_sentencepiece(files: Files, model: SentencePiece, name: str, rows: int 
         if index not in added and ids.get(token.content) != index:
             added[index] = token
     vocabulary = laid_out(ids, added.values(), rows, files.path(name))
-    types, scores = vocabulary.types, [_PADDING_SCORE] * len(vocabulary.tokens)
-    for index, (score, kind) in enumerate(zip(model.scores, model.types, strict=True)):
-        scores[index] = score
-        if index not in added and kind != TokenType.USER_DEFINED:
-            types[index] = kind
-    for index in added:
-        scores[index] = _ADDED_SCORE
+    scores = model.rank(vocabulary, added)
     losses = []
     if model.charsmap:
         losses.append(_loss("normalizer", "llama.cpp does not normalize text for this model; SentencePiece does"))
     if model.remove_extra_whitespaces:
         losses.append(_loss("normalizer", "llama.cpp keeps runs of spaces; SentencePiece makes one of them"))
-    metadata = _metadata(vocabulary.tokens, scores, types)
+    metadata = _metadata(vocabulary.tokens, scores, vocabulary.types)
     prefix = _configured_prefix(files, model.add_dummy_prefix)
     return ModelPart(_with_prefix(files, metadata, prefix), ids, added, len(scores), True, tuple(losses))
 
@@ -76,9 +71,9 @@ def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> M
     scores, losses = _scores(merges, ids, vocabulary.tokens, {token.content for token in added.values()})
     for index, kind in enumerate(vocabulary.types):
         if index >= len(ids) and index in added:
-            scores[index] = _ADDED_SCORE
+            scores[index] = ADDED_SCORE
         elif kind == TokenType.UNUSED:
-            scores[index] = _PADDING_SCORE
+            scores[index] = PADDING_SCORE
         elif kind in (TokenType.UNKNOWN, TokenType.BYTE, TokenType.CONTROL):
             scores[index] = 0.0
     prefix, more = _prefix(files.json("tokenizer.json"))
@@ -118,7 +113,7 @@ def gemma4_from_json(files: Files, added: dict[int, AddedToken], rows: int | Non
     metadata = {
         MODEL: Typed("str", "gemma4"),
         TOKENS: Typed("[str]", vocabulary.tokens),
-        SCORES: Typed("[f32]", [_ADDED_SCORE] * len(vocabulary.tokens)),
+        SCORES: Typed("[f32]", [ADDED_SCORE] * len(vocabulary.tokens)),
         TYPES: Typed("[i32]", vocabulary.types),
         MERGES: Typed("[str]", merges.written()),
         ADD_SPACE_PREFIX: Typed("bool", False),
@@ -196,10 +191,7 @@ def _ways(text: str, ids: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 def _prefix(tokenizer: Item) -> tuple[bool, tuple[Loss, ...]]:
     """Whether a space is put before the text, and what the normalizer and pre-tokenizer do that llama.cpp does not."""
     prefix, escapes, losses = False, False, []
-    for item in (
-        *_flat(tokenizer.get("normalizer"), "normalizers"),
-        *_flat(tokenizer.get("pre_tokenizer"), "pretokenizers"),
-    ):
+    for item in (*steps(tokenizer, "normalizer"), *steps(tokenizer, "pre_tokenizer")):
         kind = item.get("type").string()
         if kind == "Prepend":
             prefix = True
@@ -207,7 +199,7 @@ def _prefix(tokenizer: Item) -> tuple[bool, tuple[Loss, ...]]:
             escapes = True
         elif kind == "Metaspace":
             escapes = True
-            scheme = item.get("prepend_scheme").string("always" if item.get("add_prefix_space").flag(True) else "never")
+            scheme = puts_space_before(item)
             prefix = scheme != "never"
             if scheme == "first":
                 losses.append(
@@ -224,19 +216,9 @@ def _prefix(tokenizer: Item) -> tuple[bool, tuple[Loss, ...]]:
     return prefix, tuple(losses)
 
 
-def _flat(item: Item, inner: str) -> list[Item]:
-    if item.value is None:
-        return []
-    if item.get("type").value == "Sequence":
-        return [part for each in item.get(inner).items() for part in _flat(each, inner)]
-    return [item]
-
-
 def to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]]:
     """tokenizer.json of the model `llama`."""
-    scores = floats(tokenizer.metadata, SCORES)
-    if len(scores) != len(tokenizer.tokens):
-        raise broken(f"{SCORES} has {len(scores)} items for {len(tokenizer.tokens)} tokens")
+    scores = scores_of(tokenizer)
     usual = {text: index for index, text in enumerate(tokenizer.tokens) if tokenizer.types[index] == TokenType.NORMAL}
     rules = [
         (-scores[index], index, usual[left], usual[right], left, right)

@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from requant.errors import FormatError
 from requant.ir import Json, Typed
 from requant.plan import Loss, LossKind
-from requant.tokenizers.files import Files, Item, config_value
+from requant.tokenizers.files import Files, Item, config_value, puts_space_before, steps
 from requant.tokenizers.keys import (
     ADD_SPACE_PREFIX,
     CHARSMAP,
@@ -22,17 +22,18 @@ from requant.tokenizers.keys import (
 from requant.tokenizers.metadata import (
     GgmlTokenizer,
     assumed_ids,
-    broken,
     document,
     ends,
-    floats,
     integers,
     placed,
+    scores_of,
     template,
 )
 from requant.tokenizers.sentencepiece import SentencePiece
 from requant.tokenizers.special import named_tokens
 from requant.tokenizers.vocabulary import (
+    ADDED_SCORE,
+    PADDING_SCORE,
     SPACE,
     AddedToken,
     ModelPart,
@@ -43,21 +44,13 @@ from requant.tokenizers.vocabulary import (
     with_named,
 )
 
-_ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0
-
 
 def from_sentencepiece(files: Files, model: SentencePiece, name: str, rows: int | None) -> ModelPart:
     """spiece.model or tokenizer.model of T5: ids are the pieces' positions."""
     ids = {piece: index for index, piece in enumerate(model.pieces)}
     added = {i: token for i, token in added_tokens(files).items() if ids.get(token.content) != i}
     vocabulary = laid_out(ids, added.values(), rows, files.path(name))
-    scores = [_PADDING_SCORE] * len(vocabulary.tokens)
-    for index, (score, kind) in enumerate(zip(model.scores, model.types, strict=True)):
-        scores[index] = score
-        if index not in added and kind != TokenType.USER_DEFINED:
-            vocabulary.types[index] = kind
-    for index in added:
-        scores[index] = _ADDED_SCORE
+    scores = model.rank(vocabulary, added)
     metadata = _metadata(
         files, vocabulary, scores, model.add_dummy_prefix, model.remove_extra_whitespaces, model.charsmap
     )
@@ -80,7 +73,7 @@ def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> M
     added = with_named(named_tokens(files).values(), ids, added, rows)
     vocabulary = laid_out(ids, added.values(), rows, model.path)
     scores = [score for _, score in pieces]
-    scores += [_ADDED_SCORE if i in added else _PADDING_SCORE for i in range(len(scores), len(vocabulary.tokens))]
+    scores += [ADDED_SCORE if i in added else PADDING_SCORE for i in range(len(scores), len(vocabulary.tokens))]
     unknown = model.get("unk_id").value
     if isinstance(unknown, int) and 0 <= unknown < len(pieces):
         vocabulary.types[unknown] = int(TokenType.UNKNOWN)
@@ -112,8 +105,8 @@ def _metadata(
 def _normalization(tokenizer: Item) -> tuple[bool, bool, bytes, tuple[Loss, ...]]:
     """Space in front, runs of spaces made one, the compiled normalizer, and what llama.cpp cannot do."""
     prefix, collapse, charsmap, losses = False, False, b"", []
-    for part, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
-        for item in _flat(tokenizer.get(part), inner):
+    for part in ("normalizer", "pre_tokenizer"):
+        for item in steps(tokenizer, part):
             kind = item.get("type").string()
             if kind == "Precompiled":
                 text = item.get("precompiled_charsmap").string("")
@@ -122,10 +115,7 @@ def _normalization(tokenizer: Item) -> tuple[bool, bool, bytes, tuple[Loss, ...]
                 except ValueError:
                     raise FormatError(item.path, f"{item.where}.precompiled_charsmap is not base64") from None
             elif kind == "Metaspace":
-                scheme = item.get("prepend_scheme").string(
-                    "always" if item.get("add_prefix_space").flag(True) else "never"
-                )
-                prefix = scheme != "never"
+                prefix = puts_space_before(item) != "never"
             elif kind == "WhitespaceSplit" or _collapses(item):
                 collapse = True
             elif kind not in ("Strip", "NFKC", "Nmt"):
@@ -141,19 +131,9 @@ def _collapses(item: Item) -> bool:
     return item.get("type").value == "Replace" and item.get("pattern").get("Regex").value in (" {2,}", r"\s+", " +")
 
 
-def _flat(item: Item, inner: str) -> list[Item]:
-    if item.value is None:
-        return []
-    if item.get("type").value == "Sequence":
-        return [part for each in item.get(inner).items() for part in _flat(each, inner)]
-    return [item]
-
-
 def to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]]:
     """tokenizer.json of the model `t5`."""
-    scores = floats(tokenizer.metadata, SCORES)
-    if len(scores) != len(tokenizer.tokens):
-        raise broken(f"{SCORES} has {len(scores)} items for {len(tokenizer.tokens)} tokens")
+    scores = scores_of(tokenizer)
     _, added = placed(tokenizer)
     vocab: list[Json] = [[text, score] for text, score in zip(tokenizer.tokens, scores, strict=True)]
     while vocab and tokenizer.is_padding(len(vocab) - 1):

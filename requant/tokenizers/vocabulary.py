@@ -16,6 +16,8 @@ from requant.ir import Typed
 from requant.plan import Loss
 from requant.tokenizers.files import Files, Item
 
+ADDED_SCORE, PADDING_SCORE = -1000.0, -10000.0  #: what convert_hf_to_gguf.py gives them
+
 
 class TokenType(IntEnum):
     """How llama.cpp treats a token."""

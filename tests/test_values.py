@@ -1,0 +1,80 @@
+"""Numbers that must not enter a file silently, wherever in a run of rows they are."""
+
+import re
+
+import numpy as np
+import pytest
+
+from requant.codecs import codec_for
+from requant.encodings import DENSE
+from requant.errors import FormatError
+from requant.ir import Tensor, TensorSpec
+from requant.plan import Move, Step
+from requant.sources import Memory
+from requant.values import check_bits, check_values
+
+LABELS = ("F16", "BF16", "F32")
+BAD = (np.nan, np.inf, -np.inf)
+ROWS = 5
+
+
+def moved(label, columns):
+    """A step that moves ten rows; what is looked at are the last five."""
+    shape = (2 * ROWS, columns)
+    part = Memory(bytes(DENSE[label].dtype.bits // 8 * 2 * ROWS * columns))
+    return Step(
+        Move("t", shape, (Tensor("a", shape, DENSE[label], {"data": part}),), ()), TensorSpec("t", shape, DENSE[label])
+    )
+
+
+def stored(label, values):
+    """The bytes of some values."""
+    out = np.zeros(values.shape, DENSE[label].dtype.numpy)
+    codec_for(DENSE[label]).encode(values, {"data": out})
+    return out.reshape(-1).view(np.uint8)
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("columns", [1, 3, 16, 1000])
+@pytest.mark.parametrize("bad", BAD)
+def test_one_bad_number_is_found_and_replaced_in_stored_rows(label, columns, bad):
+    clean = np.full((ROWS, columns), 3.0, np.float32)
+    one = moved(label, columns)
+    data = stored(label, clean)
+    assert check_bits(one, ROWS, data, label, None) == 0
+    for at in {(0, 0), (2, columns // 2), (ROWS - 1, columns - 1)}:
+        values = clean.copy()
+        values[at] = bad
+        data = stored(label, values)
+        with pytest.raises(FormatError, match=re.escape(f"value [{ROWS + at[0]}, {at[1]}] is {bad}")):
+            check_bits(one, ROWS, data, label, None)
+        assert check_bits(one, ROWS, data, label, 0.5) == 1
+        values[at] = 0.5
+        assert (data == stored(label, values)).all()
+
+
+def bad_rows():
+    x = np.ones((ROWS, 50), np.float32)
+    x[1, 3], x[2, 7:9], x[3, 0] = -np.inf, np.nan, np.inf
+    return x
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_bad_numbers_are_counted_alike_whether_moved_or_rounded(label):
+    one = moved(label, 50)
+    words = re.escape("value [6, 3] is -inf; 2 NaN and 2 infinite values in these 5 rows")
+    with pytest.raises(FormatError, match=words):
+        check_bits(one, ROWS, stored(label, bad_rows()), label, None)
+    with pytest.raises(FormatError, match=words):
+        check_values(one, ROWS, bad_rows(), None)
+    assert check_bits(one, ROWS, stored(label, bad_rows()), label, 0.0) == 4
+    assert check_values(one, ROWS, bad_rows(), 0.0) == 4
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_the_largest_numbers_and_no_numbers_are_fine(label):
+    largest = np.array([[65504, -65504]], np.float32)
+    assert check_bits(moved(label, 2), 0, stored(label, largest), label, None) == 0
+    assert check_values(moved(label, 2), 0, largest, None) == 0
+    assert check_bits(moved(label, 2), 0, stored(label, largest[:0]), label, None) == 0
+    assert check_values(moved(label, 2), 0, largest[:0], None) == 0
