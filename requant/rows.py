@@ -19,7 +19,7 @@ from requant.encodings import Dense, Encoding, PartSpec, columns_of, rows_of
 from requant.ir import Tensor, TensorSpec
 from requant.plan import Fidelity, Step
 from requant.sources import Bytes, read
-from requant.transforms import Add, RopeOrder, Rows, Transpose
+from requant.transforms import Add, RopeOrder, Rows, Transpose, Unwoven, Woven
 
 #: Values in one run: small enough to stay in the caches of most machines, large enough to hide the overhead of a task.
 RUN_VALUES: Final = 1 << 19
@@ -45,9 +45,14 @@ class Scratch:
 
 
 def upright(step: Step) -> Step:
-    """The step with vectors stood up as columns where their values move like rows: a bias in rope order."""
-    moved = any(isinstance(transform, RopeOrder | Rows) for transform in step.move.transforms)
-    if not moved or len(step.target.shape) != 1:
+    """The step with vectors stood up as columns where their values move like rows: a bias in rope order.
+
+    Vectors of one bias for each expert are told from matrices by their length, which changes.
+    """
+    transforms, shape = step.move.transforms, step.target.shape
+    moved = any(isinstance(transform, RopeOrder | Rows | Unwoven | Woven) for transform in transforms)
+    resized = columns_of(step.move.inputs[0].shape) != columns_of(shape) and not _turns(step)
+    if not moved or not (len(shape) == 1 or resized):
         return step
     inputs = tuple(replace(tensor, shape=(*tensor.shape, 1)) for tensor in step.move.inputs)
     target = replace(step.target, shape=(*step.target.shape, 1))
@@ -59,14 +64,20 @@ def granule_of(step: Step) -> int:
 
     All rows of a matrix where it is transposed, or where an encoding needs the tensor whole.
     """
-    rows = rows_of(step.target.shape)
-    if any(isinstance(transform, Transpose) for transform in step.move.transforms):
-        stacked = len(step.target.shape) > 2 and isinstance(step.target.encoding, Dense)
-        return max(step.target.shape[-2] if stacked else rows, 1)
-    heads = [rows // t.heads for t in step.move.transforms if isinstance(t, RopeOrder)]
-    encodings = [step.target.encoding.granule(step.target.shape)]
+    shape = step.target.shape
+    if _turns(step):
+        return lcm(max(shape[-2], 1), max(step.target.encoding.granule(shape), 1))
+    heads = [rows_of(shape) // t.heads for t in step.move.transforms if isinstance(t, RopeOrder)]
+    woven = [len(step.move.inputs) for t in step.move.transforms if isinstance(t, Woven)]
+    encodings = [step.target.encoding.granule(shape)]
     encodings += [tensor.encoding.granule(tensor.shape) for tensor in step.move.inputs]
-    return lcm(*(max(n, 1) for n in (*heads, *encodings)))
+    if woven:  # a granule of each input
+        encodings = [woven[0] * n for n in encodings]
+    return lcm(*(max(n, 1) for n in (*heads, *woven, *encodings)))
+
+
+def _turns(step: Step) -> bool:
+    return any(isinstance(transform, Transpose) for transform in step.move.transforms)
 
 
 def rows_per_run(step: Step) -> int:
@@ -87,10 +98,12 @@ def run_bytes(step: Step) -> int:
     rows = max(rows_of(step.target.shape), 1)
     here = min(rows, rows_per_run(step))
     if step.fidelity is Fidelity.COPY and moves_bytes(step):
-        return 2 * (step.target.nbytes * here // rows + 1)
+        read = max(step.target.nbytes, sum(tensor.nbytes for tensor in step.move.inputs))
+        return 2 * (read * here // rows + 1)
     sources = sum(tensor.nbytes for tensor in step.move.inputs if tensor.encoding.sliced)
     values = 4 * here * columns_of(step.target.shape)
-    buffers = 2 + any(isinstance(t, (RopeOrder, Transpose)) for t in step.move.transforms)
+    buffers = 2 + any(isinstance(t, RopeOrder | Transpose | Woven) for t in step.move.transforms)
+    buffers += sum(t.of for t in step.move.transforms if isinstance(t, Unwoven))
     return (sources + step.target.nbytes) * here // rows + buffers * values + values // 4
 
 
@@ -159,7 +172,9 @@ class StepRows:
         self._rope = [t for t in step.move.transforms if isinstance(t, RopeOrder)]
         self._shift = sum(t.start for t in step.move.transforms if isinstance(t, Rows))
         self._add = [np.float32(t.value) for t in step.move.transforms if isinstance(t, Add)]
-        self._transposed = any(isinstance(t, Transpose) for t in step.move.transforms)
+        self._transposed = _turns(step)
+        self._unwoven = next((t for t in step.move.transforms if isinstance(t, Unwoven)), Unwoven(0, of=1))
+        self._woven = len(step.move.inputs) if any(isinstance(t, Woven) for t in step.move.transforms) else 1
         self._inputs: list[_Input] = []
         first = 0
         for tensor in step.move.inputs:
@@ -177,16 +192,16 @@ class StepRows:
     def bytes(self, start: int, stop: int, scratch: Scratch) -> Bytes:
         """The stored bytes of target rows `[start, stop)`: rows are moved, never decoded."""
         width = self.step.target.nbytes // max(rows_of(self.step.target.shape), 1)
-        out = scratch.bytes("out.data", width * (stop - start))
+        out = scratch.bytes("out.data", width * (stop - start) * self._unwoven.of)
         for item, a, b, at in self._overlaps(start, stop):
             item.read_bytes(a, b, out[at * width : (at + b - a) * width])
-        return self._ordered(out.reshape(stop - start, width), scratch).reshape(-1)
+        return self._ordered(out.reshape(-1, width), scratch).reshape(-1)
 
     def values(self, start: int, stop: int, scratch: Scratch) -> Values:
         """Target rows `[start, stop)` as float32."""
         if self._transposed:
             return self._turned(start, stop, scratch)
-        out = scratch.values("values", stop - start, self.columns)
+        out = scratch.values("values", (stop - start) * self._unwoven.of, self.columns)
         for item, a, b, at in self._overlaps(start, stop):
             item.decode(a, b, out[at : at + b - a], scratch, self._held.get(item.first, {}))
         out = self._ordered(out, scratch)
@@ -195,15 +210,16 @@ class StepRows:
         return out
 
     def _turned(self, start: int, stop: int, scratch: Scratch) -> Values:
-        """Target rows `[start, stop)` of whole transposed matrices."""
-        (item,) = self._inputs
+        """Target rows `[start, stop)` of whole transposed matrices; what is woven or unwoven are the input's rows."""
         out = scratch.values("values", stop - start, self.columns)
-        high, wide = self.columns, self.step.target.shape[-2]  # of a matrix as it is stored
-        for at in range(start, stop, wide):
-            first = at // wide * high
-            stored = np.empty((high, wide), np.float32)
-            item.decode(first, first + high, stored, scratch, self._held.get(item.first, {}))
-            out[at - start : at - start + wide] = stored.T
+        wide, turn, of = self.step.target.shape[-2], self._unwoven.turn, self._unwoven.of
+        for at in range(0, stop - start, wide):
+            matrix = (start + at) // wide
+            for number, item in enumerate(self._inputs):
+                stored = np.empty(item.tensor.shape[-2:], np.float32)
+                first, held = matrix * len(stored), self._held.get(item.first, {})
+                item.decode(first, first + len(stored), stored, scratch, held)
+                out[at : at + wide, number :: len(self._inputs)] = stored[:, turn::of].T
         return out
 
     def repack(self, start: int, stop: int, out: Parts, at: int, scratch: Scratch) -> None:
@@ -222,7 +238,7 @@ class StepRows:
             if arrays[0] is None or not arrays[0].size:
                 continue
             array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            setattr(codes, name, self._ordered(np.ascontiguousarray(array), scratch).copy() if self._rope else array)
+            setattr(codes, name, self._ordered(np.ascontiguousarray(array), scratch).copy() if self._moves else array)
         assert isinstance(self._target, CodesCodec)
         self._target.pack(codes, out, at)
 
@@ -258,8 +274,16 @@ class StepRows:
         return parts
 
     def _overlaps(self, start: int, stop: int) -> Iterator[tuple[_Input, int, int, int]]:
-        """Inputs that hold target rows `[start, stop)`: (input, its rows from, to, position in the run)."""
-        start, stop = start + self._shift, stop + self._shift
+        """Inputs with what is needed for target rows `[start, stop)`: (input, its rows from, to, position in the run).
+
+        Of what is to be unwoven, the other rows are read as well.
+        """
+        if self._woven > 1:
+            length = (stop - start) // self._woven
+            for number, item in enumerate(self._inputs):
+                yield item, start // self._woven, stop // self._woven, number * length
+            return
+        start, stop = start * self._unwoven.of + self._shift, stop * self._unwoven.of + self._shift
         for item in self._inputs:
             a, b = max(start, item.first), min(stop, item.first + item.rows)
             if a < b:
@@ -272,7 +296,21 @@ class StepRows:
             moved = scratch.bytes("ordered", rows.nbytes).view(rows.dtype).reshape(-1, head, rows.shape[1])
             np.take(rows.reshape(-1, head, rows.shape[1]), order, axis=1, out=moved, mode="clip")
             rows = moved.reshape(rows.shape)
+        turn, of, width = self._unwoven.turn, self._unwoven.of, rows.shape[1]
+        if of > 1:
+            taken = scratch.bytes("ordered", rows.nbytes // of).view(rows.dtype).reshape(-1, width)
+            taken[...] = rows[turn::of]
+            rows = taken
+        if self._woven > 1:
+            woven = scratch.bytes("ordered", rows.nbytes).view(rows.dtype).reshape(-1, self._woven, width)
+            woven[...] = rows.reshape(self._woven, -1, width).swapaxes(0, 1)
+            rows = woven.reshape(rows.shape)
         return rows
+
+    @property
+    def _moves(self) -> bool:
+        """Whether rows leave the order in which they are read."""
+        return bool(self._rope) or self._unwoven.of > 1 or self._woven > 1
 
     def _importance(self, start: int, rows: int) -> Values | None:
         """The importance of each column, for the matrix (of a stack of experts) that the run lies in."""

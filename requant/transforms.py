@@ -54,4 +54,20 @@ class Add:
     value: float
 
 
-Transform = RopeOrder | Rows | Transpose | Add
+@dataclass(frozen=True, slots=True)
+class Unwoven:
+    """Of rows that come from `of` tensors in turn, those of one: rows `turn`, `turn + of`, `turn + 2 * of`, …
+
+    gpt-oss keeps gate and up of its experts so, in transformers.
+    """
+
+    turn: int
+    of: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Woven:
+    """The inverse: rows of the inputs in turn, the first of each, the second of each, … All have as many rows."""
+
+
+Transform = RopeOrder | Rows | Transpose | Add | Unwoven | Woven

@@ -8,7 +8,7 @@ from requant.encodings import columns_of
 from requant.ir import Tensor
 from requant.plan import Move
 from requant.sources import read
-from requant.transforms import Add, RopeOrder, Rows, Transpose
+from requant.transforms import Add, RopeOrder, Rows, Transpose, Unwoven, Woven
 
 
 def values(tensor: Tensor) -> np.ndarray:
@@ -23,6 +23,9 @@ def carried_out(move: Move, values: Callable[[Tensor], np.ndarray] = values) -> 
     """What a move gives; `values` are those of an input."""
     matrices = [values(tensor) for tensor in move.inputs]
     vector = len(move.inputs[0].shape) == 1
+    kinds = Unwoven | Woven | (Transpose if len(move.shape) > 2 else Unwoven)
+    if any(isinstance(transform, kinds) for transform in move.transforms):
+        return of_whole_experts(move, matrices)
     tall = np.concatenate([m.reshape(-1, 1 if vector else columns_of(m.shape)) for m in matrices])
     for transform in move.transforms:
         match transform:
@@ -38,3 +41,22 @@ def carried_out(move: Move, values: Callable[[Tensor], np.ndarray] = values) -> 
             case Add(value):
                 tall = tall + np.float32(value)
     return tall.reshape(move.shape)
+
+
+def of_whole_experts(move: Move, tensors: list[np.ndarray]) -> np.ndarray:
+    """The same where stacks of experts are not cut, axis by axis; the outputs are the last axis of biases."""
+    axis = -1 if len(move.shape) == 2 else -2
+    for transform in move.transforms:
+        match transform:
+            case Transpose():
+                tensors = [tensor.swapaxes(-1, -2) for tensor in tensors]
+            case Unwoven(turn, of):
+                (tensor,) = tensors
+                tensors = [tensor.take(range(turn, tensor.shape[axis], of), axis)]
+            case Woven():
+                outputs = [tensor.take(n, axis) for n in range(tensors[0].shape[axis]) for tensor in tensors]
+                tensors = [np.stack(outputs, axis)]
+            case other:
+                raise AssertionError(other)
+    assert tensors[0].shape == move.shape
+    return tensors[0]

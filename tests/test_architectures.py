@@ -21,6 +21,7 @@ from tests.tiny_models import MODELS, make
 LOST = {
     "bert": {"pooler.dense.weight", "pooler.dense.bias"},
     "mistral-window": {"sliding_window"},
+    "gptoss-published": {"rope_scaling.truncate"},
 }
 #: Keys of config.json that have nothing to do with what is computed, or that `requant.tokenizers` adds.
 NOT_OURS = {
@@ -100,6 +101,10 @@ MORE = {
     },
     # unread by llama.cpp, but without it the way back would lose the window
     "mistral-window": {"llama.attention.sliding_window"},
+    # unread by llama.cpp, which always cuts; gpt-oss as published does not, so that silence means that on the way back
+    "gptoss": {"gpt-oss.rope.scaling.yarn_truncate"},
+    # the converter forgets the list, and llama.cpp would put windows elsewhere
+    "gptoss-windows": {"gpt-oss.rope.scaling.yarn_truncate", "gpt-oss.attention.sliding_window_pattern"},
     # what llama.cpp would take anyway
     "mixtral": {"llama.attention.key_length", "llama.attention.value_length"},
 }

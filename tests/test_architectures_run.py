@@ -54,7 +54,12 @@ def agree(ours, theirs):
 
 #: The variants of a family take the time of the whole suite; one of each is enough for every day.
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in MODELS]
-DECODERS = [name for name in NAMES if name != "bert"]
+#: Without those that llama.cpp computes otherwise, which a loss tells: it cuts the borders of yarn, gpt-oss does not.
+DECODERS = [
+    pytest.param(name, marks=pytest.mark.slow) if "-" in name else name
+    for name in MODELS
+    if name not in ("bert", "gptoss-published")
+]
 
 
 @pytest.mark.parametrize("length", [24, pytest.param(1100, marks=pytest.mark.slow)])

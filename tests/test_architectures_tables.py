@@ -1,5 +1,7 @@
 """The tables themselves: they invert, and llama.cpp knows every name in them."""
 
+from itertools import pairwise
+
 import gguf
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def test_names_are_a_bijection(model_type, sizes, data):
     flags = {flag: data.draw(st.booleans(), flag) for flag in (*family.flags, "untied")}
     base = data.draw(st.sampled_from(family.bases), "base")
     items = list(expected(family, sizes, flags, base))
-    theirs = [name for item in items for name in item.hf]
+    theirs = [(name, item.rule.turn) for item in items for name in item.hf]
     assert len(set(theirs)) == len(theirs)
     assert len({item.ggml for item in items}) == len(items)
 
@@ -55,6 +57,17 @@ def test_llama_cpp_knows_every_key(model_type):
     known = {value for group in groups for value in vars(group).values() if isinstance(value, str)}
     for key in family.keys:
         assert key.ggml in known or f"{{arch}}.{key.ggml}" in known, key.ggml
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_whose_turn_it_is(model_type):
+    """Two rules, one after the other, share an HF tensor in turn."""
+    rules = FAMILIES[model_type].rules
+    for one, other in pairwise(rules):
+        assert (one.turn == 0) == (other.turn == 1)
+        if one.turn == 0:
+            assert (one.hf, one.shape, one.order) == (other.hf, other.shape, other.order)
+            assert sum(name.endswith("_pair") for name in one.shape) == 1
 
 
 def test_every_rule_in_rope_order_is_of_a_gguf_that_interleaves():

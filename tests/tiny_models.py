@@ -41,6 +41,22 @@ _LONGROPE: Final = {
     "long_factor": [2 * x for x in _FACTORS],
     "original_max_position_embeddings": 512,
 }
+_GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
+_GPT_OSS_YARN: Final = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 32.0,
+    "original_max_position_embeddings": 256,
+}
+_GPT_OSS_PUBLISHED: Final = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 
 #: name -> (transformers class, configuration class, what differs from the common configuration)
 MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
@@ -89,6 +105,22 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "Phi3ForCausalLM",
         "Phi3Config",
         {"partial_rotary_factor": 0.5, "original_max_position_embeddings": 2048},
+    ),
+    "gptoss": ("GptOssForCausalLM", "GptOssConfig", {**_GPT_OSS, "rope_parameters": _GPT_OSS_YARN}),
+    "gptoss-published": (
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        {**_GPT_OSS, "head_dim": 64, "max_position_embeddings": 131072, "rope_parameters": _GPT_OSS_PUBLISHED},
+    ),
+    "gptoss-windows": (
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        {
+            **_GPT_OSS,
+            "rope_parameters": _GPT_OSS_YARN,
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        },
     ),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_positions": 2048, "n_embd": 64, "n_layer": 2, "n_head": 4}),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),

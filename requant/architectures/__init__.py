@@ -11,6 +11,7 @@ from typing import Final
 from requant.architectures.bert import BERT
 from requant.architectures.gemma3 import GEMMA3
 from requant.architectures.gpt2 import GPT2
+from requant.architectures.gpt_oss import GPT_OSS
 from requant.architectures.joined import joined as _joined
 from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from requant.architectures.phi3 import PHI3
@@ -30,6 +31,7 @@ ARCHITECTURES: Final[tuple[Family, ...]] = (
     QWEN3MOE,
     GEMMA3,
     PHI3,
+    GPT_OSS,
     GPT2,
     BERT,
 )

@@ -26,6 +26,15 @@ from requant.architectures.rules import (
     always,
     same_as,
 )
+from requant.architectures.windows import (
+    PATTERN,
+    SLIDING,
+    WINDOW,
+    layer_types,
+    regular,
+    windowed,
+    windowed_in_ggml,
+)
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor, Typed
 
@@ -34,7 +43,6 @@ _ATTN: Final = _LAYER + "self_attn."
 #: One layer in so many sees the whole context, where a GGUF says nothing else.
 _PERIOD: Final = 6
 _LAYERS_27B: Final = 62
-_SLIDING, _FULL = "sliding_attention", "full_attention"
 
 
 def _norm(hf: str, ggml: str, size: str = "hidden") -> Rule:
@@ -47,41 +55,30 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
         raise PlanError(
             f"config.json: query_pre_attn_scalar is {scalar:g}; llama.cpp scales attention by {_scalar(sizes)} here"
         )
-    windowed = _windowed(config, sizes["layers"])
-    if not any(windowed):
+    windows = windowed(config, sizes["layers"], _PERIOD)
+    if not any(windows):
         return ToGgml()
     window = config.get("sliding_window", 4096)
     values = {
-        "attention.sliding_window": Typed("u32", int(positive({"sliding_window": window}, "sliding_window"))),
+        WINDOW: Typed("u32", int(positive({"sliding_window": window}, "sliding_window"))),
         "rope.freq_base_swa": Typed("f32", _local_theta(config)),
     }
-    if windowed != _regular(sizes["layers"], _PERIOD):
-        values["attention.sliding_window_pattern"] = Typed("[bool]", windowed)
+    if windows != regular(sizes["layers"], _PERIOD):
+        values[PATTERN] = Typed("[bool]", windows)
     return ToGgml(values)
 
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
-    layers = sizes["layers"]
-    window = values.get("attention.sliding_window")
-    pattern = values.get("attention.sliding_window_pattern", _PERIOD)
-    if not window:
-        windowed = [False] * layers
-    elif isinstance(pattern, list) and len(pattern) >= layers:
-        windowed = [bool(item) for item in pattern[:layers]]
-    elif isinstance(pattern, int) and not isinstance(pattern, bool):
-        windowed = _regular(layers, pattern)
-    else:
-        raise PlanError("metadata: 'gemma3.attention.sliding_window_pattern' does not fit the layers")
+    windows = windowed_in_ggml(values, sizes["layers"], _PERIOD)
     config: dict[str, Json] = {
         "query_pre_attn_scalar": _scalar(sizes),
-        "layer_types": [_SLIDING if item else _FULL for item in windowed],
+        "layer_types": layer_types(windows),
         "rope_local_base_freq": shortest(number(values, "rope.freq_base_swa", 10000.0)),
-        "sliding_window": window or 4096,
+        "sliding_window": values.get(WINDOW) or 4096,
     }
-    if windowed == _regular(layers, _PERIOD):
+    if windows == regular(sizes["layers"], _PERIOD):
         config["sliding_window_pattern"] = _PERIOD
-    keys = {"attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa"}
-    return ToHf(config, keys=frozenset(keys))
+    return ToHf(config, keys=frozenset({WINDOW, PATTERN, "rope.freq_base_swa"}))
 
 
 def _scalar(sizes: Sizes) -> int:
@@ -89,25 +86,10 @@ def _scalar(sizes: Sizes) -> int:
     return sizes["hidden"] // sizes["heads"] if sizes["layers"] == _LAYERS_27B else sizes["head"]
 
 
-def _regular(layers: int, period: int) -> list[bool]:
-    """Windows in all but every `period`-th layer; in all, if that is 0."""
-    return [period == 0 or n % period < period - 1 for n in range(layers)]
-
-
-def _windowed(config: Config, layers: int) -> list[bool]:
-    """For each layer, whether it sees only a window."""
-    types = config.get("layer_types")
-    if types is None:
-        return _regular(layers, int(number(config, "sliding_window_pattern", _PERIOD)))
-    if not isinstance(types, list) or len(types) != layers or not set(map(str, types)) <= {_SLIDING, _FULL}:
-        raise PlanError(f"config.json: layer_types does not name {_SLIDING} or {_FULL} for {layers} layers")
-    return [item == _SLIDING for item in types]
-
-
 def _local_theta(config: Config) -> float:
     """The rope base of windowed layers, which nothing scales."""
     rope = config.get("rope_parameters")
-    local = rope.get(_SLIDING) if isinstance(rope, dict) else None
+    local = rope.get(SLIDING) if isinstance(rope, dict) else None
     if isinstance(local, dict):
         if local.get("rope_type", "default") != "default":
             raise UnsupportedError(f"config.json: rope type {local['rope_type']!r} in layers with a window")

@@ -103,7 +103,7 @@ def _parameters(moves: Sequence[Move]) -> tuple[int, int, int, int]:
     for move in moves:
         size = prod(move.shape)
         total += size
-        if "_exps." in move.name:
+        if "_exps." in move.name and len(move.shape) > 2:  # biases count as shared
             expert += size // move.shape[0]
             stacks += 1
             counted += move.shape[0]

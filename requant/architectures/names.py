@@ -20,7 +20,7 @@ SPLIT: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("ga
 class Expected:
     """One ggml tensor and the HF tensors it is made of: one, or one for each expert.
 
-    shape: of each HF tensor.
+    shape: of each HF tensor. ggml_shape: experts that are apart in HF are stacked in front.
     """
 
     rule: Rule
@@ -28,12 +28,7 @@ class Expected:
     ggml: str
     hf: tuple[str, ...]
     shape: Shape
-
-    @property
-    def ggml_shape(self) -> Shape:
-        """Experts are stacked in front; a Conv1D is turned."""
-        shape = self.shape[::-1] if self.rule.order is Order.TRANSPOSED else self.shape
-        return (len(self.hf), *shape) if "{e}" in self.rule.hf else shape
+    ggml_shape: Shape
 
     def where(self, name: str) -> str:
         """For messages: which tensor of which layer."""
@@ -58,7 +53,9 @@ def expected(family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str)
 def _one(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
     experts = range(sizes["experts"]) if "{e}" in rule.hf else (0,)
     names = tuple(rule.hf.format(base=base, n=n, e=e) for e in experts)
-    return Expected(rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape))
+    stack = (len(names),) if "{e}" in rule.hf else ()
+    ggml_shape = (*stack, *(sizes[name] for name in rule.ggml_shape))
+    return Expected(rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape), ggml_shape)
 
 
 def base_of(family: Family, names: Mapping[str, Tensor]) -> str:
@@ -93,7 +90,14 @@ def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor])
 
 
 def find_parts(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """The tensor of this name; or, as exllamav2 stores fused layers, those it was split into, whose rows make it up."""
+    """The tensor of this name; or, as exllamav2 stores fused layers, those it was split into, whose rows make it up.
+
+    What is a transposed parameter as long as it is plain numbers is a linear layer's weight, [out, in], where it is
+    quantized.
+    """
+    upright = f"{name}.weight"
+    if item.rule.order is Order.TRANSPOSED and name not in tensors and upright in tensors:
+        return (find(item, upright, (*shape[:-2], shape[-1], shape[-2]), tensors),)
     module, _, layer = name.removesuffix(".weight").rpartition(".")
     split = tuple(f"{module}.{part}.weight" for part in SPLIT.get(layer, ()))
     if name in tensors or not split or split[0] not in tensors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -41,6 +41,7 @@ _KEYS: Final = frozenset(
         "scaling.yarn_attn_factor",
         "scaling.yarn_beta_fast",
         "scaling.yarn_beta_slow",
+        "scaling.yarn_truncate",
     )
 )
 #: Optional parameters of yarn: HF name, GGUF key.
@@ -52,16 +53,23 @@ _YARN: Final = (
 )
 
 
+#: Whether yarn's borders are whole dimensions. No key of llama.cpp, which cuts them always.
+_TRUNCATE: Final = "rope.scaling.yarn_truncate"
+
+
 @dataclass(frozen=True, slots=True)
 class Rope:
     """How one family keeps its rope parameters.
 
     theta: transformers' default base. outer_original: as in phi3, `original_max_position_embeddings` stands
-    beside the rope parameters and is always written to GGUF, and heads may be rotated in part.
+    beside the rope parameters and is always written to GGUF, and heads may be rotated in part. absent: the parameters
+    of a config.json without any. truncate: what yarn's `truncate` is in a GGUF that does not say.
     """
 
     theta: float
     outer_original: bool = False
+    absent: Mapping[str, Json] = field(default_factory=dict)
+    truncate: bool = True
 
     def pair(self) -> Irregular:
         """For the table of a family."""
@@ -69,6 +77,8 @@ class Rope:
 
     def to_ggml(self, checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
         """Keys and factor tensors of the scaling that config.json asks for."""
+        if not (config.get("rope_parameters") or config.get("rope_scaling")):
+            config = {**config, "rope_parameters": dict(self.absent)}
         scaling = parameters(config, self.theta)
         values = {"rope.freq_base": Typed("f32", positive(scaling, "rope_theta"))}
         context = positive(config, "max_position_embeddings")
@@ -83,6 +93,9 @@ class Rope:
             case "linear":
                 return ToGgml(values | _typed("linear") | {"rope.scaling.factor": _f32(scaling, "factor")})
             case "yarn":
+                truncate = scaling.get("truncate", True) is not False
+                if truncate != self.truncate:
+                    values[_TRUNCATE] = Typed("bool", truncate)
                 return ToGgml(values | _yarn(scaling, original), losses=_unread_of_yarn(scaling))
             case "llama3":
                 scaling["original_max_position_embeddings"] = original
@@ -117,6 +130,8 @@ class Rope:
                 scaling.pop("original_max_position_embeddings")
         elif kind == "yarn":
             scaling = _yarn_of(values, factor, original)
+            if values.get(_TRUNCATE, self.truncate) is False:
+                scaling["truncate"] = False
         elif kind == "linear" and factor != 1.0:
             scaling = {"rope_type": "linear", "factor": factor}
         elif kind not in ("linear", "none"):

@@ -47,7 +47,9 @@ class Rule:
 
     hf: `{base}` stands for the family's prefix, `{n}` for the layer, `{e}` for the expert: one HF tensor of each expert
     is a matrix of the one ggml tensor. shape: sizes by name, as HF stores it. heads: the size that counts the heads of
-    a tensor in rope order. add: ggml's values are HF's plus this. when: the flag without which there is no such tensor.
+    a tensor in rope order. turn: where the rows of one HF tensor are those of two ggml tensors in turn, whether this is
+    the first (0) or the second (1), whose rule follows; the size that counts them is called `…_pair`. add: ggml's
+    values are HF's plus this. when: the flag without which there is no such tensor.
     """
 
     hf: str
@@ -55,8 +57,17 @@ class Rule:
     shape: tuple[str, ...]
     order: Order = Order.SAME
     heads: str = "heads"
+    turn: int | None = None
     add: float = 0.0
     when: str = ""
+
+    @property
+    def ggml_shape(self) -> tuple[str, ...]:
+        """Sizes by name, as ggml stores it; the stack of experts that are apart in HF is left out."""
+        shape = self.shape
+        if self.order is Order.TRANSPOSED:
+            shape = (*shape[:-2], shape[-1], shape[-2])
+        return shape if self.turn is None else tuple(name.removesuffix("_pair") for name in shape)
 
     @property
     def layered(self) -> bool:

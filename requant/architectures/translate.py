@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from requant.architectures import carried, values
@@ -18,7 +19,7 @@ from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Naming, Tensor
 from requant.plan import Loss, LossKind, Move, Translation
 from requant.sources import Source, read
-from requant.transforms import Add, RopeOrder, Rows, Transform, Transpose
+from requant.transforms import Add, RopeOrder, Rows, Transform, Transpose, Unwoven, Woven
 
 #: Bytes compared at a time when a tied head is stored twice.
 _COMPARE = 4 << 20
@@ -61,7 +62,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
         inputs = tuple(part for name in item.hf for part in find_parts(item, name, item.shape, tensors))
         used.update(tensor.name for tensor in inputs)
         used.update(item.hf)
-        moves.append(Move(item.ggml, item.ggml_shape, inputs, _transforms(item, sizes, inverse=False)))
+        moves.append(Move(item.ggml, item.ggml_shape, inputs, _to_ggml_transforms(item, inputs[0], sizes)))
     losses += _leftovers(family, [name for name in tensors if name not in used], sizes, flags, base)
 
     metadata = dict(written)
@@ -106,7 +107,10 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     for item in expected(family, sizes, flags, base):
         tensor = find(item, item.ggml, item.ggml_shape, tensors)
         used.add(item.ggml)
-        moves += _moves_to_hf(item, tensor, sizes)
+        if item.rule.turn:  # the second half of the tensor that the last rule has begun
+            moves[-1] = replace(moves[-1], inputs=(*moves[-1].inputs, tensor))
+        else:
+            moves += _moves_to_hf(item, tensor, sizes)
     left = [name for name in tensors if name not in used]
     if left:
         raise unknown(left, family, sizes, flags, base)
@@ -121,7 +125,7 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
 
 
 def _moves_to_hf(item: Expected, tensor: Tensor, sizes: Sizes) -> list[Move]:
-    transforms = _transforms(item, sizes, inverse=True)
+    transforms = _to_hf_transforms(item, sizes)
     if "{e}" not in item.rule.hf:
         return [Move(item.hf[0], item.shape, (tensor,), transforms)]
     rows = rows_of(item.shape)
@@ -131,15 +135,32 @@ def _moves_to_hf(item: Expected, tensor: Tensor, sizes: Sizes) -> list[Move]:
     ]
 
 
-def _transforms(item: Expected, sizes: Sizes, *, inverse: bool) -> tuple[Transform, ...]:
+def _to_ggml_transforms(item: Expected, found: Tensor, sizes: Sizes) -> tuple[Transform, ...]:
     rule: Rule = item.rule
+    upright = found.name == f"{item.hf[0]}.weight"  # as `find_parts` says; the shape may be square
     transforms: list[Transform] = []
     if rule.order is Order.ROPE:
-        transforms.append(RopeOrder(sizes[rule.heads], inverse))
+        transforms.append(RopeOrder(sizes[rule.heads]))
+    elif rule.order is Order.TRANSPOSED and not upright:
+        transforms.append(Transpose())
+    if rule.turn is not None:
+        transforms.append(Unwoven(rule.turn))
+    if rule.add:
+        transforms.append(Add(rule.add))
+    return tuple(transforms)
+
+
+def _to_hf_transforms(item: Expected, sizes: Sizes) -> tuple[Transform, ...]:
+    rule: Rule = item.rule
+    transforms: list[Transform] = []
+    if rule.add:
+        transforms.append(Add(-rule.add))
+    if rule.turn is not None:
+        transforms.append(Woven())
+    if rule.order is Order.ROPE:
+        transforms.append(RopeOrder(sizes[rule.heads], inverse=True))
     elif rule.order is Order.TRANSPOSED:
         transforms.append(Transpose())
-    if rule.add:
-        transforms.append(Add(-rule.add if inverse else rule.add))
     return tuple(transforms)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from requant.encodings import F32, Blocks, Dense, Encoding
+from requant.encodings import BF16, F32, Blocks, Dense, Encoding
 from requant.encodings.small_floats import takes
 
 
@@ -151,5 +151,5 @@ def values_of(encoding: Encoding) -> Dense:
     if isinstance(encoding, Dense):
         return encoding
     if isinstance(encoding, Blocks):  # whose `values` is a number: how many are in a block
-        return F32
+        return BF16 if encoding.label == "MXFP4" else F32
     return encoding.values if isinstance(encoding, HasValues) else F32

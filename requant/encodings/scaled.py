@@ -204,3 +204,4 @@ def _count(size: int, together: int) -> int:
 FP8_BLOCK: Final = Scaled("inv", "F8_E4M3", 128, 128)
 NVFP4: Final = Scaled("packed", "F4", 1, 16, "F8_E4M3", whole="divides")
 MXFP4: Final = Scaled("packed", "F4", 1, 32, "U8")
+GPT_OSS: Final = Scaled("gpt-oss", "F4", 1, 32, "U8")

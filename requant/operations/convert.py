@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from requant.encodings import F16, Blocks, Dense, Encoding
-from requant.encodings.scaled import BESIDE, Scaled
+from requant.encodings import BF16, F16, Blocks, Dense, Encoding
+from requant.encodings.exactness import holds
+from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError, UnsupportedError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, Layout, LayoutOptions
+from requant.operations import experts
 from requant.operations.hf_importance import in_hf_names, unused_importance
 from requant.plan import Fidelity, Loss, LossKind, Move, Plan, Step, Translation
 from requant.recipes import (
@@ -32,7 +34,6 @@ from requant.recipes import (
     recipe_named,
     unused_overrides,
 )
-from requant.transforms import Transpose
 
 #: What readers of a Hugging Face folder look for.
 _WEIGHT_FILES: Final = (
@@ -202,7 +203,9 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
 
     scheme = None if request.recipe is None else schemes.scheme_named(request.recipe)
     if request.recipe is not None:
-        said = _as_parameters(_without_scales_beside(said))
+        said = _without_scales_beside(said)
+        stacked = isinstance(scheme, schemes.scaled.ScaledFloats) and scheme.stores_stacks(said.config)
+        said = replace(said, moves=experts.upright(said.moves) if stacked else experts.as_parameters(said.moves))
         if source.naming is Naming.HF and not isinstance(scheme, schemes.exl2.Exl2Scheme):
             from requant.architectures import joined
 
@@ -233,19 +236,6 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
     return steps, replace(said, config=_with_dtype(said.config, steps))
 
 
-def _as_parameters(said: Translation) -> Translation:
-    """The same with the experts of gpt-oss as transformers has them when they are not quantized: [experts, in, out]."""
-    moves = []
-    for move in said.moves:
-        encoding = _encoding_of(move)
-        if isinstance(encoding, Scaled) and encoding.kind.startswith("gpt-oss"):
-            *experts, outputs, inputs = move.shape
-            shape = (*experts, inputs, outputs)
-            move = Move(move.name.removesuffix(".weight"), shape, move.inputs, (*move.transforms, Transpose()))
-        moves.append(move)
-    return replace(said, moves=tuple(moves))
-
-
 def _without_scales_beside(said: Translation) -> Translation:
     """The same without what only the quantized source needs."""
     scales = [move.name for move in said.moves if BESIDE.fullmatch(move.name)]
@@ -265,11 +255,14 @@ def _without_quantization(said: Translation) -> Translation:
 def hf_encoding(source: Encoding, asked: Dense | None) -> Encoding:
     """What a tensor becomes in an HF folder without a scheme.
 
-    Integers stay, numbers become `asked`. Unless asked everything stays but ggml's blocks, which become F16.
+    Integers stay, numbers become `asked`. Unless asked everything stays but ggml's blocks, which become F16, or BF16
+    where that holds their values.
     """
     if isinstance(source, Dense) and not source.dtype.is_float:
         return source
-    return asked or (F16 if isinstance(source, Blocks) else source)
+    if asked or not isinstance(source, Blocks):
+        return asked or source
+    return BF16 if holds(source, BF16) else F16
 
 
 def _dense(name: str) -> Dense:

@@ -1,7 +1,7 @@
 """FP8, FP8-BLOCK, NVFP4 and MXFP4: floats of 8 and 4 bits under scales, as transformers and vLLM load them.
 
 FP8-BLOCK is what DeepSeek and transformers' `fp8` store; the others are compressed-tensors, with activations quantized
-while the model runs (FP8) or not at all (NVFP4, MXFP4: "A16").
+while the model runs (FP8) or not at all (NVFP4, MXFP4: "A16"). gpt-oss has a way of its own to store MXFP4.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from requant.encodings import BF16, Encoding
-from requant.encodings.scaled import FP8_BLOCK, MXFP4, NVFP4, Scaled
+from requant.encodings.scaled import FP8_BLOCK, GPT_OSS, MXFP4, NVFP4, Scaled
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
@@ -34,6 +34,8 @@ class ScaledFloats:
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Linear layers of the blocks are quantized; everything else stays as it is."""
         refuse_transposed(config, self.name)
+        if self.stores_stacks(config):
+            return _gpt_oss(moves)
         chosen = [self._encoding(move) for move in moves]
         losses = [
             Loss(LossKind.SUBSTITUTED, move.name, f"{encoding.label} instead of {reason}")
@@ -42,6 +44,10 @@ class ScaledFloats:
         ]
         encodings = tuple(encoding for encoding, _ in chosen)
         return Applied(encodings, self._config(dense_modules(moves, encodings)), losses=tuple(losses))
+
+    def stores_stacks(self, config: Mapping[str, Json]) -> bool:
+        """Whether this is MXFP4 of gpt-oss, which quantizes stacks of experts and nothing else."""
+        return self.name == "MXFP4" and config.get("model_type") == "gpt_oss"
 
     def _encoding(self, move: Move) -> tuple[Encoding, str]:
         """How a tensor is stored, and, where it should have been quantized and cannot be, why not."""
@@ -75,6 +81,15 @@ class ScaledFloats:
             "weight_block_size": [128, 128],
             "modules_to_not_convert": list[Json](dict.fromkeys((*dense, "lm_head"))),
         }
+
+
+def _gpt_oss(moves: Sequence[Move]) -> Applied:
+    """As OpenAI publishes these models, and transformers loads them: the experts are MXFP4."""
+    experts = (len(move.shape) == 3 and move.name.endswith(".weight") for move in moves)
+    encodings = tuple(GPT_OSS if expert else dense_like(move) for move, expert in zip(moves, experts, strict=True))
+    dense = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config: dict[str, Json] = {"quant_method": "mxfp4", "modules_to_not_convert": list[Json](dense)}
+    return Applied(encodings, config)
 
 
 def fp8(parameters: Sequence[str]) -> ScaledFloats:

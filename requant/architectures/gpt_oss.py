@@ -1,0 +1,136 @@
+"""gpt-oss: experts as stacks whose gate and up are woven into each other, sinks, windows in every other layer.
+
+As plain numbers transformers keeps the experts transposed, [experts, in, out], as parameters without ".weight"; MXFP4
+blocks are [experts, out, in], as in ggml. Rows of a woven matrix go gate, up, gate, up, …, so that taking them apart
+moves whole rows and leaves the codes as they are.
+
+Facts: llama.cpp's conversion/gpt_oss.py and src/models/openai-moe.cpp, transformers' modeling_gpt_oss.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from requant.architectures.llama import (
+    BUFFERS,
+    DECODER_KEYS,
+    HEAD_KEYS,
+    OUTPUT_BIAS,
+    SILU,
+    TRUNK,
+    attention,
+    attention_biases,
+)
+from requant.architectures.numbers import positive
+from requant.architectures.rope import Rope
+from requant.architectures.rules import (
+    Assumption,
+    Config,
+    Family,
+    Irregular,
+    Key,
+    Order,
+    Rule,
+    Sizes,
+    ToGgml,
+    ToHf,
+    always,
+    same_as,
+)
+from requant.architectures.windows import PATTERN, WINDOW, layer_types, regular, windowed, windowed_in_ggml
+from requant.ir import Checkpoint, Json, Tensor, Typed
+
+_LAYER: Final = "{base}layers.{n}."
+_EXPERTS: Final = _LAYER + "mlp.experts."
+#: Every other layer sees only a window, the first among them.
+_PERIOD: Final = 2
+#: transformers' rope where config.json says nothing; what OpenAI's models have.
+_YARN: Final[Mapping[str, Json]] = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
+
+def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+    values = {WINDOW: Typed("u32", int(positive({"sliding_window": 128} | dict(config), "sliding_window")))}
+    windows = windowed(config, sizes["layers"], _PERIOD)
+    if windows != regular(sizes["layers"], _PERIOD):
+        values[PATTERN] = Typed("[bool]", windows)
+    return ToGgml(values)
+
+
+def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
+    config: dict[str, Json] = {
+        "sliding_window": int(positive(values, WINDOW)),
+        "layer_types": layer_types(windowed_in_ggml(values, sizes["layers"], _PERIOD)),
+    }
+    return ToHf(config, keys=frozenset({WINDOW, PATTERN}))
+
+
+def _woven(ggml: str, turn: int) -> tuple[Rule, Rule]:
+    """Weights and biases of gate or up."""
+    up, columns = ("experts", "hidden", "ffn_pair"), ("experts", "ffn_pair")
+    return (
+        Rule(_EXPERTS + "gate_up_proj", f"blk.{{n}}.{ggml}.weight", up, Order.TRANSPOSED, turn=turn),
+        Rule(_EXPERTS + "gate_up_proj_bias", f"blk.{{n}}.{ggml}.bias", columns, turn=turn),
+    )
+
+
+_GATE, _GATE_BIAS = _woven("ffn_gate_exps", 0)
+_UP, _UP_BIAS = _woven("ffn_up_exps", 1)
+
+GPT_OSS: Final = Family(
+    model_type="gpt_oss",
+    ggml="gpt-oss",
+    classes=("GptOssForCausalLM", "GptOssModel"),
+    headless=frozenset({"GptOssModel"}),
+    bases=("model.", ""),
+    rules=(
+        *TRUNK,
+        Rule(_LAYER + "input_layernorm.weight", "blk.{n}.attn_norm.weight", ("hidden",)),
+        Rule(_LAYER + "post_attention_layernorm.weight", "blk.{n}.post_attention_norm.weight", ("hidden",)),
+        *attention(Order.SAME),
+        *attention_biases(Order.SAME, ""),
+        replace(OUTPUT_BIAS, when=""),
+        Rule(_LAYER + "self_attn.sinks", "blk.{n}.attn_sinks.weight", ("heads",)),
+        Rule(_LAYER + "mlp.router.weight", "blk.{n}.ffn_gate_inp.weight", ("experts", "hidden")),
+        Rule(_LAYER + "mlp.router.bias", "blk.{n}.ffn_gate_inp.bias", ("experts",)),
+        _GATE,
+        _UP,
+        _GATE_BIAS,
+        _UP_BIAS,
+        Rule(_EXPERTS + "down_proj", "blk.{n}.ffn_down_exps.weight", ("experts", "ffn", "hidden"), Order.TRANSPOSED),
+        Rule(_EXPERTS + "down_proj_bias", "blk.{n}.ffn_down_exps.bias", ("experts", "hidden")),
+    ),
+    keys=(
+        *DECODER_KEYS[:-1],
+        Key(("rms_norm_eps",), "attention.layer_norm_rms_epsilon", "f32", default=always(1e-5)),
+        replace(HEAD_KEYS[0], default=always(64)),
+        HEAD_KEYS[1],
+        Key(("num_local_experts", "num_experts"), "expert_count", "u32", always(128)),
+        Key(("num_experts_per_tok", "experts_per_token"), "expert_used_count", "u32", always(4)),
+        Key(
+            (),
+            "expert_feed_forward_length",
+            "u32",
+            default=same_as("intermediate_size"),
+            implied=same_as("feed_forward_length"),
+        ),
+    ),
+    embedding="token_embd.weight",
+    assumptions=(
+        SILU,
+        Assumption("attention_bias", (True,), True),
+        Assumption("tie_word_embeddings", (False,), False, written=False),
+        Assumption("swiglu_alpha", (1.702,), 1.702, written=False),
+        Assumption("swiglu_limit", (7.0,), 7.0),
+    ),
+    ignored=BUFFERS,
+    irregular=(Irregular(_to_ggml, _to_hf), Rope(theta=150000.0, absent=_YARN, truncate=False).pair()),
+)
