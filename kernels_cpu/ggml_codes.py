@@ -97,8 +97,14 @@ def pack_mxfp4(codes: Codes, out: Blocks) -> None:
 
 
 def unpack_nvfp4(blocks: Blocks) -> Codes:
-    """[rows, blocks, 36]: four scales, nibbles of 16 values at a time."""
-    scales = small_float_table("F8_E4M3")[blocks[..., :4] & 127].reshape(len(blocks), -1)  # its signs mean nothing
+    """[rows, blocks, 36]: four scales, nibbles of 16 values at a time. Signs of scales mean nothing, and 0x7F is 0."""
+    stored = blocks[..., :4]
+    if (stored == 0xFF).any():
+        raise UnsupportedError(
+            "an NVFP4 block has the scale 0xFF, which is 480 to ggml and no number elsewhere",
+            hint="choose another type",
+        )
+    scales = small_float_table("F8_E4M3")[np.where(stored == 0x7F, 0, stored & 127)].reshape(len(blocks), -1)
     nibbles = blocks[..., 4:].reshape(*blocks.shape[:2], 4, 8)
     codes = np.concatenate([nibbles & 15, nibbles >> 4], -1).reshape(len(blocks), -1)
     return Codes(codes, scales, np.empty((len(blocks), 0), np.float32))
@@ -107,9 +113,11 @@ def unpack_nvfp4(blocks: Blocks) -> Codes:
 def pack_nvfp4(codes: Codes, out: Blocks) -> None:
     """The inverse."""
     shape = out.shape[:2]
-    if (codes.scales < 0).any():
-        raise UnsupportedError("NVFP4 of ggml has no negative scales", hint="choose another type")
-    store_scales(codes.scales.reshape(*shape, 4), "F8_E4M3", out[..., :4])
+    if not (codes.scales >= 0).all():
+        raise UnsupportedError(
+            "NVFP4 of ggml has no scales that are negative or no numbers", hint="choose another type"
+        )
+    store_scales(np.abs(codes.scales).reshape(*shape, 4), "F8_E4M3", out[..., :4])  # a zero may have a sign
     groups = codes.codes.reshape(*shape, 4, 2, 8)
     out[..., 4:] = (groups[..., 0, :] | groups[..., 1, :] << 4).reshape(*shape, 32)
 

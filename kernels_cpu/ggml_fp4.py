@@ -176,3 +176,12 @@ def decode_nvfp4(blocks: Bytes, out: Floats) -> None:
     for n in range(blocks.size // 36):
         for k in range(4):
             _spread(blocks, 36 * n + 4 + 8 * k, _UE4M3[blocks[36 * n + k]], out, 64 * n + 16 * k, 8)
+
+
+@kernel(BYTES, FLOATS, OUT_FLOATS)
+def decode_nvfp4_times(blocks: Bytes, whole: Floats, out: Floats) -> None:
+    """The same times one more scale. Scales are multiplied first, as everything does that has two of them."""
+    for n in range(blocks.size // 36):
+        for k in range(4):
+            scale = _UE4M3[blocks[36 * n + k]] * whole[0]
+            _spread(blocks, 36 * n + 4 + 8 * k, scale, out, 64 * n + 16 * k, 8)

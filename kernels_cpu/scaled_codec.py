@@ -102,14 +102,20 @@ class ScaledCodec:
             store_scales(np.full(1, (largest or top) / top, np.float32), how.scale, out["scales"].reshape(-1))
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
-        """E2M1 codes, one in a byte, and their scales; int8 with half its range added."""
+        """E2M1 codes, one in a byte, and their scales, that of the tensor apart; int8 with half its range added."""
         if self.encoding.element == "I8":
             return self._unpack_int8(parts, rows, start)
         columns = 2 * parts["data"].nbytes // max(1, self._stored_rows(parts))
         packed = parts["data"].reshape(-1).view(np.uint8).reshape(-1, columns // 2)[start : start + rows]
         codes = np.empty((rows, columns), np.uint8)
         codes[:, 0::2], codes[:, 1::2] = packed & 15, packed >> 4
-        return Codes(codes, self._scales(parts, rows, start, columns), np.empty((rows, 0), np.float32))
+        scales, none = self._of_rows(parts, "scales", rows, start, columns), np.empty((rows, 0), np.float32)
+        if not self.encoding.whole:
+            return Codes(codes, scales, none)
+        whole = float(parts["whole"].reshape(-1)[0])
+        with np.errstate(all="ignore"):  # a damaged file's
+            multiplier = whole if self.encoding.whole == "multiplies" else float(1 / np.float64(whole))
+        return Codes(codes, scales, none, whole=multiplier)
 
     def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
         """The inverse of `unpack`."""
@@ -122,6 +128,10 @@ class ScaledCodec:
         groups = codes.scales.shape[1]
         stored = out["scales"].reshape(-1, groups)[start : start + rows]
         store_scales(codes.scales, self._scale_dtype, stored)
+        if self.encoding.whole:
+            with np.errstate(all="ignore"):
+                inverse = 1 / np.float64(codes.whole)
+            out["whole"][...] = np.float32(codes.whole if self.encoding.whole == "multiplies" else inverse)
 
     def _unpack_int8(self, parts: Parts, rows: int, start: int) -> Codes:
         columns = parts["data"].size // max(1, self._stored_rows(parts))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from requant.encodings import Blocks, Dense, Encoding
 from requant.encodings.awq import Awq, Marlin
 from requant.encodings.bitsandbytes import FourBit, RowInt8
+from requant.encodings.companions import Companioned
 from requant.encodings.compressed import Packed, RowPairs
 from requant.encodings.exl2 import Exl2
 from requant.encodings.gptq import Gptq
@@ -55,7 +56,8 @@ class Codes:
     stored dtype. zeros: [rows, groups] float32; value = (code - zero) * scale. For 4-bit floats the codes are
     E2M1 patterns and zeros is empty. groups: [columns] int32, the group of each column; None when consecutive runs
     of columns / groups columns make a group. offsets: [rows, groups] float32 where there are no zeros but
-    value = code * scale + offset; zeros is empty then.
+    value = code * scale + offset; zeros is empty then. whole: by what every value is multiplied besides, in double
+    precision, so that the inverse of an inverse is the float32 it was.
     """
 
     codes: NDArray[np.uint8]
@@ -63,6 +65,7 @@ class Codes:
     zeros: NDArray[np.float32]
     groups: NDArray[np.int32] | None = None
     offsets: NDArray[np.float32] | None = None
+    whole: float = 1.0
 
 
 @runtime_checkable
@@ -104,6 +107,7 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Marlin24: ("requant.kernels_cpu.sparse", "marlin24_codec"),
     Bitmask: ("requant.kernels_cpu.sparse", "bitmask_codec"),
     Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
+    Companioned: ("requant.kernels_cpu.companions", "companioned_codec"),
 }
 
 

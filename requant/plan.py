@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.encodings import Blocks, Dense, Encoding, Shape
-from requant.encodings.exactness import holds, keeps_codes
+from requant.encodings.exactness import holds, keeps_codes, shares
 from requant.ir import Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
 from requant.sources import Source
@@ -111,6 +111,8 @@ class Step:
         if any(isinstance(transform, Transpose) for transform in self.move.transforms):
             exact = isinstance(target, Dense) and all(holds(source, target) for source in sources)
             return Fidelity.REPACK if exact else Fidelity.ROUND
+        if self._joins_shared and not isinstance(target, Dense):
+            return Fidelity.ROUND
         if sources == (target,):
             return Fidelity.COPY
         if self._decodes_blocks:
@@ -119,11 +121,18 @@ class Step:
 
     @property
     def keeps_codes(self) -> bool:
-        """Whether codes and scales are carried over as they are and only zeros are rounded (so `fidelity` is ROUND)."""
+        """Whether codes and scales are carried over as they are and only what stands beside them is rounded: integer
+        zeros, or the scale of a whole tensor (so `fidelity` is ROUND)."""
         moved = any(isinstance(transform, Add | Transpose) for transform in self.move.transforms)
-        return not (moved or self._decodes_blocks) and all(
+        return not (moved or self._decodes_blocks or self._joins_shared) and all(
             keeps_codes(source, self.target.encoding) for source in self.sources
         )
+
+    @property
+    def _joins_shared(self) -> bool:
+        """Whether several tensors become one of which all would have to share a scale."""
+        encodings = (*self.sources, self.target.encoding)
+        return len(self.move.inputs) > 1 and any(shares(encoding) for encoding in encodings)
 
     @property
     def _decodes_blocks(self) -> bool:

@@ -88,7 +88,7 @@ def check(sources, folder, name, to):
         bound = BOUNDS[stored if isinstance(step.target.encoding, Dense) else to.removeprefix("GGUF ")]
         error = np.sqrt(np.square(found - wanted).mean() / np.square(wanted).mean())
         assert 0 <= error < bound, (step.target.name, error)
-    linear = [step for step in plan.steps if "up_proj" in step.target.name or "ffn_up" in step.target.name]
+    linear = [step for step in plan.steps if step.target.name.endswith(("up_proj.weight", "ffn_up.weight"))]
     cell = matrix()[name][to]
     for step in linear:
         if name != "EXL2":  # whose groups the weights choose

@@ -163,7 +163,8 @@ def naive_e2m1(values, encoding, parts):
     """Codes by trying all values under the scales that were stored."""
     levels = np.float32([0, 0.5, 1, 1.5, 2, 3, 4, 6])
     ours = decoded(encoding, parts, values.shape)
-    scales = np.repeat(codec_for(encoding).unpack(parts, len(values)).scales, encoding.columns, 1)
+    codes = codec_for(encoding).unpack(parts, len(values))
+    scales = np.repeat(codes.scales * np.float32(codes.whole), encoding.columns, 1)
     best = np.abs(np.abs(values)[..., None] - levels * scales[..., None]).min(-1)
     return np.abs(values - ours), best
 

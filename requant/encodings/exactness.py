@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from requant.encodings import BF16, F32, Blocks, Dense, Encoding
-from requant.encodings.small_floats import takes
+from requant.encodings import BF16, F32, Blocks, Dense, Encoding, small_floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,16 @@ class HasValues(Protocol):
         ...
 
 
+@runtime_checkable
+class HasShared(Protocol):
+    """An encoding that may have a number for a whole tensor."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether it has."""
+        ...
+
+
 #: The integers in ggml's blocks. Q8_0 can hold -128 * scale, which ggml's own encoder never makes and every decoder
 #: reads.
 _BLOCKS: Final[Mapping[str, Integers | Offsets]] = {
@@ -130,13 +139,23 @@ def holds(source: Encoding, target: Encoding) -> bool:
         return taking.takes(taken)
     if taken is not None and isinstance(taking, Offsets):
         return taking.takes(taken)
-    return takes(source, target)
+    return small_floats.takes(source, target)
 
 
 def keeps_codes(source: Encoding, target: Encoding) -> bool:
-    """Whether `target` takes over the codes and scales of `source` as they are, but its integer zeros as offsets."""
+    """Whether `target` takes over the codes and scales of `source` as they are, and rounds one thing beside them.
+
+    That is integer zeros, which become offsets; or the scale of a whole tensor of 4-bit floats, which is inverted.
+    """
     taken, taking = integers_of(source), integers_of(target)
-    return taken is not None and isinstance(taking, Offsets) and taking.keeps(taken)
+    if taken is not None and isinstance(taking, Offsets):
+        return taking.keeps(taken)
+    return small_floats.keeps(source, target)
+
+
+def shares(encoding: Encoding) -> bool:
+    """Whether a stored number belongs to all rows of a tensor, so that tensors cannot be joined row by row."""
+    return isinstance(encoding, HasShared) and encoding.shared
 
 
 def integers_of(encoding: Encoding) -> Integers | Offsets | None:

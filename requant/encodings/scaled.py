@@ -120,6 +120,11 @@ class Scaled:
         return self.scale == "F8_E4M3" or (self.kind == "mlx" and self.scale == "U8" and self.columns == 16)
 
     @property
+    def shared(self) -> bool:
+        """Whether a scale belongs to the whole tensor."""
+        return bool(self.whole) or self.form in ("one", "scalar")
+
+    @property
     def integers(self) -> Integers | None:
         """What int8 codes are, if they are and rows have scales of their own."""
         if self.element != "I8" or self.rows != 1 or self.form not in ("grid", "rows"):
@@ -128,10 +133,10 @@ class Scaled:
 
     @property
     def small_floats(self) -> SmallFloats | None:
-        """What 4-bit floats are under scales of 8 bits and nothing else."""
-        if self.element != "F4" or self.rows != 1 or self.whole or not (self.powers_of_two or self.e4m3_bytes):
+        """What 4-bit floats are under scales of 8 bits, and perhaps one of the whole tensor."""
+        if self.element != "F4" or self.rows != 1 or not (self.powers_of_two or self.e4m3_bytes):
             return None
-        return SmallFloats(self.columns, "F8_E8M0" if self.powers_of_two else "F8_E4M3")
+        return SmallFloats(self.columns, "F8_E8M0" if self.powers_of_two else "F8_E4M3", self.whole)
 
     def parts(self, shape: Shape) -> Mapping[str, PartSpec]:
         """The arrays of weights [out, in] or [stack, out, in].

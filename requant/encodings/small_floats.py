@@ -11,10 +11,22 @@ from requant.encodings import Blocks, Encoding
 
 @dataclass(frozen=True, slots=True)
 class SmallFloats:
-    """E2M1 codes, `group` of which share a scale stored as `scale` (F8_E8M0 or F8_E4M3), and nothing else."""
+    """E2M1 codes, `group` of which share a scale stored as `scale` (F8_E8M0 or F8_E4M3).
+
+    whole: "multiplies" or "divides" where there is one more scale, an F32 of the whole tensor; "" where there is not.
+    """
 
     group: int
     scale: str
+    whole: str = ""
+
+    def takes(self, source: SmallFloats) -> bool:
+        """Whether codes and scales of any tensor stored as `source` fit here unchanged; where none is, it is 1."""
+        return self.keeps(source) and source.whole in ("", self.whole)
+
+    def keeps(self, source: SmallFloats) -> bool:
+        """Whether they do but for the scale of the whole tensor, of which the inverse is stored, rounded."""
+        return (source.group, source.scale) == (self.group, self.scale) and bool(self.whole or not source.whole)
 
 
 @runtime_checkable
@@ -43,5 +55,11 @@ def small_floats_of(encoding: Encoding) -> SmallFloats | None:
 
 def takes(source: Encoding, target: Encoding) -> bool:
     """Whether the codes and scales of any tensor in `source` fit `target` unchanged."""
-    taken = small_floats_of(source)
-    return taken is not None and taken == small_floats_of(target)
+    taken, taking = small_floats_of(source), small_floats_of(target)
+    return taken is not None and taking is not None and taking.takes(taken)
+
+
+def keeps(source: Encoding, target: Encoding) -> bool:
+    """Whether all of them do but the scale of the whole tensor, whose inverse is rounded."""
+    taken, taking = small_floats_of(source), small_floats_of(target)
+    return taken is not None and taking is not None and taking.keeps(taken)

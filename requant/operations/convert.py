@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from requant.encodings import BF16, F16, Blocks, Dense, Encoding
-from requant.encodings.exactness import holds
+from requant.encodings.companions import Companioned
+from requant.encodings.exactness import holds, integers_of
 from requant.encodings.scaled import BESIDE
+from requant.encodings.small_floats import small_floats_of
 from requant.errors import PlanError, UnsupportedError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, Layout, LayoutOptions
-from requant.operations import experts
+from requant.operations import companions, experts
 from requant.operations.hf_importance import in_hf_names, unused_importance
 from requant.plan import Fidelity, Loss, LossKind, Move, Plan, Step, Translation
 from requant.recipes import (
@@ -118,8 +120,16 @@ def rounded_twice(steps: Sequence[Step]) -> list[Loss]:
 
 def _rounding(step: Step) -> str:
     if step.keeps_codes:
-        return f"{_labels(step)} to {step.target.encoding.label}: codes and scales kept, zero * scale rounded to F16"
-    return f"{_labels(step)} rounded again to {step.target.encoding.label}"
+        what = "zero * scale rounded to F16" if integers_of(step.sources[0]) else "the whole tensor's scale inverted"
+        return f"{_labels(step)} to {step.target.encoding.label}: codes and scales kept, {what}"
+    why = ": llama.cpp has no place for a scale of this whole tensor" if _loses_whole(step) else ""
+    return f"{_labels(step)} rounded again to {step.target.encoding.label}{why}"
+
+
+def _loses_whole(step: Step) -> bool:
+    """Whether 4-bit floats are rounded only because their scale of the whole tensor has no place."""
+    found, wanted = (small_floats_of(encoding) for encoding in (step.sources[0], step.target.encoding))
+    return found is not None and wanted is not None and bool(found.whole) and replace(found, whole="") == wanted
 
 
 def unchanged(source: Checkpoint[Tensor]) -> Translation:
@@ -152,7 +162,9 @@ def to_hf(source: Checkpoint[Tensor]) -> Translation:
     from requant import tokenizers
     from requant.architectures import translate
 
-    said = translate(source, Naming.HF)
+    source, dropped = companions.folded(source)
+    said = companions.apart(translate(source, Naming.HF))
+    said = replace(said, losses=(*dropped, *said.losses))
     if source.metadata.get("tokenizer.ggml.model", _NO_TOKENIZER) == _NO_TOKENIZER:
         return said
     outcome = tokenizers.to_hf(source.metadata)
@@ -161,7 +173,12 @@ def to_hf(source: Checkpoint[Tensor]) -> Translation:
 
 
 def _ggml_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -> tuple[list[Step], Translation]:
-    wanted = [Wanted(move.name, move.shape, _encoding_of(move)) for move in said.moves]
+    names = {move.name for move in said.moves}
+    alone = [companions.bare(move, said.architecture, names) for move in said.moves]
+    wanted = [
+        Wanted(move.name, move.shape, _encoding_of(other or move))
+        for move, other in zip(said.moves, alone, strict=True)
+    ]
     facts = Facts(said.architecture, said.metadata)
     recipe = recipe_named("COPY" if request.recipe is None else request.recipe)
     choose = choose_converted if source.naming is Naming.HF else choose_encodings
@@ -169,9 +186,16 @@ def _ggml_steps(source: Checkpoint[Tensor], said: Translation, request: Request)
     losses = [loss for want, choice in zip(wanted, choices, strict=True) if (loss := choice.loss(want.name))]
     losses += unused_overrides(request.overrides, wanted)
     losses += check_importance(recipe, wanted, choices, request.importance)
-    steps = steps_for(said.moves, [choice.encoding for choice in choices], request.importance)
+    tensors = {tensor.name: tensor for tensor in source.tensors}
+    parted = companions.divided(said.moves, alone, [choice.encoding for choice in choices], tensors)
+    moves, encodings = parted.moves, parted.encodings
+    if source.naming is Naming.GGML:
+        moves, encodings, more = companions.multiplied_output(moves, encodings)
+        losses += more
+    steps = steps_for(moves, encodings, request.importance)
     metadata = _ggml_metadata(source, said, recipe, wanted, choices, request)
-    return steps, replace(said, metadata=metadata, losses=(*said.losses, *losses))
+    told = [loss for loss in said.losses if loss.subject not in parted.carried]
+    return steps, replace(said, metadata=metadata, losses=(*told, *losses))
 
 
 def _ggml_metadata(
@@ -260,7 +284,7 @@ def hf_encoding(source: Encoding, asked: Dense | None) -> Encoding:
     """
     if isinstance(source, Dense) and not source.dtype.is_float:
         return source
-    if asked or not isinstance(source, Blocks):
+    if asked or not isinstance(source, Blocks | Companioned):
         return asked or source
     return BF16 if holds(source, BF16) else F16
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from requant.encodings import BF16, BLOCKS, F16, F32, Encoding
@@ -13,6 +14,7 @@ from requant.encodings.hqq import Hqq
 from requant.encodings.scaled import Scaled
 from requant.encodings.sparse import Marlin24
 from requant.ir import Tensor, TensorSpec
+from requant.operations import companions
 from requant.plan import Fidelity, Move, Step
 from requant.schemes import SCHEMES
 from requant.schemes.exl2 import encoding_of
@@ -30,6 +32,7 @@ _READ_ONLY: Final[Mapping[str, Encoding]] = {
     "Marlin": Marlin(128),
     "marlin-24": Marlin24(4, 128),
     "HQQ": Hqq(4, 64, 1),
+    "ModelOpt NVFP4": Scaled("modelopt", "F4", 1, 16, "F8_E4M3", whole="multiplies", whole_form="scalar"),
     "MLX MXFP4": Scaled("mlx", "F4", 1, 32, "U8", storage="U32"),
     "MLX NVFP4": Scaled("mlx", "F4", 1, 16, "U8", storage="U32"),
     "FP8 per tensor": Scaled("ct", "F8_E4M3", form="one"),
@@ -54,8 +57,13 @@ def readable() -> dict[str, Encoding]:
 
 
 def fidelity(source: Encoding, target: Encoding) -> str:
-    """`copy`, `repack` or `round`; `zeros` where codes and scales are kept and only zeros are rounded."""
+    """`copy`, `repack` or `round`; `zeros` where codes and scales are kept and only zeros are rounded.
+
+    Of weights with a scale of the whole tensor, which a GGUF keeps in a tensor of its own, only the weights are judged.
+    """
     move = Move(_NAME, _SHAPE, (Tensor(_NAME, _SHAPE, source, {}),))
+    if target == companions.NVFP4:
+        move = companions.bare(replace(move, name="blk.0.ffn_up.weight"), "llama", ()) or move
     step = Step(move, TensorSpec(_NAME, _SHAPE, target))
     return "zeros" if step.keeps_codes and step.fidelity is Fidelity.ROUND else step.fidelity.value
 

@@ -12,6 +12,7 @@ from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, LayoutOptions
+from requant.operations.companions import multiplied_output
 from requant.operations.convert import rounded_twice, steps_for
 from requant.plan import Loss, LossKind, Move, Plan
 from requant.recipes import (
@@ -59,29 +60,35 @@ def plan_requantization(source: Checkpoint[Tensor], target: Format, destination:
             f"{source.path} is no GGUF file; requantize goes from one GGUF to another",
             hint="`requant convert` takes any checkpoint to any format",
         )
-    moves, cut = _moves(source, request)
+    moves = _moves(source, request)
     wanted = [Wanted(move.name, move.shape, move.inputs[0].encoding) for move in moves]
     encodings, losses = _choices(source, wanted, moves, request)
+    moves, encodings, more = multiplied_output(moves, encodings)
+    losses += more
     steps = steps_for(moves, encodings, _renamed(request.importance, moves), anew=True)
     described: Checkpoint[TensorSpec] = Checkpoint(
         Naming.GGML, source.architecture, tuple(step.target for step in steps), metadata=_metadata(source, request)
     )
     losses += [Loss(LossKind.SUSPECT, source.path.name, notice) for notice in source.notices] + rounded_twice(steps)
-    return Plan(tuple(steps), target.layout(described, destination, cut), tuple(losses))
+    return Plan(tuple(steps), target.layout(described, destination, _cut(moves, request)), tuple(losses))
 
 
-def _moves(source: Checkpoint[Tensor], request: Request) -> tuple[list[Move], LayoutOptions]:
-    """Tensors in the order of the output, under the names they will have; how they are cut into files."""
+def _moves(source: Checkpoint[Tensor], request: Request) -> list[Move]:
+    """Tensors in the order of the output, under the names they will have."""
     by_name = {tensor.name: tensor for tensor in source.tensors}
     names = pruned_names(by_name, request.prune) if request.prune else {name: name for name in file_order(by_name)}
-    cut = request.cut
     if request.keep_split:
         # llama.cpp's order would mix the files
         names = {tensor.name: names[tensor.name] for tensor in _as_stored(source.tensors) if tensor.name in names}
-        files = [_place(by_name[name])[0] for name in names]
-        cut = replace(cut, shard_counts=tuple(len(list(group)) for _, group in groupby(files)))
-    moves = [Move(new, by_name[old].shape, (by_name[old],)) for old, new in names.items()]
-    return moves, cut
+    return [Move(new, by_name[old].shape, (by_name[old],)) for old, new in names.items()]
+
+
+def _cut(moves: Sequence[Move], request: Request) -> LayoutOptions:
+    """How the tensors are cut into files."""
+    if not request.keep_split:
+        return request.cut
+    files = [_place(move.inputs[0])[0] for move in moves]
+    return replace(request.cut, shard_counts=tuple(len(list(group)) for _, group in groupby(files)))
 
 
 def _as_stored(tensors: Sequence[Tensor]) -> list[Tensor]:
