@@ -1,4 +1,4 @@
-"""Real models become the files that llama.cpp's own converter writes: every tensor byte and every metadata value."""
+"""Models become the files that llama.cpp's own converter writes: every tensor byte and every metadata value."""
 
 import json
 import shutil
@@ -10,8 +10,10 @@ from requant.execute import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.operations.convert import Request, plan_conversion
+from requant.plan import Fidelity, LossKind
 from tests import models
 from tests.gguf_digest import summary
+from tests.tiny_gpt_oss import write_tiny_gpt_oss
 
 GOLDENS = Path(__file__).parent.parent / "fixtures" / "converted"
 TYPES = ("f16", "bf16", "q8_0")
@@ -45,3 +47,19 @@ def test_same_files_as_the_converter_of_llama_cpp(name, tmp_path):
         assert ours["metadata"] == golden["metadata"]
         assert ours["tensors"] == golden["tensors"]
         out.unlink()
+
+
+def test_gpt_oss_as_published(tmp_path):
+    """Experts in MXFP4 are taken apart without a code being touched; what llama.cpp does otherwise is told."""
+    golden = json.loads((GOLDENS / "tiny-gpt-oss.json").read_text())
+    source = Safetensors().read(write_tiny_gpt_oss(tmp_path / "tiny-gpt-oss"))
+    plan = plan_conversion(source, Gguf(), tmp_path / "out.gguf", Request())
+    experts = [step for step in plan.steps if "_exps.weight" in step.target.name]
+    assert len(experts) == 6
+    assert all(step.fidelity is Fidelity.REPACK and step.target.encoding.label == "MXFP4" for step in experts)
+    assert [(loss.kind, loss.subject) for loss in plan.losses] == [
+        (LossKind.METADATA_DROPPED, "rope_scaling.truncate"),
+        (LossKind.TOKENIZER_CHANGED, "tokenizer.ggml.pre"),
+    ]
+    execute(plan)
+    assert summary(tmp_path / "out.gguf") == golden

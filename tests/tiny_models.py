@@ -127,7 +127,7 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
 }
 
 
-def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
+def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, vocabulary: int = VOCABULARY) -> Any:
     """Save the model into `folder` and return it.
 
     Every weight is random, norms and biases too, so that a tensor in the wrong place cannot go unnoticed; they are
@@ -135,7 +135,7 @@ def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
     on its name alone, so that the goldens hold for every version of transformers and torch.
     """
     model_class, config_class, changes = MODELS[name]
-    settings = deepcopy({**_COMMON, **changes})  # transformers writes into what it is given
+    settings = deepcopy({**_COMMON, **changes, "vocab_size": vocabulary})  # transformers writes into what it is given
     if config_class in ("GPT2Config", "BertConfig"):
         settings.pop("num_key_value_heads")
     if config_class == "GPT2Config":

@@ -32,6 +32,7 @@ from requant.recipes import (
     check_importance,
     choose_converted,
     choose_encodings,
+    own_file_type,
     quantized_metadata,
     recipe_named,
     unused_overrides,
@@ -212,7 +213,8 @@ def _ggml_metadata(
     if source.naming is Naming.GGML:
         return quantized_metadata(said.metadata, recipe, wanted, request.key_values, request.importance)
     now = [Wanted(want.name, want.shape, choice.encoding) for want, choice in zip(wanted, choices, strict=True)]
-    metadata = quantized_metadata(said.metadata, recipe, now, request.key_values, request.importance)
+    own = {**said.metadata, **own_file_type(now)}
+    metadata = quantized_metadata(own, recipe, now, request.key_values, request.importance)
     return dict(sorted(metadata.items(), key=lambda item: _METADATA_ORDER.index(_group_of(item[0]))))
 
 

@@ -1,7 +1,7 @@
 """Named mixes of encodings: which tensor becomes what, and why. Pure: names, shapes and metadata in, choices out."""
 
 from requant.recipes.choose import Choice, Wanted, choose_encodings, unused_overrides
-from requant.recipes.converter import choose_converted
+from requant.recipes.converter import choose_converted, own_file_type
 from requant.recipes.facts import Facts
 from requant.recipes.header import quantized_metadata
 from requant.recipes.importances import check_importance, missing_importance
@@ -34,6 +34,7 @@ __all__ = [
     "missing_importance",
     "overridden",
     "override_kv",
+    "own_file_type",
     "pruned_metadata",
     "pruned_names",
     "quantized_metadata",

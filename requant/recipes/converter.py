@@ -13,10 +13,11 @@ from typing import Final
 from requant.encodings import BF16, BLOCKS, F16, F32, Dense, Encoding
 from requant.encodings.exactness import holds
 from requant.importance import Importance
+from requant.ir import Typed
 from requant.recipes.choose import Choice, Wanted, choose_encodings, fits, fitted
 from requant.recipes.facts import Facts
 from requant.recipes.options import Overrides
-from requant.recipes.table import Recipe
+from requant.recipes.table import RECIPES, Recipe
 
 #: The recipes convert_hf_to_gguf.py makes by itself (`--outtype`), by rules of its own.
 CONVERTED: Final = frozenset({"F32", "F16", "BF16", "Q8_0"})
@@ -72,6 +73,16 @@ def converted(tensor: Wanted, main: Encoding) -> Choice:
     if not tensor.name.endswith((".weight", ".lora_a", ".lora_b")):
         return Choice(F32, "not a weight")
     return fitted(main, tensor)
+
+
+def own_file_type(tensors: Sequence[Wanted]) -> dict[str, Typed]:
+    """`general.file_type` where convert_hf_to_gguf.py has one for the quantization of the source: experts in MXFP4.
+
+    tensors: with the encodings they will have.
+    """
+    if any(tensor.encoding == BLOCKS["MXFP4"] and len(tensor.shape) > 2 for tensor in tensors):
+        return {"general.file_type": Typed("u32", RECIPES["MXFP4_MOE"].file_type or 0)}
+    return {}
 
 
 def lossless(source: Encoding) -> Encoding:

@@ -38,9 +38,8 @@ def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> M
             )
     merges = merges_of(model.get("merges"))
     merges.check(ids_of(model.get("vocab")), model.path)
-    return _part(
-        files, model.get("vocab"), merges, added, rows, recognize(tokenizer, files.json("tokenizer_config.json"))
-    )
+    recognized = recognize(tokenizer, files.json("tokenizer_config.json"), files.checkpoint.architecture)
+    return _part(files, model.get("vocab"), merges, added, rows, recognized)
 
 
 def from_vocab_and_merges(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:

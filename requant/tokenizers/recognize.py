@@ -25,7 +25,11 @@ class Recognized:
         return self.row.name
 
 
-def recognize(tokenizer: Item, tokenizer_config: Item) -> Recognized:
+#: Families of one tokenizer, known to llama.cpp by this name; where several names cut alike, it is taken.
+_FAMILIES = {"gpt_oss": "gpt-4o"}
+
+
+def recognize(tokenizer: Item, tokenizer_config: Item, architecture: str = "") -> Recognized:
     """Find the pre-tokenizer that cuts as this tokenizer.json does; the closest, and a Loss, when none does."""
     wanted = _Wanted.of(tokenizer, tokenizer_config)
     losses = list(_normalizer_losses(tokenizer.get("normalizer"))) + list(
@@ -38,7 +42,8 @@ def recognize(tokenizer: Item, tokenizer_config: Item) -> Recognized:
         row = wanted.choose(tuple(row for row in PRE_TOKENIZERS if row.name == "gpt-2"))
         losses.append(_loss(f"llama.cpp has no {unknown}; it will cut text into words as {row.name!r} does"))
         return Recognized(row, tuple(losses))
-    row = wanted.choose(same)
+    usual = tuple(row for row in same if row.name == _FAMILIES.get(architecture))
+    row = wanted.choose(usual or same)
     if example:
         losses.append(_loss(_difference(row, steps, example)))
     if wanted.ignore_merges and not row.ignore_merges:
