@@ -8,15 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codes, Parts, Values
+from requant.codecs import Codes, Halves, Parts, Values
 from requant.encodings.gptq import Gptq, Order, Zeros
-from requant.kernels_cpu.groups import (
-    can_dequantize_streams,
-    dequantize,
-    dequantize_streams,
-    regrouped,
-    round_to_groups,
-)
+from requant.kernels_cpu.columns import Columns, columns_to_halves, widened
+from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups
 from requant.kernels_cpu.packed_bits import codes_of, stream_rows, streams_of, words_of
 
 #: What "less one" takes off whole words: a one in each code. GPTQModel and AutoGPTQ agree wherever no zero is 0.
@@ -32,14 +27,22 @@ class GptqCodec:
     encoding: Gptq
 
     def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
-        """f16((code - zero) * scale), or in the dtype of the scales: what GPTQModel's torch kernel computes."""
-        how, (rows, columns) = self.encoding, out.shape
-        if how.order is not Order.ACT and can_dequantize_streams(how.bits, columns, how.group):
-            streams = streams_of(parts["qweight"], start, rows)
-            scales, zeros = self._scales(parts, rows, start), self._zeros(parts, rows, start)
-            dequantize_streams(streams, scales, zeros, how.group, how.bits, how.scale, out)
+        """F16((code - zero) * scale), or in the dtype of the scales: what GPTQModel's torch kernel computes."""
+        if self.encoding.scale == "F32":
+            dequantize(self._padded(parts, len(out), start, out.shape[1]), self.encoding.group, "F32", out)
         else:
-            dequantize(self._padded(parts, rows, start, columns), how.group, how.scale, out)
+            widened(lambda halves, at: self.decode_halves(parts, halves, start + at), self.encoding.scale, out)
+
+    def decode_halves(self, parts: Parts, out: Halves, start: int = 0) -> None:
+        """The same, not widened."""
+        how, (rows, inputs) = self.encoding, out.shape
+        scales, zeros = self._numbers(parts, rows, start)
+        if how.order is Order.ACT:
+            groups = np.ascontiguousarray(parts["g_idx"], np.int32)
+        else:
+            groups = np.arange(inputs, dtype=np.int32) // np.int32(inputs if how.group < 0 else how.group)
+        columns = Columns(parts["qweight"], how.bits, scales, zeros, groups, how.planar)
+        columns_to_halves(columns, start, how.scale, out)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """Round to nearest, with the clip that makes the squared error of each group least.
@@ -82,13 +85,15 @@ class GptqCodec:
         groups: NDArray[np.int32] | None = None
         if how.order is Order.ACT:
             groups = np.ascontiguousarray(parts["g_idx"]).astype(np.int32)
-        return Codes(codes, self._scales(parts, rows, start), self._zeros(parts, rows, start), groups)
+        scales, zeros = (np.ascontiguousarray(x.T) for x in self._numbers(parts, rows, start))
+        return Codes(codes, scales, zeros, groups)
 
-    def _scales(self, parts: Parts, rows: int, start: int) -> NDArray[np.float32]:
-        stored = np.ascontiguousarray(parts["scales"][:, start : start + rows].T)
+    def _numbers(self, parts: Parts, rows: int, start: int) -> tuple[Values, Values]:
+        """Scales and zeros of some rows, as they lie: float32 [groups, rows]."""
+        stored = parts["scales"][:, start : start + rows]
         if self.encoding.scale == "BF16":
-            return (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored.astype(np.float32)
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(np.float32, copy=False), self._zeros(parts, rows, start)
 
     def _stored_scales(self, scales: NDArray[np.float32]) -> NDArray[Any]:
         if self.encoding.scale == "BF16":
@@ -104,7 +109,7 @@ class GptqCodec:
         zeros: NDArray[Any] = codes_of(stream_rows(words), how.bits, rows, how.planar)[:, :rows]
         if self._by_code:
             zeros = zeros + np.uint8(1) & np.uint8((1 << how.bits) - 1)
-        return np.ascontiguousarray(zeros.T, np.float32)
+        return zeros.astype(np.float32)
 
     def _stored_zeros(self, zeros: NDArray[np.uint8]) -> NDArray[np.uint8]:
         less: NDArray[Any] = zeros - np.uint8(1) & np.uint8((1 << self.encoding.bits) - 1)

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Codes, Values
-from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, WORDS32, inlined, kernel
-from requant.kernels_cpu.packed_bits import Words32, Words64
+from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, inlined, kernel
 from requant.kernels_cpu.search import Bytes, Floats, Ints
 from requant.kernels_cpu.simd import (
     F32x8,
@@ -23,7 +22,6 @@ from requant.kernels_cpu.simd import (
     greater,
     half_bits,
     half_value,
-    lanes16,
     largest_lane,
     lesser,
     load16,
@@ -31,11 +29,9 @@ from requant.kernels_cpu.simd import (
     rint,
     rounded_half,
     splat16,
-    splat_int16,
     store,
     sum_of_lanes,
     to_float,
-    where,
 )
 
 _F = np.float32
@@ -80,36 +76,6 @@ def scale_codes(
             for i in range(last - (last - first) % 16, last):
                 x = splat16((_F(codes[at + i]) - zero) * scale)
                 out[place + i] = _first(rounded(x, rounding))
-
-
-@kernel(WORDS32, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
-def scale_words(
-    words: Words32,
-    scales: Floats,
-    zeros: Floats,
-    columns: int,
-    stride: int,
-    group: int,
-    bits: int,
-    rounding: int,
-    out: Floats,
-) -> None:
-    """(code - zero) * scale, rounded, straight from streams of 2 or 4 bits in rows of `stride` words.
-
-    columns and group are multiples of 16.
-    """
-    groups = (columns + group - 1) // group
-    for row in range(out.size // columns):
-        for k in range(groups):
-            scale, zero = scales[row * groups + k], zeros[row * groups + k]
-            for i in range(k * group, min((k + 1) * group, columns), 16):
-                at = row * stride + i * bits // 32
-                if bits == 4:
-                    pair = where(lanes16() < 8, splat_int16(int(words[at])), splat_int16(int(words[at + 1])))
-                    codes = pair >> ((lanes16() & 7) << 2) & 15
-                else:
-                    codes = splat_int16(int(words[at])) >> (lanes16() << 1) & 3
-                store(out, row * columns + i, rounded((to_float(codes) - zero) * scale, rounding))
 
 
 @kernel(BYTES, FLOATS, FLOATS, INTS, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
@@ -166,22 +132,6 @@ def dequantize(codes: Codes, group: int, rounding: str, out: Values) -> None:
         else:
             offsets = codes.offsets.reshape(-1)
             scale_offset_codes(flat, scales, offsets, columns, stride, size, ROUNDING[rounding], target)
-
-
-def dequantize_streams(
-    streams: Words64, scales: Values, zeros: Values, group: int, bits: int, rounding: str, out: Values
-) -> None:
-    """The values of streams of 2 or 4 bits; `can_dequantize_streams` says which."""
-    columns, words = out.shape[1], streams.view(np.uint32)
-    size = columns if group < 0 else group
-    if out.size:
-        flat = (words.reshape(-1), scales.reshape(-1), zeros.reshape(-1))
-        scale_words(*flat, columns, words.shape[1], size, bits, ROUNDING[rounding], out.reshape(-1))
-
-
-def can_dequantize_streams(bits: int, columns: int, group: int) -> bool:
-    """Whether sixteen codes at a time never cross a group."""
-    return bits in (2, 4) and columns % 16 == 0 and (group < 0 or group % 16 == 0)
 
 
 @inlined

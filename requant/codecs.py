@@ -26,6 +26,8 @@ from requant.errors import UnsupportedError
 #: The stored arrays of a tensor (or of a run of its rows) as numpy arrays of `PartSpec.dtype.numpy`.
 Parts = Mapping[str, NDArray[np.generic]]
 Values = NDArray[np.float32]
+#: F16 or BF16 numbers as their bits.
+Halves = NDArray[np.uint16]
 
 
 class Codec(Protocol):
@@ -78,6 +80,15 @@ class CodesCodec(Codec, Protocol):
 
     def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
         """Store integers as the rows from `start` on; the inverse of `unpack`."""
+        ...
+
+
+@runtime_checkable
+class HalvesCodec(Codec, Protocol):
+    """A codec whose values are F16 or BF16 numbers (its encoding's `values`), and which can write them as such."""
+
+    def decode_halves(self, parts: Parts, out: Halves, start: int = 0) -> None:
+        """Fill `out` with the rows `[start, start + len(out))`: the numbers that `decode` gives, as their bits."""
         ...
 
 
