@@ -33,8 +33,8 @@ from requant.kernels_cpu.simd import (
     store_halves,
     store_words,
     to_float,
-    transpose_words,
 )
+from requant.kernels_cpu.simd_transpose import transpose_words
 
 #: Outputs that are done together, and those whose scales lie together.
 LANES: Final = 16

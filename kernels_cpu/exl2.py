@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Parts, Values
+from requant.codecs import Halves, Parts, Values
 from requant.encodings.exl2 import Exl2
-from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, kernel
-from requant.kernels_cpu.packed_bits import codes_of, streams_of, words_of
-from requant.kernels_cpu.simd import fabs, greater, half_bits, half_value, lesser, load, rint, splat, sqrt, store
+from requant.kernels_cpu._jit import FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, OUT_WORDS, WORDS, kernel
+from requant.kernels_cpu.columns import Columns, columns_to_halves, widened
+from requant.kernels_cpu.packed_bits import words_of
+from requant.kernels_cpu.simd import fabs, greater, lesser, load, number, rint, splat, sqrt, store
 
 Floats = NDArray[np.float32]
 _F = np.float32
 
 
-@kernel(BYTES, FLOATS, FLOATS, INTS, INTS, NUMBER, OUT_FLOATS)
-def _scale(
-    codes: NDArray[np.uint8],
-    scales: Floats,
-    middles: Floats,
-    groups: NDArray[np.int32],
-    inverse: NDArray[np.int32],
-    stride: int,
-    out: Floats,
-) -> None:
-    """out[o, i] = (code - middle of its width) * scale, rounded to a half; input i is stored as row inverse[i].
-
-    codes: [outputs, stride]; scales: [outputs, number of groups]; middles: [groups]; groups: [inputs], of stored rows.
-    """
-    inputs = inverse.shape[0]
-    count = middles.shape[0]
-    for o in range(out.shape[0] // inputs):
+@kernel(WORDS, INTS, OUT_WORDS)
+def _ordered(stored: Halves, order: NDArray[np.int32], out: Halves) -> None:
+    """out[o, i] = stored[o, order[i]]."""
+    inputs = order.size
+    for first in range(0, out.size, inputs):
         for i in range(inputs):
-            row = inverse[i]
-            group = groups[row]
-            value = (_F(codes[o * stride + row]) - middles[group]) * scales[o * count + group]
-            out[o * inputs + i] = half_value(half_bits(value))
+            out[first + i] = stored[first + number(order, i)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +49,22 @@ class Exl2Codec:
 
     def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
         """Rows are outputs; the order of the inputs is that of the model again."""
-        count, inputs = out.shape
-        groups = np.repeat(
-            np.arange(self.encoding.count, dtype=np.int32),
-            [rows for _, rows, times in self.encoding.groups for _ in range(times)],
-        )
-        bits = np.array([bits for bits, _, times in self.encoding.groups for _ in range(times)])
-        codes = self._codes(parts["q_weight"], start, count, inputs)
-        middles = np.exp2(bits - 1.0).astype(np.float32)
-        inverse = parts["q_invperm"].astype(np.int32, copy=False)
-        scales = group_scales(parts, start, count)
-        _scale(codes.reshape(-1), scales.reshape(-1), middles, groups, inverse, inputs, out.reshape(-1))
+        widened(lambda halves, at: self.decode_halves(parts, halves, start + at), "F16", out)
 
-    def _codes(self, words: NDArray[Any], start: int, count: int, inputs: int) -> NDArray[np.uint8]:
-        """The codes of some outputs in stored order [outputs, rows]; groups begin with a fresh word, so runs do too."""
-        codes = np.empty((count, inputs), np.uint8)
-        word = row = 0
+    def decode_halves(self, parts: Parts, out: Halves, start: int = 0) -> None:
+        """The same, not widened; every group begins with a fresh word, so runs of groups of one width do too."""
+        stored, scales = np.empty(out.shape, np.uint16), group_scales(parts, start, len(out))
+        word = row = first = 0
         for bits, rows, times in self.encoding.groups:
-            height, length = rows * times * bits // 32, rows * times
-            streams = streams_of(words[word : word + height], start, count)
-            codes[:, row : row + length] = codes_of(streams, bits, length)[:, :length]
-            word, row = word + height, row + length
-        return codes
+            height, inputs, here = rows * times * bits // 32, rows * times, scales[first : first + times]
+            middles = np.full(here.shape, 1 << (bits - 1), np.float32)
+            groups = np.arange(inputs, dtype=np.int32) // np.int32(rows)
+            columns = Columns(parts["q_weight"][word : word + height], bits, here, middles, groups)
+            columns_to_halves(columns, start, "F16", stored, row)
+            word, row, first = word + height, row + inputs, first + times
+        if out.size:
+            order = parts["q_invperm"].astype(np.int32, copy=False)
+            _ordered(stored.reshape(-1), order, out.reshape(-1))
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """All rows at once. Inputs are stored by falling weight of their errors, so that the widest groups get those.
@@ -221,13 +200,13 @@ def _round(values: Floats, scales: Floats, middle: int, codes: NDArray[np.uint8]
 
 
 def group_scales(parts: Parts, start: int, count: int) -> Floats:
-    """Scales of some outputs [outputs, groups]: squares of 1 to 16 times 1/256 of the group's own, in halves."""
+    """Scales of some outputs [groups, outputs]: squares of 1 to 16 times 1/256 of the group's own, in halves."""
     words = parts["q_scale"].view(np.uint32)[:, start // 8 : (start + count + 7) // 8]
     nibbles = (words[:, :, None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).reshape(len(words), -1)
     nibbles = nibbles[:, start % 8 : start % 8 + count]
-    squares = np.square(nibbles.T + 1).astype(np.float16)
+    squares = np.square(nibbles + 1).astype(np.float16)
     largest = parts["q_scale_max"].astype(np.float16, copy=False) * np.float16(1 / 256)
-    scales: Floats = (squares * largest).astype(np.float32)
+    scales: Floats = (squares * largest[:, None]).astype(np.float32)
     return scales
 
 

@@ -35,7 +35,8 @@ from requant.kernels_cpu.search import (
     put_starts,
     signed_search,
 )
-from requant.kernels_cpu.simd import load16, splat16, sqrt, store, store_bytes, transpose_rows
+from requant.kernels_cpu.simd import load16, splat16, sqrt, store, store_bytes
+from requant.kernels_cpu.simd_transpose import transpose_rows
 
 _F = np.float32
 

@@ -26,9 +26,9 @@ from requant.kernels_cpu.simd import (
     splat_int,
     store,
     store_ints,
-    transpose,
     where,
 )
+from requant.kernels_cpu.simd_transpose import transpose
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

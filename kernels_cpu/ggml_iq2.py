@@ -34,9 +34,9 @@ from requant.kernels_cpu.simd import (
     store,
     store_ints,
     to_float,
-    transpose,
     where,
 )
+from requant.kernels_cpu.simd_transpose import transpose
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -27,10 +27,10 @@ from requant.kernels_cpu.simd import (
     sqrt,
     store,
     store_bytes,
-    transpose,
     where,
 )
 from requant.kernels_cpu.simd_lookup import permute
+from requant.kernels_cpu.simd_transpose import transpose
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

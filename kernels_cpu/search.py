@@ -32,9 +32,9 @@ from requant.kernels_cpu.simd import (
     store,
     store_ints,
     to_float,
-    transpose_rows,
     where,
 )
+from requant.kernels_cpu.simd_transpose import transpose_rows
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -27,6 +27,7 @@ from requant.rows import (
     Scratch,
     StepRows,
     carries_codes,
+    decodes_halves,
     float_bits,
     held_bytes,
     moves_bytes,
@@ -127,6 +128,7 @@ class _Job:
     def __init__(self, step: Step, sink: Sink, offsets: Mapping[str, int], runs: int) -> None:
         self.step, self.sink, self.offsets = step, sink, offsets
         self.remaining = runs
+        self.moves = moves_bytes(step) or decodes_halves(step)
         self.whole: dict[str, NDArray[Any]] | None = None
         self.lock = threading.Lock()
         self._rows: StepRows | None = None
@@ -229,7 +231,7 @@ class _Run:
         job = task.job
         if task.part:
             self._copy(task, scratch)
-        elif moves_bytes(job.step):
+        elif job.moves:
             self._move(task, scratch)
         else:
             self._convert(task, scratch)

@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codec, CodesCodec, NeedsLargest, Parts, Values, codec_for
-from requant.encodings import Dense, Encoding, PartSpec, columns_of, rows_of
+from requant.codecs import Codec, CodesCodec, HalvesCodec, NeedsLargest, Parts, Values, codec_for
+from requant.encodings import Dense, Encoding, PartSpec, columns_of, decoding_granule, rows_of
+from requant.encodings.exactness import values_of
 from requant.ir import Tensor, TensorSpec
 from requant.plan import Fidelity, Step
 from requant.sources import Bytes, read
@@ -70,7 +71,7 @@ def granule_of(step: Step) -> int:
     heads = [rows_of(shape) // t.heads for t in step.move.transforms if isinstance(t, RopeOrder)]
     woven = [len(step.move.inputs) for t in step.move.transforms if isinstance(t, Woven)]
     encodings = [step.target.encoding.granule(shape)]
-    encodings += [tensor.encoding.granule(tensor.shape) for tensor in step.move.inputs]
+    encodings += [decoding_granule(tensor.encoding, tensor.shape) for tensor in step.move.inputs]
     if woven:  # a granule of each input
         encodings = [woven[0] * n for n in encodings]
     return lcm(*(max(n, 1) for n in (*heads, *woven, *encodings)))
@@ -149,6 +150,15 @@ class _Input:
             return
         self.codec.decode(self.parts(start, stop, scratch), out)
 
+    def decode_halves(self, start: int, stop: int, out: Bytes, scratch: Scratch, held: Parts) -> None:
+        """Own rows `[start, stop)` as 16-bit numbers."""
+        assert isinstance(self.codec, HalvesCodec)
+        rows = out.view(np.uint16).reshape(stop - start, self.columns)
+        if held:
+            self.codec.decode_halves(held, rows, start)
+            return
+        self.codec.decode_halves(self.parts(start, stop, scratch), rows)
+
     def parts(self, start: int, stop: int, scratch: Scratch) -> dict[str, NDArray[Any]]:
         """The stored arrays of own rows `[start, stop)` of a sliced tensor, one row of each for a row of the tensor."""
         parts: dict[str, NDArray[Any]] = {}
@@ -190,11 +200,15 @@ class StepRows:
                 }
 
     def bytes(self, start: int, stop: int, scratch: Scratch) -> Bytes:
-        """The stored bytes of target rows `[start, stop)`: rows are moved, never decoded."""
+        """The stored bytes of target rows `[start, stop)`: rows are moved as they are, or as they are decoded."""
         width = self.step.target.nbytes // max(rows_of(self.step.target.shape), 1)
         out = scratch.bytes("out.data", width * (stop - start) * self._unwoven.of)
         for item, a, b, at in self._overlaps(start, stop):
-            item.read_bytes(a, b, out[at * width : (at + b - a) * width])
+            rows = out[at * width : (at + b - a) * width]
+            if self.by_bytes:
+                item.read_bytes(a, b, rows)
+            else:
+                item.decode_halves(a, b, rows, scratch, self._held.get(item.first, {}))
         return self._ordered(out.reshape(-1, width), scratch).reshape(-1)
 
     def values(self, start: int, stop: int, scratch: Scratch) -> Values:
@@ -326,6 +340,16 @@ class StepRows:
 def moves_bytes(step: Step) -> bool:
     """Whether the step is done on encoded rows, without decoding."""
     return step.fidelity is Fidelity.COPY and set(step.target.parts) == {"data"} and step.target.encoding.sliced
+
+
+def decodes_halves(step: Step) -> bool:
+    """Whether the inputs' values are 16-bit numbers that the target holds as they are, in some order of rows."""
+    target, codecs = step.target.encoding, (codec_for(tensor.encoding) for tensor in step.move.inputs)
+    if float_bits(target) not in ("F16", "BF16") or any(isinstance(t, Add | Transpose) for t in step.move.transforms):
+        return False
+    if any(values_of(tensor.encoding) != target for tensor in step.move.inputs):
+        return False
+    return all(isinstance(codec, HalvesCodec) for codec in codecs)
 
 
 def carries_codes(step: Step) -> bool:

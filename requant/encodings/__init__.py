@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from requant.dtypes import DTYPES, DType
 from requant.errors import PlanError
@@ -59,6 +59,20 @@ class Encoding(Protocol):
     def granule(self, shape: Shape) -> int:
         """Rows are encoded and decoded in multiples of this many (the last run may be short)."""
         ...
+
+
+@runtime_checkable
+class DecodesApart(Protocol):
+    """An encoding that takes more rows at once to encode than to decode."""
+
+    def decoding_granule(self, shape: Shape) -> int:
+        """Rows are decoded in multiples of this many."""
+        ...
+
+
+def decoding_granule(encoding: Encoding, shape: Shape) -> int:
+    """Rows are decoded in multiples of this many."""
+    return encoding.decoding_granule(shape) if isinstance(encoding, DecodesApart) else encoding.granule(shape)
 
 
 @dataclass(frozen=True, slots=True)

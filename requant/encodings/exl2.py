@@ -91,6 +91,10 @@ class Exl2:
         """A group's scales depend on all outputs."""
         return max(1, prod(shape[:-1]))
 
+    def decoding_granule(self, shape: Shape) -> int:
+        """Outputs are columns of the stored arrays, which can be decoded apart."""
+        return PADDING
+
     def stored_names(self, tensor: str) -> Mapping[str, str]:
         """As exllamav2 names them."""
         module = tensor.removesuffix(".weight")
