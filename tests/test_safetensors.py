@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from requant.cli.main import cli
 from requant.dtypes import DTYPES
 from requant.encodings import BLOCKS, DENSE, F16, F32, PartSpec
 from requant.errors import FormatError, PlanError, UnsupportedError
@@ -251,12 +253,24 @@ def test_an_index_without_any_of_its_files_is_stale(folder):
         shard.unlink()
     refused(folder, "no *.safetensors")
     write(small(2), folder / "output.safetensors")
-    assert [t.name for t in FORMAT.read(folder).tensors] == ["t0", "t1"]
+    checkpoint = FORMAT.read(folder)
+    assert [t.name for t in checkpoint.tensors] == ["t0", "t1"]
+    assert "of which none is here" in checkpoint.notices[0]
 
 
 def test_an_index_that_names_other_tensors_is_stale(folder):
-    edit_index(folder, gone="model-00001-of-00003.safetensors")
-    assert content(FORMAT.read(folder)) == content(small())
+    edit_index(folder, gone="model-00001-of-00003.safetensors", t0="model-00002-of-00003.safetensors")
+    checkpoint = FORMAT.read(folder)
+    assert content(checkpoint) == content(small())
+    (notice,) = checkpoint.notices
+    assert "'gone' in model-00001-of-00003.safetensors" in notice
+    assert "'t0' in model-00002-of-00003.safetensors" in notice
+    for command in (["inspect"], ["inspect", "--json"], ["convert", "--to", "F16", "--dry-run"]):
+        destination = [str(folder / "out.safetensors")] if command[0] == "convert" else []
+        told = CliRunner().invoke(cli, [*command[:1], str(folder), *destination, *command[1:]])
+        assert "does not count" in told.output, command
+    refusing = ["convert", str(folder), str(folder / "out.safetensors"), "--to", "F16", "--fail-on-loss"]
+    assert CliRunner().invoke(cli, refusing).exit_code != 0
 
 
 def test_shards_without_index_are_read(folder):
@@ -269,7 +283,40 @@ def test_a_tensor_missing_from_the_index_is_read(folder):
     index = json.loads(path.read_text())
     del index["weight_map"]["t2"]
     path.write_text(json.dumps(index))
-    assert content(FORMAT.read(folder)) == content(small())
+    checkpoint = FORMAT.read(folder)
+    assert content(checkpoint) == content(small())
+    assert checkpoint.notices == ("model.safetensors.index.json does not name 't2' in its files: read all the same",)
+
+
+def test_weight_files_that_the_index_does_not_name_are_left_out_and_told(folder):
+    assert FORMAT.read(folder).notices == ()
+    write(small(1), folder / "other.safetensors")
+    write(small(1), folder / "consolidated.safetensors")  # known to be a second copy
+    checkpoint = FORMAT.read(folder)
+    assert content(checkpoint) == content(small())
+    assert checkpoint.notices == (
+        "model.safetensors.index.json does not name other.safetensors beside its files: not read",
+    )
+    assert FORMAT.read(folder / "model.safetensors.index.json").notices == ()  # which was asked for by name
+
+
+def test_several_indexes_count_for_nothing_and_are_told(folder):
+    (folder / "model.safetensors.index.json").rename(folder / "a.safetensors.index.json")
+    (folder / "b.safetensors.index.json").write_text("{")
+    (notice,) = FORMAT.read(folder).notices
+    assert notice.startswith("2 indexes, a.safetensors.index.json, b.safetensors.index.json")
+
+
+def test_metadata_that_differs_between_shards_is_told(folder):
+    for number, metadata in enumerate(({"format": "pt", "x": "1"}, {"format": "np"}, {"y": "2", "format": "np"}), 1):
+        path = folder / f"model-0000{number}-of-00003.safetensors"
+        tensors = safetensors.numpy.load_file(path)
+        safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    checkpoint = FORMAT.read(folder)
+    assert {key: typed.value for key, typed in checkpoint.metadata.items()} == {"format": "pt", "x": "1", "y": "2"}
+    (notice,) = checkpoint.notices
+    assert "'pt' in model-00001-of-00003.safetensors" in notice
+    assert "'np' in model-00002-of-00003.safetensors" in notice
 
 
 def test_a_tensor_in_two_files_is_refused(folder):

@@ -163,8 +163,10 @@ def naive_e2m1(values, encoding, parts):
     """Codes by trying all values under the scales that were stored."""
     levels = np.float32([0, 0.5, 1, 1.5, 2, 3, 4, 6])
     ours = decoded(encoding, parts, values.shape)
-    codes = codec_for(encoding).unpack(parts, len(values))
-    scales = np.repeat(codes.scales * np.float32(codes.whole), encoding.columns, 1)
+    scales = codec_for(encoding).unpack(parts, len(values)).scales
+    if encoding.whole:
+        scales = scales / parts["whole"] if encoding.whole == "divides" else scales * parts["whole"]
+    scales = np.repeat(scales, encoding.columns, 1)
     best = np.abs(np.abs(values)[..., None] - levels * scales[..., None]).min(-1)
     return np.abs(values - ours), best
 

@@ -45,6 +45,7 @@ def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -
         _typed(header.metadata),
         carried_files(folder),
         path,
+        header.notices,
     )
 
 

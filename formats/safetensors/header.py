@@ -48,10 +48,14 @@ _DEPTH: Final = 127  # serde_json refuses the 128th level
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says: its metadata, and its tensors in the order of their bytes, each dense."""
+    """What a file says: its metadata, and its tensors in the order of their bytes, each dense.
+
+    notices: what is strange about several files together (see `Checkpoint`).
+    """
 
     metadata: Mapping[str, str]
     tensors: tuple[Tensor, ...]
+    notices: tuple[str, ...] = ()
 
 
 def read_header(path: Path) -> Header:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,8 @@ from requant.ir import Tensor
 _SHARD: Final = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})(\.\w+)")
 #: Not the model itself: a second copy of it in another naming, or something to be put on top of it.
 _BESIDE: Final = ("consolidated", "adapter_")
+#: How many names, or keys, one notice tells.
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +50,43 @@ def read_folder(folder: Path, weights: WeightFiles, index: Path | None = None) -
 
     `index`: the index to go by; else the usual one or the only one there is. An index counts when every file it names
     is there and holds what it says. One that does not fit is stale (EXL2 folders carry that of the unquantized model)
-    and all weight files are taken, unless one shard of a set is missing: that is an error.
+    and all weight files are taken, unless one shard of a set is missing: that is an error. What does not fit is told in
+    the header's notices.
     """
-    index = index or _find_index(folder, weights)
+    given = index is not None
+    notices: list[str] = []
+    if index is None:
+        index, notices = _find_index(folder, weights)
     if index is not None:
-        headers = _indexed(index, weights)
-        if headers is not None:
-            return _joined(headers)
+        weight_map = read_index(index)
+        headers, why = _indexed(index, weight_map, weights)
+        if not why:
+            beside = [] if given else [file.name for file in weights.found(folder) if file not in headers]
+            return _joined(headers, _unnamed(index, weight_map, headers, beside))
+        notices = [f"{index.name} does not count: {why}; all weight files of the folder are read"]
     files = weights.found(folder)
     if not files:
         raise FormatError(folder, f"no {weights.pattern}", hint="if there is an index, its shards are missing")
     _check_complete(folder, [file.name for file in files])
-    return _joined({file: weights.read(file) for file in files})
+    return _joined({file: weights.read(file) for file in files}, notices)
 
 
-def _find_index(folder: Path, weights: WeightFiles) -> Path | None:
+def _find_index(folder: Path, weights: WeightFiles) -> tuple[Path | None, list[str]]:
+    """The index of a folder, and what is to be told where there are several."""
     usual = folder / weights.index
     found = [usual] if usual.exists() else weights.indexes(folder)
-    return found[0] if len(found) == 1 else None
+    if len(found) < 2:
+        return next(iter(found), None), []
+    names = _listed([index.name for index in found])
+    return None, [f"{len(found)} indexes, {names}, none of them the usual one: all weight files of the folder are read"]
 
 
-def _indexed(index: Path, weights: WeightFiles) -> dict[Path, Header] | None:
-    """The files an index names; None when it is stale."""
-    weight_map = read_index(index)
+def _indexed(index: Path, weight_map: Mapping[str, str], weights: WeightFiles) -> tuple[dict[Path, Header], str]:
+    """The files an index names, and why it is stale, if it is."""
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if len(missing) == len(names):
-        return None
+        return {}, f"it names {_listed(names) or 'no files'}, of which none is here"
     if missing:
         raise FormatError(
             index,
@@ -83,7 +95,24 @@ def _indexed(index: Path, weights: WeightFiles) -> dict[Path, Header] | None:
         )
     headers = {index.parent / name: weights.read(index.parent / name) for name in names}
     held = {(tensor.name, path.name) for path, header in headers.items() for tensor in header.tensors}
-    return headers if weight_map.items() <= held else None
+    strange = [f"{shorten(tensor)} in {file}" for tensor, file in weight_map.items() if (tensor, file) not in held]
+    return headers, f"there is no {_listed(strange)}" if strange else ""
+
+
+def _unnamed(
+    index: Path, weight_map: Mapping[str, str], headers: Mapping[Path, Header], beside: Sequence[str]
+) -> list[str]:
+    """What is to be told of tensors that an index does not name, and of weight files `beside` those that it names."""
+    tensors = [tensor.name for header in headers.values() for tensor in header.tensors]
+    found = [shorten(name) for name in tensors if name not in weight_map]
+    told = [f"{index.name} does not name {_listed(found)} in its files: read all the same"] if found else []
+    return told + ([f"{index.name} does not name {_listed(beside)} beside its files: not read"] if beside else [])
+
+
+def _listed(names: Sequence[str]) -> str:
+    """A few of them, and how many more."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _check_complete(folder: Path, names: Iterable[str]) -> None:
@@ -102,13 +131,18 @@ def _check_complete(folder: Path, names: Iterable[str]) -> None:
             )
 
 
-def _joined(headers: dict[Path, Header]) -> Header:
-    """All tensors in file order. Of metadata that differs between shards the first file's counts."""
-    metadata: dict[str, str] = {}
+def _joined(headers: Mapping[Path, Header], notices: Sequence[str]) -> Header:
+    """All tensors in file order. Of metadata that differs between shards the first file's counts, which is told."""
+    metadata: dict[str, tuple[str, Path]] = {}
+    differing: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
     owner: dict[str, Path] = {}
     for path, header in headers.items():
-        metadata = {**header.metadata, **metadata}
+        for key, value in header.metadata.items():
+            first, where = metadata.setdefault(key, (value, path))
+            if first != value:
+                found = f"{shorten(first)} in {where.name} and {shorten(value)} in {path.name}"
+                differing.setdefault(key, f"__metadata__ {shorten(key)} is {found}: the first counts")
         for tensor in header.tensors:
             if tensor.name in tensors:
                 raise FormatError(
@@ -117,4 +151,7 @@ def _joined(headers: dict[Path, Header]) -> Header:
                     hint="open one of the files by itself, or move the copy out of the folder",
                 )
             tensors[tensor.name], owner[tensor.name] = tensor, path
-    return Header(metadata, tuple(tensors.values()))
+    told = [*notices, *list(differing.values())[:_SHOWN]]
+    if len(differing) > _SHOWN:
+        told.append(f"{len(differing) - _SHOWN} more keys of __metadata__ differ between files")
+    return Header({key: value for key, (value, _) in metadata.items()}, tuple(tensors.values()), tuple(told))
