@@ -209,7 +209,7 @@ class StepRows:
                 item.read_bytes(a, b, rows)
             else:
                 item.decode_halves(a, b, rows, scratch, self._held.get(item.first, {}))
-        return self._ordered(out.reshape(-1, width), scratch).reshape(-1)
+        return self._ordered(out.reshape((stop - start) * self._unwoven.of, width), scratch).reshape(-1)
 
     def values(self, start: int, stop: int, scratch: Scratch) -> Values:
         """Target rows `[start, stop)` as float32."""
