@@ -22,6 +22,7 @@ sizes = st.fixed_dictionaries(
         "layers": st.integers(1, 5),
         "experts": st.integers(1, 4),
         **{name: st.integers(1, 9) for name in ("hidden", "vocab", "heads", "kv_heads", "head", "q", "kv", "qkv")},
+        **{name: st.integers(1, 9) for name in ("shared_ffn", "one")},
         **{name: st.integers(1, 9) for name in ("ffn", "ffn_pair", "expert_ffn", "positions", "types", "rotary")},
     }
 )

@@ -78,6 +78,16 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {"rope_theta": 1000000.0}),
     "qwen2-tied": ("Qwen2ForCausalLM", "Qwen2Config", {"tie_word_embeddings": True}),
     "qwen2-yarn": ("Qwen2ForCausalLM", "Qwen2Config", {"rope_parameters": _YARN}),
+    "qwen2moe": (
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "shared_expert_intermediate_size": 80,
+        },
+    ),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3moe": (
         "Qwen3MoeForCausalLM",

@@ -15,7 +15,7 @@ from requant.architectures.gpt_oss import GPT_OSS
 from requant.architectures.joined import joined as _joined
 from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from requant.architectures.phi3 import PHI3
-from requant.architectures.qwen import QWEN2, QWEN3, QWEN3MOE
+from requant.architectures.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
 from requant.architectures.rules import Family
 from requant.architectures.translate import translate as _translate
 from requant.ir import Checkpoint, Naming, Tensor
@@ -27,6 +27,7 @@ ARCHITECTURES: Final[tuple[Family, ...]] = (
     MISTRAL,
     LLAMA,
     QWEN2,
+    QWEN2MOE,
     QWEN3,
     QWEN3MOE,
     GEMMA3,

@@ -1,6 +1,6 @@
-"""Qwen 2 and 2.5, Qwen 3, and Qwen 3 with experts.
+"""Qwen 2 and 2.5, Qwen 3, and both with experts; Qwen 1.5 with experts is a Qwen 2.
 
-Facts: llama.cpp's conversion/qwen.py, src/models/qwen2.cpp, qwen3.cpp, qwen3moe.cpp.
+Facts: llama.cpp's conversion/qwen.py, src/models/qwen2.cpp, qwen2moe.cpp, qwen3.cpp, qwen3moe.cpp.
 """
 
 from __future__ import annotations
@@ -45,6 +45,17 @@ _EXPERTS: Final = (
     Rule(_MOE + "experts.{e}.up_proj.weight", "blk.{n}.ffn_up_exps.weight", ("expert_ffn", "hidden")),
 )
 
+_SHARED: Final = (
+    Rule(_MOE + "shared_expert_gate.weight", "blk.{n}.ffn_gate_inp_shexp.weight", ("one", "hidden")),
+    Rule(_MOE + "shared_expert.gate_proj.weight", "blk.{n}.ffn_gate_shexp.weight", ("shared_ffn", "hidden")),
+    Rule(_MOE + "shared_expert.up_proj.weight", "blk.{n}.ffn_up_shexp.weight", ("shared_ffn", "hidden")),
+    Rule(_MOE + "shared_expert.down_proj.weight", "blk.{n}.ffn_down_shexp.weight", ("hidden", "shared_ffn")),
+)
+_EVERY_LAYER: Final = (
+    Assumption("decoder_sparse_step", (1,), 1),
+    Assumption("mlp_only_layers", ([], None), None),
+)
+
 QWEN2: Final = Family(
     model_type="qwen2",
     ggml="qwen2",
@@ -57,6 +68,31 @@ QWEN2: Final = Family(
     assumptions=(SILU, _WINDOW),
     ignored=BUFFERS,
     irregular=(Rope(theta=10000.0).pair(), POOLING),
+)
+
+QWEN2MOE: Final = replace(
+    QWEN2,
+    model_type="qwen2_moe",
+    ggml="qwen2moe",
+    classes=("Qwen2MoeForCausalLM", "Qwen2MoeModel"),
+    headless=frozenset({"Qwen2MoeModel"}),
+    rules=(
+        *TRUNK,
+        *NORMS,
+        *attention(Order.SAME),
+        *attention_biases(Order.SAME, "qkv_bias"),
+        *_EXPERTS,
+        *_SHARED,
+    ),
+    keys=(
+        *DECODER_KEYS,
+        Key(("num_experts", "num_local_experts"), "expert_count", "u32", always(60)),
+        Key(("num_experts_per_tok",), "expert_used_count", "u32", always(4)),
+        Key(("moe_intermediate_size",), "expert_feed_forward_length", "u32", always(1408)),
+        Key(("shared_expert_intermediate_size",), "expert_shared_feed_forward_length", "u32", always(5632)),
+    ),
+    assumptions=(SILU, _WINDOW, Assumption("norm_topk_prob", (False,), False), *_EVERY_LAYER),
+    flags={"qkv_bias": True},
 )
 
 QWEN3: Final = replace(
@@ -89,7 +125,6 @@ QWEN3MOE: Final = replace(
         _WINDOW,
         _NO_BIAS,
         Assumption("norm_topk_prob", (True,), False),
-        Assumption("decoder_sparse_step", (1,), 1),
-        Assumption("mlp_only_layers", ([], None), None),
+        *_EVERY_LAYER,
     ),
 )
