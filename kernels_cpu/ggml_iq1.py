@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, inlined, kernel
-from requant.kernels_cpu.lattice import clear, copy, make_nearest_point, nearest_int, sum_of_squares, weigh
+from requant.kernels_cpu.lattice import clear, copy, nearest_int, sum_of_squares, weigh, weigh_by_size
+from requant.kernels_cpu.lattice_search import make_nearest_point
 from requant.kernels_cpu.simd import (
     F32x8,
     fabs,
@@ -257,8 +258,7 @@ def encode_iq1_m(
         if importance.size:
             weigh(values, 256 * n, importance, _F(2) * sum_of_squares(values, 256 * n) / _F(256), ws)
         else:
-            for i in range(256):
-                ws[i] = values[256 * n + i] * values[256 * n + i]
+            weigh_by_size(values, 256 * n, _F(0), ws)
         copy(values, 256 * n, plain)
         for half in range(2):
             _turn(values, 256 * n + 128 * half, 16, xs)

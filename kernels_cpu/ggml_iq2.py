@@ -11,26 +11,27 @@ from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, i
 from requant.kernels_cpu.lattice import (
     clear,
     even_signs,
-    make_search,
-    nearest_int,
     nearest_ints,
-    numerators,
+    peak_of,
+    put_scales,
+    put_signs_and_steps,
+    put_steps,
     split_signs,
+    square_roots,
     sum_of_squares,
     weigh,
+    weigh_by_size,
 )
+from requant.kernels_cpu.lattice_search import make_search, numerators, work_space
 from requant.kernels_cpu.simd import (
     F32x8,
     I32x8,
     any_lane,
     greater,
-    half_bits,
-    largest_lane,
     lesser,
     load,
     load_ints,
     splat,
-    sqrt,
     store,
     store_ints,
     to_float,
@@ -50,22 +51,13 @@ _search_16: Final = make_search(16, 8, 2, numerators(19, 2, 0.1), 19, again="out
 _search_32: Final = make_search(32, 8, 2, numerators(13, 2, 0.1), 13, again="always")
 
 
-@inlined
-def _steps(scales: Floats, top: np.float32, steps: Longs) -> None:
-    """4-bit codes of the scales of a block."""
-    inverse = _F(1) / (top / _F(31))
-    for k in range(scales.size):
-        steps[k] = max(0, min(15, nearest_int(_F(0.5) * (inverse * scales[k] - _F(1)))))
-
-
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq2_s(
     values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 82 bytes; an empty importance for none."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    floats, scales, steps = np.empty(128, _F), np.empty(16, _F), np.empty(16, np.int64)
-    terms, numbers, chosen = np.empty(64, _F), np.zeros(64, np.int32), np.zeros(64, np.int32)
+    work, scales, steps = work_space(), np.empty(16, _F), np.empty(16, np.int64)
     signs, codes = np.empty(32, np.int64), np.empty(2, np.int64)
     for n in range(values.size // 256):
         start, top = 82 * n, _F(0)
@@ -74,18 +66,15 @@ def encode_iq2_s(
         if importance.size:
             weigh(values, 256 * n, importance, sigma2, ws)
         else:
-            for i in range(256):
-                ws[i] = _F(0.25) * sigma2 + values[256 * n + i] * values[256 * n + i]
-        for i in range(0, 256, 8):
-            store(roots, i, sqrt(load(ws, i)))
+            weigh_by_size(values, 256 * n, _F(0.25) * sigma2, ws)
+        square_roots(ws, roots)
         split_signs(values, 256 * n, xs, signs)
         for k in range(16):
-            peak = largest_lane(greater(load(xs, 16 * k), load(xs, 16 * k + 8)))
+            peak = peak_of(xs, 16 * k, 16)
             scales[k] = 0
             if peak < _F(1e-8):
                 continue
-            first = peak / _F(5)
-            scale = _search_16(xs, ws, roots, 16 * k, peak, first, span, near, floats, terms, numbers, chosen, codes)
+            scale = _search_16(xs, ws, roots, 16 * k, peak, peak / _F(5), (span, near), work, codes)
             flip = 255 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(2):
@@ -95,11 +84,8 @@ def encode_iq2_s(
                 out[start + 66 + (place >> 2)] |= point >> 8 << 2 * (place & 3)
             top = max(top, scales[k])
         if top > 0:
-            _steps(scales, top, steps)
-            d = half_bits(top / _F(31) * _F(0.9875))
-            out[start], out[start + 1] = d & 255, d >> 8
-            for k in range(8):
-                out[start + 74 + k] = steps[2 * k] | steps[2 * k + 1] << 4
+            put_scales(scales, top, _F(0.9875), steps, out, start)
+            put_steps(steps, out, start + 74)
 
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
@@ -108,20 +94,18 @@ def encode_iq2_xs(
 ) -> None:
     """Blocks of 256 values to 74 bytes."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    floats, scales, steps = np.empty(128, _F), np.empty(16, _F), np.empty(16, np.int64)
-    terms, numbers, chosen = np.empty(64, _F), np.zeros(64, np.int32), np.zeros(64, np.int32)
+    work, scales, steps = work_space(), np.empty(16, _F), np.empty(16, np.int64)
     signs, codes = np.empty(32, np.int64), np.empty(2, np.int64)
     for n in range(values.size // 256):
         start, top = 74 * n, _F(0)
         clear(out, start, 74)
         _prepare(values, 256 * n, importance, xs, ws, roots, signs)
         for k in range(16):
-            peak = largest_lane(greater(load(xs, 16 * k), load(xs, 16 * k + 8)))
+            peak = peak_of(xs, 16 * k, 16)
             scales[k] = 0
             if peak < _F(1e-15):
                 continue
-            first = peak / _F(5)
-            scale = _search_16(xs, ws, roots, 16 * k, peak, first, span, near, floats, terms, numbers, chosen, codes)
+            scale = _search_16(xs, ws, roots, 16 * k, peak, peak / _F(5), (span, near), work, codes)
             flip = 127 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(2):
@@ -130,11 +114,8 @@ def encode_iq2_xs(
                 out[place], out[place + 1] = word & 255, word >> 8
             top = max(top, scales[k])
         if top > 0:
-            _steps(scales, top, steps)
-            d = half_bits(top / _F(31))
-            out[start], out[start + 1] = d & 255, d >> 8
-            for k in range(8):
-                out[start + 66 + k] = steps[2 * k] | steps[2 * k + 1] << 4
+            put_scales(scales, top, _F(1), steps, out, start)
+            put_steps(steps, out, start + 66)
         else:
             clear(out, start, 74)
 
@@ -145,8 +126,7 @@ def _prepare(
 ) -> None:
     """Weights and magnitudes of 256 values, with an even number of signs in every eight."""
     weigh(values, start, importance, sum_of_squares(values, start) / _F(256), ws)
-    for i in range(0, 256, 8):
-        store(roots, i, sqrt(load(ws, i)))
+    square_roots(ws, roots)
     split_signs(values, start, xs, signs)
     even_signs(ws, xs, signs)
 
@@ -213,9 +193,8 @@ def encode_iq2_xxs(
 ) -> None:
     """Blocks of 256 values to 66 bytes."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    turned_xs, turned_ws, work = np.empty(256, _F), np.empty(256, _F), np.empty(256, np.int32)
-    floats, scales, steps = np.empty(128, _F), np.empty(8, _F), np.empty(8, np.int64)
-    terms, numbers, chosen = np.empty(64, _F), np.zeros(64, np.int32), np.zeros(64, np.int32)
+    turned_xs, turned_ws, levels = np.empty(256, _F), np.empty(256, _F), np.empty(256, np.int32)
+    work, scales, steps = work_space(), np.empty(8, _F), np.empty(8, np.int64)
     signs, codes = np.empty(32, np.int64), np.empty(4, np.int64)
     for n in range(values.size // 256):
         start, top = 66 * n, _F(0)
@@ -224,7 +203,7 @@ def encode_iq2_xxs(
         for i in range(0, 32, 8):
             transpose(xs, i, 32, turned_xs, 8 * i, 8)
             transpose(ws, i, 32, turned_ws, 8 * i, 8)
-        store(scales, 0, _positive_scales(turned_xs, turned_ws, work))
+        store(scales, 0, _positive_scales(turned_xs, turned_ws, levels))
         for k in range(8):
             largest = scales[k] * _F(3)
             if not largest > 0:
@@ -232,9 +211,7 @@ def encode_iq2_xxs(
                 for i in range(4):
                     signs[4 * k + i] = 0
                 continue
-            scale = _search_32(
-                xs, ws, roots, 32 * k, largest, scales[k], span, near, floats, terms, numbers, chosen, codes
-            )
+            scale = _search_32(xs, ws, roots, 32 * k, largest, scales[k], (span, near), work, codes)
             flip = 127 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(4):
@@ -244,12 +221,5 @@ def encode_iq2_xxs(
         if top == 0:
             clear(out, start, 66)
             continue
-        _steps(scales, top, steps)
-        d = half_bits(top / _F(31))
-        out[start], out[start + 1] = d & 255, d >> 8
-        for k in range(8):
-            word = steps[k] << 28
-            for i in range(4):
-                word |= signs[4 * k + i] << 7 * i
-            for i in range(4):
-                out[start + 6 + 8 * k + i] = word >> 8 * i & 255
+        put_scales(scales, top, _F(1), steps, out, start)
+        put_signs_and_steps(signs, steps, out, start + 6, 8)

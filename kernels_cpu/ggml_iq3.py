@@ -11,14 +11,17 @@ from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, i
 from requant.kernels_cpu.lattice import (
     clear,
     even_signs,
-    make_search,
-    nearest_int,
-    numerators,
+    peak_of,
+    put_scales,
+    put_signs_and_steps,
+    put_steps,
     split_signs,
+    square_roots,
     sum_of_squares,
     weigh,
+    weigh_by_size,
 )
-from requant.kernels_cpu.simd import greater, half_bits, largest_lane, load, sqrt, store
+from requant.kernels_cpu.lattice_search import make_search, numerators, work_space
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -36,28 +39,8 @@ def _weights(values: Floats, start: int, importance: Floats, ws: Floats, roots: 
     if importance.size:
         weigh(values, start, importance, _F(2) * sum_of_squares(values, start) / _F(256), ws)
     else:
-        for i in range(256):
-            ws[i] = values[start + i] * values[start + i]
-    for i in range(0, 256, 8):
-        store(roots, i, sqrt(load(ws, i)))
-
-
-@inlined
-def _largest(xs: Floats, start: int) -> np.float32:
-    top = load(xs, start)
-    for i in range(start + 8, start + 32, 8):
-        top = greater(load(xs, i), top)
-    return largest_lane(top)
-
-
-@inlined
-def _steps(scales: Floats, top: np.float32, fudge: np.float32, steps: Longs) -> int:
-    """4-bit codes of the scales; returns the bits of d."""
-    d = top / _F(31)
-    inverse = _F(1) / d
-    for k in range(8):
-        steps[k] = max(0, min(15, nearest_int(_F(0.5) * (inverse * scales[k] - _F(1)))))
-    return half_bits(d * fudge)
+        weigh_by_size(values, start, _F(0), ws)
+    square_roots(ws, roots)
 
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
@@ -70,9 +53,8 @@ def encode_iq3_s(
     follow land 8 and 4 bytes too early, and their values decode wrong. So they do here: the bytes are the reference's.
     """
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    floats, scales = np.empty(128, _F), np.empty(8, _F)
-    terms, numbers, chosen = np.empty(64, _F), np.zeros(256, np.int32), np.zeros(256, np.int32)
-    signs, codes, steps = np.empty(32, np.int64), np.empty(8, np.int64), np.empty(8, np.int64)
+    work, scales, steps = work_space(), np.empty(8, _F), np.empty(8, np.int64)
+    signs, codes = np.empty(32, np.int64), np.empty(8, np.int64)
     for n in range(values.size // 256):
         start = 110 * n
         clear(out, start, 110)
@@ -80,13 +62,11 @@ def encode_iq3_s(
         split_signs(values, 256 * n, xs, signs)
         place, top = 0, _F(0)
         for k in range(8):
-            peak = _largest(xs, 32 * k)
+            peak = peak_of(xs, 32 * k, 32)
             scales[k] = 0
             if peak == 0:
                 continue
-            scale = _search_s(
-                xs, ws, roots, 32 * k, peak, peak / _F(15), span, near, floats, terms, numbers, chosen, codes
-            )
+            scale = _search_s(xs, ws, roots, 32 * k, peak, peak / _F(15), (span, near), work, codes)
             flip = 255 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(8):
@@ -98,10 +78,8 @@ def encode_iq3_s(
             place += 1
             top = max(top, scales[k])
         if top > 0:
-            d = _steps(scales, top, _F(1.033), steps)
-            out[start], out[start + 1] = d & 255, d >> 8
-            for k in range(4):
-                out[start + 106 + k] = steps[2 * k] | steps[2 * k + 1] << 4
+            put_scales(scales, top, _F(1.033), steps, out, start)
+            put_steps(steps, out, start + 106)
 
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
@@ -110,9 +88,8 @@ def encode_iq3_xxs(
 ) -> None:
     """Blocks of 256 values to 98 bytes; an empty importance for none."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    floats, scales = np.empty(128, _F), np.empty(8, _F)
-    terms, numbers, chosen = np.empty(64, _F), np.zeros(256, np.int32), np.zeros(256, np.int32)
-    signs, codes, steps = np.empty(32, np.int64), np.empty(8, np.int64), np.empty(8, np.int64)
+    work, scales, steps = work_space(), np.empty(8, _F), np.empty(8, np.int64)
+    signs, codes = np.empty(32, np.int64), np.empty(8, np.int64)
     for n in range(values.size // 256):
         start = 98 * n
         clear(out, start, 98)
@@ -121,15 +98,13 @@ def encode_iq3_xxs(
         even_signs(ws, xs, signs)
         top = _F(0)
         for k in range(8):
-            peak = _largest(xs, 32 * k)
+            peak = peak_of(xs, 32 * k, 32)
             scales[k] = 0
             if peak < _F(1e-8):
                 for i in range(4):
                     signs[4 * k + i] = 0
                 continue
-            scale = _search_xxs(
-                xs, ws, roots, 32 * k, peak, peak / _F(15), span, near, floats, terms, numbers, chosen, codes
-            )
+            scale = _search_xxs(xs, ws, roots, 32 * k, peak, peak / _F(15), (span, near), work, codes)
             if scale < 0:
                 for i in range(4):
                     signs[4 * k + i] ^= 127
@@ -140,11 +115,5 @@ def encode_iq3_xxs(
         if top == 0:
             clear(out, start, 98)
             continue
-        d = _steps(scales, top, _F(1.0125), steps)
-        out[start], out[start + 1] = d & 255, d >> 8
-        for k in range(8):
-            word = steps[k] << 28
-            for i in range(4):
-                word |= signs[4 * k + i] << 7 * i
-            for i in range(4):
-                out[start + 66 + 4 * k + i] = word >> 8 * i & 255
+        put_scales(scales, top, _F(1.0125), steps, out, start)
+        put_signs_and_steps(signs, steps, out, start + 66, 4)
