@@ -37,8 +37,8 @@ def test_weights_and_logits_are_those_of_our_own_decoding(dense, tmp_path, recip
     converted(tmp_path / "quantized", tmp_path / "plain", "F32")
     ours = LlamaForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32).eval()
     if library == "gptqmodel":
-        backend = gptqmodel.BACKEND.TORCH
-        theirs = gptqmodel.GPTQModel.load(str(tmp_path / "quantized"), device="cpu", backend=backend).model
+        how = {"backend": gptqmodel.BACKEND.TORCH, "dtype": torch.float16}  # it prefers bfloat16 on the CPU
+        theirs = gptqmodel.GPTQModel.load(str(tmp_path / "quantized"), device="cpu", **how).model
     else:
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "quantized", device_map="cpu", dtype=torch.float16)
     layers = {name: module for name, module in theirs.named_modules() if name.endswith("_proj")}
