@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from requant.errors import PlanError
 from requant.execute import Options, execute
 from requant.formats import FORMATS, detect
 from requant.importance import Importance, Measured
@@ -71,6 +72,19 @@ def test_what_has_no_entry_is_told(tmp_path, tiny, importance):
         plan = planned(tiny, tmp_path / "gptq", "GPTQ-4-128", given)
         (loss,) = [loss for loss in plan.losses if loss.kind is LossKind.IMPORTANCE_UNUSED]
         assert loss.subject == "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("q.gguf", "Q8_0"), ("q.gguf", "F16"), ("q", "FP8"), ("q", "NF4")])
+def test_an_imatrix_that_nothing_heeds_is_told(tmp_path, tiny, importance, name, recipe):
+    plan = planned(tiny, tmp_path / name, recipe, importance)
+    (loss,) = [loss for loss in plan.losses if loss.kind is LossKind.IMPORTANCE_UNUSED]
+    assert loss.subject == "--imatrix"
+
+
+@pytest.mark.parametrize("recipe", [None, "F16", "BF16"])
+def test_an_imatrix_for_plain_numbers_is_refused(tmp_path, tiny, importance, recipe):
+    with pytest.raises(PlanError, match="--imatrix"):
+        planned(tiny, tmp_path / "dense", recipe, importance)
 
 
 @pytest.mark.parametrize("through_gguf", [False, True])

@@ -142,7 +142,8 @@ def test_what_importance_cannot_do_is_told():
     assert checked("Q4_K", made({"blk.0.attn_v.weight": entry})) == ()
     (loss,) = checked("Q4_K", made({"blk.1.attn_v.weight": entry}))
     assert (loss.kind, loss.detail) == (LossKind.IMPORTANCE_UNUSED, "the importance matrix has no entry for it")
-    assert checked("Q8_0", made({"blk.1.attn_v.weight": entry})) == ()  # that type has no use for it
+    (loss,) = checked("Q8_0", made({"blk.1.attn_v.weight": entry}))  # that type has no use for it
+    assert (loss.kind, loss.subject) == (LossKind.IMPORTANCE_UNUSED, "--imatrix")
     assert checked("Q6_K", made({"blk.1.attn_v.weight": entry}), name="output.weight") == ()  # nobody measures it
     with pytest.raises(PlanError, match="it has 512 values, the tensor takes 256"):
         checked("Q4_K", made({"blk.0.attn_v.weight": entry}), shape=(4, 256))

@@ -255,6 +255,11 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
             "--tensor-type, --pure and the like choose the types of a GGUF's tensors; the destination is none",
             hint="leave them out, or let the destination's name end in .gguf",
         )
+    if request.importance is not None:
+        raise PlanError(
+            "--imatrix says where quantizing may lose; plain numbers are rounded to the nearest",
+            hint="leave it out, or quantize: --to GPTQ, AWQ, W4A16, EXL2-4.0, ...",
+        )
     asked = None if request.recipe is None else _dense(request.recipe)
     steps = steps_for(said.moves, [hf_encoding(_encoding_of(move), asked) for move in said.moves], None)
     if all(isinstance(step.target.encoding, Dense) for step in steps):

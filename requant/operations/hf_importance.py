@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from requant.encodings import Dense, Shape, rows_of
+from requant.encodings import Dense, Encoding, Shape, rows_of
+from requant.encodings.bitsandbytes import FourBit, RowInt8
+from requant.encodings.scaled import Scaled
 from requant.importance import Importance, Measured
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Fidelity, Loss, LossKind, Move, Step
@@ -29,12 +31,21 @@ def in_hf_names(importance: Importance, source: Checkpoint[Tensor], moves: Seque
 
 
 def unused_importance(steps: Sequence[Step], importance: Importance) -> list[Loss]:
-    """Losses for layers that are rounded to something narrower, and have no entry that fits."""
-    return [
-        Loss(LossKind.IMPORTANCE_UNUSED, step.target.name, f"{importance.source or 'the importance matrix'} lacks it")
-        for step in steps
-        if step.importance is None and step.fidelity is Fidelity.ROUND and not isinstance(step.target.encoding, Dense)
-    ]
+    """Losses for layers that are rounded to something narrower, and have no entry that fits; one if none heeds it."""
+    quantized = [s for s in steps if s.fidelity is Fidelity.ROUND and not isinstance(s.target.encoding, Dense)]
+    heeding = [step for step in quantized if _is_weighed(step.target.encoding)]
+    if not heeding:
+        into = quantized[0].target.encoding.label if quantized else "what is there"
+        return [Loss(LossKind.IMPORTANCE_UNUSED, "--imatrix", f"rounding to {into} takes no heed of it")]
+    detail = f"{importance.source or 'the importance matrix'} lacks it"
+    return [Loss(LossKind.IMPORTANCE_UNUSED, step.target.name, detail) for step in heeding if step.importance is None]
+
+
+def _is_weighed(encoding: Encoding) -> bool:
+    """Whether scales are searched for; where the largest value of a group makes its scale, nothing can weigh."""
+    if isinstance(encoding, FourBit | RowInt8):
+        return False
+    return not isinstance(encoding, Scaled) or encoding.element in ("F4", "I8")
 
 
 def _from_ggml(moves: Sequence[Move]) -> Iterator[tuple[str, tuple[str, Shape, int]]]:

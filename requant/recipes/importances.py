@@ -65,6 +65,8 @@ def check_importance(
         for tensor, choice in zip(tensors, choices, strict=True)
         if choice.encoding != tensor.encoding and choice.encoding.label in _USED_BY
     ]
+    if importance is not None and not users:
+        return (Loss(LossKind.IMPORTANCE_UNUSED, "--imatrix", "nothing is rounded to a type that heeds it"),)
     problems = [] if importance is None else [_told(tensor, importance) for tensor in users]
     missing = missing_importance(recipe, tensors, choices, importance)
     if missing and not rehearsal:
