@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from requant.codecs import Codec, Codes, Parts, Values
 from requant.encodings.awq import Awq, Kind, Marlin
 from requant.kernels_cpu._jit import LONGS, NUMBER, OUT_WORDS32, OUT_WORDS64, WORDS32, inlined, kernel
-from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups
+from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups, scales_of, stored_scales
 from requant.kernels_cpu.packed_bits import (
     Codes8,
     Words32,
@@ -36,20 +36,23 @@ class AwqCodec:
     encoding: Awq
 
     def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
-        """f16((code - zero) * scale), as AutoAWQ; f16(code * scale + offset) where there are offsets."""
-        dequantize(self.unpack(parts, len(out), start), self.encoding.group, "F16", out)
+        """f16((code - zero) * scale), as AutoAWQ; f16(code * scale + offset) where there are offsets.
+
+        With scales in BF16 that is bf16(...), as GPTQModel.
+        """
+        dequantize(self.unpack(parts, len(out), start), self.encoding.group, self.encoding.scale, out)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """Round to nearest, with the clip that makes the squared error of each group least."""
         how = self.encoding
-        self.pack(round_to_groups(values, importance, how.group, 4, how.symmetric, "F16"), out, start)
+        self.pack(round_to_groups(values, importance, how.group, 4, how.symmetric, how.scale), out, start)
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
         """The integers of some rows."""
         match self.encoding.kind:
             case Kind.GEMM:
                 zeros = _nibble_columns(parts["qzeros"], start, rows).astype(np.float32)
-                scales = np.ascontiguousarray(parts["scales"][:, start : start + rows].T, np.float32)
+                scales = scales_of(parts["scales"][:, start : start + rows].T, self.encoding.scale)
                 return Codes(_nibble_columns(parts["qweight"], start, rows), scales, zeros)
             case Kind.GEMV:
                 columns = 8 * parts["qweight"].shape[1]
@@ -69,7 +72,7 @@ class AwqCodec:
             case Kind.GEMM:
                 out["qweight"][:, start // 8 : (start + rows) // 8] = _nibble_words(numbers)
                 out["qzeros"][:, start // 8 : (start + rows) // 8] = _nibble_words(zeros.astype(np.uint8))
-                out["scales"][:, start : start + rows] = scales.T
+                out["scales"][:, start : start + rows] = stored_scales(scales, how.scale).T
             case Kind.GEMV:
                 padded = np.zeros((rows, out["scales"].shape[1]), np.uint8)
                 padded[:, : zeros.shape[1]] = zeros

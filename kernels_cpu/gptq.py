@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from requant.codecs import Codes, Halves, Parts, Values
 from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.kernels_cpu.columns import Columns, columns_to_halves, widened
-from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups
+from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups, scales_of, stored_scales
 from requant.kernels_cpu.packed_bits import codes_of, stream_rows, streams_of, words_of
 
 #: What "less one" takes off whole words: a one in each code. GPTQModel and AutoGPTQ agree wherever no zero is 0.
@@ -70,7 +70,7 @@ class GptqCodec:
         groups = out["scales"].shape[0]
         numbers, scales, zeros, _ = regrouped(codes, how.bits, how.symmetric, how.group, groups)
         out["qweight"][:, start : start + rows] = words_of(numbers, how.bits, how.planar).T
-        out["scales"][:, start : start + rows] = self._stored_scales(scales).T
+        out["scales"][:, start : start + rows] = stored_scales(scales, how.scale).T
         words = words_of(self._stored_zeros(zeros.T.astype(np.uint8)), how.bits, how.planar)
         first = start * how.bits // 32
         self._shift(words, first, -1)
@@ -90,16 +90,7 @@ class GptqCodec:
 
     def _numbers(self, parts: Parts, rows: int, start: int) -> tuple[Values, Values]:
         """Scales and zeros of some rows, as they lie: float32 [groups, rows]."""
-        stored = parts["scales"][:, start : start + rows]
-        if self.encoding.scale == "BF16":
-            stored = (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored.astype(np.float32, copy=False), self._zeros(parts, rows, start)
-
-    def _stored_scales(self, scales: NDArray[np.float32]) -> NDArray[Any]:
-        if self.encoding.scale == "BF16":
-            bits = scales.view(np.uint32)
-            return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
-        return scales.astype(np.float16 if self.encoding.scale == "F16" else np.float32)
+        return scales_of(parts["scales"][:, start : start + rows], self.encoding.scale), self._zeros(parts, rows, start)
 
     def _zeros(self, parts: Parts, rows: int, start: int) -> NDArray[np.float32]:
         how = self.encoding

@@ -134,6 +134,21 @@ def dequantize(codes: Codes, group: int, rounding: str, out: Values) -> None:
             scale_offset_codes(flat, scales, offsets, columns, stride, size, ROUNDING[rounding], target)
 
 
+def scales_of(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Scales as they are stored in F16, BF16 (its bits) or F32, in float32 and in C order."""
+    if dtype == "BF16":
+        return (np.ascontiguousarray(stored).astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(stored, np.float32)
+
+
+def stored_scales(scales: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """The inverse of `scales_of`; what is between two values goes to the nearest."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(scales).view(np.uint32)
+        return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+    return scales.astype(np.float16 if dtype == "F16" else np.float32)
+
+
 @inlined
 def _first(x: F32x16) -> np.float32:
     """Lane 0 of a vector whose lanes are all alike."""

@@ -53,7 +53,8 @@ def _fold_words(pool: Pool, module: str, weight: Tensor, scales: Tensor, group: 
         if inputs % groups:
             raise FormatError(pool.path, f"module {module!r}: {inputs} inputs are no {groups} groups")
         size = -1 if groups == 1 and group != inputs else inputs // groups
-        awq = Awq(Kind.GEMM, size, bool((words == 0x88888888).all()))
+        scale = scales.encoding.label if scales.encoding.label == "BF16" else "F16"
+        awq = Awq(Kind.GEMM, size, bool((words == 0x88888888).all()), scale)
     elif scales.shape == (weight.shape[0], 8 * zeros.shape[1]):
         inputs, outputs = 8 * weight.shape[1], weight.shape[0]
         awq = Awq(Kind.GEMV, _group(pool, module, Kind.GEMV, inputs, zeros.shape[1], group))

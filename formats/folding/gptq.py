@@ -27,8 +27,12 @@ from requant.sources import read
 _MAX_INPUTS: Final = 1 << 22
 #: What is no linear layer: here GPTQModel takes the rows of the vocabulary for inputs.
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in"})
-#: Families whose linear layers have no biases unless the configuration says so; old quantizers wrote them all the same.
-_NO_BIAS: Final = frozenset({"llama", "mistral", "mixtral"})
+#: Families whose linear layers have no biases unless the configuration says so, and the layers that have one all the
+#: same; quantizers of AutoGPTQ's days wrote a bias of zeros for every layer.
+_BIASED: Final[Mapping[str, frozenset[str]]] = {
+    **dict.fromkeys(("llama", "mistral", "mixtral", "qwen3", "qwen3_moe", "gemma3_text", "phi3"), frozenset()),
+    "qwen2": frozenset({"q_proj", "k_proj", "v_proj"}),
+}
 #: Asymmetric layers that are looked at to see whether the label of the zeros is right.
 _SAMPLES: Final = 4
 #: How much of each, in words of codes.
@@ -80,9 +84,8 @@ class _Layer:
         if zeros is not said:
             self._remark(f"the zeros are written as {zeros.value}, not as {said.value} as the configuration says")
         planar = self.bits in PLANAR_BITS or (self.bits == 3 and self.found.planar)
-        encoding = Gptq(
-            self.bits, self.group, self.found.symmetric, zeros, self.order, self.scales.encoding.label, planar
-        )
+        scale, index = self.scales.encoding.label, "I32" if self.g_idx is None else self.g_idx.encoding.label
+        encoding = Gptq(self.bits, self.group, self.found.symmetric, zeros, self.order, scale, planar, index)
         damaged = damaged_words(self.words, self.bits) if self._by_autogptq and zeros is Zeros.V1 else 0
         if damaged:
             self._remark(
@@ -97,7 +100,7 @@ class _Layer:
             return None
         count = min(self.inputs, 32 * max(1, _SAMPLE_WORDS // (self.bits * self.outputs)))
         if self.order is Order.ACT and self.g_idx is not None:
-            group = read(self.g_idx.sources["data"], 0, 4 * count).view("<i4")
+            group = _numbers(self.g_idx)[:count]
         else:
             group = np.arange(count) // (self.inputs if self.group < 0 else self.group)
         codes, zeros = first_codes(self.weight, self.words, self.bits, self.outputs, count)
@@ -115,9 +118,9 @@ class _Layer:
         return FormatError(self.pool.path, f"module {self.module!r}: {text}", hint=hint)
 
     def _check_dtypes(self) -> None:
-        integers = [self.weight, self.zeros, *([] if self.g_idx is None else [self.g_idx])]
-        for array in integers:
-            if array.encoding.label != "I32":
+        for array in (self.weight, self.zeros, self.g_idx):
+            wide = array is self.g_idx  # GPTQModel and AutoGPTQ look groups up by whatever integers they find
+            if array is not None and array.encoding.label not in (("I32", "I64") if wide else ("I32",)):
                 raise UnsupportedError(
                     f"{self.pool.path}: {array.name!r} is {array.encoding.label}; GPTQ is read in I32 words"
                 )
@@ -153,7 +156,7 @@ class _Layer:
         fits = said is not None and (1 if said < 0 else -(-self.inputs // said)) == self.groups
         if self.g_idx is None:
             return self._group(fits), Order.MISSING
-        g_idx = read(self.g_idx.sources["data"]).view("<i4")
+        g_idx = _numbers(self.g_idx)
         low, high = int(g_idx.min()), int(g_idx.max())
         if low < 0 or high >= self.groups:
             raise self._broken(
@@ -183,6 +186,12 @@ class _Layer:
         if self.rule.group is not None:
             self._remark(f"groups of {group} inputs, not of {self.rule.group} as the configuration says")
         return group
+
+
+def _numbers(g_idx: Tensor) -> NDArray[np.int64]:
+    """The group of each input."""
+    stored = read(g_idx.sources["data"]).view("<i8" if g_idx.encoding.label == "I64" else "<i4")
+    return stored.astype(np.int64)
 
 
 def put(pool: Pool, spec: TensorSpec) -> None:
@@ -247,7 +256,8 @@ def put_marlin(pool: Pool, module: str, weight: Tensor, scales: Tensor, *, awq: 
 def _drop_unused_bias(pool: Pool, module: str) -> None:
     """Take out a bias of zeros that the architecture does not know: old quantizers stored one for every layer."""
     bias, config = pool.get(f"{module}.bias"), pool.config
-    if bias is None or config.get("model_type") not in _NO_BIAS or len(bias.shape) != 1:
+    biased = _BIASED.get(str(config.get("model_type")))
+    if bias is None or len(bias.shape) != 1 or biased is None or module.rsplit(".", 1)[-1] in biased:
         return
     if config.get("attention_bias") or config.get("mlp_bias") or bias.nbytes > 4 * _MAX_INPUTS:
         return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from requant.dtypes import DTYPES
-from requant.encodings import F16, Dense, PartSpec, Shape
+from requant.encodings import DENSE, F16, Dense, PartSpec, Shape
 from requant.encodings.exactness import Integers, Offsets
 from requant.errors import PlanError
 
@@ -29,12 +29,13 @@ class Kind(Enum):
 class Awq:
     """One way to store a linear layer; group: inputs that share a scale, -1 for all.
 
-    symmetric: every zero is 8.
+    symmetric: every zero is 8. scale: dtype of the scales; GPTQModel writes gemm's in the dtype of the model.
     """
 
     kind: Kind
     group: int
     symmetric: bool = False
+    scale: str = "F16"
 
     @property
     def label(self) -> str:
@@ -44,7 +45,8 @@ class Awq:
         ('AWQ-4b-g128', 'AWQ-4b-g64-gemv-sym')
         """
         kind = [] if self.kind is Kind.GEMM else [self.kind.value.replace("-", "_")]
-        return "-".join([f"AWQ-4b-g{self.group}", *kind, *(["sym"] if self.symmetric else [])])
+        marks = [*(["sym"] if self.symmetric else []), *([] if self.scale == "F16" else [self.scale])]
+        return "-".join([f"AWQ-4b-g{self.group}", *kind, *marks])
 
     @property
     def sliced(self) -> bool:
@@ -54,12 +56,12 @@ class Awq:
     @property
     def integers(self) -> Integers | Offsets:
         """What its codes are; gemv_fast has offsets instead of zeros."""
-        return Offsets(4, self.group) if self.has_offsets else Integers(4, self.symmetric, self.group)
+        return Offsets(4, self.group) if self.has_offsets else Integers(4, self.symmetric, self.group, self.scale)
 
     @property
     def values(self) -> Dense:
-        """Values are rounded to F16, as AutoAWQ and the kernels of llm-awq do."""
-        return F16
+        """Values are rounded to the dtype of the scales, as AutoAWQ, GPTQModel and the kernels of llm-awq do."""
+        return DENSE[self.scale]
 
     @property
     def has_offsets(self) -> bool:
@@ -82,7 +84,7 @@ class Awq:
             return {
                 "qweight": PartSpec(i32, (inputs, outputs // 8)),
                 "qzeros": PartSpec(i32, (groups, outputs // 8)),
-                "scales": PartSpec(f16, (groups, outputs)),
+                "scales": PartSpec(DTYPES[self.scale], (groups, outputs)),
             }
         words = self.zero_words(inputs)
         if self.kind is Kind.GEMV:

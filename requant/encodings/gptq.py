@@ -44,7 +44,7 @@ class Gptq:
     """One way to store a linear layer.
 
     bits: 2 to 8. group: inputs that share a scale; -1 for all. symmetric: every zero is 2**(bits - 1).
-    scale: dtype of the scales. planar: codes are split into bit planes ("gptq_p").
+    scale: dtype of the scales. planar: codes are split into bit planes ("gptq_p"). index: dtype of the group map.
     """
 
     bits: int
@@ -54,6 +54,7 @@ class Gptq:
     order: Order = Order.STORED
     scale: str = "F16"
     planar: bool = False
+    index: str = "I32"
 
     @property
     def label(self) -> str:
@@ -68,6 +69,7 @@ class Gptq:
         marks += ["planar"] if self.planar and self.bits not in PLANAR_BITS else []
         marks += {Order.STORED: [], Order.MISSING: ["nogidx"], Order.UNSET: ["gidx0"], Order.ACT: ["act"]}[self.order]
         marks += [] if self.scale == "F16" else [self.scale]
+        marks += [] if self.index == "I32" else [f"gidx-{self.index}"]
         return "-".join(marks)
 
     @property
@@ -106,7 +108,7 @@ class Gptq:
             "scales": PartSpec(DTYPES[self.scale], (groups, outputs)),
         }
         if self.order is not Order.MISSING:
-            parts["g_idx"] = PartSpec(DTYPES["I32"], (inputs,))
+            parts["g_idx"] = PartSpec(DTYPES[self.index], (inputs,))
         return parts
 
     def granule(self, shape: Shape) -> int:
