@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from requant.codecs import Codes, codec_for
 from requant.encodings.awq import Awq, Kind, Marlin
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.formats import FORMATS
 from tests import naive_groups as naive
+from tests.stored import parts_of, values_of
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "encodings" / "awq"
 KINDS = {"gemm": Kind.GEMM, "gemv": Kind.GEMV, "gemvfast": Kind.GEMV_FAST}
@@ -114,6 +117,23 @@ def test_folders_are_recognized_with_and_without_configuration(tmp_path, name):
         renamed = {"scaled_zeros" if part == "qzeros" else part: array for part, array in parts.items()}
         (tensor,) = store(tmp_path / "m", renamed, {**CONFIG, "group_size": 64}).tensors
         assert tensor.encoding == Awq(Kind.LLM_AWQ, 64)
+
+
+def test_scales_of_bfloat16_round_to_it_as_gptqmodel_does(tmp_path):
+    _, parts, _, _ = vector("gemm_g32")
+    scales = torch.from_numpy(parts["scales"]).bfloat16()
+    arrays = {f"m.{part}": torch.from_numpy(array) for part, array in parts.items()}
+    save_torch({**arrays, "m.scales": scales}, tmp_path / "model.safetensors")
+    (tensor,) = FORMATS["safetensors"].read(tmp_path / "model.safetensors").tensors
+    assert tensor.encoding == Awq(Kind.GEMM, 32, scale="BF16")
+    codec, stored = codec_for(tensor.encoding), parts_of(tensor)
+    codes = codec.unpack(stored, tensor.shape[0])
+    levels = torch.from_numpy(codes.codes - np.repeat(codes.zeros, 32, 1)).bfloat16()
+    wanted = levels * scales.T.repeat_interleave(32, 1)
+    assert np.array_equal(values_of(tensor), wanted.float().numpy())
+    again = {part: np.zeros_like(array) for part, array in stored.items()}
+    codec.pack(codes, again)
+    assert all(np.array_equal(again[part], stored[part]) for part in stored)
 
 
 def test_zeros_that_are_all_eight_make_it_symmetric(tmp_path):

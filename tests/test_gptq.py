@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.formats import FORMATS
 from requant.kernels_cpu.groups import round_to_groups
 from tests import naive_groups as naive
+from tests.stored import values_of
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "encodings" / "gptq"
 NAMES = [
@@ -319,6 +321,20 @@ def test_a_group_map_may_be_missing_or_never_filled_in(tmp_path):
     assert tensor.encoding == Gptq(4, 32, order=Order.UNSET)
 
 
+@pytest.mark.parametrize("name", ["gptq_4b_g32_sym_seq", "gptq_4b_g32_asym_act"])
+def test_a_group_map_may_be_of_wide_integers(tmp_path, name):
+    parts = parts_of(name, V2)
+    config = CONFIG | {"checkpoint_format": "gptq_v2"}
+    (narrow,) = read(store(tmp_path / "a", {"m.up_proj": parts}, config)).tensors
+    wide = parts | {"g_idx": parts["g_idx"].astype(np.int64)}
+    (tensor,) = read(store(tmp_path / "b", {"m.up_proj": wide}, config)).tensors
+    assert tensor.encoding == replace(narrow.encoding, index="I64")
+    assert np.array_equal(values_of(tensor), values_of(narrow))
+    wide["g_idx"][3] = 1 << 32  # 0, if only half of it were looked at
+    with pytest.raises(FormatError, match="names group 4294967296"):
+        read(store(tmp_path / "c", {"m.up_proj": wide}, config))
+
+
 def test_modules_differ_and_the_configuration_lies(tmp_path):
     modules = {
         "model.layers.0.mlp.up_proj": parts_of("gptq_4b_g32_sym_seq", V1),
@@ -403,6 +419,14 @@ def test_biases_of_zeros_go_where_there_are_none(tmp_path):
         checkpoint = read(store(tmp_path / "m", {"m.up_proj": parts | {"bias": bias}}, CONFIG))
         assert len(checkpoint.tensors) == kept
         assert len(checkpoint.notices) == 2 - kept
+
+
+def test_biases_of_zeros_stay_where_the_architecture_has_them(tmp_path):
+    parts = parts_of("gptq_4b_g32_sym_seq", V1)
+    parts["bias"] = np.zeros(parts["scales"].shape[1], np.float16)
+    folder = store(tmp_path / "m", {"m.q_proj": parts, "m.o_proj": parts}, CONFIG)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "quantization_config": CONFIG}))
+    assert {tensor.name for tensor in read(folder).tensors} == {"m.q_proj.weight", "m.q_proj.bias", "m.o_proj.weight"}
 
 
 def test_marlin_of_autogptq_is_recognized(tmp_path):

@@ -321,6 +321,15 @@ def test_what_shares_a_scale_is_seen_from_shapes(tmp_path, arrays, label):
     assert {name: tensor.encoding.label for name, tensor in tensors.items()} == {"m.weight": label}
 
 
+def test_fp8_whose_scales_are_lost_is_no_plain_fp8(tmp_path):
+    (tensor,) = read_arrays(tmp_path, {"m.weight": ONES}).values()
+    assert tensor.encoding.label == "F8_E4M3"
+    with pytest.raises(FormatError, match="is FP8 and has no scales"):
+        read_arrays(tmp_path, {"m.weight": ONES}, {"quantization_config": {"quant_method": "fp8"}})
+    with pytest.raises(FormatError, match="is FP8 and has no scales"):
+        read_arrays(tmp_path, {"m.weight": ONES, "n.weight": ONES.clone(), "n.weight_scale": torch.ones(1)})
+
+
 def test_activation_scales_stay_and_are_left_out_of_other_formats(tmp_path):
     source = write_tiny_folder(tmp_path / "tiny")
     convert(source, tmp_path / "fp8", "FP8")
@@ -337,7 +346,7 @@ def test_activation_scales_stay_and_are_left_out_of_other_formats(tmp_path):
         assert dropped == {"model.layers.0.mlp.up_proj.input_scale", "model.layers.0.self_attn.k_scale"}
 
 
-@pytest.mark.parametrize("name", ["m.input_scale", "a.k_scale", "m.input_global_scale", "m.input_scale_ub"])
+@pytest.mark.parametrize("name", ["m.input_scale", "m.act_scale", "a.k_scale", "m.input_scale_ub"])
 def test_names_of_activation_scales(name):
     assert BESIDE.fullmatch(name)
     assert not BESIDE.fullmatch(name + ".weight")

@@ -48,6 +48,22 @@ def fold(pool: Pool, config: Mapping[str, Json]) -> None:
     for ending, kind in (("_blocks", "gpt-oss"), (".blocks", "gpt-oss-original")):
         for name in pool.ending(ending):
             _gpt_oss(pool, name.removesuffix(ending), ending, kind)
+    _need_scales(pool, config)
+
+
+def _need_scales(pool: Pool, config: Mapping[str, Json]) -> None:
+    """FP8 without scales is plain numbers; not so where the configuration, or other weights, speak of scales."""
+    left = [name for name in pool.ending(".weight") if _is_plain_fp8(pool.get(name))]
+    if left and (config or any(_is_scaled_fp8(pool.get(name)) for name in pool.ending(".weight"))):
+        raise FormatError(pool.path, f"{left[0]!r} is FP8 and has no scales", hint="is a shard missing?")
+
+
+def _is_plain_fp8(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.encoding.label in _FP8 and len(tensor.shape) > 1
+
+
+def _is_scaled_fp8(tensor: Tensor | None) -> bool:
+    return tensor is not None and isinstance(tensor.encoding, Scaled) and tensor.encoding.element in _FP8
 
 
 def _refuse(pool: Pool, module: str, suffix: str, reason: str) -> None:

@@ -53,7 +53,7 @@ _BLOCKED_KINDS: Final = ("gpt-oss", "gpt-oss-original")
 #: Names of what only something that runs the quantized model needs: scales of activations and of the cache, and scales
 #: of weights that are stored as plain numbers beside them ("frozen" in compressed-tensors).
 BESIDE: Final = re.compile(
-    r"(?:.*\.)?(?:(?:(?:input|output|[qkv]|kv|prob|attn_output)_(?:scale|global_scale|zero_point|scale_ub))"
+    r"(?:.*\.)?(?:(?:(?:input|output|act|activation|[qkv]|kv|prob|attn_output)_(?:scale|global_scale|zero_point|scale_ub))"
     r"|weight_(?:scale|zero_point|g_idx|global_scale))"
 )
 
