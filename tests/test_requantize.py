@@ -147,6 +147,15 @@ def test_per_layer_metadata_is_pruned_too(made, tmp_path):
     assert list(FORMAT.read(tmp_path / "out.gguf").metadata["llama.attention.head_count_kv"].value) == [1, 4]
 
 
+def test_a_split_is_kept_as_llama_quantize_keeps_it(made, tmp_path):
+    """Whole files: which tensors, which types, and in which order each says what it is."""
+    source, cut = FORMAT.read(made / "gqa.gguf"), LayoutOptions(shard_tensors=8)
+    execute(plan_requantization(source, FORMAT, tmp_path / "in.gguf", Request("COPY", cut=cut)))
+    requantized(tmp_path / "in-00001-of-00004.gguf", tmp_path / "kept.gguf", Request("Q4_K_M", keep_split=True))
+    kept = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(tmp_path.glob("kept-*"))}
+    assert kept == FILES["split"]
+
+
 def test_a_split_is_kept(made, tmp_path):
     source = FORMAT.read(made / "gqa.gguf")
     split = plan_requantization(

@@ -49,9 +49,15 @@ def layout(checkpoint: Checkpoint[TensorSpec], destination: Path, options: Layou
     files = []
     for index, tensors in enumerate(shards):
         own = {key: typed for key, typed in metadata.items() if index == 0 or key == ALIGNMENT_KEY}
+        total, count = Typed("i32", len(checkpoint.tensors)), Typed("u16", len(shards))
         own[NUMBER_KEY] = Typed("u16", index)
-        own[TENSORS_KEY] = Typed("i32", len(checkpoint.tensors))
-        own[COUNT_KEY] = Typed("u16", len(shards))
+        if options.shard_counts is None:
+            own |= {TENSORS_KEY: total, COUNT_KEY: count}  # in the order of gguf-split
+        else:
+            own |= {
+                COUNT_KEY: count,
+                TENSORS_KEY: total,
+            }  # in that of llama-quantize, which keeps files as they were cut
         files.append(_file(shard_name(prefix, index, len(shards)), own, tensors, alignment))
     return Layout(destination.parent, tuple(files))
 
