@@ -14,10 +14,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Parts, Values
+from requant.codecs import Halves, Parts, Values
 from requant.encodings.bitsandbytes import NESTED, FourBit, RowInt8
 from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_BYTES, OUT_FLOATS, kernel
+from requant.kernels_cpu.dense import narrowed
 from requant.kernels_cpu.groups import ROUNDING, rounded
+from requant.kernels_cpu.nibbles import nibbles_to_halves
 from requant.kernels_cpu.simd import load, load_chars16, load_ints, splat_int, store, to_float, where
 from requant.kernels_cpu.simd_lookup import permute
 
@@ -164,11 +166,18 @@ class FourBitCodec:
 
     def decode(self, parts: Parts, out: Values, start: int = 0) -> None:
         """Table entry times scale in float32, then rounded to the dtype the tensor was made from."""
-        codes = parts["data"].reshape(-1).view(np.uint8)
-        flat = out.reshape(-1)
-        table = parts["quant_map"].astype(np.float32, copy=False)
-        first, rounding = start * out.shape[1], ROUNDING[self.encoding.values.label]
-        _decode(codes, self._scales(parts), table, first, self.encoding.block, rounding, flat)
+        codes, scales, table, first = self._from(parts, start * out.shape[1], out.size)
+        rounding = ROUNDING[self.encoding.values.label]
+        _decode(codes, scales, table, first, self.encoding.block, rounding, out.reshape(-1))
+
+    def decode_halves(self, parts: Parts, out: Halves, start: int = 0) -> None:
+        """The same as F16 or BF16."""
+        label, block = self.encoding.values.label, self.encoding.block
+        codes, scales, table, first = self._from(parts, start * out.shape[1], out.size)
+        if first or out.size % 32 or block % 32:  # blocks do not end with rows
+            narrowed(lambda values: self.decode(parts, values, start), label, out)
+            return
+        nibbles_to_halves(codes, table, scales, np.zeros_like(scales), block, label, out, high_first=True)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """The nearest code for every value; the scale is the block's largest size, so importance cannot change it."""
@@ -191,12 +200,19 @@ class FourBitCodec:
         text = json.dumps(state).encode()
         out["quant_state"][...] = np.frombuffer(text.ljust(encoding.state_nbytes), np.uint8)
 
-    def _scales(self, parts: Parts) -> Floats:
-        absmax = parts["absmax"].reshape(-1)
+    def _from(self, parts: Parts, first: int, count: int) -> tuple[Bytes, Floats, Floats, int]:
+        """Codes and scales of the blocks that hold `count` numbers from `first` on, the table, and where they begin."""
+        block = self.encoding.block
+        blocks = slice(first // block, -(-(first + count) // block))
+        codes = parts["data"].reshape(-1).view(np.uint8)[blocks.start * block // 2 :]
+        return codes, self._scales(parts, blocks), parts["quant_map"].astype(np.float32, copy=False), first % block
+
+    def _scales(self, parts: Parts, blocks: slice) -> Floats:
+        absmax = parts["absmax"].reshape(-1)[blocks]
         if not self.encoding.double:
             return absmax.astype(np.float32, copy=False)
         offset = np.float32(json.loads(parts["quant_state"].tobytes())["nested_offset"])
-        nested = np.repeat(parts["nested_absmax"].reshape(-1), NESTED)[: absmax.size]
+        nested = parts["nested_absmax"].reshape(-1)[np.arange(blocks.start, blocks.start + absmax.size) // NESTED]
         scales: Floats = parts["nested_quant_map"].reshape(-1)[absmax] * nested + offset
         return scales
 

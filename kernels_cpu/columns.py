@@ -7,7 +7,6 @@ whatever group its input belongs to. Only finished values are transposed, in til
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
@@ -16,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Halves, Values
-from requant.dtypes import DTYPES
 from requant.kernels_cpu._jit import FLOATS, INTS, NUMBER, OUT_WORDS, WORDS32, inlined, kernel
-from requant.kernels_cpu.dense import dense_codec
 from requant.kernels_cpu.groups import ROUNDING
 from requant.kernels_cpu.packed_bits import PLANES, Words32
 from requant.kernels_cpu.search import Floats, Ints
@@ -39,8 +36,6 @@ from requant.kernels_cpu.simd_transpose import transpose_words
 #: Outputs that are done together, and those whose scales lie together.
 LANES: Final = 16
 OUTPUTS: Final = 128
-#: Values that are held as halves before they are widened.
-HELD: Final = 1 << 19
 
 
 @cache
@@ -170,13 +165,3 @@ def columns_to_halves(columns: Columns, start: int, rounding: str, out: Halves, 
         scales, zeros = (np.ascontiguousarray(x[:, here]).reshape(-1) for x in (columns.scales, columns.zeros))
         numbers = (start + here.start, width, columns.bits, rounded, first, out.shape[1])
         scale_columns(words, pieces, scales, zeros, columns.groups, *numbers, out[here].reshape(-1))
-
-
-def widened(fill: Callable[[Halves, int], None], dtype: str, out: Values) -> None:
-    """Float32 rows of a codec that writes halves: `fill` is given room for some rows, and the first of them."""
-    rows = max(OUTPUTS, HELD // max(1, out.shape[1]) // OUTPUTS * OUTPUTS)
-    for at in range(0, len(out), rows):
-        run = out[at : at + rows]
-        halves = np.empty(run.shape, np.uint16)
-        fill(halves, at)
-        dense_codec(DTYPES[dtype]).decode({"data": halves.view(DTYPES[dtype].numpy)}, run)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codes, Parts, Values
+from requant.codecs import Codes, Halves, Parts, Values
 from requant.encodings.compressed import Packed, RowPairs
 from requant.encodings.gptq import Order
 from requant.errors import UnsupportedError
+from requant.kernels_cpu.dense import narrowed
 from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups
+from requant.kernels_cpu.nibbles import nibbles_to_halves
 from requant.kernels_cpu.packed_bits import codes_of, stream_rows, words_of
 from requant.kernels_cpu.scaled_codec import store_scales, widened
+
+_FOUR_BITS: Final = np.arange(16, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,17 @@ class PackedCodec:
         """(code - zero) * scale in the dtype of the scales, as compressed-tensors computes it."""
         codes = self._padded(parts, len(out), start, out.shape[1])
         dequantize(codes, self.encoding.group or -1, self.encoding.values.label, out)
+
+    def decode_halves(self, parts: Parts, out: Halves, start: int = 0) -> None:
+        """The same as F16 or BF16."""
+        how, (rows, columns) = self.encoding, out.shape
+        size = how.group if how.group > 0 else columns
+        if how.bits != 4 or how.order is Order.ACT or columns % size or size % 32:
+            narrowed(lambda values: self.decode(parts, values, start), how.values.label, out)
+            return
+        codes = np.ascontiguousarray(parts["packed"][start : start + rows]).view(np.uint8)
+        scales, zeros = self._numbers(parts, rows, start)
+        nibbles_to_halves(codes, _FOUR_BITS, scales, zeros, size, how.values.label, out)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """Round to nearest, with the clip that makes the squared error of each group least."""
@@ -64,19 +79,23 @@ class PackedCodec:
         """The integers of some rows, with whatever fills the last word of each row of codes."""
         how = self.encoding
         codes = self._codes(np.ascontiguousarray(parts["packed"][start : start + rows]), columns)
+        groups: NDArray[np.int32] | None = None
+        if how.order is Order.ACT:
+            groups = np.ascontiguousarray(parts["g_idx"]).astype(np.int32)
+        return Codes(codes, *self._numbers(parts, rows, start), groups)
+
+    def _numbers(self, parts: Parts, rows: int, start: int) -> tuple[Values, Values]:
+        """Scales and zeros of some rows."""
+        how = self.encoding
         if how.group == 0:
             scales = np.full((rows, 1), widened(parts["scales"], how.scale)[0], np.float32)
         else:
             scales = widened(np.ascontiguousarray(parts["scales"][start : start + rows]), how.scale)
-        middle = np.float32(1 << (how.bits - 1))
-        zeros = np.full(scales.shape, middle, np.float32)
+        zeros = np.full(scales.shape, np.float32(1 << (how.bits - 1)), np.float32)
         if not how.symmetric:
             words = np.ascontiguousarray(parts["zeros"].T)
             zeros[...] = self._codes(words, parts["packed"].shape[0])[:, start : start + rows].T
-        groups: NDArray[np.int32] | None = None
-        if how.order is Order.ACT:
-            groups = np.ascontiguousarray(parts["g_idx"]).astype(np.int32)
-        return Codes(codes, scales, np.ascontiguousarray(zeros), groups)
+        return scales, np.ascontiguousarray(zeros)
 
     def _codes(self, words: NDArray[Any], count: int) -> NDArray[np.uint8]:
         """At least `count` codes of each row of words."""

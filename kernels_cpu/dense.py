@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Parts, Values
+from requant.codecs import Halves, Parts, Values
 from requant.dtypes import DType
 from requant.errors import UnsupportedError
 from requant.kernels_cpu import casts
@@ -20,6 +20,10 @@ _WIDEN: Final[Mapping[str, Kernel]] = {"F16": casts.widen_f16, "BF16": casts.wid
 _NARROW: Final[Mapping[str, Kernel]] = {"F16": casts.narrow_f16, "BF16": casts.narrow_bf16, "F64": casts.widen_f64}
 #: What kernels see: bits, where numba knows no such number.
 _VIEWS: Final[Mapping[str, str]] = {"F16": "u2", "BF16": "u2", "F64": "f8"}
+
+#: Values that are held as halves before they are widened, and rows that stay together.
+_HELD: Final = 1 << 19
+_TOGETHER: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,23 @@ def dense_codec(dtype: DType) -> DenseCodec:
     raise UnsupportedError(
         f"there is no arithmetic for {dtype.label}", hint="such tensors are copied as they are, or not converted"
     )
+
+
+def widened(fill: Callable[[Halves, int], None], dtype: str, out: Values) -> None:
+    """Float32 rows of a codec that writes halves: `fill` is given room for some rows, and the first of them."""
+    rows = max(_TOGETHER, _HELD // max(1, out.shape[1]) // _TOGETHER * _TOGETHER)
+    for at in range(0, len(out), rows):
+        run = out[at : at + rows]
+        halves = np.empty(run.shape, np.uint16)
+        fill(halves, at)
+        _run(_WIDEN[dtype], halves.reshape(-1), run.reshape(-1))
+
+
+def narrowed(fill: Callable[[Values], None], dtype: str, out: Halves) -> None:
+    """F16 or BF16 rows of a codec that writes float32: `fill` is given room for them."""
+    values = np.empty(out.shape, np.float32)
+    fill(values)
+    _run(_NARROW[dtype], values.reshape(-1), out.reshape(-1))
 
 
 def _run(kernel: Any, source: NDArray[Any], target: NDArray[Any]) -> None:

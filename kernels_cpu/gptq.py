@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from requant.codecs import Codes, Halves, Parts, Values
 from requant.encodings.gptq import Gptq, Order, Zeros
-from requant.kernels_cpu.columns import Columns, columns_to_halves, widened
+from requant.kernels_cpu.columns import Columns, columns_to_halves
+from requant.kernels_cpu.dense import widened
 from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups, scales_of, stored_scales
 from requant.kernels_cpu.packed_bits import codes_of, stream_rows, streams_of, words_of
 

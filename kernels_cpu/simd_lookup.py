@@ -10,9 +10,17 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-from requant.kernels_cpu.simd import F32x8, I32x8, Mask8
+from requant.kernels_cpu.simd import address_of
+from requant.kernels_cpu.simd_vectors import F32x8, I32x8, I32x16, Mask8
 
 _LANE: Final = ir.IntType(32)
+_BYTE: Final = ir.IntType(8)
+_BYTES: Final = ir.VectorType(_BYTE, 32)
+#: Bytes of `byte_tables`.
+_LOW: Final = list(range(16))
+_HIGH: Final = list(range(16, 32))
+#: Where they lie in sixteen words.
+_SPLIT: Final = [*range(0, 32, 2), *range(1, 32, 2)]
 _AVX2: Final = bool(llvmlite.binding.get_host_cpu_features().get("avx2")) and not (
     config.CPU_NAME or config.CPU_FEATURES
 )
@@ -66,3 +74,58 @@ def lane(typing: Any, value: Any, index: Any) -> Any:
         return builder.zext(picked, ir.IntType(64))
 
     return types.int64(I32x8, types.int64), emit
+
+
+@intrinsic
+def byte_tables(typing: Any, words: Any) -> Any:
+    """Sixteen 16-bit numbers as the tables of their bytes: the low ones in four lanes, the high ones in the others."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = builder.trunc(args[0], ir.VectorType(ir.IntType(16), 16))
+        return builder.bitcast(_picked(builder, builder.bitcast(words, _BYTES), _SPLIT), I32x8.llvm)
+
+    return I32x8(I32x16), emit
+
+
+@intrinsic
+def look_up_words(typing: Any, tables: Any, codes: Any, index: Any, high_first: Any, out: Any, place: Any) -> Any:
+    """Sixteen bytes of 4-bit codes to 32 numbers of `byte_tables`; a byte's first code is in its low or high bits."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tables, array, index, high_first, out, place = args
+        half = ir.VectorType(_BYTE, 16)
+        stored = builder.load(address_of(context, builder, sig.args[1], array, index, half), align=1)
+        low = builder.and_(stored, ir.Constant(half, [15] * 16))
+        high = builder.lshr(stored, ir.Constant(half, [4] * 16))
+        first, second = builder.select(high_first, high, low), builder.select(high_first, low, high)
+        code = builder.shuffle_vector(first, second, _order([k // 2 + 16 * (k % 2) for k in range(32)]))
+        tables = builder.bitcast(tables, _BYTES)
+        parts = [_bytes_at(builder, _picked(builder, tables, [*each, *each]), code) for each in (_LOW, _HIGH)]
+        numbers = builder.shuffle_vector(*parts, _order([k // 2 + 32 * (k % 2) for k in range(64)]))
+        builder.store(numbers, address_of(context, builder, sig.args[4], out, place, numbers.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(tables, codes, types.intp, types.boolean, out, types.intp), emit
+
+
+def _order(lanes: list[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(_LANE, len(lanes)), lanes)
+
+
+def _picked(builder: Any, value: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(value, value, _order(lanes))
+
+
+def _bytes_at(builder: Any, table: Any, code: Any) -> Any:
+    """Byte k is `table[code[k]]`; the table is there twice, once for each half."""
+    if _AVX2:
+        kind = ir.FunctionType(_BYTES, [_BYTES, _BYTES])
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pshuf.b"), [table, code]
+        )
+    result = ir.Constant(_BYTES, ir.Undefined)
+    for k in range(32):
+        lane = ir.Constant(_LANE, k)
+        picked = builder.extract_element(table, builder.extract_element(code, lane))
+        result = builder.insert_element(result, picked, lane)
+    return result
