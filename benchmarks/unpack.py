@@ -4,8 +4,9 @@
 
 Both sides fill one dense matrix of the same dtype, the one that the reference computes in, and the results are compared
 before anything is timed: every number must be equal. GPTQModel's functions leave it transposed, which saves them what
-storing the weights would cost; ours is [out, in], done in runs of rows as `requant convert` does them. "x" is the median time of theirs over ours (processor time for one thread, else elapsed time); "copy" is what
-ours reads and writes, as a share of what copying a large array moves here.
+storing the weights would cost; ours is [out, in], done in runs of rows as `requant convert` does them. "x" is the
+median time of theirs over ours (processor time for one thread, else elapsed time); "copy" is what ours reads and
+writes, as a share of what copying a large array moves here.
 
 References: GPTQModel's `TorchLinear.dequantize_weight`, as its `post_init` leaves it (compiled by torch.compile where
 there is a C++ compiler), and its `dequantize_gemm` for AWQ; bitsandbytes' `dequantize_4bit` (C++) and
@@ -181,7 +182,7 @@ def exl2_in_torch(values: np.ndarray) -> Iterator[Case]:
     """EXL2 of 4.25 bits."""
     import torch
 
-    outputs, inputs = values.shape
+    inputs = values.shape[1]
     encoding = Exl2(((5, 128, inputs // 512), (4, 128, inputs // 128 - inputs // 512)))
     parts = encoded(encoding, values)
     tensors = {name: torch.from_numpy(array) for name, array in parts.items()}
