@@ -20,6 +20,7 @@ from requant.encodings.gptq import Gptq
 from requant.encodings.hqq import Hqq
 from requant.encodings.mlx import MlxAffine
 from requant.encodings.scaled import Scaled
+from requant.encodings.smoothed import Smoothed
 from requant.encodings.sparse import Bitmask, Marlin24
 from requant.errors import UnsupportedError
 
@@ -118,6 +119,7 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Marlin24: ("requant.kernels_cpu.sparse", "marlin24_codec"),
     Bitmask: ("requant.kernels_cpu.sparse", "bitmask_codec"),
     Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
+    Smoothed: ("requant.kernels_cpu.smoothed", "smoothed_codec"),
     Companioned: ("requant.kernels_cpu.companions", "companioned_codec"),
 }
 

@@ -388,7 +388,7 @@ def test_gpt_oss_experts_become_parameters_of_transformers(tmp_path):
         ({"weight": ONES, "weight_scale": torch.ones(256, dtype=torch.int32)}, FormatError, "cannot be under"),
         ({"weight": ONES[0], "weight_scale": torch.ones(1)}, FormatError, "cannot be under"),
         (
-            {"weight": ONES, "weight_scale": torch.ones(1), "pre_quant_scale": torch.ones(384)},
+            {"weight": ONES, "weight_scale": torch.ones(1), "svdquant_lora_a": torch.ones(8, 384)},
             UnsupportedError,
             "ModelOpt",
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled, sparse
+from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled, smoothed, sparse
 from requant.formats.folding.awq import fold_awq
 from requant.formats.folding.gptq import fold_gptq
 from requant.formats.folding.pool import Pool
@@ -26,5 +26,6 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "sparse": sparse.fold,
     "compressed": compressed.fold,
     "scaled": scaled.fold,
+    "smoothed": smoothed.fold,
     "by method": refused.refuse_by_method,
 }

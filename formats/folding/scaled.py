@@ -22,7 +22,6 @@ _ELEMENTS: Final = (*_FP8, "I8")
 _SCALES: Final = ("F32", "F16", "BF16", "F8_E8M0", "U8", "F8_E4M3")
 #: Arrays without which a module cannot be understood, and what they are.
 _REFUSED: Final[Mapping[str, str]] = {
-    "pre_quant_scale": "its inputs are scaled before the product (AWQ or SmoothQuant of ModelOpt)",
     "svdquant_lora_a": "a low-rank product is added to it (SVDQuant of ModelOpt)",
 }
 #: Blocks of FP8 where the configuration says nothing.
