@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from requant.kernels_cpu._jit import inlined
 from requant.kernels_cpu.simd import (
+    F32x8,
     F32x16,
     I32x16,
     all_lanes,
@@ -23,15 +24,20 @@ from requant.kernels_cpu.simd import (
     fabs,
     float_bits,
     greater,
+    joined,
     lesser,
+    load,
     load16,
     load_ints16,
+    lower_half,
     rint,
+    splat,
     splat16,
     splat_int16,
     store,
     store_ints,
     to_float,
+    upper_half,
     where,
 )
 from requant.kernels_cpu.simd_transpose import transpose_rows
@@ -69,13 +75,87 @@ def put_starts(starts: Places, first: int, last: int, length: int) -> None:
 
 
 @inlined
-def _fast_codes(x: F32x16, low: F32x16, inverse: F32x16, top: int) -> F32x16:
-    return greater(lesser(inverse * (x - low) + _ROUNDER, _ROUNDER + _F(top)), _ROUNDER) - _ROUNDER
+def _low_codes(x: F32x8, low: F32x8, inverse: F32x8, top: int) -> F32x8:
+    return greater(rint(inverse * (x - low)), _F(0))
 
 
 @inlined
-def _careful_codes(x: F32x16, low: F32x16, inverse: F32x16, top: int) -> F32x16:
+def _fast_codes(x: F32x8, low: F32x8, inverse: F32x8, top: int) -> F32x8:
+    return greater(lesser(rint(inverse * (x - low)), _F(top)), _F(0))
+
+
+@inlined
+def _careful_codes(x: F32x8, low: F32x8, inverse: F32x8, top: int) -> F32x8:
     return to_float(greater(lesser(nearest(inverse * (x - low)), top), 0))
+
+
+def _summing(length: int, top: int, codes_of: Callable[..., F32x8]) -> Callable[..., Any]:
+    """Makes what codes sixteen groups: the weighted sums of the codes, of their squares, of codes times values.
+
+    Eight lanes at a time: the sums of sixteen, and what they are made of, do not fit in the registers of AVX2.
+    """
+
+    @inlined
+    def half(xs: Floats, ws: Floats, codes: Floats, lane: int, low: F32x8, inverse: F32x8) -> Any:
+        sum_l, sum_l2, sum_xl = splat(_F(0)), splat(_F(0)), splat(_F(0))
+        for i in range(length):
+            x, w = load(xs, 16 * i + lane), load(ws, 16 * i + lane)
+            code = codes_of(x, low, inverse, top)
+            store(codes, 16 * i + lane, code)
+            wl = w * code
+            sum_l, sum_l2, sum_xl = sum_l + wl, sum_l2 + wl * code, sum_xl + wl * x
+        return sum_l, sum_l2, sum_xl
+
+    @inlined
+    def sums(xs: Floats, ws: Floats, codes: Floats, low: F32x16, inverse: F32x16) -> Any:
+        a, b, c = half(xs, ws, codes, 0, lower_half(low), lower_half(inverse))
+        d, e, f = half(xs, ws, codes, 8, upper_half(low), upper_half(inverse))
+        return joined(a, d), joined(b, e), joined(c, f)
+
+    return sums
+
+
+def _summing_up_to(length: int, top: int) -> Callable[..., Any]:
+    """Makes the sums of one attempt, with no more care than the numbers need.
+
+    lowest: the smallest values; spread: from the minimum to the largest value, of which `wanted` steps are made.
+    """
+    low_sums = _summing(length, top, _low_codes)
+    fast_sums = _summing(length, top, _fast_codes)
+    careful_sums = _summing(length, top, _careful_codes)
+
+    @inlined
+    def sums(
+        xs: Floats,
+        ws: Floats,
+        codes: Floats,
+        low: F32x16,
+        inverse: F32x16,
+        lowest: F32x16,
+        spread: F32x16,
+        wanted: np.float32,
+    ) -> Any:
+        if not all_lanes((fabs(inverse * (lowest - low)) < _EXACT_BELOW) & (fabs(inverse * spread) < _EXACT_BELOW)):
+            return careful_sums(xs, ws, codes, low, inverse)
+        if wanted < _F(top + 0.49) and all_lanes(spread >= _F(0)):  # then no code is above the top
+            return low_sums(xs, ws, codes, low, inverse)
+        return fast_sums(xs, ws, codes, low, inverse)
+
+    return sums
+
+
+def _error_of(length: int, absolute: bool) -> Callable[..., F32x16]:
+    """Makes the weighted square (or absolute) error of sixteen groups."""
+
+    @inlined
+    def error_of(xs: Floats, ws: Floats, codes: Floats, scale: F32x16, low: F32x16) -> F32x16:
+        total = splat16(_F(0))
+        for i in range(length):
+            error = scale * load16(codes, 16 * i) + low - load16(xs, 16 * i)
+            total = total + load16(ws, 16 * i) * (fabs(error) if absolute else error * error)
+        return total
+
+    return error_of
 
 
 def affine_search(length: int, top: int, first: float, step: float, tries: int, absolute: bool) -> Callable[..., Any]:
@@ -85,30 +165,7 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
     has the code `inverse * (x - base)`. codes is scratch, as large as xs.
     """
     start, delta = _F(first), _F(step)
-
-    def summing(codes_of: Callable[..., F32x16]) -> Callable[..., Any]:
-        @inlined
-        def sums(xs: Floats, ws: Floats, codes: Floats, low: F32x16, inverse: F32x16) -> Any:
-            sum_l, sum_l2, sum_xl = splat16(_F(0)), splat16(_F(0)), splat16(_F(0))
-            for i in range(length):
-                x, w = load16(xs, 16 * i), load16(ws, 16 * i)
-                code = codes_of(x, low, inverse, top)
-                store(codes, 16 * i, code)
-                wl = w * code
-                sum_l, sum_l2, sum_xl = sum_l + wl, sum_l2 + wl * code, sum_xl + wl * x
-            return sum_l, sum_l2, sum_xl
-
-        return sums
-
-    fast_sums, careful_sums = summing(_fast_codes), summing(_careful_codes)
-
-    @inlined
-    def error_of(xs: Floats, ws: Floats, codes: Floats, scale: F32x16, low: F32x16) -> F32x16:
-        total = splat16(_F(0))
-        for i in range(length):
-            error = scale * load16(codes, 16 * i) + low - load16(xs, 16 * i)
-            total = total + load16(ws, 16 * i) * (fabs(error) if absolute else error * error)
-        return total
+    sums, error_of = _summing_up_to(length, top), _error_of(length, absolute)
 
     @inlined
     def search(xs: Floats, ws: Floats, codes: Floats, found: Floats) -> None:
@@ -126,12 +183,7 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
         for attempt in range(-1, tries + 1):
             wanted = _F(top) if attempt < 0 else start + delta * _F(attempt) + _F(top)
             inverse = where(flat, zero, splat16(wanted) / (high - low))
-            if all_lanes(fabs(inverse * (high - low)) < _EXACT_BELOW) and all_lanes(
-                fabs(inverse * (lowest - low)) < _EXACT_BELOW
-            ):
-                sum_l, sum_l2, sum_xl = fast_sums(xs, ws, codes, low, inverse)
-            else:
-                sum_l, sum_l2, sum_xl = careful_sums(xs, ws, codes, low, inverse)
+            sum_l, sum_l2, sum_xl = sums(xs, ws, codes, low, inverse, lowest, high - low, wanted)
             if attempt < 0:
                 scale, best_inverse = 1 / inverse, inverse
                 best = error_of(xs, ws, codes, scale, low)
@@ -140,7 +192,8 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
             this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
             this_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
             above = this_low > zero
-            this_scale, this_low = where(above, sum_xl / sum_l2, this_scale), where(above, zero, this_low)
+            if any_lane(above):
+                this_scale, this_low = where(above, sum_xl / sum_l2, this_scale), where(above, zero, this_low)
             total = error_of(xs, ws, codes, this_scale, this_low)
             better = (determinant > zero) & (total < best)
             best_inverse, base = where(better, inverse, best_inverse), where(better, low, base)
