@@ -48,8 +48,9 @@ def measure(command: list[str | Path], **environment: str) -> Cost:
     """Run a command to its end, watching it in /proc; its output is shown only if it fails."""
     with tempfile.TemporaryFile() as log:
         start, peak = time.perf_counter(), 0
-        words = list(map(str, command))
-        process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, **environment})
+        words, environment = list(map(str, command)), {**os.environ, **environment}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # both sides as they are once installed: compiled
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             peak = max(peak, proc_number(process.pid, "status", "VmHWM:", 1024))
             time.sleep(0.01)

@@ -6,6 +6,7 @@ Source: docs/gguf.md of ggml, ggml/src/gguf.cpp of llama.cpp.
 from __future__ import annotations
 
 import struct
+from itertools import chain
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -81,14 +82,11 @@ def _value(kind: str, value: object) -> bytes:
 
 def _strings(items: Sequence[object]) -> bytes:
     """Strings one after another; a vocabulary has hundreds of thousands of them."""
-    texts = [item for item in items if isinstance(item, str)]
-    if len(texts) < len(items):
-        raise TypeError("a string is needed")
     try:
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        encoded = [str.encode(item, "utf-8", "surrogateescape") for item in items]  # type: ignore[arg-type]
     except UnicodeEncodeError:
-        return b"".join(map(pack_string, texts))  # says which one
-    return b"".join(part for data in encoded for part in (_LENGTH(len(data)), data))
+        return b"".join(pack_string(item) for item in items if isinstance(item, str))  # says which one
+    return b"".join(chain.from_iterable(zip(map(_LENGTH, map(len, encoded)), encoded, strict=True)))
 
 
 def _items(kind: str, items: Sequence[object]) -> bytes:

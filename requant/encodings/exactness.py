@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol, runtime_checkable
 
 from requant.encodings import BF16, F32, Blocks, Dense, Encoding, small_floats
@@ -127,6 +128,7 @@ _WIDER: Final = {
 }
 
 
+@lru_cache(1024)  # a plan asks for the same few pairs thousands of times
 def holds(source: Encoding, target: Encoding) -> bool:
     """Whether every value that `source` can store is stored exactly by `target`."""
     if source == target:
@@ -142,6 +144,7 @@ def holds(source: Encoding, target: Encoding) -> bool:
     return small_floats.takes(source, target)
 
 
+@lru_cache(1024)
 def keeps_codes(source: Encoding, target: Encoding) -> bool:
     """Whether `target` takes over the codes and scales of `source` as they are, and rounds one thing beside them.
 
