@@ -54,8 +54,10 @@ _TINY: Final = _F(1e-15)  # GROUP_MAX_EPS: a group below it is zero
 
 
 @inlined
-def nearest(x: F32x16) -> I32x16:
-    """ggml's nearest_int: ties to even, and for what does not fit (or is NaN) the same nonsense as there."""
+def nearest(x: Any) -> Any:
+    """ggml's nearest_int, of eight or sixteen lanes: ties to even, and for what does not fit (or is NaN) the same
+    nonsense as there.
+    """
     return (float_bits(x + _ROUNDER) & 0x7FFFFF) - 0x400000
 
 

@@ -6,8 +6,8 @@ Source: docs/gguf.md of ggml, ggml/src/gguf.cpp of llama.cpp.
 from __future__ import annotations
 
 import struct
-from itertools import chain
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Final
 
 from requant.errors import PlanError

@@ -52,6 +52,10 @@ class Encoding(Protocol):
         """Whether rows can be handled apart (see the class)."""
         ...
 
+    def __hash__(self) -> int:
+        """Encodings are values: equal ones are one key."""
+        ...
+
     def parts(self, shape: Shape) -> Mapping[str, PartSpec]:
         """The stored arrays of a tensor of `shape`; raises `PlanError` when it cannot be stored so."""
         ...
