@@ -9,7 +9,7 @@ Functions are made for their constants, which the compiler then knows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from requant.kernels_cpu._jit import inlined
 from requant.kernels_cpu.simd import (
     F32x8,
     F32x16,
+    I32x8,
     I32x16,
     all_lanes,
     any_lane,
@@ -53,6 +54,10 @@ _EXACT_BELOW: Final = _F(4194303)  # beyond, the low bits mean something else
 _TINY: Final = _F(1e-15)  # GROUP_MAX_EPS: a group below it is zero
 
 
+@overload
+def nearest(x: F32x8) -> I32x8: ...
+@overload
+def nearest(x: F32x16) -> I32x16: ...
 @inlined
 def nearest(x: Any) -> Any:
     """ggml's nearest_int, of eight or sixteen lanes: ties to even, and for what does not fit (or is NaN) the same
