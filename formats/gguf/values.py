@@ -84,6 +84,8 @@ def _strings(items: Sequence[object]) -> bytes:
     """Strings one after another; a vocabulary has hundreds of thousands of them."""
     try:
         encoded = [str.encode(item, "utf-8", "surrogateescape") for item in items]  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError("a string is needed") from None
     except UnicodeEncodeError:
         return b"".join(pack_string(item) for item in items if isinstance(item, str))  # says which one
     return b"".join(chain.from_iterable(zip(map(_LENGTH, map(len, encoded)), encoded, strict=True)))
