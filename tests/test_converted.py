@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from requant.execute import execute
 from requant.formats.gguf import Gguf
@@ -61,5 +63,55 @@ def test_gpt_oss_as_published(tmp_path):
         (LossKind.METADATA_DROPPED, "rope_scaling.truncate"),
         (LossKind.TOKENIZER_CHANGED, "tokenizer.ggml.pre"),
     ]
+    execute(plan)
+    assert summary(tmp_path / "out.gguf") == golden
+
+
+def as_mlx(tensors):
+    """The experts as mlx-lm keeps them: gate and up apart, codes in words of 32 bits."""
+    found = {}
+    for name, array in tensors.items():
+        for ending, kind in (("_blocks", "weight"), ("_scales", "scales"), ("_bias", "bias")):
+            if ".experts." not in name or not name.endswith(ending):
+                continue
+            data = array.flatten(-2).view(torch.uint32) if kind == "weight" else array
+            stem = name.removesuffix(ending)
+            if stem.endswith("down_proj"):
+                found[f"{stem}.{kind}"] = data
+            else:
+                for turn, part in enumerate(("gate_proj", "up_proj")):
+                    found[f"{stem.removesuffix('gate_up_proj')}{part}.{kind}"] = data[:, turn::2].contiguous()
+            break
+        else:
+            found[name] = array
+    return found
+
+
+def as_compressed(tensors):
+    """The experts as compressed-tensors keeps them: one module each."""
+    found = {}
+    for name, array in as_mlx(tensors).items():
+        if ".experts." not in name:
+            found[name] = array
+            continue
+        module, part, kind = name.rsplit(".", 2)
+        stored = {"weight": "weight_packed", "scales": "weight_scale", "bias": "bias"}[kind]
+        for n, one in enumerate(array):
+            found[f"{module}.{n}.{part}.{stored}"] = one.view(torch.uint8) if kind == "weight" else one
+    return found
+
+
+@pytest.mark.parametrize("form", [as_mlx, as_compressed])
+def test_gpt_oss_of_other_libraries(form, tmp_path):
+    """The same codes in other arrays become the same GGUF."""
+    golden = json.loads((GOLDENS / "tiny-gpt-oss.json").read_text())
+    folder = write_tiny_gpt_oss(tmp_path / "tiny-gpt-oss")
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {name: array.contiguous() for name, array in form(load_file(folder / "model.safetensors")).items()}
+    save_file(tensors, folder / "model.safetensors")
+    plan = plan_conversion(Safetensors().read(folder), Gguf(), tmp_path / "out.gguf", Request())
+    assert plan.fidelities()[Fidelity.ROUND] == 0
     execute(plan)
     assert summary(tmp_path / "out.gguf") == golden

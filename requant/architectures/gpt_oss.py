@@ -73,17 +73,34 @@ def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     return ToHf(config, keys=frozenset({WINDOW, PATTERN}))
 
 
-def _woven(ggml: str, turn: int) -> tuple[Rule, Rule]:
+def _woven(part: str, turn: int) -> tuple[Rule, Rule]:
     """Weights and biases of gate or up."""
     up, columns = ("experts", "hidden", "ffn_pair"), ("experts", "ffn_pair")
+    weight, bias = (f"blk.{{n}}.ffn_{part}_exps.{kind}" for kind in ("weight", "bias"))
+    hf = _EXPERTS + "gate_up_proj"
     return (
-        Rule(_EXPERTS + "gate_up_proj", f"blk.{{n}}.{ggml}.weight", up, Order.TRANSPOSED, turn=turn),
-        Rule(_EXPERTS + "gate_up_proj_bias", f"blk.{{n}}.{ggml}.bias", columns, turn=turn),
+        Rule(hf, weight, up, Order.TRANSPOSED, turn=turn, apart=_apart(part, "weight")),
+        Rule(hf + "_bias", bias, columns, turn=turn, apart=_apart(part, "bias")),
     )
 
 
-_GATE, _GATE_BIAS = _woven("ffn_gate_exps", 0)
-_UP, _UP_BIAS = _woven("ffn_up_exps", 1)
+def _apart(part: str, kind: str) -> tuple[str, ...]:
+    """Names in MLX, whose stacks are not woven, and in compressed-tensors, where each expert is a module."""
+    return f"{_EXPERTS}{part}_proj.{kind}", f"{_EXPERTS}{{e}}.{part}_proj.{kind}"
+
+
+_GATE, _GATE_BIAS = _woven("gate", 0)
+_UP, _UP_BIAS = _woven("up", 1)
+_DOWN: Final = Rule(
+    _EXPERTS + "down_proj",
+    "blk.{n}.ffn_down_exps.weight",
+    ("experts", "ffn", "hidden"),
+    Order.TRANSPOSED,
+    apart=_apart("down", "weight"),
+)
+_DOWN_BIAS: Final = Rule(
+    _EXPERTS + "down_proj_bias", "blk.{n}.ffn_down_exps.bias", ("experts", "hidden"), apart=_apart("down", "bias")
+)
 
 GPT_OSS: Final = Family(
     model_type="gpt_oss",
@@ -105,8 +122,8 @@ GPT_OSS: Final = Family(
         _UP,
         _GATE_BIAS,
         _UP_BIAS,
-        Rule(_EXPERTS + "down_proj", "blk.{n}.ffn_down_exps.weight", ("experts", "ffn", "hidden"), Order.TRANSPOSED),
-        Rule(_EXPERTS + "down_proj_bias", "blk.{n}.ffn_down_exps.bias", ("experts", "hidden")),
+        _DOWN,
+        _DOWN_BIAS,
     ),
     keys=(
         *DECODER_KEYS[:-1],

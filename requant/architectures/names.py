@@ -20,7 +20,8 @@ SPLIT: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("ga
 class Expected:
     """One ggml tensor and the HF tensors it is made of: one, or one for each expert.
 
-    shape: of each HF tensor. ggml_shape: experts that are apart in HF are stacked in front.
+    shape: of each HF tensor. ggml_shape: experts that are apart in HF are stacked in front. apart: the names that other
+    libraries give what they keep as ggml does.
     """
 
     rule: Rule
@@ -29,6 +30,7 @@ class Expected:
     hf: tuple[str, ...]
     shape: Shape
     ggml_shape: Shape
+    apart: tuple[tuple[str, ...], ...] = ()
 
     def where(self, name: str) -> str:
         """For messages: which tensor of which layer."""
@@ -51,11 +53,14 @@ def expected(family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str)
 
 
 def _one(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
-    experts = range(sizes["experts"]) if "{e}" in rule.hf else (0,)
-    names = tuple(rule.hf.format(base=base, n=n, e=e) for e in experts)
+    def named(template: str) -> tuple[str, ...]:
+        experts = range(sizes["experts"]) if "{e}" in template else (0,)
+        return tuple(template.format(base=base, n=n, e=e) for e in experts)
+
+    names, apart = named(rule.hf), tuple(named(template) for template in rule.apart)
     stack = (len(names),) if "{e}" in rule.hf else ()
     ggml_shape = (*stack, *(sizes[name] for name in rule.ggml_shape))
-    return Expected(rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape), ggml_shape)
+    return Expected(rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape), ggml_shape, apart)
 
 
 def base_of(family: Family, names: Mapping[str, Tensor]) -> str:
@@ -87,6 +92,15 @@ def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor])
             hint="config and weights belong to different models, or the tensor was cut",
         )
     return tensor
+
+
+def find_apart(item: Expected, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What other libraries keep as ggml does, a stack or the matrices of the experts; none if they are not here."""
+    for template, names in zip(item.rule.apart, item.apart, strict=True):
+        if names[0] in tensors:
+            shape = item.ggml_shape[1:] if "{e}" in template else item.ggml_shape
+            return tuple(find(item, name, shape, tensors) for name in names)
+    return ()
 
 
 def find_parts(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -48,8 +48,9 @@ class Rule:
     hf: `{base}` stands for the family's prefix, `{n}` for the layer, `{e}` for the expert: one HF tensor of each expert
     is a matrix of the one ggml tensor. shape: sizes by name, as HF stores it. heads: the size that counts the heads of
     a tensor in rope order. turn: where the rows of one HF tensor are those of two ggml tensors in turn, whether this is
-    the first (0) or the second (1), whose rule follows; the size that counts them is called `…_pair`. add: ggml's
-    values are HF's plus this. when: the flag without which there is no such tensor.
+    the first (0) or the second (1), whose rule follows; the size that counts them is called `…_pair`. apart: what other
+    libraries call it where they keep it as ggml does; with `{e}`, the matrix of each expert. add: ggml's values are
+    HF's plus this. when: the flag without which there is no such tensor.
     """
 
     hf: str
@@ -58,6 +59,7 @@ class Rule:
     order: Order = Order.SAME
     heads: str = "heads"
     turn: int | None = None
+    apart: tuple[str, ...] = ()
     add: float = 0.0
     when: str = ""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from requant.architectures import carried, values
 from requant.architectures.card import write_card
 from requant.architectures.general import general_metadata, generation_config
-from requant.architectures.names import Expected, base_of, expected, find, find_parts, limit_counts, unknown
+from requant.architectures.names import Expected, base_of, expected, find, find_apart, find_parts, limit_counts, unknown
 from requant.architectures.rules import Config, Family, Order, Rule, Sizes
 from requant.architectures.sizes import sizes_of
 from requant.encodings import rows_of
@@ -59,10 +59,12 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
     flags["untied"] = untied
     moves, used = [], set(head_copy)
     for item in expected(family, sizes, flags, base):
-        inputs = tuple(part for name in item.hf for part in find_parts(item, name, item.shape, tensors))
+        apart = find_apart(item, tensors)
+        inputs = apart or tuple(part for name in item.hf for part in find_parts(item, name, item.shape, tensors))
+        transforms = () if apart else _to_ggml_transforms(item, inputs[0], sizes)
         used.update(tensor.name for tensor in inputs)
         used.update(item.hf)
-        moves.append(Move(item.ggml, item.ggml_shape, inputs, _to_ggml_transforms(item, inputs[0], sizes)))
+        moves.append(Move(item.ggml, item.ggml_shape, inputs, transforms))
     losses += _leftovers(family, [name for name in tensors if name not in used], sizes, flags, base)
 
     metadata = dict(written)
