@@ -36,8 +36,7 @@ Examples:
 @click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
 @click.option("--max-shard-tensors", type=click.IntRange(1), help="Split into files of at most so many tensors.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
-@options.recipe_options
-@options.importance_options
+@options.rounding_options
 @options.run_options
 def convert(
     source: Path,
@@ -47,16 +46,8 @@ def convert(
     max_shard_size: str | None,
     max_shard_tensors: int | None,
     no_vocab: bool,
-    tensor_types: tuple[str, ...],
-    tensor_type_file: Path | None,
-    output_tensor_type: str | None,
-    token_embedding_type: str | None,
-    pure: bool,
-    leave_output_tensor: bool,
-    imatrix: Path | None,
-    include_weights: tuple[str, ...],
-    exclude_weights: tuple[str, ...],
-    **run: object,
+    choices: options.Choices,
+    how: options.RunOptions,
 ) -> None:
     """Convert SOURCE (a model file or folder) to DESTINATION in one pass.
 
@@ -64,14 +55,11 @@ def convert(
     """
     from requant.operations.convert import Request, plan_conversion
 
-    how = options.RunOptions(**run)  # type: ignore[arg-type]
     target = format_for(destination, format_name)
     request = Request(
         recipe,
-        options.overrides(
-            tensor_types, output_tensor_type, token_embedding_type, pure, leave_output_tensor, tensor_type_file
-        ),
-        options.importance(imatrix, include_weights, exclude_weights),
+        choices.overrides(),
+        choices.importance(),
         cut=options.cut(max_shard_size, max_shard_tensors),
         vocabulary=not no_vocab,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import click
 
@@ -28,11 +29,19 @@ LARGEST: Final = 65504.0
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def _all(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+def _gathered(argument: str, kind: type, *options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Options whose values reach a command as one `argument`: a `kind`, with a field for each of them."""
+    names = [field.name for field in fields(kind)]
+
     def decorate(function: F) -> F:
+        @wraps(function)
+        def command(**values: object) -> None:
+            function(**{argument: kind(**{name: values.pop(name) for name in names})}, **values)
+
+        decorated: Any = command
         for option in reversed(options):
-            function = option(function)
-        return function
+            decorated = option(decorated)
+        return cast(F, decorated)
 
     return decorate
 
@@ -44,8 +53,28 @@ def _finite(ctx: click.Context, option: click.Parameter, value: float | None) ->
     return value
 
 
-#: How to run: shared by every command that writes a checkpoint.
-run_options = _all(
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run."""
+
+    dry_run: bool
+    as_json: bool
+    force: bool
+    fail_on_loss: bool
+    replace_nan: float | None
+    threads: int | None
+    quiet: bool
+
+    @property
+    def workers(self) -> int:
+        """Threads to use."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+#: Shared by every command that writes a checkpoint.
+run_options = _gathered(
+    "how",
+    RunOptions,
     click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written."),
     click.option("--json", "as_json", is_flag=True, help="Print the plan (with --dry-run) or the receipt as JSON."),
     click.option("--force", "-f", is_flag=True, help="Replace what exists at the destination."),
@@ -61,8 +90,48 @@ run_options = _all(
     click.option("--quiet", "-q", is_flag=True, help="No progress bar and no receipt."),
 )
 
-#: Departures from a recipe, as llama-quantize has them.
-recipe_options = _all(
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How to round: departures from a recipe, and which columns matter, as llama-quantize takes them."""
+
+    tensor_types: tuple[str, ...]
+    tensor_type_file: Path | None
+    output_tensor_type: str | None
+    token_embedding_type: str | None
+    pure: bool
+    leave_output_tensor: bool
+    imatrix: Path | None
+    include_weights: tuple[str, ...]
+    exclude_weights: tuple[str, ...]
+
+    def overrides(self) -> Overrides:
+        """The departures; reads --tensor-type-file."""
+        file, output, embedding = self.tensor_type_file, self.output_tensor_type, self.token_embedding_type
+        listed = () if file is None else tensor_type_file(read_text(file))
+        return Overrides(
+            tensor_types=(*(tensor_type(text) for text in self.tensor_types), *listed),
+            output=None if output is None else encoding_named(output),
+            token_embedding=None if embedding is None else encoding_named(embedding),
+            pure=self.pure,
+            quantize_output=not self.leave_output_tensor,
+        )
+
+    def importance(self) -> Importance | None:
+        """What --imatrix says of the tensors that are to heed it."""
+        if self.include_weights and self.exclude_weights:
+            raise click.UsageError("--include-weights and --exclude-weights cannot be used together")
+        if self.imatrix is None:
+            return None
+        from requant.formats.imatrix import read_imatrix
+
+        return read_imatrix(self.imatrix).only(self.include_weights, self.exclude_weights)
+
+
+#: Shared by every command that may quantize.
+rounding_options = _gathered(
+    "choices",
+    Choices,
     click.option(
         "--tensor-type",
         "tensor_types",
@@ -79,11 +148,6 @@ recipe_options = _all(
     click.option("--token-embedding-type", metavar="TYPE", help="The type of the token embeddings."),
     click.option("--pure", is_flag=True, help="Every tensor as most tensors: no mix."),
     click.option("--leave-output-tensor", is_flag=True, help="Leave output.weight as it is."),
-)
-
-
-#: Which columns matter, as llama-quantize takes it.
-importance_options = _all(
     click.option(
         "--imatrix",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -104,43 +168,6 @@ importance_options = _all(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """The values of `run_options`."""
-
-    dry_run: bool
-    as_json: bool
-    force: bool
-    fail_on_loss: bool
-    replace_nan: float | None
-    threads: int | None
-    quiet: bool
-
-    @property
-    def workers(self) -> int:
-        """Threads to use."""
-        return self.threads or len(os.sched_getaffinity(0))
-
-
-def overrides(
-    tensor_types: tuple[str, ...],
-    output_tensor_type: str | None,
-    token_embedding_type: str | None,
-    pure: bool,
-    leave_output_tensor: bool,
-    type_file: Path | None,
-) -> Overrides:
-    """The values of `recipe_options`."""
-    listed = () if type_file is None else tensor_type_file(read_text(type_file))
-    return Overrides(
-        tensor_types=(*(tensor_type(text) for text in tensor_types), *listed),
-        output=None if output_tensor_type is None else encoding_named(output_tensor_type),
-        token_embedding=None if token_embedding_type is None else encoding_named(token_embedding_type),
-        pure=pure,
-        quantize_output=not leave_output_tensor,
-    )
-
-
 def read_text(path: Path) -> str:
     """A text file the user names; raises `FormatError` for what is none."""
     if not path.is_file():  # a device may have no end
@@ -151,17 +178,6 @@ def read_text(path: Path) -> str:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(path, "this is not UTF-8 text", offset=error.start) from None
-
-
-def importance(imatrix: Path | None, included: tuple[str, ...], excluded: tuple[str, ...]) -> Importance | None:
-    """The values of `importance_options`."""
-    if included and excluded:
-        raise click.UsageError("--include-weights and --exclude-weights cannot be used together")
-    if imatrix is None:
-        return None
-    from requant.formats.imatrix import read_imatrix
-
-    return read_imatrix(imatrix).only(included, excluded)
 
 
 def cut(max_shard_size: str | None, max_shard_tensors: int | None) -> LayoutOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +29,7 @@ Examples:
 @click.argument("source", metavar="IN.gguf", type=click.Path(exists=True, path_type=Path))
 @click.argument("rest", metavar="[OUT.gguf] TYPE [THREADS]", nargs=-1)
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")
-@options.recipe_options
-@options.importance_options
+@options.rounding_options
 @click.option("--like", type=click.Path(exists=True, path_type=Path), help="Copy the types of another GGUF's tensors.")
 @click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")
 @click.option(
@@ -47,21 +46,13 @@ def requantize(
     source: Path,
     rest: tuple[str, ...],
     allow_requantize: bool,
-    tensor_types: tuple[str, ...],
-    tensor_type_file: Path | None,
-    output_tensor_type: str | None,
-    token_embedding_type: str | None,
-    pure: bool,
-    leave_output_tensor: bool,
-    imatrix: Path | None,
-    include_weights: tuple[str, ...],
-    exclude_weights: tuple[str, ...],
     like: Path | None,
     prune_layers: str | None,
     key_values: tuple[str, ...],
     keep_split: bool,
     max_buffer_size: int | None,
-    **run: object,
+    choices: options.Choices,
+    how: options.RunOptions,
 ) -> None:
     """Change the quantization types of a GGUF, with the arguments of llama-quantize.
 
@@ -72,13 +63,11 @@ def requantize(
     from requant.operations.requantize import Request, plan_requantization
 
     words = arguments(source, rest, has_like=like is not None)
-    how = options.RunOptions(**{**run, "threads": words.threads or run["threads"]})  # type: ignore[arg-type]
+    how = replace(how, threads=words.threads or how.threads)
     request = Request(
         words.recipe.name,
-        options.overrides(
-            tensor_types, output_tensor_type, token_embedding_type, pure, leave_output_tensor, tensor_type_file
-        ),
-        options.importance(imatrix, include_weights, exclude_weights),
+        choices.overrides(),
+        choices.importance(),
         tuple(override_kv(text) for text in key_values),
         layers_to_prune(prune_layers) if prune_layers else (),
         None if like is None else formats.open(like),

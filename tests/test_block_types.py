@@ -16,6 +16,7 @@ from requant.errors import UnsupportedError
 from requant.kernels_cpu.ggml import DECODERS, ENCODERS, WEIGHTED
 from tests import ggml_oracle, naive_blocks
 from tests.block_rows import IMPORTANCES, KINDS, importance, rows
+from tests.blocks import decode, differing, encode
 
 LABELS = [label for label in BLOCKS if label in DECODERS]  # all of them: see the first test
 #: What libgguf 0.2.2 does not know.
@@ -38,24 +39,6 @@ _ENDS = {"large", "huge", "largest numbers", "wide", "beyond halves", "far from 
 def kinds(label):
     """The rows that the reference survives."""
     return [kind for kind in KINDS if not (label.startswith(("IQ1", "IQ2", "IQ3")) and kind in _ENDS)]
-
-
-def encode(label, values, importance=None):
-    block = BLOCKS[label]
-    out = np.zeros((len(values), values.shape[1] // block.values, block.nbytes), np.uint8)
-    codec_for(block).encode(values, {"data": out}, importance=importance)
-    return out.reshape(len(values), out.shape[1] * block.nbytes)
-
-
-def decode(label, data, columns):
-    out = np.empty((len(data), columns), np.float32)
-    codec_for(BLOCKS[label]).decode({"data": data}, out)
-    return out
-
-
-def differing(label, ours, theirs):
-    """Numbers of the blocks that are not the same, the first few."""
-    return np.flatnonzero((ours != theirs).reshape(-1, BLOCKS[label].nbytes).any(1))[:5].tolist()
 
 
 def oracle(label, values, importance=None):

@@ -5,30 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from requant.codecs import codec_for
 from requant.encodings import BLOCKS
 from requant.kernels_cpu.ggml_grids import grid_of, neighbours_of
 from tests import ggml_oracle, naive_codebooks, naive_levels
 from tests.block_rows import importance, rows
+from tests.blocks import decode, differing, encode
 
 #: How many distances ggml goes through for a point that is not in the grid.
 SHELLS = {"IQ2_XXS": 2, "IQ2_XS": 2, "IQ2_S": 1, "IQ1_S": 3, "IQ3_XXS": 2, "IQ3_S": 3}
-
-
-def encode(label, values, weights=None):
-    out = np.zeros((len(values), values.shape[1] // BLOCKS[label].values, BLOCKS[label].nbytes), np.uint8)
-    codec_for(BLOCKS[label]).encode(values, {"data": out}, importance=weights)
-    return out.reshape(len(values), -1)
-
-
-def decode(label, data, columns):
-    out = np.empty((len(data), columns), np.float32)
-    codec_for(BLOCKS[label]).decode({"data": data}, out)
-    return out
-
-
-def differing(label, ours, theirs):
-    return np.flatnonzero((ours != theirs).reshape(-1, BLOCKS[label].nbytes).any(1))[:5].tolist()
 
 
 @pytest.mark.parametrize("label", SHELLS)

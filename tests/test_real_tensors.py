@@ -17,6 +17,7 @@ from requant.kernels_cpu.ggml import ENCODERS, WEIGHTED
 from requant.sources import read
 from tests import ggml_oracle, models
 from tests.block_rows import importance
+from tests.blocks import encode
 
 #: What libgguf 0.2.2 does not know, or has only an older search for, or builds a table for a minute for.
 NOT_IN_LIBGGUF = {"NVFP4", "Q1_0", "Q2_0", "IQ1_S", "IQ1_M"}
@@ -51,13 +52,6 @@ def laid(values, length):
     return values.reshape(-1, columns)
 
 
-def ours(label, values, weights):
-    block = BLOCKS[label]
-    out = np.zeros((len(values), values.shape[1] // block.values * block.nbytes), np.uint8)
-    codec_for(block).encode(values, {"data": out}, importance=weights)
-    return out
-
-
 def reference(label, values, weights):
     if label in NOT_IN_LIBGGUF:
         return ggml_oracle.encode(label, values, weights)
@@ -82,4 +76,4 @@ def test_real_weights_become_the_bytes_of_the_reference(model, label):
         if label in WEIGHTED:
             ways.append(importance("usual", rng, x.shape[1]))
         for weights in ways:
-            assert (ours(label, x, weights) == reference(label, x, weights)).all(), (name, weights is None)
+            assert (encode(label, x, weights) == reference(label, x, weights)).all(), (name, weights is None)

@@ -72,8 +72,8 @@ class GptqConfig:
 
     def _changed(self, module: str) -> Mapping[str, Json]:
         extra = self._config.get("extra_config")
-        if isinstance(extra, dict) and isinstance(extra.get(module), dict):
-            found: dict[str, Json] = extra[module]  # type: ignore[assignment]
+        found = extra.get(module) if isinstance(extra, dict) else None
+        if isinstance(found, dict):
             return found
         return next((changes for pattern, changes in self._patterns if pattern.match(module)), {})
 

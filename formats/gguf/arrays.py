@@ -60,7 +60,7 @@ class Array(Sequence[Any]):
             return NotImplemented
         return len(self) == len(other) and self.tolist() == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # equal to lists, and like them
 
     def __repr__(self) -> str:
         shown = ", ".join(repr(self[index]) for index in range(min(3, len(self))))

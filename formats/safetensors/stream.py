@@ -184,4 +184,5 @@ def _no_constant(text: str) -> object:
 
 _brief: Final = reprlib.Repr()  # also stops at values that are nested too deeply for repr
 _brief.maxstring, _brief.maxother, _brief.maxlong, _brief.maxlist, _brief.maxlevel = 80, 80, 40, 6, 3
-_scan: Final = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_integer, parse_constant=_no_constant).scan_once  # type: ignore[attr-defined]
+_decoder: Final = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_integer, parse_constant=_no_constant)
+_scan: Final = _decoder.scan_once  # type: ignore[attr-defined]  # in no stub

@@ -42,8 +42,9 @@ def head_width_implied(values: Config) -> Json:
 
 def _quotient(hidden: Json, heads: Json) -> Json:
     """None where it does not divide, which `sizes_of` reports."""
-    sound = isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads == 0
-    return hidden // heads if sound else None  # type: ignore[operator]
+    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads == 0:
+        return hidden // heads
+    return None
 
 
 #: Hyperparameters that most decoders share.

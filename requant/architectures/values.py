@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from requant.architectures.numbers import shortest
 from requant.architectures.rules import Config, Family
@@ -92,7 +92,8 @@ def plain(value: object) -> Json:
     """A stored value as JSON has it: arrays become lists."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else plain(list(value))  # type: ignore[call-overload]
+    assert isinstance(value, Iterable)
+    return [plain(item) for item in value]
 
 
 def _checked(value: Json, kind: str, what: str) -> bool | int | float | str:
