@@ -12,6 +12,7 @@ import click
 
 from requant.cli.options import RunOptions
 from requant.cli.tables import count, json_text, size, table
+from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
 from requant.execute import Options, Receipt, execute, peak_bytes
 from requant.operations.inspect import short_label
@@ -199,9 +200,11 @@ def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> N
 
 
 def _deed(step: Step) -> str:
-    if step.rounds_twice:
-        return "round zeros" if step.keeps_codes else "round twice"
-    return step.fidelity.value
+    if not step.rounds_twice:
+        return step.fidelity.value
+    if step.keeps_codes:
+        return "round zeros" if integers_of(step.sources[0]) else "round scale"
+    return "round twice"
 
 
 def _from(step: Step) -> str:

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from requant.cli.main import cli
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS, F32
 from requant.encodings.companions import Companioned
@@ -334,6 +336,10 @@ def test_a_gguf_becomes_a_folder_that_keeps_codes(folders, tmp_path):
     assert len(layers) == 14
     assert all(step.keeps_codes for step in layers)
     assert all("codes and scales kept, the whole tensor's" in loss.detail for loss in plan.losses)
+    shown = CliRunner().invoke(
+        cli, ["convert", str(root / "ct.gguf"), str(tmp_path / "no"), "--to", "NVFP4", "--dry-run"]
+    )
+    assert shown.output.count("round scale  NVFP4*scale") == 14
     before, after = (load_file(folder / "model.safetensors") for folder in (root / "ct", tmp_path / "ct"))
     for name, array in after.items():
         if name.endswith("global_scale"):
