@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from requant.codecs import Codes
 from requant.errors import UnsupportedError
+from requant.kernels_cpu.block_nibbles import join_nibbles, split_nibbles
 from requant.kernels_cpu.dense import small_float_table
 from requant.kernels_cpu.groups import Regrouped, regrouped
 from requant.kernels_cpu.scaled_codec import store_scales
@@ -22,19 +23,19 @@ Blocks = NDArray[np.uint8]
 
 def unpack_q4_0(blocks: Blocks) -> Codes:
     """[rows, blocks, 18]: d, nibbles; (code - 8) * d."""
-    return _symmetric(blocks, _nibbles(blocks[..., 2:]), 8)
+    return _symmetric(blocks, split_nibbles(blocks, 2), 8)
 
 
 def pack_q4_0(codes: Codes, out: Blocks) -> None:
     """The inverse."""
     numbers, scales, _, _ = _fitted(codes, 4, True, out)
     out[..., :2] = _halves(scales)
-    out[..., 2:] = _nibble_bytes(numbers)
+    join_nibbles(numbers, out, 2)
 
 
 def unpack_q5_0(blocks: Blocks) -> Codes:
     """[rows, blocks, 22]: d, 32 high bits, nibbles; (code - 16) * d."""
-    return _symmetric(blocks, _nibbles(blocks[..., 6:]) | _bits(blocks[..., 2:6]) << 4, 16)
+    return _symmetric(blocks, split_nibbles(blocks, 6) | _bits(blocks[..., 2:6]) << 4, 16)
 
 
 def pack_q5_0(codes: Codes, out: Blocks) -> None:
@@ -42,7 +43,7 @@ def pack_q5_0(codes: Codes, out: Blocks) -> None:
     numbers, scales, _, _ = _fitted(codes, 5, True, out)
     out[..., :2] = _halves(scales)
     out[..., 2:6] = _bit_bytes(numbers >> 4)
-    out[..., 6:] = _nibble_bytes(numbers & 15)
+    join_nibbles(numbers & 15, out, 6)
 
 
 def unpack_q8_0(blocks: Blocks) -> Codes:
@@ -59,7 +60,7 @@ def pack_q8_0(codes: Codes, out: Blocks) -> None:
 
 def unpack_q4_1(blocks: Blocks) -> Codes:
     """[rows, blocks, 20]: d, m, nibbles; code * d + m."""
-    return _offset(blocks, _nibbles(blocks[..., 4:]))
+    return _offset(blocks, split_nibbles(blocks, 4))
 
 
 def pack_q4_1(codes: Codes, out: Blocks) -> None:
@@ -67,12 +68,12 @@ def pack_q4_1(codes: Codes, out: Blocks) -> None:
     numbers, scales, zeros, offsets = _fitted(codes, 4, False, out)
     out[..., :2] = _halves(scales)
     out[..., 2:4] = _halves(_offsets(scales, zeros, offsets))
-    out[..., 4:] = _nibble_bytes(numbers)
+    join_nibbles(numbers, out, 4)
 
 
 def unpack_q5_1(blocks: Blocks) -> Codes:
     """[rows, blocks, 24]: d, m, 32 high bits, nibbles; code * d + m."""
-    return _offset(blocks, _nibbles(blocks[..., 8:]) | _bits(blocks[..., 4:8]) << 4)
+    return _offset(blocks, split_nibbles(blocks, 8) | _bits(blocks[..., 4:8]) << 4)
 
 
 def pack_q5_1(codes: Codes, out: Blocks) -> None:
@@ -81,19 +82,19 @@ def pack_q5_1(codes: Codes, out: Blocks) -> None:
     out[..., :2] = _halves(scales)
     out[..., 2:4] = _halves(_offsets(scales, zeros, offsets))
     out[..., 4:8] = _bit_bytes(numbers >> 4)
-    out[..., 8:] = _nibble_bytes(numbers & 15)
+    join_nibbles(numbers & 15, out, 8)
 
 
 def unpack_mxfp4(blocks: Blocks) -> Codes:
     """[rows, blocks, 17]: an exponent, nibbles. ggml's halves and doubles cancel out."""
     scales = small_float_table("F8_E8M0")[blocks[..., 0]]
-    return Codes(_nibbles(blocks[..., 1:]).reshape(len(blocks), -1), scales, np.empty((len(blocks), 0), np.float32))
+    return Codes(split_nibbles(blocks, 1).reshape(len(blocks), -1), scales, np.empty((len(blocks), 0), np.float32))
 
 
 def pack_mxfp4(codes: Codes, out: Blocks) -> None:
     """The inverse."""
     store_scales(codes.scales, "F8_E8M0", out[..., 0])
-    out[..., 1:] = _nibble_bytes(codes.codes.reshape(*out.shape[:2], 32))
+    join_nibbles(codes.codes.reshape(*out.shape[:2], 32), out, 1)
 
 
 def unpack_nvfp4(blocks: Blocks) -> Codes:
@@ -164,16 +165,6 @@ def _halves(numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _half_values(stored: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(stored).view("<f2")[..., 0].astype(np.float32)
-
-
-def _nibbles(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """16 bytes to 32 codes: low halves first."""
-    return np.concatenate([stored & 15, stored >> 4], -1)
-
-
-def _nibble_bytes(codes: NDArray[Any]) -> NDArray[Any]:
-    packed: NDArray[Any] = codes[..., :16] | codes[..., 16:] << 4
-    return packed
 
 
 def _bits(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -260,6 +260,11 @@ def widened(array: NDArray[Any], dtype: str) -> Floats:
 def store_scales(scales: Floats, dtype: str, out: NDArray[Any]) -> None:
     """Store scales in their dtype, and leave in `out` what is stored; powers of two are rounded up."""
     if dtype == "F8_E8M0":
+        bits = np.ascontiguousarray(scales, np.float32).view(np.uint32)
+        exponents = bits >> 23
+        if not (bits & 0x807FFFFF).any() and (exponents - 1 < 254).all():  # powers of two, as most scales are already
+            out[...] = exponents.astype(np.uint8).reshape(out.shape)
+            return
         fraction, exponent = np.frexp(scales)
         byte = np.where(fraction == 0.5, exponent - 1, exponent) + 127
         out[...] = np.where(np.isnan(scales), 255, np.clip(byte, 0, 254)).astype(np.uint8).reshape(out.shape)

@@ -238,21 +238,26 @@ class StepRows:
 
     def repack(self, start: int, stop: int, out: Parts, at: int, scratch: Scratch) -> None:
         """Carry rows over as integers; `out` is filled from its row `at` on."""
-        runs = []
+        runs, turn, of = [], self._unwoven.turn, self._unwoven.of
         for item, a, b, _ in self._overlaps(start, stop):
             held = self._held.get(item.first)
             assert isinstance(item.codec, CodesCodec)
             if held is not None:
                 runs.append(item.codec.unpack(held, b - a, a))
-            else:
-                runs.append(item.codec.unpack(item.parts(a, b, scratch), b - a))
+                continue
+            parts = item.parts(a, b, scratch)
+            if of > 1:  # the other rows need not be unpacked
+                parts = {name: np.ascontiguousarray(part[turn::of]) for name, part in parts.items()}
+            runs.append(item.codec.unpack(parts, (b - a) // of))
         codes = runs[0]
         for name in ("codes", "scales", "zeros", "offsets"):
             arrays = [getattr(run, name) for run in runs]
             if arrays[0] is None or not arrays[0].size:
                 continue
             array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            setattr(codes, name, self._ordered(np.ascontiguousarray(array), scratch).copy() if self._moves else array)
+            if self._rope or self._woven > 1 or (of > 1 and self._held):
+                array = self._ordered(np.ascontiguousarray(array), scratch).copy()
+            setattr(codes, name, array)
         assert isinstance(self._target, CodesCodec)
         self._target.pack(codes, out, at)
 
@@ -320,11 +325,6 @@ class StepRows:
             woven[...] = rows.reshape(self._woven, -1, width).swapaxes(0, 1)
             rows = woven.reshape(rows.shape)
         return rows
-
-    @property
-    def _moves(self) -> bool:
-        """Whether rows leave the order in which they are read."""
-        return bool(self._rope) or self._unwoven.of > 1 or self._woven > 1
 
     def _importance(self, start: int, rows: int) -> Values | None:
         """The importance of each column, for the matrix (of a stack of experts) that the run lies in."""
