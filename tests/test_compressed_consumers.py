@@ -37,7 +37,7 @@ def logits(folder, quantized):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("recipe", ["FP8", "FP8-BLOCK", "NVFP4", "MXFP4", "W4A16", "W4A16-64", "W8A16"])
+@pytest.mark.parametrize("recipe", ["FP8", "FP8-BLOCK", "W8A8", "NVFP4", "MXFP4", "W4A16", "W4A16-64", "W8A16"])
 def test_the_same_logits(tmp_path, recipe):
     pytest.importorskip("compressed_tensors", reason="pip install compressed-tensors")
     pytest.importorskip("accelerate", reason="pip install accelerate")

@@ -238,7 +238,7 @@ def convert(source, destination, recipe, format_name="safetensors"):
     return plan
 
 
-@pytest.mark.parametrize("recipe", ["FP8", "FP8-BLOCK", "NVFP4", "MXFP4"])
+@pytest.mark.parametrize("recipe", ["FP8", "FP8-BLOCK", "W8A8", "NVFP4", "MXFP4"])
 def test_a_folder_there_and_back(tmp_path, recipe):
     source = write_tiny_folder(tmp_path / "tiny")
     convert(source, tmp_path / "quantized", recipe)

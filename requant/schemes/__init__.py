@@ -42,6 +42,7 @@ SCHEMES: Final[Mapping[str, Callable[[Sequence[str]], Scheme]]] = {
     "INT8": bitsandbytes.int8,
     "W4A16": compressed.w4a16,
     "W8A16": compressed.w8a16,
+    "W8A8": scaled.w8a8,
     "FP8": scaled.fp8,
     "NVFP4": scaled.nvfp4,
     "MXFP4": scaled.mxfp4,

@@ -23,8 +23,8 @@ _GROUPS: Final = (-1, 32, 64, 128)
 class Weights:
     """One group of a configuration.
 
-    format, type and strategy are compressed-tensors' words. dynamic_activations: inputs are quantized to 8-bit floats,
-    a scale for each token.
+    format, type and strategy are compressed-tensors' words. dynamic_activations: inputs are quantized to 8 bits of the
+    same type, a scale for each token.
     """
 
     format: str
@@ -40,7 +40,7 @@ class Weights:
         """As compressed-tensors writes a scheme."""
         activations: Json = None
         if self.dynamic_activations:
-            activations = _arguments(8, "float", "token", dynamic=True)
+            activations = _arguments(8, self.type, "token", dynamic=True)
         weights = _arguments(self.bits, self.type, self.strategy, self.group, self.symmetric)
         if self.scale_dtype is not None:
             weights["scale_dtype"] = self.scale_dtype

@@ -1,7 +1,7 @@
-"""FP8, FP8-BLOCK, NVFP4 and MXFP4: floats of 8 and 4 bits under scales, as transformers and vLLM load them.
+"""FP8, FP8-BLOCK, W8A8, NVFP4 and MXFP4: 8 and 4 bits under scales, as transformers and vLLM load them.
 
 FP8-BLOCK is what DeepSeek and transformers' `fp8` store; the others are compressed-tensors, with activations quantized
-while the model runs (FP8) or not at all (NVFP4, MXFP4: "A16"). gpt-oss has a way of its own to store MXFP4.
+while the model runs (FP8, W8A8) or not at all (NVFP4, MXFP4: "A16"). gpt-oss has a way of its own to store MXFP4.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transp
 
 _WEIGHTS: Final[Mapping[str, Weights]] = {
     "FP8": Weights("float-quantized", 8, "float", "channel", dynamic_activations=True),
+    "W8A8": Weights("int-quantized", 8, "int", "channel", dynamic_activations=True),
     "NVFP4": Weights("nvfp4-pack-quantized", 4, "float", "tensor_group", 16, scale_dtype="torch.float8_e4m3fn"),
     "MXFP4": Weights("mxfp4-pack-quantized", 4, "float", "group", 32, scale_dtype="torch.uint8"),
 }
@@ -27,7 +28,7 @@ _WEIGHTS: Final[Mapping[str, Weights]] = {
 
 @dataclass(frozen=True, slots=True)
 class ScaledFloats:
-    """name: "FP8", "FP8-BLOCK", "NVFP4" or "MXFP4"."""
+    """name: "FP8", "FP8-BLOCK", "W8A8", "NVFP4" or "MXFP4"."""
 
     name: str
 
@@ -61,10 +62,11 @@ class ScaledFloats:
     def _wanted(self, move: Move) -> Scaled:
         source = move.inputs[0].encoding
         match self.name:
-            case "FP8" if isinstance(source, Scaled) and replace(source, scale="F32") == Scaled("ct", "F8_E4M3"):
-                return source
-            case "FP8":
-                return Scaled("ct", "F8_E4M3", scale="BF16" if dense_like(move) == BF16 else "F32")
+            case "FP8" | "W8A8":
+                rows = Scaled("ct", "F8_E4M3" if self.name == "FP8" else "I8")
+                if isinstance(source, Scaled) and replace(source, scale="F32") == rows:
+                    return source
+                return replace(rows, scale="BF16" if dense_like(move) == BF16 else "F32")
             case "FP8-BLOCK":
                 return FP8_BLOCK
             case "NVFP4":
@@ -99,6 +101,11 @@ def fp8(parameters: Sequence[str]) -> ScaledFloats:
             f"FP8-{'-'.join(parameters)} is not understood", hint="FP8, or FP8-BLOCK for blocks of 128 by 128"
         )
     return ScaledFloats("-".join(("FP8", *parameters)))
+
+
+def w8a8(parameters: Sequence[str]) -> ScaledFloats:
+    """`W8A8` (integers, a scale for each row)."""
+    return _plain("W8A8", parameters)
 
 
 def nvfp4(parameters: Sequence[str]) -> ScaledFloats:
