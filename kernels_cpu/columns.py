@@ -28,6 +28,7 @@ from requant.kernels_cpu.simd import (
     prefetch,
     splat_int16,
     store_halves,
+    store_ints,
     store_words,
     to_float,
 )
@@ -87,24 +88,26 @@ def scale_columns(
     """(code - zero) * scale, rounded; at least sixteen outputs, of which the last may be done twice.
 
     words: rows of `stride` outputs, of which those from `start` on are wanted. scales, zeros: [groups, outputs].
-    groups: the group of each input. out: [outputs, columns], of which the columns from `first` on are filled.
+    groups: where the group of each input begins there. out: [outputs, columns], of which the columns from `first` on
+    are filled.
     """
     outputs, inputs = out.size // columns, groups.size
     each, mask = pieces.size // 128, (1 << bits) - 1
-    tile = np.empty(512, np.uint16)
+    tile, turned = np.empty(512, np.uint16), np.empty(512, np.uint16)
     for near in range(0, outputs, 16):
         o = min(near, outputs - 16)
         for block in range((inputs + 31) // 32):
             at, k, inside = block * bits * stride + start + o, 32 * block, min(32, inputs - 32 * block)
             if each == 1 and inside == 32:  # codes never cross words: each word is shifted until it is empty
+                slot = 0
                 for _word in range(bits):
                     prefetch(words, at + bits * stride)  # the next block's; it may lie past the end
                     code = load_ints16(words, at)
                     for _code in range(32 // bits):
-                        place = number(groups, k) * outputs + o
+                        place = number(groups, k) + o
                         x = (to_float(code & mask) - load16(zeros, place)) * load16(scales, place)
-                        _put(tile, 16 * (k & 31), x, rounding)
-                        code, k = code >> bits, k + 1
+                        _put(tile, slot, x, rounding)
+                        code, k, slot = code >> bits, k + 1, slot + 16
                     at += stride
             else:
                 for i in range(inside):
@@ -112,13 +115,19 @@ def scale_columns(
                     for n in range(4 * each * i, 4 * each * (i + 1), 4):
                         piece = load_ints16(words, at + number(pieces, n) * stride) >> number(pieces, n + 1)
                         code = code | (piece & number(pieces, n + 2)) << number(pieces, n + 3)
-                    place = number(groups, k + i) * outputs + o
+                    place = number(groups, k + i) + o
                     x = (to_float(code) - load16(zeros, place)) * load16(scales, place)
                     _put(tile, 16 * i, x, rounding)
             target = o * columns + first + 32 * block
-            for side in range(0, 16, 8):
-                for i in range(0, inside - 7, 8):
-                    transpose_words(tile, 16 * i + side, 16, out, target + side * columns + i, columns)
+            for i in range(0, inside - 7, 8):
+                transpose_words(tile, 16 * i, turned, i, 32)
+            if inside == 32:  # whole lines: rows of which many compete for one place in the cache are left at once
+                for lane in range(16):
+                    store_ints(out, target + lane * columns, load_ints16(turned, 32 * lane))
+                continue
+            for i in range(inside - inside % 8):
+                for lane in range(16):
+                    out[target + lane * columns + i] = turned[32 * lane + i]
             for i in range(inside - inside % 8, inside):
                 for lane in range(16):
                     out[target + lane * columns + i] = tile[16 * i + lane]
@@ -162,6 +171,15 @@ def columns_to_halves(columns: Columns, start: int, rounding: str, out: Halves, 
     for at in range(0, count, OUTPUTS):  # whose scales stay in the nearest cache
         last = min(count, max(at + OUTPUTS, LANES))
         here = slice(last - LANES if last - at < LANES else at, last)
-        scales, zeros = (np.ascontiguousarray(x[:, here]).reshape(-1) for x in (columns.scales, columns.zeros))
+        stride = last - here.start + LANES  # no power of two, which would crowd groups into few places of the cache
+        scales, zeros = (_spaced(x[:, here], stride) for x in (columns.scales, columns.zeros))
         numbers = (start + here.start, width, columns.bits, rounded, first, out.shape[1])
-        scale_columns(words, pieces, scales, zeros, columns.groups, *numbers, out[here].reshape(-1))
+        groups = columns.groups * np.int32(stride)
+        scale_columns(words, pieces, scales, zeros, groups, *numbers, out[here].reshape(-1))
+
+
+def _spaced(rows: Values, stride: int) -> Floats:
+    """Rows that begin every `stride` numbers, one after another."""
+    room = np.empty((len(rows), stride), np.float32)
+    room[:, : rows.shape[1]] = rows
+    return room.reshape(-1)

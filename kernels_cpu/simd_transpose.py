@@ -43,26 +43,28 @@ def transpose(typing: Any, source: Any, start: Any, stride: Any, target: Any, pl
 
 
 @intrinsic
-def transpose_words(typing: Any, source: Any, start: Any, stride: Any, target: Any, place: Any, step: Any) -> Any:
-    """Eight rows of eight uint16, `source[start + stride * k + i]`, to `target[place + step * i + k]`."""
-    row = ir.VectorType(ir.IntType(16), 8)
+def transpose_words(typing: Any, source: Any, start: Any, target: Any, place: Any, step: Any) -> Any:
+    """Eight rows of sixteen uint16, `source[start + 16 * k + i]`, to `target[place + step * i + k]`."""
+    row, half = ir.VectorType(ir.IntType(16), 16), ir.VectorType(ir.IntType(16), 8)
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        array, start, stride, out, place, step = args
+        array, start, out, place, step = args
         rows = []
         for k in range(8):
-            at = builder.add(start, builder.mul(stride, ir.Constant(start.type, k)))
+            at = builder.add(start, ir.Constant(start.type, 16 * k))
             rows.append(builder.load(address_of(context, builder, sig.args[0], array, at, row), align=1))
-        low, high = [0, 8, 1, 9, 2, 10, 3, 11], [4, 12, 5, 13, 6, 14, 7, 15]
-        for _ in range(3):  # halves by turns, thrice: as a deck of 64 cards is turned
+        low = [number + side for number in (0, 1, 2, 3, 8, 9, 10, 11) for side in (0, 16)]
+        high = [number + 4 for number in low]
+        for _ in range(3):  # rows by turns, thrice, in each half: as a deck of 64 cards is turned
             rows = [shuffled(builder, rows[k], rows[k + 4], order) for k in range(4) for order in (low, high)]
-        for i, column in enumerate(rows):
+        for i in range(16):
+            column = shuffled(builder, rows[i % 8], rows[i % 8], list(range(i // 8 * 8, i // 8 * 8 + 8)))
             at = builder.add(place, builder.mul(step, ir.Constant(place.type, i)))
-            builder.store(column, address_of(context, builder, sig.args[3], out, at, row), align=1)
+            builder.store(column, address_of(context, builder, sig.args[2], out, at, half), align=1)
         return context.get_dummy_value()
 
     n = types.intp
-    return types.void(source, n, n, target, n, n), emit
+    return types.void(source, n, target, n, n), emit
 
 
 @intrinsic

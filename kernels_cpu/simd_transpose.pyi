@@ -15,5 +15,5 @@ def transpose_rows(
     place: int,
 ) -> None: ...
 def transpose_words(
-    source: NDArray[np.uint16], start: int, stride: int, target: NDArray[np.uint16], place: int, step: int
+    source: NDArray[np.uint16], start: int, target: NDArray[np.uint16], place: int, step: int
 ) -> None: ...
