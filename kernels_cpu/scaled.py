@@ -6,6 +6,7 @@ and six bits are looked up, two or four at once. Scales come as float32, one row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -31,7 +32,6 @@ from requant.kernels_cpu.simd import (
     largest_lane,
     load16,
     load_bytes16,
-    load_chars16,
     splat16,
     splat_int16,
     store,
@@ -50,6 +50,7 @@ _PAIRS: Final = np.stack([E2M1[np.arange(256) & 15], E2M1[np.arange(256) >> 4]],
 #: The values of 8-bit codes, for what is left over at the end of a group.
 _E4M3: Final = small_float_table("F8_E4M3")
 _E5M2: Final = small_float_table("F8_E5M2")
+_INT8: Final = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)
 
 
 @inlined
@@ -72,46 +73,50 @@ def _e5m2(code: I32x16) -> F32x16:
     return bits_float(float_bits(value) | (code & 128) << 24)
 
 
+@inlined
+def _int8(code: I32x16) -> F32x16:
+    """Bytes with a sign."""
+    return to_float((code ^ 128) - 128)
+
+
+def _decoder(values: Callable[[I32x16], F32x16], table: Floats) -> Callable[..., None]:
+    """A piece for elements of one kind; `table` has the same values, for what is left over in a group."""
+
+    def decode(codes: Bytes, scales: Floats, zeros: Floats, columns: int, group: int, out: Floats) -> None:
+        groups = (columns + group - 1) // group
+        for row in range(out.size // columns):
+            for k in range(groups):
+                scale, zero = scales[row * groups + k], zeros[row * groups + k]
+                first, last = row * columns + k * group, row * columns + min((k + 1) * group, columns)
+                for i in range(first, last - 15, 16):
+                    store(out, i, (values(load_bytes16(codes, i)) - zero) * scale)
+                for i in range(last - (last - first) % 16, last):
+                    out[i] = (table[codes[i]] - zero) * scale
+
+    return inlined(decode)
+
+
+_from_e4m3: Final = _decoder(_e4m3, _E4M3)
+_from_e5m2: Final = _decoder(_e5m2, _E5M2)
+_from_int8: Final = _decoder(_int8, _INT8)
+
+
 @kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, OUT_FLOATS)
 def decode_e4m3(codes: Bytes, scales: Floats, zeros: Floats, columns: int, group: int, out: Floats) -> None:
     """(E4M3 - zero) * scale."""
-    groups = (columns + group - 1) // group
-    for row in range(out.size // columns):
-        for k in range(groups):
-            scale, zero = scales[row * groups + k], zeros[row * groups + k]
-            first, last = row * columns + k * group, row * columns + min((k + 1) * group, columns)
-            for i in range(first, last - 15, 16):
-                store(out, i, (_e4m3(load_bytes16(codes, i)) - zero) * scale)
-            for i in range(last - (last - first) % 16, last):
-                out[i] = (_E4M3[codes[i]] - zero) * scale
+    _from_e4m3(codes, scales, zeros, columns, group, out)
 
 
 @kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, OUT_FLOATS)
 def decode_e5m2(codes: Bytes, scales: Floats, zeros: Floats, columns: int, group: int, out: Floats) -> None:
     """(E5M2 - zero) * scale."""
-    groups = (columns + group - 1) // group
-    for row in range(out.size // columns):
-        for k in range(groups):
-            scale, zero = scales[row * groups + k], zeros[row * groups + k]
-            first, last = row * columns + k * group, row * columns + min((k + 1) * group, columns)
-            for i in range(first, last - 15, 16):
-                store(out, i, (_e5m2(load_bytes16(codes, i)) - zero) * scale)
-            for i in range(last - (last - first) % 16, last):
-                out[i] = (_E5M2[codes[i]] - zero) * scale
+    _from_e5m2(codes, scales, zeros, columns, group, out)
 
 
 @kernel(BYTES, FLOATS, FLOATS, NUMBER, NUMBER, OUT_FLOATS)
 def decode_int8(codes: Bytes, scales: Floats, zeros: Floats, columns: int, group: int, out: Floats) -> None:
     """(int8 - zero) * scale."""
-    groups = (columns + group - 1) // group
-    for row in range(out.size // columns):
-        for k in range(groups):
-            scale, zero = scales[row * groups + k], zeros[row * groups + k]
-            first, last = row * columns + k * group, row * columns + min((k + 1) * group, columns)
-            for i in range(first, last - 15, 16):
-                store(out, i, (to_float(load_chars16(codes, i)) - zero) * scale)
-            for i in range(last - (last - first) % 16, last):
-                out[i] = (_F((codes[i] ^ 128) - 128) - zero) * scale
+    _from_int8(codes, scales, zeros, columns, group, out)
 
 
 @kernel(BYTES, FLOATS, FLOATS, FLOATS, NUMBER, NUMBER, OUT_FLOATS)
