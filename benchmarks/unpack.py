@@ -5,14 +5,15 @@
 Both sides fill one dense matrix of the same dtype, the one that the reference computes in, and the results are compared
 before anything is timed: every number must be equal. GPTQModel's functions leave it transposed, which saves them what
 storing the weights would cost; ours is [out, in], done in runs of rows as `requant convert` does them. "x" is the
-median time of theirs over ours (processor time for one thread, else elapsed time); "copy" is what ours reads and
-writes, as a share of what copying a large array moves here.
+median time of theirs over ours (the thread's processor time, or elapsed time if there are several); "copy" is what
+ours reads and writes, as a share of what copying a large array moves here.
 
-References: GPTQModel's `TorchLinear.dequantize_weight`, as its `post_init` leaves it (compiled by torch.compile where
-there is a C++ compiler), and its `dequantize_gemm` for AWQ; bitsandbytes' `dequantize_4bit` (C++) and
-`int8_vectorwise_dequant`; `decompress` of compressed-tensors. For FP8 with scales for blocks of 128 x 128, casts and
-products in torch, as transformers does. EXL2 has no CPU code anywhere: that is the arithmetic of exllamav2's kernels
-written here in torch, whole groups at a time. What is not installed is left out by name.
+References: GPTQModel's `TorchLinear.dequantize_weight` in torch, and as its `post_init` leaves it (compiled by
+torch.compile, which needs a C++ compiler and seconds for the first layer); its `dequantize_gemm` for AWQ;
+bitsandbytes' `dequantize_4bit` (C++) and `int8_vectorwise_dequant`; `decompress` of compressed-tensors. For FP8 with
+scales for blocks of 128 x 128, casts and products in torch, as transformers does. EXL2 has no CPU code anywhere: that
+is the arithmetic of exllamav2's kernels written here in torch, whole groups at a time. What is not installed is left
+out by name.
 """
 
 from __future__ import annotations
@@ -145,9 +146,10 @@ def gptq(values: np.ndarray) -> Iterator[Case]:
         for name, array in parts.items():
             setattr(layer, name, torch.from_numpy(array))
         layer.eval()
+        name = f"GPTQ {bits} bit" + (", act-order" if order is Order.ACT else "")
+        yield Case(name, encoding, parts, "F16", lambda layer=layer: layer.dequantize_weight().t())
         layer.post_init()
-        act = ", act-order" if order is Order.ACT else ""
-        yield Case(f"GPTQ {bits} bit{act}", encoding, parts, "F16", lambda layer=layer: layer.dequantize_weight().t())
+        yield Case(f"{name} (compiled)", encoding, parts, "F16", lambda layer=layer: layer.dequantize_weight().t())
 
 
 def awq(values: np.ndarray) -> Iterator[Case]:
@@ -239,7 +241,7 @@ def check(case: Case, out: np.ndarray) -> None:
 
 def race(case: Case, out: np.ndarray, rounds: int, threads: int) -> tuple[float, float]:
     """Median seconds of ours and theirs, run in turns; both have run before."""
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = time.thread_time if threads == 1 else time.perf_counter
     with ThreadPoolExecutor(threads) as workers:
         pool = None if threads == 1 else workers
         case.ours(out, pool)
