@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar, cast
 import llvmlite
 import llvmlite.binding
 import numba
+import numpy as np
 from numba import types
 from numba.core import config
 
@@ -161,11 +162,31 @@ def kernel(*signature: Any) -> Callable[[Callable[..., None]], Kernel]:
     return lambda function: Kernel(function, signature)
 
 
+def _named(function: F) -> F:
+    """Give a piece that a factory made a name of its own, by what it was made with.
+
+    Compiled code names a piece by its qualified name and a number that counts pieces as they are compiled, which
+    differs from process to process; a piece that is called, not spliced in, is looked up by that name among all loaded
+    kernels. Two pieces of one factory, one in a kernel from the cache and one in a kernel compiled now, could share
+    it, and the second kernel would run the first one's piece: on arrays of another size.
+    """
+    made_with = []
+    for cell in function.__closure__ or ():
+        value = cell.cell_contents
+        if isinstance(value, np.ndarray):
+            made_with.append(hashlib.sha256(value.tobytes()).hexdigest())
+        else:
+            made_with.append(getattr(value, "py_func", value).__qualname__ if callable(value) else repr(value))
+    if made_with:
+        function.__qualname__ += "_" + hashlib.sha256("\n".join(made_with).encode()).hexdigest()[:16]
+    return function
+
+
 def inlined(function: F) -> F:
     """A piece of kernels; compiled into them."""
-    return cast(F, numba.njit(**_PIECE, **_EXACT)(function))
+    return cast(F, numba.njit(**_PIECE, **_EXACT)(_named(function)))
 
 
 def spliced(function: F) -> F:
     """As `inlined`, even where LLVM would rather call it: for what runs millions of times a second."""
-    return cast(F, numba.njit(**_PIECE, forceinline=True, **_EXACT)(function))
+    return cast(F, numba.njit(**_PIECE, forceinline=True, **_EXACT)(_named(function)))

@@ -78,3 +78,29 @@ def test_kernels_of_other_versions_go_when_nobody_uses_them(tmp_path):
         os.utime(tmp_path / name, (before, before))
     _jit._prune(tmp_path / "kernels-mine")
     assert {path.name for path in tmp_path.iterdir()} == {"kernels-mine", "kernels-used", "else"}
+
+
+def test_pieces_of_one_factory_have_names_of_their_own():
+    def factory(number, weight, table, inner):
+        @_jit.inlined
+        def piece():
+            return number + weight + table[0] + inner()
+
+        return piece
+
+    @_jit.inlined
+    def one():
+        return 1
+
+    table, other = np.arange(2000), np.arange(2000)
+    other[1000] = 7  # where a printed array has only dots
+    made = [
+        factory(1, np.float32(0.5), table, one),
+        factory(2, np.float32(0.5), table, one),
+        factory(1, np.float32(0.25), table, one),
+        factory(1, np.float32(0.5), other, one),
+        factory(1, np.float32(0.5), table, factory(1, np.float32(0.5), table, one)),
+    ]
+    names = [piece.py_func.__qualname__ for piece in made]
+    assert len(set(names)) == len(names)
+    assert factory(1, np.float32(0.5), table, one).py_func.__qualname__ == names[0]
