@@ -96,11 +96,23 @@ def _careful_codes(x: F32x8, low: F32x8, inverse: F32x8, top: int) -> F32x8:
     return to_float(greater(lesser(nearest(inverse * (x - low)), top), 0))
 
 
-def _summing(length: int, top: int, codes_of: Callable[..., F32x8]) -> Callable[..., Any]:
+def _summing(length: int, top: int, codes_of: Callable[..., Any]) -> Callable[..., Any]:
     """Makes what codes sixteen groups: the weighted sums of the codes, of their squares, of codes times values.
 
-    Eight lanes at a time: the sums of sixteen, and what they are made of, do not fit in the registers of AVX2.
+    Long groups eight lanes at a time: the sums of sixteen, and what they are made of, do not fit in the registers of
+    AVX2. For short ones the beginnings and ends of two loops cost more than that.
     """
+
+    @inlined
+    def whole(xs: Floats, ws: Floats, codes: Floats, low: F32x16, inverse: F32x16) -> Any:
+        sum_l, sum_l2, sum_xl = splat16(_F(0)), splat16(_F(0)), splat16(_F(0))
+        for i in range(length):
+            x, w = load16(xs, 16 * i), load16(ws, 16 * i)
+            code = codes_of(x, low, inverse, top)
+            store(codes, 16 * i, code)
+            wl = w * code
+            sum_l, sum_l2, sum_xl = sum_l + wl, sum_l2 + wl * code, sum_xl + wl * x
+        return sum_l, sum_l2, sum_xl
 
     @inlined
     def half(xs: Floats, ws: Floats, codes: Floats, lane: int, low: F32x8, inverse: F32x8) -> Any:
@@ -114,12 +126,12 @@ def _summing(length: int, top: int, codes_of: Callable[..., F32x8]) -> Callable[
         return sum_l, sum_l2, sum_xl
 
     @inlined
-    def sums(xs: Floats, ws: Floats, codes: Floats, low: F32x16, inverse: F32x16) -> Any:
+    def halves(xs: Floats, ws: Floats, codes: Floats, low: F32x16, inverse: F32x16) -> Any:
         a, b, c = half(xs, ws, codes, 0, lower_half(low), lower_half(inverse))
         d, e, f = half(xs, ws, codes, 8, upper_half(low), upper_half(inverse))
         return joined(a, d), joined(b, e), joined(c, f)
 
-    return sums
+    return halves if length > 16 else whole
 
 
 def _summing_up_to(length: int, top: int) -> Callable[..., Any]:
