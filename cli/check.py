@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from requant import formats
-from requant.cli.options import MAX_THREADS, read_text
+from requant.cli.options import MAX_THREADS, located, read_text
 from requant.cli.tables import json_text, size
 from requant.errors import PlanError, VerifyError
 
@@ -32,10 +32,9 @@ LIMITS: Final = ("max_kl", "min_top1", "max_ppl_ratio", "min_cosine")
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("model")
 @click.option(
     "--against",
-    type=click.Path(exists=True, path_type=Path),
     metavar="HF_FOLDER|OTHER.gguf",
     help="Compare the predictions with these: KL divergence, top-1 agreement, perplexity ratio.",
 )
@@ -62,7 +61,7 @@ LIMITS: Final = ("max_kl", "min_top1", "max_ppl_ratio", "min_cosine")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def check(
-    model: Path, against: Path | None, reference: str, text: Path | None, as_json: bool, quiet: bool, **options: Any
+    model: str, against: str | None, reference: str, text: Path | None, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Load MODEL in the real llama.cpp, let it answer, and measure it; exit code 5 when it fails.
 
@@ -87,12 +86,16 @@ def check(
         threads=options["threads"],
     )
     asked = {name: options[name] for name in LIMITS if options[name] is not None}
-    opener = None if against is None else _opener(against, reference, trial.n_ctx, trial.threads)
+    path = located(model, quiet)
+    if path.is_dir():
+        raise PlanError(f"{path} is a folder; llama.cpp loads GGUF files", hint="requant convert makes one of it")
+    other = None if against is None else located(against, quiet)
+    opener = None if other is None else _opener(other, reference, trial.n_ctx, trial.threads)
     with _bars(quiet) as progress:
-        report = check_model(model, trial, Limits(**asked), opener, progress)
+        report = check_model(path, trial, Limits(**asked), opener, progress)
     click.echo(json_text(report.to_json()) if as_json else report_text(report))
     if report.failures:
-        raise VerifyError(f"{model}: {'; '.join(report.failures)}")
+        raise VerifyError(f"{path}: {'; '.join(report.failures)}")
 
 
 def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenReference:

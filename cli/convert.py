@@ -22,6 +22,7 @@ WRITABLE: Final = sorted(name for name, known in FORMATS.items() if known.accept
 _EXAMPLES: Final = """\b
 Examples:
   requant convert ./SmolLM2-135M smollm2-q4.gguf --to Q4_K_M
+  requant convert HuggingFaceTB/SmolLM2-135M-Instruct smollm2-q8.gguf --to Q8_0
   requant convert model.gguf ./hf-folder --to BF16
   requant convert ./fp32-folder ./bf16-folder --to BF16 --max-shard-size 2G
   requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
@@ -29,7 +30,7 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--to", "recipe", metavar="RECIPE", help="Q4_K_M, BF16, NF4, ...; without it, exact stays exact.")
 @click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
@@ -39,7 +40,7 @@ Examples:
 @options.rounding_options
 @options.run_options
 def convert(
-    source: Path,
+    source: str,
     destination: Path,
     recipe: str | None,
     format_name: str | None,
@@ -49,7 +50,9 @@ def convert(
     choices: options.Choices,
     how: options.RunOptions,
 ) -> None:
-    """Convert SOURCE (a model file or folder) to DESTINATION in one pass.
+    """Convert SOURCE to DESTINATION in one pass.
+
+    SOURCE is a model file or folder, or a model of the Hugging Face Hub: owner/name, or owner/name/file.gguf.
 
     The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder.
     """
@@ -64,9 +67,10 @@ def convert(
         vocabulary=not no_vocab,
     )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
+    model = formats.open(options.located(source, how.quiet))
     measures = (recipe or "").upper().startswith("EXL2")  # the one scheme that computes while it plans
     with measuring(how.quiet) if measures else nullcontext():
-        plan = plan_conversion(formats.open(source), target, destination, request)
+        plan = plan_conversion(model, target, destination, request)
     carry_out(plan, how)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import click
 
+from requant.cli.options import located
 from requant.cli.tables import count, json_text, size, table
 from requant.formats import detect
 from requant.ir import Json, Tensor, Typed
@@ -27,14 +27,14 @@ _SHOWN_ITEMS: Final = 6
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("model", metavar="PATH")
 @click.option(
     "--tensors", "pattern", metavar="REGEX", help="List the tensors whose name contains a match ('.' for all)."
 )
 @click.option("--metadata", is_flag=True, help="Show the metadata (GGUF keys, config.json, __metadata__).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def inspect(path: Path, pattern: str | None, metadata: bool, as_json: bool) -> None:
-    """Show what PATH (a model file or folder) consists of.
+def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> None:
+    """Show what PATH (a model file or folder, or one of the Hugging Face Hub) consists of.
 
     Architecture, parameters, size, true bits per weight, how the bits are spread over tensor roles and layers, and
     the memory needed to run it. Only headers are read.
@@ -43,6 +43,7 @@ def inspect(path: Path, pattern: str | None, metadata: bool, as_json: bool) -> N
         wanted = re.compile(pattern) if pattern is not None else None
     except re.error as error:
         raise click.BadParameter(f"not a regular expression: {error}", param_hint="--tensors") from error
+    path = located(model)
     found = detect(path)
     result = report(found.read(path), found.name)
     shown = [t for t in result.checkpoint.tensors if wanted is None or wanted.search(t.name)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -166,6 +167,23 @@ rounding_options = _gathered(
         help="Do not use the importance matrix for tensors with NAME in their names. Repeatable.",
     ),
 )
+
+
+def located(model: str, quiet: bool = False) -> Path:
+    """The file or folder the user names, or the copy in the cache of a model of that name on the Hugging Face Hub."""
+    from requant.hub import HubModel
+
+    path = Path(model)
+    if path.exists():
+        return path if path != Path() else path.absolute()
+    named = HubModel.named(model)
+    if named is None:
+        raise FormatError(path, "there is no such file or folder")
+    if quiet or not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the library is imported
+    if not quiet:
+        click.echo(f"{named.repo}: from the Hugging Face Hub", err=True)
+    return named.fetch()
 
 
 def read_text(path: Path) -> str:

@@ -89,3 +89,8 @@ class Checkpoint(Generic[T_co]):
     files: Mapping[str, Source] = field(default_factory=dict)
     path: Path = Path()
     notices: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where `files` lie: what was opened, or the folder around it. A name does not tell: `Qwen2.5-0.5B`."""
+        return self.path.parent if self.path.is_file() else self.path

@@ -45,6 +45,15 @@ base_model: someone/Base-7B
 """
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"), [("Qwen2.5-0.5B", "Qwen2.5 0.5B"), ("models--org--Tiny-1.5B/snapshots/0123abc", "Tiny 1.5B")]
+)
+def test_the_folder_names_the_model(tmp_path, folder, name):
+    path = tmp_path / folder
+    path.mkdir(parents=True)
+    assert metadata_with({}, path).metadata["general.name"] == Typed("str", name)
+
+
 def test_the_model_card_is_read():
     said = metadata_with({"README.md": file(CARD)})
     assert said.losses == ()

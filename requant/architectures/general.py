@@ -7,8 +7,10 @@ converter would call it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import Any, Final
 
 from requant.architectures.card import read_card
@@ -38,7 +40,7 @@ def general_metadata(
     import gguf
 
     card, losses = read_card(checkpoint)
-    path = checkpoint.path.parent if checkpoint.path.suffix else checkpoint.path
+    path = _named_folder(checkpoint.folder)
     total, shared, expert, experts = _parameters(moves)
     try:
         guess = gguf.Metadata.apply_metadata_heuristic(
@@ -59,6 +61,12 @@ def general_metadata(
     found = {key: _typed(value) for key, value in writer.kv_data[0].items()}
     first = {key: found.pop(key) for key in ("general.architecture", "general.type")}
     return first | _sampling(checkpoint) | found, losses
+
+
+def _named_folder(folder: Path) -> Path:
+    """The folder whose name tells the model's: the Hub's cache calls it `models--OWNER--NAME/snapshots/COMMIT`."""
+    cached = folder.parent.name == "snapshots" and re.fullmatch("models--(.+)--(.+)", folder.parent.parent.name)
+    return Path(cached[1], cached[2]) if cached else folder
 
 
 def generation_config(metadata: Mapping[str, Typed]) -> dict[str, Source]:

@@ -103,8 +103,7 @@ class Files:
 
     def path(self, name: str) -> Path:
         """Where `name` lies, for messages."""
-        folder = self.checkpoint.path
-        return (folder.parent if folder.suffix else folder) / name
+        return self.checkpoint.folder / name
 
     def data(self, name: str) -> bytes:
         """The bytes of a file that is there."""

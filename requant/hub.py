@@ -1,0 +1,147 @@
+"""Models by their name on the Hugging Face Hub, downloaded into the cache that its own library keeps.
+
+    owner/name                      a folder of safetensors (or .bin) with config and tokenizer, or a lone GGUF
+    owner/name/model-Q4_K_M.gguf    one file, with its siblings if it is split
+    owner/name@revision[/file]      of a branch, a tag or a commit
+    https://huggingface.co/…        what a browser shows for any of these; hf://owner/name is the same
+
+What is in the cache already is not fetched again, and serves when the Hub is out of reach.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from requant.errors import Error, PlanError
+
+_NAME: Final = re.compile(
+    r"(?:https://huggingface\.co/|hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)"
+    r"(?:@(?P<revision>[^/]+)|/(?:blob|resolve|tree)/(?P<branch>[^/]+))?(?:/(?P<file>[^?]+))?(?:\?.*)?"
+)
+_SPLIT: Final = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
+#: What a model folder has besides weights: config, tokenizer, chat template, model card.
+_BESIDE: Final = frozenset({".json", ".txt", ".model", ".jinja", ".md"})
+#: Seconds to wait for the Hub to answer at all.
+_PATIENCE: Final = 10.0
+#: Files named in a message, at most.
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A repository of the Hub, or one file in it. revision: a branch, tag or commit; None is the main branch."""
+
+    repo: str
+    revision: str | None = None
+    file: str | None = None
+
+    @classmethod
+    def named(cls, text: str) -> HubModel | None:
+        """What a name means, or None if no model of the Hub can be called so.
+
+        >>> HubModel.named("org/model@v1/model-Q8_0.gguf")
+        HubModel(repo='org/model', revision='v1', file='model-Q8_0.gguf')
+        >>> HubModel.named("https://huggingface.co/org/model/tree/main")
+        HubModel(repo='org/model', revision='main', file=None)
+        >>> HubModel.named("./folder/model") is None
+        True
+        """
+        match = _NAME.fullmatch(text.rstrip("/"))
+        return match and cls(match["repo"], match["revision"] or match["branch"], match["file"])
+
+    def fetch(self) -> Path:
+        """The model's folder or file in the cache, after downloading what is missing of it.
+
+        Raises `PlanError` if the Hub has no such model, lets nobody see it, or cannot be reached and the cache has
+        nothing either.
+        """
+        from huggingface_hub import HfApi, errors, snapshot_download
+
+        try:
+            listed = HfApi().model_info(self.repo, revision=self.revision, timeout=_PATIENCE).siblings or []
+            wanted, file = choose(self, [entry.rfilename for entry in listed])
+            folder = snapshot_download(self.repo, revision=self.revision, allow_patterns=[escape(n) for n in wanted])
+        except errors.GatedRepoError:
+            hint = f"accept its terms on https://huggingface.co/{self.repo}, then `hf auth login`"
+            raise PlanError(
+                f"{self.repo}: the Hub gives this model only to those who accept its terms", hint=hint
+            ) from None
+        except errors.RepositoryNotFoundError:
+            hint = "a local path? then it is mistyped; a private model? then `hf auth login`"
+            raise PlanError(f"{self.repo}: neither a file or folder here nor a model on the Hub", hint=hint) from None
+        except errors.RevisionNotFoundError:
+            raise PlanError(f"{self.repo}: the Hub knows no revision {self.revision!r} of it") from None
+        except Error:
+            raise
+        except Exception as error:  # whatever its transport raises: it was requests, then httpx, then httpx2
+            return self._cached(error)
+        return Path(folder, file) if file else Path(folder)
+
+    def _cached(self, why: Exception) -> Path:
+        """What an earlier download left; it may be of another day, which is what a cache is for.
+
+        Where that is: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+        """
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        cache = Path(HF_HUB_CACHE, f"models--{self.repo.replace('/', '--')}")
+        reference = cache / "refs" / (self.revision or "main")
+        commit = reference.read_text().strip() if reference.is_file() else self.revision or ""
+        folder = cache / "snapshots" / commit
+        if not commit or not folder.is_dir():
+            reason = (str(why).strip() or type(why).__name__).splitlines()[0]
+            message = f"{self.repo}: no file or folder here, not in the cache, and the Hub cannot be reached: {reason}"
+            raise PlanError(message, hint="a mistyped path? or try again when the network is back")
+        _, file = choose(self, [path.relative_to(folder).as_posix() for path in folder.rglob("*")])
+        return folder / file if file else folder
+
+
+def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None]:
+    """Which of a repository's files to download, and the one to open if it is not the folder.
+
+    >>> choose(HubModel("org/model"), ["README.md", "model.safetensors", "pytorch_model.bin", "onnx/model.onnx"])
+    (['model.safetensors', 'README.md'], None)
+
+    Raises `PlanError` if there is nothing to convert, or more than one thing.
+    """
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    if model.file is not None:
+        if model.file not in names:
+            raise PlanError(f"{model.repo}: there is no file {model.file!r}", hint=_one_of(model, ggufs))
+        return _with_siblings(model.file, names), model.file
+    here = [name for name in names if "/" not in name]
+    tensors = [name for name in here if name.endswith(".safetensors")]
+    # Mistral's folders hold the same weights twice, once as consolidated*.safetensors under its own names.
+    weights = (
+        [name for name in tensors if not name.startswith("consolidated")]
+        or tensors
+        or [name for name in here if name.startswith("pytorch_model") and name.endswith(".bin")]
+    )
+    if weights:
+        return weights + [name for name in here if PurePosixPath(name).suffix in _BESIDE], None
+    models = sorted({_with_siblings(name, names)[0] for name in ggufs})
+    if len(models) == 1:
+        return _with_siblings(models[0], names), models[0]
+    if models:
+        raise PlanError(f"{model.repo}: {len(models)} GGUF models are in it", hint=_one_of(model, models))
+    raise PlanError(f"{model.repo}: there are neither safetensors nor GGUF files in it")
+
+
+def _with_siblings(file: str, names: Sequence[str]) -> list[str]:
+    """A file and, if it is one part of a split model, all parts."""
+    split = _SPLIT.fullmatch(file)
+    if split is None:
+        return [file]
+    part = re.compile(re.escape(split[1]) + rf"-\d{{5}}-of-{split[2]}\.gguf")
+    return sorted(name for name in names if part.fullmatch(name))
+
+
+def _one_of(model: HubModel, files: Sequence[str]) -> str:
+    shown = ", ".join(f"{model.repo}/{file}" for file in files[:_SHOWN])
+    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    return f"name one of {shown}{more}" if files else ""

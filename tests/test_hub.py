@@ -1,0 +1,186 @@
+"""Models named as on the Hugging Face Hub, against a Hub of our own that answers as the real one does."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from requant.errors import PlanError
+from requant.hub import HubModel, choose
+from tests.tiny_models import make
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("org/model", HubModel("org/model")),
+        ("hf://org/model", HubModel("org/model")),
+        ("org/model@v1.0", HubModel("org/model", "v1.0")),
+        ("org/model/sub/m-Q4_K_M.gguf", HubModel("org/model", None, "sub/m-Q4_K_M.gguf")),
+        ("https://huggingface.co/org/model", HubModel("org/model")),
+        ("https://huggingface.co/org/model/tree/main/", HubModel("org/model", "main")),
+        ("https://huggingface.co/org/m/resolve/main/m.gguf?download=true", HubModel("org/m", "main", "m.gguf")),
+    ],
+)
+def test_names(text, model):
+    assert HubModel.named(text) == model
+
+
+@pytest.mark.parametrize(
+    "text", ["model", "./org/model", "/org/model", "../org/model", "~/model", "https://x.org/a/b", ""]
+)
+def test_paths_are_no_names(text):
+    assert HubModel.named(text) is None
+
+
+SPLIT = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("file", "names", "wanted", "opened"),
+    [
+        (
+            None,
+            ["model.safetensors", "config.json", "pytorch_model.bin", "x.png"],
+            "model.safetensors config.json",
+            None,
+        ),
+        (None, ["consolidated.safetensors", "model.safetensors"], "model.safetensors", None),
+        (None, ["consolidated.safetensors", "params.json"], "consolidated.safetensors params.json", None),
+        (None, ["pytorch_model.bin", "training_args.bin", "merges.txt"], "pytorch_model.bin merges.txt", None),
+        (None, ["README.md", "m.gguf"], "m.gguf", "m.gguf"),
+        (None, SPLIT, " ".join(SPLIT), SPLIT[0]),
+        (SPLIT[1], [*SPLIT, "b-00001-of-00002.gguf"], " ".join(SPLIT), SPLIT[1]),
+        ("m.gguf", ["m.gguf", "n.gguf"], "m.gguf", "m.gguf"),
+    ],
+)
+def test_what_is_downloaded(file, names, wanted, opened):
+    assert choose(HubModel("org/model", None, file), names) == (wanted.split(), opened)
+
+
+@pytest.mark.parametrize(
+    ("file", "names", "hint"),
+    [
+        (None, ["a.gguf", "b.gguf"], "name one of org/model/a.gguf, org/model/b.gguf"),
+        ("c.gguf", ["a.gguf"], "name one of org/model/a.gguf"),
+        (None, ["model.onnx"], ""),
+    ],
+)
+def test_what_cannot_be_meant(file, names, hint):
+    with pytest.raises(PlanError) as refused:
+        choose(HubModel("org/model", None, file), names)
+    assert refused.value.hint == hint
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A folder whose files the model `org/tiny` consists of, and an environment in which it does."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            served = {path.name: path for path in folder.iterdir()}
+            path = self.path.split("?")[0]
+            if path.startswith("/api/models/org/tiny"):
+                listed = [{"rfilename": name} for name in served]
+                tree = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": n} for n, p in served.items()]
+                self.reply(
+                    json.dumps(tree if "/tree/" in path else {"id": "org/tiny", "sha": COMMIT, "siblings": listed})
+                )
+            elif path.startswith("/org/tiny/resolve/") and path.rpartition("/")[2] in served:
+                self.reply(served[path.rpartition("/")[2]].read_bytes())
+            else:
+                code = "EntryNotFound" if path.startswith("/org/tiny") else "RepoNotFound"
+                self.reply(b"", 404, {"X-Error-Code": code, "X-Error-Message": code})
+
+        def reply(self, body, status=200, headers=()):
+            body = body.encode() if isinstance(body, str) else body
+            self.send_response(status)
+            for name, value in dict(headers).items():
+                self.send_header(name, value)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    environment = {
+        **{key: value for key, value in os.environ.items() if "proxy" not in key.lower()},
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    yield folder, environment, server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def requant(environment, *words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "requant", *map(str, words)], env=environment, capture_output=True, text=True, cwd=cwd
+    )
+
+
+def test_a_model_is_converted_from_the_hub_and_from_the_cache(hub, tmp_path):
+    folder, environment, server = hub
+    make("llama", folder)
+    (folder / "weights.onnx").write_bytes(b"not asked for")
+    fetched = requant(environment, "convert", "org/tiny", tmp_path / "a.gguf", "--to", "F16", "--no-vocab")
+    assert fetched.returncode == 0, fetched.stderr
+    assert "from the Hugging Face Hub" in fetched.stderr
+    local = requant(environment, "convert", folder, tmp_path / "b.gguf", "--to", "F16", "--no-vocab")
+    assert local.returncode == 0, local.stderr
+    assert not list(tmp_path.rglob("snapshots/*/weights.onnx"))
+    named = json.loads(requant(environment, "inspect", tmp_path / "a.gguf", "--json", "--metadata").stdout)
+    assert named["metadata"]["general.name"] == "Tiny"
+    server.shutdown()
+    server.server_close()
+    again = requant(environment, "convert", "org/tiny", tmp_path / "c.gguf", "--to", "F16", "--no-vocab")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "c.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
+
+
+def test_what_the_hub_does_not_have(hub, tmp_path):
+    _, environment, server = hub
+    unknown = requant(environment, "inspect", "org/other")
+    assert (unknown.returncode, unknown.stdout) == (4, "")
+    assert "neither a file or folder here nor a model on the Hub" in unknown.stderr
+    server.shutdown()
+    server.server_close()
+    offline = requant(environment, "inspect", "org/tiny")
+    assert (offline.returncode, offline.stdout) == (4, "")
+    assert "the Hub cannot be reached" in offline.stderr
+    missing = requant(environment, "inspect", "nosuch")
+    assert missing.returncode == 2
+    assert "there is no such file or folder" in missing.stderr
+
+
+def test_the_current_folder(hub, tmp_path):
+    folder, environment, _ = hub
+    make("llama", folder)
+    here = requant(environment, "convert", ".", tmp_path / "a.gguf", "--to", "F16", "--no-vocab", cwd=folder)
+    assert here.returncode == 0, here.stderr
+    named = json.loads(requant(environment, "inspect", tmp_path / "a.gguf", "--json", "--metadata").stdout)
+    assert named["metadata"]["general.name"] == "Served"
