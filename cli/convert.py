@@ -29,7 +29,22 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+class _Command(click.Command):
+    """With what `--to` takes at the end of its help, from the tables that it is read with."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from requant.recipes import RECIPES
+        from requant.schemes import SCHEMES
+
+        with formatter.section("RECIPE of a GGUF"):
+            formatter.write_text(" ".join(RECIPES))
+        with formatter.section("RECIPE of a folder"):
+            plain = [("F32, F16, BF16", "plain numbers")]
+            formatter.write_dl([*plain, *(form for family in SCHEMES.values() for form in family.forms.items())])
+        super().format_epilog(ctx, formatter)
+
+
+@click.command(cls=_Command, epilog=_EXAMPLES)
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--to", "recipe", metavar="RECIPE", help="Q4_K_M, BF16, NF4, ...; without it, exact stays exact.")

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from requant.recipes import RECIPES
+from requant.schemes import SCHEMES, scheme_named
 from tests.tiny_folder import write_tiny_folder
 from tests.tiny_gguf import write_tiny_llama
 
@@ -77,6 +79,18 @@ def test_the_help_lists_every_command_there_is():
         assert cli.get_command(None, name).name == name
 
 
+def test_the_help_of_convert_lists_every_recipe():
+    said = requant("convert", "--help").stdout
+    assert set(RECIPES) <= set(said.split())
+    for name, family in SCHEMES.items():
+        assert family.forms
+        for form, meaning in family.forms.items():
+            assert form.split("-")[0] == name
+            assert meaning
+            assert scheme_named(form) is not None
+            assert form in said.split()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -84,6 +98,9 @@ def test_the_help_lists_every_command_there_is():
         (["convert", "hf", "taken.gguf", "--force"], 4, "taken.gguf is a folder and cannot be replaced"),
         (["convert", "hf", "pipe.gguf", "--force"], 4, "pipe.gguf is no regular file and cannot be replaced"),
         (["convert", "hf", "out.gguf", "--to", ""], 4, "there is no quantization type ''"),
+        (["convert", "hf", "out.gguf", "--to", "gptq-4-32"], 4, "no GGUF can be gptq-4-32"),
+        (["convert", "hf", "out", "--to", "Q4_K_M"], 4, "a Hugging Face folder cannot be Q4_K_M"),
+        (["convert", "hf", "out", "--to", "FOO"], 4, "hint: --to F16, BF16, F32, GPTQ, AWQ"),
         (["convert", "hf", "out.gguf", "--replace-nan", "nan"], 2, "nan is not a number from -65504 to 65504"),
         (["convert", "hf", "out.gguf", "--replace-nan", "1e30"], 2, "is not a number"),
         (["convert", "hf", "out.gguf", "--threads", "100000"], 2, "100000 is not in the range"),

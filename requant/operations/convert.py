@@ -181,7 +181,7 @@ def _ggml_steps(source: Checkpoint[Tensor], said: Translation, request: Request)
         for move, other in zip(said.moves, alone, strict=True)
     ]
     facts = Facts(said.architecture, said.metadata)
-    recipe = recipe_named("COPY" if request.recipe is None else request.recipe)
+    recipe = _ggml_recipe("COPY" if request.recipe is None else request.recipe)
     choose = choose_converted if source.naming is Naming.HF else choose_encodings
     choices = choose(recipe, wanted, facts, request.overrides, request.importance)
     losses = [loss for want, choice in zip(wanted, choices, strict=True) if (loss := choice.loss(want.name))]
@@ -197,6 +197,17 @@ def _ggml_steps(source: Checkpoint[Tensor], said: Translation, request: Request)
     metadata = _ggml_metadata(source, said, recipe, wanted, choices, request)
     told = [loss for loss in said.losses if loss.subject not in parted.carried]
     return steps, replace(said, metadata=metadata, losses=(*told, *losses))
+
+
+def _ggml_recipe(name: str) -> Recipe:
+    try:
+        return recipe_named(name)
+    except PlanError as error:
+        from requant.schemes import SCHEMES
+
+        if name.upper().split("-")[0] not in SCHEMES:
+            raise
+        raise PlanError(f"no GGUF can be {name}: Hugging Face folders are", hint=error.hint) from None
 
 
 def _ggml_metadata(
@@ -299,11 +310,15 @@ def hf_encoding(source: Encoding, asked: Dense | None) -> Encoding:
 def _dense(name: str) -> Dense:
     from requant.schemes import SCHEMES
 
-    recipe = recipe_named(name)
+    offers = f"--to F16, BF16, F32, {', '.join(SCHEMES)}"
+    try:
+        recipe = recipe_named(name)
+    except PlanError:
+        raise PlanError(f"nothing a Hugging Face folder may hold is called {name!r}", hint=offers) from None
     if not isinstance(recipe.main, Dense):
         raise PlanError(
-            f"an HF folder of plain weights cannot be {recipe.name}",
-            hint=f"--to F16, BF16, F32, {', '.join(SCHEMES)}; or let the destination's name end in .gguf",
+            f"a Hugging Face folder cannot be {recipe.name}",
+            hint=f"{offers}; or let the destination's name end in .gguf",
         )
     return recipe.main
 

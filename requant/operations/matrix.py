@@ -43,11 +43,11 @@ def written(source: Encoding = BF16) -> dict[str, Encoding]:
     """Everything that is written: what a linear layer stored as `source` becomes in each."""
     move = Move(_NAME, _SHAPE, (Tensor(_NAME, _SHAPE, source, {}),))
     targets: dict[str, Encoding] = {"F32": F32, "F16": F16, "BF16": BF16}
-    for name, scheme in SCHEMES.items():
+    for name, family in SCHEMES.items():
         if name == "EXL2":  # measures its options on the weights, and there are none here
             targets[name] = source if isinstance(source, Exl2) else encoding_of("4 g128", _SHAPE[1])
         else:
-            targets[name] = scheme([]).apply((move,), {"model_type": "llama"}).encodings[0]
+            targets[name] = family.parsed([]).apply((move,), {"model_type": "llama"}).encodings[0]
     return {**targets, **{f"GGUF {name}": BLOCKS[name] for name in GGUF_TYPES}}
 
 
