@@ -3,10 +3,12 @@
     python benchmarks/unpack.py [--rows 4096] [--columns 4096] [--rounds 9] [--threads 1] [--only GPTQ]
 
 Both sides fill one dense matrix of the same dtype, the one that the reference computes in, and the results are compared
-before anything is timed: every number must be equal. GPTQModel's functions leave it transposed, which saves them what
-storing the weights would cost; ours is [out, in], done in runs of rows as `requant convert` does them. "x" is the
-median time of theirs over ours (the thread's processor time, or elapsed time if there are several); "copy" is what
-ours reads and writes, as a share of what copying a large array moves here.
+before anything is timed: every number must be equal. Ours is [out, in], as folders store it, done in runs of rows as
+`requant convert` does them. GPTQModel's functions and the lines for EXL2 leave the transpose ("theirs");
+`.t().contiguous()`, which GPTQModel's own dequantizer of checkpoints does next (utils/model_dequant.py), is timed with
+them under "stored".
+"x" is the median time of theirs over ours (the thread's processor time, or elapsed time if there are several); "copy"
+is what ours reads and writes, as a share of what copying a large array moves here.
 
 References: GPTQModel's `TorchLinear.dequantize_weight` in torch, and as its `post_init` leaves it (compiled by
 torch.compile, which needs a C++ compiler and seconds for the first layer); its `dequantize_gemm` for AWQ;
@@ -239,20 +241,22 @@ def check(case: Case, out: np.ndarray) -> None:
         raise SystemExit(f"{case.name}: {result.dtype} results differ at {int((mine != result).sum())} places")
 
 
-def race(case: Case, out: np.ndarray, rounds: int, threads: int) -> tuple[float, float]:
-    """Median seconds of ours and theirs, run in turns; both have run before."""
+def race(case: Case, out: np.ndarray, rounds: int, threads: int) -> tuple[float, float, float]:
+    """Median seconds of ours, of theirs, and of theirs as rows of outputs, run in turns; all have run before."""
     clock = time.thread_time if threads == 1 else time.perf_counter
     with ThreadPoolExecutor(threads) as workers:
         pool = None if threads == 1 else workers
+        runs = (lambda: case.ours(out, pool), case.theirs, lambda: case.theirs().contiguous())
         case.ours(out, pool)
         check(case, out)
-        times: tuple[list[float], list[float]] = ([], [])
+        times: tuple[list[float], ...] = ([], [], [])
         for _ in range(rounds):
-            for run, kept in zip((lambda: case.ours(out, pool), case.theirs), times, strict=True):
+            for run, kept in zip(runs, times, strict=True):
                 start = clock()
                 run()
                 kept.append(clock() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+    ours, theirs, stored = (statistics.median(kept) for kept in times)
+    return ours, theirs, stored
 
 
 def main() -> None:
@@ -272,19 +276,21 @@ def main() -> None:
     values = np.random.default_rng(0).standard_normal((options.rows, options.columns)).astype(np.float32)
     bandwidth = copy_bandwidth()
     print(f"{options.rows} x {options.columns}, {options.threads} thread(s); a copy moves {bandwidth / 1e9:.1f} GB/s\n")
-    print("| stored as | both give | ours, ms | theirs, ms | x | copy |\n|---|---|--:|--:|--:|--:|")
+    print("| stored as | both give | ours, ms | theirs, ms | x | stored, ms | x | copy |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|")
     for family in (gptq, awq, exl2_in_torch, bitsandbytes, fp8_in_torch, compressed_tensors):
         if not family.__name__.lower().startswith(options.only.lower()):
             continue
         try:
             for case in family(values):
                 out = np.empty(values.shape, DTYPES[case.dtype].numpy)
-                mine, other = race(case, out, options.rounds, options.threads)
+                mine, *others = race(case, out, options.rounds, options.threads)
                 moved = out.nbytes + sum(part.nbytes for part in case.parts.values())
-                figures = f"{mine * 1e3:.1f} | {other * 1e3:.1f} | {other / mine:.1f} | {moved / mine / bandwidth:.0%}"
+                ratios = " | ".join(f"{other * 1e3:.1f} | {other / mine:.1f}" for other in others)
+                figures = f"{mine * 1e3:.1f} | {ratios} | {moved / mine / bandwidth:.0%}"
                 print(f"| {case.name} | {case.dtype} | {figures} |", flush=True)
         except ImportError as error:
-            print(f"| {family.__name__} | left out: {error.name} is not installed | | | | |")
+            print(f"| {family.__name__} | left out: {error.name} is not installed | | | | | | |")
 
 
 if __name__ == "__main__":
