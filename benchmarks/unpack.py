@@ -62,7 +62,7 @@ class Case:
     theirs: Callable[[], Any]
 
     def ours(self, out: np.ndarray, pool: ThreadPoolExecutor | None) -> None:
-        """Fill `out` by runs of rows, as `requant.execute` cuts them."""
+        """Fill `out` by runs of rows, as `requant.execution` cuts them."""
         granule = self.encoding.granule(out.shape) if not isinstance(self.encoding, Exl2) else 32
         rows = granule * max(1, RUN_VALUES // (granule * out.shape[1]))
         starts = range(0, len(out), rows)

@@ -135,7 +135,7 @@ def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenRef
 
 def _dense(source: Path, destination: Path) -> Path:
     """`source` as an F32 GGUF."""
-    from requant.execute import execute
+    from requant.execution import execute
     from requant.formats import FORMATS
     from requant.operations.convert import Request, plan_conversion
 

@@ -14,7 +14,7 @@ from requant.cli.options import RunOptions
 from requant.cli.tables import count, json_text, size, table
 from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
-from requant.execute import Options, Receipt, execute, peak_bytes
+from requant.execution import Options, Receipt, execute, peak_bytes
 from requant.operations.inspect import short_label
 from requant.plan import Fidelity, Loss, LossKind, Plan, Step
 

@@ -156,7 +156,7 @@ def _dispatcher(function: Callable[..., None]) -> Any:
 def kernel(*signature: Any) -> Callable[[Callable[..., None]], Kernel]:
     """Compile for bit-exact results: no fastmath, no contraction, cached on disk.
 
-    Kernels release the GIL and use one thread: `requant.execute` owns the only
+    Kernels release the GIL and use one thread: `requant.execution` owns the only
     thread pool and hands every worker its own run of rows.
     """
     return lambda function: Kernel(function, signature)

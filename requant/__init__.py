@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from requant.execute import Options, Receipt, execute
+    from requant.execution import Options, Receipt, execute
     from requant.formats import FORMATS, open
     from requant.ir import Checkpoint, Tensor
     from requant.operations.convert import Request, plan_conversion
@@ -32,9 +32,9 @@ _HOMES: Final = {
     "Request": "requant.operations.convert",
     "plan_conversion": "requant.operations.convert",
     "plan_requantization": "requant.operations.requantize",
-    "Options": "requant.execute",
-    "Receipt": "requant.execute",
-    "execute": "requant.execute",
+    "Options": "requant.execution",
+    "Receipt": "requant.execution",
+    "execute": "requant.execution",
 }
 
 __all__ = [

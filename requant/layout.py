@@ -56,7 +56,7 @@ class LayoutOptions:
 
 
 class Format(Protocol):
-    """A reader and a layout; the bytes in between are written by `requant.execute`."""
+    """A reader and a layout; the bytes in between are written by `requant.execution`."""
 
     @property
     def name(self) -> str:

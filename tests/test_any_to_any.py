@@ -11,7 +11,7 @@ import pytest
 
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS, Dense, rows_of
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.matrix import matrix, matrix_text, readable, written

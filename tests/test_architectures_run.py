@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from requant.execute import execute
+from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.ir import Typed

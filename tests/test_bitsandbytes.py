@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from requant.codecs import codec_for
 from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.errors import FormatError, UnsupportedError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.kernels_cpu.bitsandbytes import TABLES, dynamic_map
 from requant.operations.convert import Request, plan_conversion

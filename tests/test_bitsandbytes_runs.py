@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from tests.stored import values_of

@@ -16,7 +16,7 @@ from requant.encodings.compressed import Packed, RowPairs
 from requant.encodings.exactness import holds
 from requant.encodings.gptq import Order
 from requant.errors import FormatError, UnsupportedError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.sources import read

@@ -12,7 +12,7 @@ import pytest
 
 from requant.encodings import BF16, F16, F32, Dense
 from requant.errors import Error, FormatError, PlanError
-from requant.execute import Options, execute, peak_bytes
+from requant.execution import Options, execute, peak_bytes
 from requant.ir import Tensor, TensorSpec
 from requant.layout import Layout, OutputFile
 from requant.plan import Fidelity, Move, Plan, Step
@@ -158,7 +158,7 @@ def test_a_killed_run_leaves_no_file_under_its_name(tmp_path, number):
         import sys, time
         from pathlib import Path
         from requant.encodings import F32
-        from requant.execute import Options, execute
+        from requant.execution import Options, execute
         from requant.ir import Tensor, TensorSpec
         from requant.layout import Layout, OutputFile
         from requant.plan import Move, Plan, Step

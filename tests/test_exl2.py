@@ -18,7 +18,7 @@ from requant.cli.main import cli
 from requant.codecs import codec_for
 from requant.encodings.exl2 import Exl2, exl2_groups
 from requant.errors import FormatError, PlanError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.ir import TensorSpec
 from requant.kernels_cpu.exl2 import Exl2Codec, Stored, input_order, quantize_group

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from requant.encodings import BLOCKS, F16, F32
 from requant.encodings.scaled import GPT_OSS
 from requant.errors import PlanError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec

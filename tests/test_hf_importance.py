@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import load_file
 
 from requant.errors import PlanError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.importance import Importance, Measured
 from requant.operations.convert import Request, plan_conversion

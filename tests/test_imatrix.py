@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from requant.encodings import BLOCKS, F16
 from requant.errors import Error, FormatError, PlanError
-from requant.execute import execute
+from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.imatrix import imatrix_checkpoint, read_imatrix
 from requant.importance import Importance, Measured

@@ -14,7 +14,7 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import Fidelity

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from requant.codecs import codec_for
 from requant.encodings import BF16, BLOCKS
-from requant.execute import Options, execute, peak_bytes
+from requant.execution import Options, execute, peak_bytes
 from requant.formats import FORMATS
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec, Typed
 from requant.layout import LayoutOptions

@@ -14,7 +14,7 @@ from requant.encodings.exactness import holds
 from requant.encodings.mlx import GROUPS, WIDTHS, MlxAffine
 from requant.encodings.scaled import Scaled
 from requant.errors import FormatError, PlanError, UnsupportedError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from tests.stored import parts_of, read_folder, values_of

@@ -17,7 +17,7 @@ from requant.encodings.exactness import keeps_codes
 from requant.encodings.scaled import NVFP4, Scaled
 from requant.encodings.small_floats import takes
 from requant.errors import PlanError, UnsupportedError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.operations.companions import applies, folded

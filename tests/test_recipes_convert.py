@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32
-from requant.execute import execute
+from requant.execution import execute
 from requant.formats import FORMATS
 from requant.importance import Importance, Measured
 from requant.operations import convert, requantize

@@ -15,7 +15,7 @@ from requant.encodings.awq import Awq, Kind, Marlin
 from requant.encodings.exactness import holds, keeps_codes
 from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.errors import PlanError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import Fidelity, LossKind

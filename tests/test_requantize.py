@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from requant.cli.main import cli
 from requant.encodings import BLOCKS
 from requant.errors import PlanError
-from requant.execute import execute
+from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.imatrix import read_imatrix
 from requant.ir import Typed

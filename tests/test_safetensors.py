@@ -16,7 +16,7 @@ from requant.cli.main import cli
 from requant.dtypes import DTYPES
 from requant.encodings import BLOCKS, DENSE, F16, F32, PartSpec
 from requant.errors import FormatError, PlanError, UnsupportedError
-from requant.execute import execute
+from requant.execution import execute
 from requant.formats import FORMATS, detect
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec, Typed
 from requant.layout import LayoutOptions

@@ -16,7 +16,7 @@ from requant.encodings import BLOCKS, DENSE
 from requant.encodings.scaled import BESIDE, FP8_BLOCK, MXFP4, NVFP4, Scaled
 from requant.encodings.small_floats import takes
 from requant.errors import FormatError, PlanError, UnsupportedError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.sources import read

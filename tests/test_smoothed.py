@@ -13,7 +13,7 @@ from requant.encodings.compressed import RowPairs
 from requant.encodings.scaled import Scaled
 from requant.encodings.smoothed import Smoothed
 from requant.errors import FormatError, UnsupportedError
-from requant.execute import execute
+from requant.execution import execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import Fidelity, LossKind

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from requant.codecs import codec_for
 from requant.encodings.sparse import Marlin24
 from requant.errors import FormatError, UnsupportedError
-from requant.execute import Options, execute
+from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 
