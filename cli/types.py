@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from requant import formats
 from requant.cli.tables import json_text, table
 from requant.codecs import codec_for
-from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Blocks, Dense, Encoding, columns_of, rows_of
+from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Blocks, Dense, Encoding
 from requant.errors import Error, PlanError
-from requant.ir import Tensor
-from requant.sources import read
+from requant.rows import read_values
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -40,7 +39,7 @@ def types(measure: bool, tensor: str | None, as_json: bool) -> None:
     if measure or tensor:
         samples["N(0,1)"] = np.random.default_rng(0).standard_normal(_SHAPE).astype(np.float32)
     if tensor:
-        samples[tensor.rpartition(":")[2]] = _values_of(tensor)
+        samples[tensor.rpartition(":")[2]] = tensor_values(tensor)
     measured: list[Dense | Blocks] = [F32, F16, BF16, *BLOCKS.values()]
     rows = [_row(encoding, samples) for encoding in measured]
     rows += [{"type": name, "bits per weight": DENSE[name].dtype.bits, "note": "copied only"} for name in _PASS_THROUGH]
@@ -95,22 +94,16 @@ def _measured(encoding: Encoding, values: NDArray[np.float32]) -> tuple[object, 
     return error, values.size / min(encode[1:]) / 1e6, values.size / min(decode[1:]) / 1e6
 
 
-def _values_of(reference: str) -> NDArray[np.float32]:
-    """A tensor of a model, decoded: `PATH:NAME`."""
+def tensor_values(reference: str) -> NDArray[np.float32]:
+    """The tensor `PATH:NAME` as float32 [rows, columns]; raises `PlanError` where there is none."""
     path, _, name = reference.rpartition(":")
     if not path:
         raise PlanError(f"{reference!r} should be PATH:NAME")
     checkpoint = formats.open(Path(path))
-    found: Tensor | None = next((t for t in checkpoint.tensors if t.name == name), None)
+    found = next((tensor for tensor in checkpoint.tensors if tensor.name == name), None)
     if found is None:
         raise PlanError(f"{path}: there is no tensor {name!r}", hint="requant inspect --tensors . lists them")
-    rows = rows_of(found.shape)
-    parts = {
-        part: read(found.sources[part]).view(spec.dtype.numpy).reshape(rows, -1) for part, spec in found.parts.items()
-    }
-    out = np.empty((rows, columns_of(found.shape)), np.float32)
-    codec_for(found.encoding).decode(parts, out)
-    return out
+    return read_values(found)
 
 
 def _cell(value: object) -> str:

@@ -126,6 +126,17 @@ def view_part(data: Bytes, part: PartSpec) -> NDArray[Any]:
     return array if part.dtype.bits < 8 else array.reshape(part.shape)
 
 
+def read_values(tensor: Tensor) -> Values:
+    """A whole tensor as float32 [rows, columns], for what looks at one tensor: a conversion holds no more than runs."""
+    parts = {name: view_part(read(tensor.sources[name]), part) for name, part in tensor.parts.items()}
+    rows = rows_of(tensor.shape)
+    if tensor.encoding.sliced:
+        parts = {name: array.reshape(rows, -1) for name, array in parts.items()}
+    out = np.empty((rows, columns_of(tensor.shape)), np.float32)
+    codec_for(tensor.encoding).decode(parts, out)
+    return out
+
+
 @dataclass(frozen=True, slots=True)
 class _Input:
     """One input of a step: where its rows begin among all input rows, and how to read them."""

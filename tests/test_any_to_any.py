@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from requant.codecs import codec_for
-from requant.encodings import BLOCKS, Dense, rows_of
+from requant.cli.types import tensor_values
+from requant.encodings import BLOCKS, Dense
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.matrix import matrix, matrix_text, readable, written
 from requant.plan import Fidelity
 from requant.recipes import Overrides
-from requant.rows import carries_codes, view_part
-from requant.sources import read
+from requant.rows import carries_codes, read_values
 from tests import tiny_folder
 from tests.naive_moves import carried_out
 from tests.tiny_folder import write_tiny_folder
@@ -63,12 +62,14 @@ def sources(tmp_path_factory):
 
 def values(tensor):
     """A tensor as its codec decodes it; `tests` of each family hold those to their references."""
-    parts = {name: view_part(read(tensor.sources[name]), part) for name, part in tensor.parts.items()}
-    if tensor.encoding.sliced:
-        parts = {name: part.reshape(rows_of(tensor.shape), -1) for name, part in parts.items()}
-    out = np.empty((rows_of(tensor.shape), tensor.shape[-1]), np.float32)
-    codec_for(tensor.encoding).decode(parts, out)
-    return out.reshape(tensor.shape)
+    return read_values(tensor).reshape(tensor.shape)
+
+
+@pytest.mark.parametrize("name", ["BF16", "GPTQ", "NF4"])
+def test_types_decodes_a_tensor_however_it_is_stored(sources, name):
+    path = sources(name)
+    tensor = next(tensor for tensor in detect(path).read(path).tensors if tensor.name.endswith("up_proj.weight"))
+    assert np.array_equal(tensor_values(f"{path}:{tensor.name}"), values(tensor))
 
 
 def check(sources, folder, name, to):
