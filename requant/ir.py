@@ -10,10 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from requant.encodings import Encoding, PartSpec, Shape
 from requant.sources import Source
+
+#: Files beside config.json that may say how weights are quantized, in the order in which they are believed.
+QUANTIZATION_FILES: Final = (
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+    "quantization_config.json",
+)
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 

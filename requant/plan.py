@@ -34,7 +34,6 @@ class LossKind(Enum):
     IMPORTANCE_UNUSED = "importance unused"  # quantized without the importance data that was given
     TENSOR_DROPPED = "tensor dropped"
     METADATA_DROPPED = "metadata dropped"
-    FILE_DROPPED = "file dropped"
     TOKENIZER_CHANGED = "tokenizer changed"
     SUSPECT = "suspect input"  # read, but not as its own configuration says, or with damage that cannot be undone
 

@@ -6,16 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from requant.encodings import Dense
 from requant.errors import FormatError, PlanError
 from requant.formats.safetensors.parts import NamesParts
-from requant.ir import Checkpoint, Json, Tensor, TensorSpec
+from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Tensor, TensorSpec
 from requant.sources import read
-
-#: Where configurations lie beside or inside config.json, in the order in which they are believed (layouts: §1.1).
-_CONFIG_FILES: Final = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
 
 
 class Pool:
@@ -117,7 +113,7 @@ def _quantization(checkpoint: Checkpoint[Tensor]) -> Mapping[str, Json]:
             found = config.get(key)
             if isinstance(found, dict):
                 return found
-    for name in _CONFIG_FILES:
+    for name in QUANTIZATION_FILES:
         source = checkpoint.files.get(name)
         if source is None:
             continue

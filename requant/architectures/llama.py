@@ -153,7 +153,8 @@ LLAMA: Final = Family(
     irregular=(Rope(theta=10000.0).pair(),),
 )
 
-_WINDOW_LOSS: Final = (
+#: What becomes of `sliding_window` where llama.cpp has none.
+WINDOW_LOSS: Final = (
     "llama.cpp lets this architecture attend to the whole context; the window stays in the file, unread"
 )
 
@@ -167,7 +168,7 @@ MISTRAL: Final = replace(
         *LLAMA.keys,
         Key(("sliding_window",), "attention.sliding_window", "u32", unless_null("sliding_window", 4096), always(None)),
     ),
-    assumptions=(SILU, Assumption("sliding_window", (None,), 4096, written=False, loss=_WINDOW_LOSS)),
+    assumptions=(SILU, Assumption("sliding_window", (None,), 4096, written=False, loss=WINDOW_LOSS)),
     flags={},
     claims=lambda values: "attention.sliding_window" in values,
 )
@@ -184,7 +185,7 @@ MIXTRAL: Final = replace(
         Key(("num_experts_per_tok",), "expert_used_count", "u32", always(2)),
         Key(("sliding_window",), "attention.sliding_window", "u32", always(None), always(None)),
     ),
-    assumptions=(SILU, Assumption("sliding_window", (None,), None, written=False, loss=_WINDOW_LOSS)),
+    assumptions=(SILU, Assumption("sliding_window", (None,), None, written=False, loss=WINDOW_LOSS)),
     flags={},
     irregular=(Rope(theta=1_000_000.0).pair(),),
     claims=lambda values: bool(values.get("expert_count")),

@@ -16,8 +16,7 @@ def number(values: Config, key: str, absent: float | None = None) -> float:
     if value is None and absent is not None:
         return absent
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e38:
-        text = repr(value)
-        raise PlanError(f"{key} is {text if len(text) < 60 else text[:57] + '...'}, a number is needed")
+        raise PlanError(f"{key} is {shown(value)}, a number is needed")
     return float(value)
 
 
@@ -36,3 +35,9 @@ def shortest(value: SupportsFloat) -> float:
     1e-05
     """
     return float(str(np.float32(float(value))))
+
+
+def shown(value: object) -> str:
+    """Something from a configuration as a message quotes it."""
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."

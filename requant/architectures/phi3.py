@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from requant.architectures.llama import BUFFERS, DECODER_KEYS, NORMS, SILU, TRUNK
+from requant.architectures.llama import BUFFERS, DECODER_KEYS, NORMS, SILU, TRUNK, WINDOW_LOSS
 from requant.architectures.numbers import number, positive
 from requant.architectures.rope import Rope, parameters
 from requant.architectures.rules import Assumption, Config, Family, Irregular, Key, Rule, Sizes, ToGgml, ToHf, always
@@ -54,18 +54,12 @@ PHI3: Final = Family(
     keys=(
         *DECODER_KEYS[:-1],
         Key(("rms_norm_eps",), "attention.layer_norm_rms_epsilon", "f32", default=always(1e-5)),
-        Key((), "rope.dimension_count", "u32", default=_rotary, implied=None),
+        Key((), "rope.dimension_count", "u32", default=_rotary),
     ),
     embedding="token_embd.weight",
     assumptions=(
         SILU,
-        Assumption(
-            "sliding_window",
-            (None,),
-            None,
-            written=False,
-            loss="llama.cpp lets this architecture attend to the whole context; the window stays in the file, unread",
-        ),
+        Assumption("sliding_window", (None,), None, written=False, loss=WINDOW_LOSS),
     ),
     ignored=BUFFERS,
     irregular=(Irregular(_window_to_ggml, _window_to_hf), Rope(theta=10000.0, outer_original=True).pair()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from requant.architectures.numbers import shown
 from requant.architectures.rules import Config
 from requant.errors import PlanError
 
@@ -60,11 +61,6 @@ def _count(values: Config, key: str, absent: int | None = None) -> int:
     if value is None and absent is not None:
         return absent
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
-        what = "is missing" if value is None else f"is {_short(value)}, a number above 0 is needed"
+        what = "is missing" if value is None else f"is {shown(value)}, a number above 0 is needed"
         raise PlanError(f"{key} {what}")
     return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else text[:57] + "..."

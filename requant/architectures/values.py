@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from requant.architectures.numbers import shortest
+from requant.architectures.numbers import shortest, shown
 from requant.architectures.rules import Config, Family
 from requant.errors import PlanError
 from requant.ir import Json, Typed
@@ -98,15 +98,14 @@ def plain(value: object) -> Json:
 
 def _checked(value: Json, kind: str, what: str) -> bool | int | float | str:
     """The value if it can be stored as `kind`."""
-    shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
     if kind in _UNSIGNED and isinstance(value, float) and value.is_integer():
         value = int(value)
     if kind in _UNSIGNED:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _UNSIGNED[kind]:
             return value
-        raise PlanError(f"{what} is {shown}, a whole number is needed")
+        raise PlanError(f"{what} is {shown(value)}, a whole number is needed")
     if kind == "f32" and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38:
         return float(value)
     if (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
         return value
-    raise PlanError(f"{what} is {shown}, {'a number' if kind == 'f32' else kind} is needed")
+    raise PlanError(f"{what} is {shown(value)}, {'a number' if kind == 'f32' else kind} is needed")

@@ -18,7 +18,7 @@ from requant.encodings.scaled import BESIDE
 from requant.encodings.small_floats import small_floats_of
 from requant.errors import PlanError, UnsupportedError
 from requant.importance import Importance
-from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
+from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, Layout, LayoutOptions
 from requant.operations import companions, experts
 from requant.operations.hf_importance import in_hf_names, unused_importance
@@ -49,14 +49,8 @@ _WEIGHT_FILES: Final = (
 #: Groups of keys in a GGUF made from an HF folder; "" stands for the architecture's and all others.
 _METADATA_ORDER: Final = ("general", "", "tokenizer", "quantize")
 
-#: Where config.json, and files beside it, say how weights are quantized.
+#: Where config.json says how weights are quantized.
 _QUANTIZATION_KEYS: Final = ("quantization_config", "compression_config", "quantization")
-_QUANTIZATION_FILES: Final = (
-    "quantize_config.json",
-    "quant_config.json",
-    "hf_quant_config.json",
-    "quantization_config.json",
-)
 
 #: What a GGUF without a tokenizer says.
 _NO_TOKENIZER: Final = Typed("str", "none")
@@ -254,13 +248,10 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
         applied = scheme.apply(said.moves, said.config)
         steps = steps_for(said.moves, applied.encodings, importance)
         unused = [] if importance is None else unused_importance(steps, importance)
-        said = replace(
-            _without_quantization(said),
-            files={**_without_quantization(said).files, **applied.files},
-            losses=(*said.losses, *applied.losses, *unused),
-        )
+        said = _without_quantization(said)
         config = {**_with_dtype(said.config, steps), "quantization_config": dict(applied.quantization)}
-        return steps, replace(said, config=config)
+        losses = (*said.losses, *applied.losses, *unused)
+        return steps, replace(said, config=config, files={**said.files, **applied.files}, losses=losses)
     if request.overrides != Overrides():
         raise PlanError(
             "--tensor-type, --pure and the like choose the types of a GGUF's tensors; the destination is none",
@@ -290,7 +281,7 @@ def _without_scales_beside(said: Translation) -> Translation:
 def _without_quantization(said: Translation) -> Translation:
     """The same, with nothing left that speaks of how the source was quantized."""
     config = {key: value for key, value in said.config.items() if key not in _QUANTIZATION_KEYS}
-    files = {name: source for name, source in said.files.items() if name not in _QUANTIZATION_FILES}
+    files = {name: source for name, source in said.files.items() if name not in QUANTIZATION_FILES}
     return replace(said, config=config, files=files)
 
 

@@ -110,7 +110,6 @@ class Exl2Scheme:
     """bits: target bits per weight of attention and MLP together; None keeps layers that are EXL2 already, else 4.
 
     head_bits: width of the output matrix.
-
     importance: by the names of the moves; the errors of inputs that matter more weigh more.
     """
 
@@ -129,12 +128,11 @@ class Exl2Scheme:
             isinstance(t.encoding, Exl2) for _, slot in slots for i in slot for t in moves[i].inputs
         ):
             return _kept(moves, config)
-        target = self.bits or 4.0
-        budget = int(target * sum(prod(moves[i].shape) for slot in slots for i in slot[1]))
+        target, weights = self.bits or 4.0, sum(prod(moves[i].shape) for _, slot in slots for i in slot)
+        budget = int(target * weights)
         options = _measured(moves, slots, self.importance)
         least = sum(candidates[0].bits for candidates in options)
         if least > budget:
-            weights = sum(prod(moves[i].shape) for slot in slots for i in slot[1])
             raise PlanError(
                 f"{target} bits per weight are too few: the least for this model is {least / weights:.2f}",
                 hint=f"--to EXL2-{ceil(100 * least / weights) / 100:.2f} or more",

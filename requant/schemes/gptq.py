@@ -18,14 +18,12 @@ from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
-from requant.schemes.linear import Applied, dense_like, is_linear
+from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
 from requant.sources import Memory
 
 _BITS: Final = (2, 3, 4, 8)
 #: What GPTQModel's kernels take; -1 is a whole row.
 _GROUPS: Final = (-1, 16, 32, 64, 128, 256, 512, 1024)
-#: Families whose matrices lie in files as [in, out].
-_TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +37,14 @@ class GptqScheme:
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Linear layers of the blocks become GPTQ, and an output layer that is quantized stays so."""
+        refuse_transposed(config, "GPTQ")
         usual = _usual(moves)
         wanted = Gptq(self.bits or usual.bits, usual.group if self.group is None else self.group)
         first = [self._like(move, wanted) if _quantized(move) else None for move in moves]
         asymmetric = any(encoding is not None and not encoding.symmetric for encoding in first)
         zeros = self.zeros or (Zeros.V2 if asymmetric else Zeros.V1)
         chosen = [None if encoding is None else replace(encoding, zeros=zeros) for encoding in first]
-        encodings, losses = _fitted(moves, chosen, config, even=32)
+        encodings, losses = _fitted(moves, chosen, even=32)
         ordered = any(isinstance(encoding, Gptq) and encoding.order is Order.ACT for encoding in encodings)
         outputs = [e for move, e in zip(moves, encodings, strict=True) if move.name == "lm_head.weight"]
         quantization: dict[str, Json] = {
@@ -88,10 +87,11 @@ class AwqScheme:
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Linear layers of the blocks become AWQ."""
+        refuse_transposed(config, "AWQ")
         usual = _usual(moves)
         group = self.group if self.group is not None else usual.group if usual.bits <= 4 else 128
         encodings, losses = _fitted(
-            moves, [self._like(move, group) if _quantized(move) else None for move in moves], config, even=8
+            moves, [self._like(move, group) if _quantized(move) else None for move in moves], even=8
         )
         kept = [loss.subject.removesuffix(".weight") for loss in losses]
         quantization: dict[str, Json] = {
@@ -169,14 +169,12 @@ def _usual(moves: Sequence[Move]) -> Integers:
 
 
 def _fitted(
-    moves: Sequence[Move], chosen: Sequence[Encoding | None], config: Mapping[str, Json], even: int
+    moves: Sequence[Move], chosen: Sequence[Encoding | None], even: int
 ) -> tuple[tuple[Encoding, ...], tuple[Loss, ...]]:
     """The chosen encodings where shapes allow them; None and the rest stay dense, the rest with a loss.
 
     even: rows and columns are multiples of this many.
     """
-    if config.get("model_type") in _TRANSPOSED:
-        raise PlanError(f"{config['model_type']} keeps its matrices transposed; they cannot be stored so")
     encodings: list[Encoding] = []
     losses = []
     for move, encoding in zip(moves, chosen, strict=True):

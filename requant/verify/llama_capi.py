@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.verify.llama_child import Channel, Refused
+from requant.verify.logits import BATCH
 
 TESTED = ("2026.10.11549",)  # of xllamacpp; the build number in its shared object is always 0
-BATCH = 128  # tokens in one llama_decode: the logits of a batch are all that is ever held
 
 
 class ModelParams(ctypes.Structure):

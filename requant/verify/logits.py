@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from requant.errors import VerifyError
 
-BATCH = 128  # rows of logits that are held at once
+BATCH = 128  # tokens in one llama_decode, so rows of logits that are held at once
 ROWS = 16  # rows that are float64 at once: 16 × 150,000 tokens are 19 MB
 Logits = NDArray[np.float32]
 Doubles = NDArray[np.float64]
