@@ -5,14 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32
 from requant.execution import execute
-from requant.formats import FORMATS
+from requant.formats import FORMATS, detect
 from requant.importance import Importance, Measured
 from requant.operations import convert, requantize
+from requant.plan import Fidelity
 from requant.recipes import RECIPES, Facts, Overrides, Wanted, choose_converted, recipe_named
 from requant.sources import read
+from tests import tiny_models
 from tests.tiny_folder import write_tiny_folder
 
 GOLDEN = json.loads(Path(__file__).parents[1].joinpath("fixtures/recipes/converted.json").read_text())
@@ -113,3 +117,20 @@ def test_every_recipe_can_be_asked_for_by_name_and_number():
         assert recipe_named(name.lower()) is recipe
         if recipe.file_type is not None:
             assert recipe_named(str(recipe.file_type)) is recipe
+
+
+@pytest.mark.parametrize(("other", "wanted"), [("float32", F32), ("float16", F32), ("bfloat16", BF16)])
+def test_experts_that_are_stored_differently_keep_their_values(tmp_path, other, wanted):
+    tiny_models.make("mixtral", tmp_path / "hf", dtype=torch.bfloat16)
+    path = tmp_path / "hf/model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("experts.1.w1.weight"))
+    tensors[name] = (tensors[name].float() * 1.001).to(getattr(torch, other))
+    save_file(tensors, path)
+    request = convert.Request(vocabulary=False)
+    plan = convert.plan_conversion(
+        detect(tmp_path / "hf").read(tmp_path / "hf"), FORMATS["gguf"], tmp_path / "x.gguf", request
+    )
+    steps = {step.target.name: step for step in plan.steps}
+    assert steps["blk.0.ffn_gate_exps.weight"].target.encoding == wanted
+    assert all(step.fidelity is not Fidelity.ROUND for step in plan.steps)

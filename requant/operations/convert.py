@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from requant.encodings import BF16, F16, Blocks, Dense, Encoding
+from requant.encodings import BF16, F16, F32, Blocks, Dense, Encoding
 from requant.encodings.companions import Companioned
 from requant.encodings.exactness import holds, integers_of
 from requant.encodings.scaled import BESIDE
@@ -355,8 +355,10 @@ def _need_numbers(move: Move, encoding: Encoding) -> None:
 
 
 def _encoding_of(move: Move) -> Encoding:
-    """How a tensor's values are stored now; of several inputs, the one that holds the others or else the first."""
-    return move.inputs[0].encoding
+    """How a tensor's values are stored now; for several inputs, what holds the values of all of them."""
+    stored = tuple(dict.fromkeys(tensor.encoding for tensor in move.inputs))
+    fitting = (one for one in (*stored, F16, BF16) if all(holds(other, one) for other in stored))
+    return next(fitting, F32)
 
 
 def _labels(step: Step) -> str:
