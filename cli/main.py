@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import click
@@ -82,8 +83,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console script: SIGTERM is handled as Ctrl-C is, so that nothing unfinished stays behind."""
+    """The console script: SIGTERM and a terminal that closes do what Ctrl-C does: nothing unfinished stays behind."""
+    _open_streams()
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _interrupt)
     code = _run()
     try:
         sys.stdout.flush()
@@ -93,6 +97,14 @@ def main() -> None:
     os._exit(
         code
     )  # every file is closed; taking the compiler apart piece by piece would take another fifth of a second
+
+
+def _open_streams() -> None:
+    """Standard streams for a process that was started without: else the first file opened would be one of them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # takes the lowest number that is free, which is the stream's own, and keeps it
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
 
 
 def _run() -> int:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from requant.errors import Error, PlanError
+from requant.formats.safetensors.folder import SUBFOLDER
 
 _NAME: Final = re.compile(
     r"(?:https://huggingface\.co/|hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)"
@@ -123,13 +124,19 @@ def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None
         or [name for name in here if name.startswith("pytorch_model") and name.endswith(".bin")]
     )
     if weights:
-        return weights + [name for name in here if PurePosixPath(name).suffix in _BESIDE], None
+        return weights + [name for name in names if _is_beside(PurePosixPath(name))], None
     models = sorted({_with_siblings(name, names)[0] for name in ggufs})
     if len(models) == 1:
         return _with_siblings(models[0], names), models[0]
     if models:
         raise PlanError(f"{model.repo}: {len(models)} GGUF models are in it", hint=_one_of(model, models))
     raise PlanError(f"{model.repo}: there are neither safetensors nor GGUF files in it")
+
+
+def _is_beside(file: PurePosixPath) -> bool:
+    """Whether a file belongs to a model folder: `1_Pooling/config.json` says how a sentence becomes one vector."""
+    inside = not file.parent.name or SUBFOLDER.fullmatch(str(file.parent)) is not None
+    return inside and file.suffix in _BESIDE
 
 
 def _with_siblings(file: str, names: Sequence[str]) -> list[str]:

@@ -128,6 +128,13 @@ def test_a_full_standard_output_is_an_error(models):
     assert process.stderr == "error: No space left on device\n"
 
 
+def test_standard_streams_may_be_closed(models, tmp_path):
+    """As a daemon may leave them; files that are opened must not take their places."""
+    command = f"{sys.executable} -m requant convert hf {tmp_path}/out.gguf --to F16 <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], cwd=models, timeout=120).returncode == 0
+    assert requant("inspect", tmp_path / "out.gguf", cwd=models).returncode == 0
+
+
 def test_numbers_that_json_lacks_are_strings(models, tmp_path):
     folder = shutil.copytree(models / "hf", tmp_path / "hf")
     config = json.loads((folder / "config.json").read_text())

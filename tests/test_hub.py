@@ -56,6 +56,12 @@ SPLIT = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
         (None, ["consolidated.safetensors", "model.safetensors"], "model.safetensors", None),
         (None, ["consolidated.safetensors", "params.json"], "consolidated.safetensors params.json", None),
         (None, ["pytorch_model.bin", "training_args.bin", "merges.txt"], "pytorch_model.bin merges.txt", None),
+        (
+            None,
+            ["model.safetensors", "1_Pooling/config.json", "onnx/config.json", "additional_chat_templates/rag.jinja"],
+            "model.safetensors 1_Pooling/config.json additional_chat_templates/rag.jinja",
+            None,
+        ),
         (None, ["README.md", "m.gguf"], "m.gguf", "m.gguf"),
         (None, SPLIT, " ".join(SPLIT), SPLIT[0]),
         (SPLIT[1], [*SPLIT, "b-00001-of-00002.gguf"], " ".join(SPLIT), SPLIT[1]),

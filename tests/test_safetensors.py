@@ -394,11 +394,14 @@ def test_what_is_carried_and_what_is_not(folder):
         (folder / sub).mkdir()
         (folder / sub / "config.json").write_text("{}")
     (folder / "1_Pooling" / "model.safetensors").write_bytes(b"")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("x")
     (folder.parent / "blob").write_text("linked")
     (folder / "tokenizer.json").symlink_to(folder.parent / "blob")
     os.mkfifo(folder / "pipe")
     checkpoint = FORMAT.read(folder)
-    assert set(checkpoint.files) == {"LICENSE", "tokenizer.json", "1_Pooling/config.json"}
+    inner = {"1_Pooling/config.json", "additional_chat_templates/rag.jinja"}
+    assert set(checkpoint.files) == {"LICENSE", "tokenizer.json", *inner}
     assert bytes(read(checkpoint.files["tokenizer.json"])) == b"linked"
 
 

@@ -106,11 +106,17 @@ class Terminal:
     def press(self, keys):
         os.write(self.master, keys)
 
+    def hang_up(self):
+        """What becomes of a terminal whose window is closed, or whose connection is lost."""
+        os.close(self.master)
+        self.master = -1
+
     def close(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        os.close(self.master)
+        if self.master != -1:
+            os.close(self.master)
 
 
 def test_the_bar_is_drawn_and_ctrl_c_leaves_nothing(folder, tmp_path):
@@ -127,4 +133,16 @@ def test_the_bar_is_drawn_and_ctrl_c_leaves_nothing(folder, tmp_path):
     said = terminal.shown.decode()
     assert "Traceback" not in said
     assert re.split(r"[\r\n]+", said.strip())[-1] == "interrupted; nothing was changed"
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_terminal_that_closes_leaves_nothing(folder, tmp_path):
+    terminal = Terminal("convert", folder, tmp_path / "out.gguf", "--to", "Q2_K", "--threads", "1")
+    try:
+        terminal.read_until(BAR)
+        assert (tmp_path / "out.gguf.partial").exists()
+        terminal.hang_up()
+        assert terminal.process.wait(60) != 0
+    finally:
+        terminal.close()
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]

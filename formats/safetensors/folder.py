@@ -39,8 +39,9 @@ WEIGHTS: Final = (
     ),
     *(".gguf", ".ggml", ".llamafile", ".onnx", ".onnx_data", ".tflite", ".mlmodel", ".tar", ".zip", ".partial"),
 )
-#: The folders of a sentence-transformers model, named in its modules.json: `1_Pooling`.
-_MODULE: Final = re.compile(r"\d+_[A-Za-z]\w*")
+#: Subfolders that belong to a model: modules of sentence-transformers, named in its modules.json (`1_Pooling`), and
+#: chat templates for other uses than the usual one, where transformers writes them.
+SUBFOLDER: Final = re.compile(r"\d+_[A-Za-z]\w*|additional_chat_templates")
 
 
 def read_config(folder: Path) -> dict[str, Json]:
@@ -89,17 +90,17 @@ def write_config(config: Mapping[str, Json]) -> bytes:
 def carried_files(folder: Path) -> dict[str, Source]:
     """What goes along untouched, by relative name: tokenizer, generation_config.json, chat templates, README, licence.
 
-    Not: config.json, weights of any format and their indexes, hidden files, and subfolders but those of
-    sentence-transformers modules. Links are followed, because the cache of the Hugging Face hub is made of them.
+    Not: config.json, weights of any format and their indexes, hidden files, and subfolders but those that `SUBFOLDER`
+    matches. Links are followed, because the cache of the Hugging Face hub is made of them.
     """
     found: dict[str, Source] = {}
     for entry in _regular_files(folder):
         if entry.name != CONFIG:
             found[entry.name] = FileSlice(Path(entry.path), 0, entry.stat().st_size)
-    for module in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if _MODULE.fullmatch(module.name) and module.is_dir():
-            for entry in _regular_files(Path(module.path)):
-                found[f"{module.name}/{entry.name}"] = FileSlice(Path(entry.path), 0, entry.stat().st_size)
+    for inner in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if SUBFOLDER.fullmatch(inner.name) and inner.is_dir():
+            for entry in _regular_files(Path(inner.path)):
+                found[f"{inner.name}/{entry.name}"] = FileSlice(Path(entry.path), 0, entry.stat().st_size)
     return found
 
 
