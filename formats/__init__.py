@@ -46,6 +46,7 @@ def detect(path: Path) -> Format:
     )
 
 
-def open(path: Path) -> Checkpoint[Tensor]:
+def open(path: Path | str) -> Checkpoint[Tensor]:
     """Describe the model at `path`, whatever its format; no tensor byte is read. Raises `Error`."""
+    path = Path(path)
     return detect(path).read(path)
