@@ -86,7 +86,7 @@ def find_sdist(cache: Path) -> Path:
 
 
 def find_quantizer(source: Path, cache: Path) -> Path:
-    """llama-quantize, built from `source` where it is not given."""
+    """llama-quantize, built from `source` into `cache`."""
     program = cache / "build" / "bin" / "llama-quantize"
     if not program.exists():
         if shutil.which("cmake") is None:

@@ -94,9 +94,8 @@ def main() -> None:
         sys.stderr.flush()
     except OSError:
         code = code or 1  # whoever read the output is gone
-    os._exit(
-        code
-    )  # every file is closed; taking the compiler apart piece by piece would take another fifth of a second
+    # every file is closed; taking the compiler apart piece by piece would take another fifth of a second
+    os._exit(code)
 
 
 def _open_streams() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -93,8 +94,8 @@ def _source_name(step: Step) -> str:
     return step.move.inputs[0].name if len(step.move.inputs) == 1 else step.target.name
 
 
-def _path(step: Step) -> Any:
+def _path(step: Step) -> Path:
     for source in step.move.inputs[0].sources.values():
         if isinstance(source, FileSlice):
             return source.path
-    return "(made by the plan)"
+    return Path("(made by the plan)")

@@ -32,8 +32,8 @@ DEFAULT_ALIGNMENT: Final = 32
 ALIGNMENT_LIMIT: Final = 16 << 20
 MAX_DIMENSIONS: Final = 4
 
-#: Bytes of a key or a tensor name; the specification says so of keys.
-NAME_LIMIT: Final = 65535
+#: Bytes of a key, by the specification; of tensor names only what is read.
+KEY_LIMIT: Final = 65535
 #: More of these in one file than any model has; a limit keeps hostile files short-lived.
 _PAIR_LIMIT: Final = 1 << 16
 _TENSOR_LIMIT: Final = 1 << 16
@@ -140,7 +140,7 @@ class _Metadata:
         metadata: dict[str, Typed] = {}
         for index in range(count):
             at = cursor.position
-            key = cursor.string(f"key {index} of {count}", NAME_LIMIT)
+            key = cursor.string(f"key {index} of {count}", KEY_LIMIT)
             if not key:
                 raise cursor.error(f"key {index} is empty", at=at)
             if key in metadata:
@@ -244,7 +244,7 @@ def _tensor_infos(cursor: Cursor, count: int) -> list[_Info]:
     names: set[str] = set()
     for index in range(count):
         at = cursor.position
-        name = cursor.string(f"the name of tensor {index} of {count}", NAME_LIMIT)
+        name = cursor.string(f"the name of tensor {index} of {count}", KEY_LIMIT)
         what = f"tensor {name[:80]!r}"
         if name in names:
             raise cursor.error(f"{what} occurs twice", at=at)

@@ -15,7 +15,7 @@ from typing import Final
 
 from requant.errors import Error, PlanError
 from requant.formats.gguf.ggml_types import number_of
-from requant.formats.gguf.header import ALIGNMENT_KEY, MAGIC, MAX_DIMENSIONS, alignment_of
+from requant.formats.gguf.header import ALIGNMENT_KEY, KEY_LIMIT, MAGIC, MAX_DIMENSIONS, alignment_of
 from requant.formats.gguf.shards import (
     COUNT_KEY,
     MAX_SHARDS,
@@ -32,8 +32,6 @@ from requant.layout import Layout, LayoutOptions, OutputFile
 VERSION: Final = 3
 #: llama.cpp refuses longer names (GGML_MAX_NAME counts a closing zero).
 NAME_LIMIT: Final = 63
-#: The specification's limit for keys.
-KEY_LIMIT: Final = 65535
 
 
 def layout(checkpoint: Checkpoint[TensorSpec], destination: Path, options: LayoutOptions) -> Layout:
@@ -51,13 +49,9 @@ def layout(checkpoint: Checkpoint[TensorSpec], destination: Path, options: Layou
         own = {key: typed for key, typed in metadata.items() if index == 0 or key == ALIGNMENT_KEY}
         total, count = Typed("i32", len(checkpoint.tensors)), Typed("u16", len(shards))
         own[NUMBER_KEY] = Typed("u16", index)
-        if options.shard_counts is None:
-            own |= {TENSORS_KEY: total, COUNT_KEY: count}  # in the order of gguf-split
-        else:
-            own |= {
-                COUNT_KEY: count,
-                TENSORS_KEY: total,
-            }  # in that of llama-quantize, which keeps files as they were cut
+        # in the order of gguf-split; or in that of llama-quantize, which keeps files as they were cut
+        counts = {TENSORS_KEY: total, COUNT_KEY: count}
+        own |= counts if options.shard_counts is None else dict(reversed(counts.items()))
         files.append(_file(shard_name(prefix, index, len(shards)), own, tensors, alignment))
     return Layout(destination.parent, tuple(files))
 

@@ -1,7 +1,7 @@
 """How the numbers of one tensor are stored: pure descriptions, no arithmetic.
 
 An encoding knows which arrays (*parts*) hold a tensor of a given logical shape, so every size is known
-without encoding anything. Encodings are frozen values: they compare, hash, and survive JSON through `label`.
+without encoding anything. Encodings are frozen values: they compare and hash.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Encoding(Protocol):
 
     @property
     def label(self) -> str:
-        """The name printed and typed by users; unique, and enough to rebuild the encoding."""
+        """The name that users read in plans and reports."""
         ...
 
     @property

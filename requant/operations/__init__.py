@@ -1,1 +1,1 @@
-"""What a user can ask for; each module builds a Plan and does nothing else."""
+"""What a user can ask for: plans of conversions, and reports; nothing here writes."""

@@ -220,10 +220,8 @@ def multiplied_output(
     became = {move.name: encoding for move, encoding in zip(moves, encodings, strict=True)}
     if not dropped or became.get(_OUTPUT, NVFP4) == NVFP4:
         return list(moves), list(encodings), []
-    output, losses = (
-        named[_OUTPUT],
-        [Loss(LossKind.TENSOR_DROPPED, name, "llama.cpp has it beside NVFP4 only") for name in dropped],
-    )
+    output = named[_OUTPUT]
+    losses = [Loss(LossKind.TENSOR_DROPPED, name, "llama.cpp has it beside NVFP4 only") for name in dropped]
     if "output.scale" in named:
         whole = _with(output.inputs[0], named["output.scale"].inputs[0])
         output = replace(output, inputs=(whole,))
