@@ -32,8 +32,9 @@ class Facts:
 class Model:
     """`Facts` as numbers.
 
-    layers: `block_count`. experts: 0 for a dense model. heads_per_kv: query heads that share one key head in the first
-    layer. values: tensors that count as attention values. tied: there is no output matrix of its own.
+    layers: `block_count`, or what an architecture makes of it. experts: 0 for a dense model. heads_per_kv: query heads
+    that share one key head in the first layer. values: tensors that count as attention values. tied: there is no
+    output matrix of its own.
     """
 
     architecture: str
@@ -49,19 +50,18 @@ class Model:
 def model_of(facts: Facts, names: Iterable[str], has_importance: bool) -> Model:
     """What the rules ask about; `names` are all tensors of the output. Raises `PlanError` for a key of a wrong type."""
     roles = [role_of(name) for name in names]
-    layers = _count(facts, "block_count")
+    own_layers = _count(facts, "block_count") - _count(facts, "nextn_predict_layers")
     experts = _count(facts, "expert_count")
     if facts.architecture in ("hunyuan_vl", "hunyuan-dense") and experts <= 1:
         experts = 0
     heads = _count(facts, "attention.head_count")
     kv_heads = _count(facts, "attention.head_count_kv", heads)
-    own_layers = layers - _count(facts, "nextn_predict_layers")
     is_70b = _LAYERS_OF_70B.get(facts.architecture) == own_layers
     if facts.architecture.startswith("llama"):
         is_70b = is_70b and heads != kv_heads and experts != 8
     return Model(
         architecture=facts.architecture,
-        layers=layers,
+        layers=_layers(facts, own_layers),
         experts=experts,
         heads_per_kv=heads // kv_heads if kv_heads else 0,
         is_70b=is_70b,
@@ -69,6 +69,14 @@ def model_of(facts: Facts, names: Iterable[str], has_importance: bool) -> Model:
         tied=Role.OUTPUT not in roles,
         has_importance=has_importance,
     )
+
+
+def _layers(facts: Facts, own: int) -> int:
+    """How many layers llama.cpp counts, of which `own` do not predict ahead; two architectures have more than stored."""
+    if facts.architecture == "graniteswitch":
+        return own + 1  # a router, which has no tensors
+    loops = _count(facts, "num_loops", 1) if facts.architecture == "nanbeige" else 1
+    return own * loops if loops > 1 else _count(facts, "block_count")
 
 
 def _count(facts: Facts, key: str, default: int = 0) -> int:
