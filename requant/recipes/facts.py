@@ -72,7 +72,7 @@ def model_of(facts: Facts, names: Iterable[str], has_importance: bool) -> Model:
 
 
 def _layers(facts: Facts, own: int) -> int:
-    """How many layers llama.cpp counts, of which `own` do not predict ahead; two architectures have more than stored."""
+    """How many layers llama.cpp counts, `own` of which predict no token ahead; two architectures have others."""
     if facts.architecture == "graniteswitch":
         return own + 1  # a router, which has no tensors
     loops = _count(facts, "num_loops", 1) if facts.architecture == "nanbeige" else 1
