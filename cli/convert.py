@@ -29,7 +29,7 @@ Examples:
 """
 
 
-class _Command(click.Command):
+class _Command(options.RoundingCommand):
     """With what `--to` takes at the end of its help, from the tables that it is read with."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -26,6 +27,8 @@ MAX_TEXT: Final = 64 << 20
 MAX_THREADS: Final = 512
 #: The largest number of the narrowest float type that weights are kept in, F16.
 LARGEST: Final = 65504.0
+#: Under this name a `RoundingCommand` keeps the order of its options.
+_ORDER: Final = "requant.order"
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -92,12 +95,21 @@ run_options = _gathered(
 )
 
 
+class RoundingCommand(click.Command):
+    """Remembers in which order options came, for `Choices`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parsed once more for the order, which click keeps to itself."""
+        ctx.meta[_ORDER] = [option.name for option in self.make_parser(ctx).parse_args(list(args))[2]]
+        return super().parse_args(ctx, args)
+
+
 @dataclass(frozen=True, slots=True)
 class Choices:
     """How to round: departures from a recipe, and which columns matter, as llama-quantize takes them."""
 
     tensor_types: tuple[str, ...]
-    tensor_type_file: Path | None
+    tensor_type_files: tuple[Path, ...]
     output_tensor_type: str | None
     token_embedding_type: str | None
     pure: bool
@@ -107,11 +119,15 @@ class Choices:
     exclude_weights: tuple[str, ...]
 
     def overrides(self) -> Overrides:
-        """The departures; reads --tensor-type-file."""
-        file, output, embedding = self.tensor_type_file, self.output_tensor_type, self.token_embedding_type
-        listed = () if file is None else tensor_type_file(read_text(file))
+        """The departures; reads each --tensor-type-file in its place, for the first expression that fits decides."""
+        output, embedding = self.output_tensor_type, self.token_embedding_type
+        given = {
+            "tensor_types": ((tensor_type(text),) for text in self.tensor_types),
+            "tensor_type_files": (tensor_type_file(read_text(file)) for file in self.tensor_type_files),
+        }
+        order = (name for name in click.get_current_context().meta[_ORDER] if name in given)
         return Overrides(
-            tensor_types=(*(tensor_type(text) for text in self.tensor_types), *listed),
+            tensor_types=tuple(chain.from_iterable(next(given[name]) for name in order)),
             output=None if output is None else encoding_named(output),
             token_embedding=None if embedding is None else encoding_named(embedding),
             pure=self.pure,
@@ -142,8 +158,10 @@ rounding_options = _gathered(
     ),
     click.option(
         "--tensor-type-file",
+        "tensor_type_files",
+        multiple=True,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="A file of REGEX=TYPE, separated by spaces or lines; they come after those of --tensor-type.",
+        help="A file of REGEX=TYPE, separated by spaces or lines, as if all were given here. Repeatable.",
     ),
     click.option("--output-tensor-type", metavar="TYPE", help="The type of output.weight."),
     click.option("--token-embedding-type", metavar="TYPE", help="The type of the token embeddings."),

@@ -25,7 +25,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
 @click.argument("source", metavar="IN.gguf", type=click.Path(exists=True, path_type=Path))
 @click.argument("rest", metavar="[OUT.gguf] TYPE [THREADS]", nargs=-1)
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")

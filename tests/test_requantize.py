@@ -90,6 +90,8 @@ def test_options_make_the_files_of_llama_quantize(options, recipe, golden, made,
     monkeypatch.chdir(tmp_path)
     Path("model.gguf").symlink_to(made / "gqa.gguf")
     Path("imatrix.gguf").symlink_to(made / "gqa.imatrix")
+    for name, text in FILES["types"].items():
+        Path(name).write_text(text)
     words = ["requantize", "--allow-requantize", *options, "model.gguf", "out.gguf", recipe, "2"]
     result = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
