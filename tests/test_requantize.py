@@ -6,24 +6,26 @@ tests/quantizable.py and from SmolLM2, with every recipe, with and without an im
 
 import hashlib
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from requant.cli.main import cli
-from requant.encodings import BLOCKS
+from requant.encodings import BLOCKS, F32
 from requant.errors import PlanError
 from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.imatrix import read_imatrix
-from requant.ir import Typed
+from requant.ir import Tensor, Typed
 from requant.layout import LayoutOptions
 from requant.operations.requantize import Request, plan_requantization
 from requant.plan import Fidelity, LossKind
 from requant.recipes import Overrides, encoding_named
 from requant.rows import carries_codes
-from requant.sources import read
+from requant.sources import Memory, read
 from tests import ggml_oracle, models, quantizable
 
 FORMAT = Gguf()
@@ -196,6 +198,20 @@ def test_overridden_metadata_counts_for_the_recipe(made, tmp_path):
     shared = types(plan_of(made, tmp_path, "Q2_K"))
     alone = types(plan_of(made, tmp_path, "Q2_K", key_values=(("llama.attention.head_count_kv", Typed("u32", 4)),)))
     assert (shared["blk.0.attn_v.weight"], alone["blk.0.attn_v.weight"]) == ("Q4_K", "Q3_K")
+
+
+def test_dimensions_of_length_one_are_written_as_ggml_writes_them(made, tmp_path):
+    """It keeps four of them in memory and writes up to the last that is longer: a router with one output is a row."""
+    source = FORMAT.read(made / "gqa.gguf")
+    shapes = {"blk.0.ffn_gate_inp_shexp.weight": (1, 256), "blk.0.a.weight": (1, 3, 256), "blk.0.b.weight": (3, 1, 256)}
+    extra = [Tensor(name, shape, F32, {"data": Memory(bytes(4 * math.prod(shape)))}) for name, shape in shapes.items()]
+    plan = plan_requantization(
+        replace(source, tensors=(*source.tensors, *extra)), FORMAT, tmp_path / "out.gguf", Request("Q8_0")
+    )
+    execute(plan)
+    tensors = {tensor.name: tensor for tensor in FORMAT.read(tmp_path / "out.gguf").tensors}
+    assert [tensors[name].shape for name in shapes] == [(256,), (3, 256), (3, 1, 256)]
+    assert [tensors[name].encoding.label for name in shapes] == ["F32", "Q8_0", "Q8_0"]
 
 
 def test_rounding_twice_is_told_and_exact_steps_are_not(made, tmp_path):

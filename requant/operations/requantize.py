@@ -22,6 +22,7 @@ from requant.recipes import (
     check_importance,
     choose_encodings,
     file_order,
+    ggml_shape,
     overridden,
     pruned_metadata,
     pruned_names,
@@ -80,7 +81,7 @@ def _moves(source: Checkpoint[Tensor], request: Request) -> list[Move]:
     if request.keep_split:
         # llama.cpp's order would mix the files
         names = {tensor.name: names[tensor.name] for tensor in _as_stored(source.tensors) if tensor.name in names}
-    return [Move(new, by_name[old].shape, (by_name[old],)) for old, new in names.items()]
+    return [Move(new, ggml_shape(by_name[old].shape), (by_name[old],)) for old, new in names.items()]
 
 
 def _cut(moves: Sequence[Move], request: Request) -> LayoutOptions:

@@ -5,7 +5,7 @@ from requant.recipes.converter import choose_converted, own_file_type
 from requant.recipes.facts import Facts
 from requant.recipes.header import quantized_metadata
 from requant.recipes.importances import check_importance, missing_importance
-from requant.recipes.names import file_order
+from requant.recipes.names import file_order, ggml_shape
 from requant.recipes.options import (
     Overrides,
     layers_to_prune,
@@ -30,6 +30,7 @@ __all__ = [
     "choose_encodings",
     "encoding_named",
     "file_order",
+    "ggml_shape",
     "layers_to_prune",
     "missing_importance",
     "overridden",

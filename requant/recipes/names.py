@@ -116,6 +116,15 @@ def dimensions(shape: Shape) -> int:
     return max((len(shape) - axis for axis, length in enumerate(shape) if length > 1), default=1)
 
 
+def ggml_shape(shape: Shape) -> Shape:
+    """A shape as ggml writes it back: without the leading dimensions of length 1. One without values stays as it is.
+
+    >>> ggml_shape((1, 8)), ggml_shape((2, 1, 8)), ggml_shape(())
+    ((8,), (2, 1, 8), (1,))
+    """
+    return shape if 0 in shape else (shape or (1,))[-dimensions(shape) :]
+
+
 def why_kept(name: str, shape: Shape, architecture: str, quantize_output: bool = True) -> str | None:
     """Why a tensor is never quantized, or None when it may be."""
     if dimensions(shape) < 2:
