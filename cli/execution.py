@@ -135,7 +135,7 @@ def plan_text(plan: Plan, workers: int) -> str:
         ),
     ]
     if plan.obsolete:
-        blocks.append("removes " + ", ".join(path.name for path in plan.obsolete))
+        blocks.append("removes " + ", ".join(str(path.relative_to(plan.layout.root)) for path in plan.obsolete))
     return "\n\n".join(blocks) + losses_text(plan)
 
 

@@ -36,7 +36,11 @@ def models(tmp_path_factory):
     write_tiny_llama(folder / "tiny.gguf")
     (folder / "taken.gguf").mkdir()
     os.mkfifo(folder / "pipe.gguf")
-    shutil.copytree(folder / "hf", folder / "integers")
+    for name, missing in {"integers": "", "bare": "config.json", "mute": "tokenizer.json"}.items():
+        shutil.copytree(folder / "hf", folder / name, ignore=shutil.ignore_patterns(missing))
+    shutil.copytree(folder / "bare", folder / "adapter")
+    (folder / "adapter/model.safetensors").rename(folder / "adapter/adapter_model.safetensors")
+    (folder / "adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
     tensors = load_file(folder / "hf/model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int32)
     save_file(tensors, folder / "integers/model.safetensors")
@@ -111,6 +115,9 @@ def test_the_help_of_convert_lists_every_recipe():
         (["convert", "hf/model.safetensors", "out.gguf"], 3, "convert the folder"),
         (["types", "--tensor", "hf:model.norm"], 4, "there is no tensor 'model.norm'"),
         (["types", "--tensor", "model.norm"], 4, "'model.norm' should be PATH:NAME"),
+        (["convert", "adapter", "out.gguf"], 3, "adapter is an adapter (LoRA), to be put on a model"),
+        (["convert", "bare", "out.gguf"], 3, "fetch config.json into the folder"),
+        (["convert", "mute", "out.gguf"], 4, "--no-vocab"),
         (["convert", "integers", "out.gguf"], 4, "'model.norm.weight' is I32, which cannot become F32"),
     ],
 )
@@ -118,6 +125,20 @@ def test_what_cannot_be_done_is_said(models, words, code, said):
     process = requant(*words, cwd=models)
     assert process.returncode == code and said in process.stderr, process.stderr
     assert not [path.name for path in models.iterdir() if path.name.startswith("out")]
+
+
+def test_what_is_replaced_leaves_nothing_that_readers_would_take_for_the_new(models, tmp_path):
+    """Another model's words, template or quantization beside the new weights would be used, and nobody would know."""
+    folder = shutil.copytree(models / "hf", tmp_path / "there")
+    left = {"added_tokens.json": "{}", "chat_template.jinja": "x", "quantize_config.json": "{}", "notes.txt": "mine"}
+    for name, text in {**left, "additional_chat_templates/rag.jinja": "x"}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    plan = requant("convert", "hf", folder, "--force", "--dry-run", cwd=models).stdout
+    assert "removes added_tokens.json, additional_chat_templates/rag.jinja, chat_template.jinja" in plan
+    assert requant("convert", "hf", folder, "--force", cwd=models).returncode == 0
+    ours = {path.name for path in (models / "hf").iterdir()}
+    assert {path.name for path in folder.iterdir()} == {*ours, "notes.txt", "additional_chat_templates"}
 
 
 def test_a_full_standard_output_is_an_error(models):

@@ -38,12 +38,26 @@ from requant.recipes import (
     unused_overrides,
 )
 
-#: What readers of a Hugging Face folder look for.
-_WEIGHT_FILES: Final = (
+#: What readers of a Hugging Face folder look for: weights, tokenizer, templates, and how they are to be used.
+_READ_FILES: Final = (
     "*.safetensors",
     "*.safetensors.index.json",
     "pytorch_model*.bin",
     "pytorch_model*.bin.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "generation_config.json",
+    "modules.json",
+    *QUANTIZATION_FILES,
 )
 
 #: Groups of keys in a GGUF made from an HF folder; "" stands for the architecture's and all others.
@@ -100,12 +114,12 @@ def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Pat
 
 
 def obsolete_files(layout: Layout) -> tuple[Path, ...]:
-    """Weights and indexes in the destination's folder that a reader would take for parts of the new model there."""
+    """Files in the destination's folder that a reader would take for parts of the new model there."""
     names = {file.name for file in layout.files}
     if "config.json" not in names or not layout.root.is_dir():
         return ()  # a single file stands for itself, whatever lies beside it
-    found = (path for pattern in _WEIGHT_FILES for path in layout.root.glob(pattern))
-    return tuple(sorted(path for path in found if path.name not in names))
+    found = {path for pattern in _READ_FILES for path in layout.root.glob(pattern)}
+    return tuple(sorted(path for path in found if path.relative_to(layout.root).as_posix() not in names))
 
 
 def rounded_twice(steps: Sequence[Step]) -> list[Loss]:
@@ -139,10 +153,7 @@ def to_ggml(source: Checkpoint[Tensor], vocabulary: bool) -> Translation:
     from requant.architectures import translate
 
     if not source.config:
-        raise UnsupportedError(
-            f"{source.path} has no config.json, which says what model the tensors make",
-            hint="convert the folder that has it, not a file inside",
-        )
+        raise _not_a_model(source)
     said = translate(source, Naming.GGML)
     rows = next((move.shape[0] for move in said.moves if move.name == "token_embd.weight"), None)
     if not vocabulary:  # without a tokenizer, llama.cpp counts the tokens by this key
@@ -150,6 +161,20 @@ def to_ggml(source: Checkpoint[Tensor], vocabulary: bool) -> Translation:
         return replace(said, metadata={**said.metadata, **size, "tokenizer.ggml.model": _NO_TOKENIZER})
     outcome = tokenizers.to_ggml(source, rows)
     return replace(said, metadata={**said.metadata, **outcome.metadata}, losses=(*said.losses, *outcome.losses))
+
+
+def _not_a_model(source: Checkpoint[Tensor]) -> UnsupportedError:
+    """The error for tensors of which nobody says what model they make."""
+    if "adapter_config.json" in source.files:
+        return UnsupportedError(
+            f"{source.path} is an adapter (LoRA), to be put on a model, and none itself",
+            hint="merge it into its model first (PEFT's merge_and_unload), and convert the result",
+        )
+    inside = not source.path.is_dir()
+    return UnsupportedError(
+        f"{source.path} has no config.json, which says what model the tensors make",
+        hint="convert the folder that has it, not a file inside" if inside else "fetch config.json into the folder",
+    )
 
 
 def to_hf(source: Checkpoint[Tensor]) -> Translation:
