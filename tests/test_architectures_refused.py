@@ -193,6 +193,12 @@ def test_unknown_architecture():
     refused(replace(gguf(), architecture="mamba"), "mamba", "llama", error=UnsupportedError)
 
 
+def test_what_sees_around_a_llama_is_no_llama():
+    text = dict(hf().config)
+    config = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": text}
+    refused(replace(hf(), architecture="llava", config=config), "LlavaFor", "not supported", error=UnsupportedError)
+
+
 def test_class_decides_over_model_type():
     assert translate(hf({"architectures": ["MistralForCausalLM"]}), Naming.GGML).metadata[
         "llama.attention.sliding_window"

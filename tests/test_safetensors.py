@@ -405,6 +405,15 @@ def test_what_is_carried_and_what_is_not(folder):
     assert bytes(read(checkpoint.files["tokenizer.json"])) == b"linked"
 
 
+def test_an_adapter_beside_a_model_is_told(folder):
+    write(small(1), folder / "adapter_model.safetensors")
+    (notice,) = FORMAT.read(folder).notices
+    assert notice == "adapter_model.safetensors is an adapter: it is not put on the model"
+    for path in folder.glob("model*"):
+        path.unlink()
+    assert FORMAT.read(folder).notices == ()  # by itself it is what was asked for
+
+
 @pytest.mark.parametrize(("name", "words"), [("config.json", "No such file"), ("tokenizer.json", "leads nowhere")])
 def test_a_link_that_leads_nowhere_is_told(folder, name, words):
     (folder / name).unlink(missing_ok=True)

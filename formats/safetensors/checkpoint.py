@@ -37,6 +37,7 @@ def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -
     header = read_folder(folder, weights, index)
     config = read_config(folder)
     model_type = config.get("model_type")
+    adapters = [f"{name} is an adapter: it is not put on the model" for name in weights.adapters(folder)]
     return Checkpoint(
         Naming.HF,
         model_type if isinstance(model_type, str) else "",
@@ -45,7 +46,7 @@ def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -
         _typed(header.metadata),
         carried_files(folder),
         path,
-        header.notices,
+        (*header.notices, *adapters),
     )
 
 

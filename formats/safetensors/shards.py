@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from requant.errors import FormatError
@@ -15,8 +15,9 @@ from requant.formats.safetensors.stream import shorten
 from requant.ir import Tensor
 
 _SHARD: Final = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})(\.\w+)")
-#: Not the model itself: a second copy of it in another naming, or something to be put on top of it.
-_BESIDE: Final = ("consolidated", "adapter_")
+#: Not the model itself: something to be put on top of it, or a second copy of it in another naming.
+_ADAPTER: Final = "adapter_"
+_BESIDE: Final = ("consolidated", _ADAPTER)
 #: How many names, or keys, one notice tells.
 _SHOWN: Final = 3
 
@@ -39,6 +40,11 @@ class WeightFiles:
         matching = folder.glob(self.pattern)
         files = sorted(path for path in matching if not path.is_dir() and not path.name.startswith("."))
         return [file for file in files if not file.name.startswith(_BESIDE)] or files
+
+    def adapters(self, folder: Path) -> list[str]:
+        """Files to be put on top of the model, by name; none if there is no other."""
+        names = sorted(path.name for path in folder.glob(f"{_ADAPTER}*{PurePath(self.pattern).suffix}"))
+        return names if any(path.name not in names for path in self.found(folder)) else []
 
     def indexes(self, folder: Path) -> list[Path]:
         """All indexes, by name."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from requant.architectures.general import json_file
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
-from requant.errors import UnsupportedError
+from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.plan import Loss, LossKind
 from requant.sources import Memory
@@ -44,6 +44,8 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
 
 
 def _pooling(config: Json, path: str) -> int:
+    if config is None:
+        raise PlanError(f"{path}/config.json is missing, or no JSON", hint="modules.json names it: fetch it")
     if isinstance(config, dict):
         for flag, name, number in _MODES:
             if config.get(flag) is True or config.get("pooling_mode") == name:

@@ -45,7 +45,8 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming, families: Sequence
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Translation:
     config = _flat(checkpoint.config)
-    family, headless = _family_of_config(config, checkpoint.architecture, families)
+    # not of its text model: what sees or hears around a llama has other names, and computes other things
+    family, headless = _family_of_config(checkpoint.config, checkpoint.architecture, families)
     losses = values.assumptions_hold(family, config)
     tensors = _by_modern_name(family, checkpoint.tensors)
     base = base_of(family, tensors)

@@ -79,7 +79,7 @@ def _part(files: Files, rows: int | None) -> ModelPart:
         return wordpiece.from_vocab_txt(files, added, rows)
     raise PlanError(
         f"{files.checkpoint.path}: no tokenizer files (tokenizer.json, tokenizer.model, vocab.json or vocab.txt)",
-        hint="download them into the folder, or ask for no vocabulary",
+        hint="download them into the folder, or convert without (--no-vocab)",
     )
 
 
