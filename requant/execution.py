@@ -36,7 +36,7 @@ from requant.rows import (
     runs_of,
     upright,
 )
-from requant.values import check_bits, check_values
+from requant.values import check_bits, check_scales, check_values
 
 #: Bytes copied at a time where nothing is computed.
 COPY_BYTES: Final = 4 << 20
@@ -261,7 +261,9 @@ class _Run:
         out = rows.new_parts(task.start, task.stop, scratch) if job.whole is None else job.whole
         start = 0 if job.whole is None else task.start
         if carries_codes(step):
-            rows.repack(task.start, task.stop, out, start, scratch)
+            codes = rows.codes(task.start, task.stop, scratch)
+            self._count(step, check_scales(step, task.start, codes, self.options.replace_nan))
+            rows.pack(codes, out, start)
         else:
             values = rows.values(task.start, task.stop, scratch)
             self._count(step, check_values(step, task.start, values, self.options.replace_nan))

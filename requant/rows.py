@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codec, CodesCodec, HalvesCodec, NeedsLargest, Parts, Values, codec_for
+from requant.codecs import Codec, Codes, CodesCodec, HalvesCodec, NeedsLargest, Parts, Values, codec_for
 from requant.encodings import Dense, Encoding, PartSpec, columns_of, decoding_granule, rows_of
 from requant.encodings.exactness import values_of
 from requant.ir import Tensor, TensorSpec
@@ -247,8 +247,8 @@ class StepRows:
                 out[at : at + wide, number :: len(self._inputs)] = stored[:, turn::of].T
         return out
 
-    def repack(self, start: int, stop: int, out: Parts, at: int, scratch: Scratch) -> None:
-        """Carry rows over as integers; `out` is filled from its row `at` on."""
+    def codes(self, start: int, stop: int, scratch: Scratch) -> Codes:
+        """Target rows `[start, stop)` as integers and their scales."""
         runs, turn, of = [], self._unwoven.turn, self._unwoven.of
         for item, a, b, _ in self._overlaps(start, stop):
             held = self._held.get(item.first)
@@ -269,6 +269,10 @@ class StepRows:
             if self._rope or self._woven > 1 or (of > 1 and self._held):
                 array = self._ordered(np.ascontiguousarray(array), scratch).copy()
             setattr(codes, name, array)
+        return codes
+
+    def pack(self, codes: Codes, out: Parts, at: int) -> None:
+        """Store integers in the target's encoding; `out` is filled from its row `at` on."""
         assert isinstance(self._target, CodesCodec)
         self._target.pack(codes, out, at)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from requant.codecs import Codes
 from requant.encodings import F16, columns_of
 from requant.errors import Error, FormatError, PlanError
 from requant.plan import Step
@@ -57,6 +58,35 @@ def check_bits(step: Step, start: int, data: Bytes, dtype: str, replacement: flo
         narrow.astype(np.float16).view("<u2") if dtype == "F16" else narrow.view("<u4") >> (32 - 8 * bits.itemsize)
     )
     return int(bad.sum())
+
+
+def check_scales(step: Step, start: int, codes: Codes, replacement: float | None) -> int:
+    """The same for rows that are carried over as integers, whose scales and offsets may be no numbers.
+
+    There is a code for 0 under every scale, and for no other replacement.
+    """
+    columns = columns_of(step.target.shape)
+    bad = ~np.isfinite(codes.scales * codes.whole)
+    if codes.offsets is not None:
+        bad |= ~np.isfinite(codes.offsets)
+    if not bad.any():
+        return 0
+    groups = np.arange(columns) * bad.shape[1] // columns if codes.groups is None else codes.groups
+    if replacement != 0:
+        row, group = (int(i) for i in np.argwhere(bad)[0])
+        raise FormatError(
+            _path(step),
+            f"tensor {_source_name(step)!r}: the scale of {_index(step, start + row, int((groups == group).argmax()))} "
+            f"is {codes.scales[row, group] * codes.whole}; {int(bad.sum())} scales in these {len(bad)} rows are no "
+            "numbers",
+            hint="the model is damaged; --replace-nan 0 converts it all the same",
+        )
+    lost = bad[:, groups]
+    codes.codes[lost] = codes.zeros[:, groups][lost] if codes.zeros.size else 0
+    codes.scales[bad], codes.whole = 1, codes.whole if np.isfinite(codes.whole) else 1.0
+    if codes.offsets is not None:
+        codes.offsets[bad] = 0
+    return int(lost.sum())
 
 
 def _not_finite(step: Step, start: int, bad: NDArray[np.bool_], values: NDArray[Any]) -> Error:

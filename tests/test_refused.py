@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from requant.errors import UnsupportedError
+from requant.errors import FormatError, UnsupportedError
 from tests.stored import read_folder
 
 BYTES, HALVES = np.zeros((8, 16), np.uint8), np.zeros((8, 16), np.float16)
@@ -68,3 +68,31 @@ def test_quark_s_words_are_not_read(tmp_path):
     arrays = {"m.weight": WORDS, "m.weight_scale": HALVES}
     with pytest.raises(UnsupportedError, match="Quark"):
         read_folder(tmp_path, arrays, {"quantization_config": {"quant_method": "quark"}})
+
+
+# What is left of a module of which a part is missing: a copy, or plain numbers, would lack the weight.
+LEFT = {
+    "GPTQ without codes": {"qzeros": WORDS, "scales": HALVES, "g_idx": np.arange(8, dtype=np.int32)},
+    "EXL2 without codes": {"q_scale": WORDS, "q_scale_max": HALVES[0], "q_invperm": np.arange(8, dtype=np.int32)},
+    "compressed-tensors without codes": {"weight_scale": HALVES, "weight_shape": np.array([8, 16])},
+    "compressed-tensors without a shape": {"weight_packed": WORDS, "weight_scale": HALVES},
+    "NVFP4 without scales": {"weight_packed": BYTES, "weight_global_scale": HALVES[0, :1]},
+    "FP8 without codes": {"weight_scale": HALVES},
+    "NF4 without its description": {"weight": BYTES, "weight.absmax": HALVES[0], "weight.quant_map": HALVES[0]},
+    "HQQ without codes": {"unpack_view_dtype": np.zeros(11, np.uint8), "scale": HALVES, "zero": HALVES},
+    "gpt-oss without blocks": {"gate_up_proj_scales": np.zeros((2, 8, 4), np.uint8)},
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_parts_without_their_others_are_named(tmp_path, case):
+    with pytest.raises(FormatError, match=r"'model\.m\..*is a part of a quantized weight whose others are missing"):
+        read_folder(tmp_path, {f"model.m.{name}": array for name, array in LEFT[case].items()})
+
+
+@pytest.mark.parametrize("codes", [BYTES, BYTES.astype(np.int8), WORDS])
+def test_weights_of_integers_need_scales(tmp_path, codes):
+    good = {"a.weight": BYTES.astype(np.int8), "a.weight_scale": np.ones((8, 1), np.float32)}
+    with pytest.raises(FormatError, match=r"'b\.weight' is [IU]\d+ and has no scales"):
+        read_folder(tmp_path, good | {"b.weight": codes})
+    assert read_folder(tmp_path, {"b.weight": codes}).tensors  # a table of numbers is no model

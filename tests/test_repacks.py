@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from requant.codecs import Codes, codec_for
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32
 from requant.encodings.awq import Awq, Kind, Marlin
 from requant.encodings.exactness import holds, keeps_codes
 from requant.encodings.gptq import Gptq, Order, Zeros
-from requant.errors import PlanError
+from requant.errors import FormatError, PlanError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
@@ -295,3 +296,33 @@ def test_layers_that_do_not_fit_stay_dense_and_are_listed(dense, tmp_path):
     assert len(dense_now) == 12  # all but the two down projections have rows of 256
     assert len(config["dynamic"]) == 12
     assert all(pattern.startswith("-:^model") for pattern in config["dynamic"])
+
+
+CARRIED = {  # what is quantized -> where its scales lie, what it is repacked to
+    "GPTQ-4-32": ("scales", ["AWQ-4-32", "GPTQ-4-32-V2"]),
+    "AWQ-4-32": ("scales", ["GPTQ-4-32"]),
+    "MXFP4": ("weight_scale", []),
+    "NVFP4": ("weight_global_scale", []),
+}
+
+
+@pytest.mark.parametrize(("recipe", "to"), [(recipe, to) for recipe in CARRIED for to in (None, *CARRIED[recipe][1])])
+def test_scales_that_are_no_numbers_are_found_where_codes_are_carried(dense, tmp_path, recipe, to):
+    """Nothing is decoded in a repack: NaN would go unseen into the file."""
+    quantized, destination = tmp_path / "quantized", tmp_path / ("out" if to else "out.gguf")
+    converted(dense, quantized, recipe)
+    arrays = load_file(quantized / "model.safetensors")
+    scales = arrays[f"model.layers.0.mlp.up_proj.{CARRIED[recipe][0]}"]
+    scales.view(-1)[-1] = 255 if recipe == "MXFP4" else float("nan")
+    save_file(arrays, quantized / "model.safetensors")
+    with pytest.raises((FormatError, PlanError), match="is nan"):
+        converted(quantized, destination, to)
+    assert not destination.exists() or not any(destination.iterdir())
+    if recipe == "NVFP4":  # found while planning
+        return
+    form, target = detect(quantized), FORMATS["safetensors" if to else "gguf"]
+    plan = plan_conversion(form.read(quantized), target, destination, Request(to))
+    receipt = execute(plan, Options(replace_nan=0.0))
+    assert list(receipt.replaced.values()) == [32]
+    found = next(values for name, values in decoded(destination).items() if "up" in name and "0" in name)
+    assert not found[-1, -32:].any() and found[-1, :-32].any()

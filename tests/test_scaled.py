@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS, DENSE
@@ -20,6 +20,7 @@ from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.sources import read
+from tests.stored import read_folder
 from tests.tiny_folder import write_tiny_folder
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "encodings" / "scaled"
@@ -456,3 +457,24 @@ def test_four_bit_floats_know_whose_codes_they_take():
     assert takes(Scaled("mlx", "F4", 1, 16, "U8", storage="U32"), BLOCKS["NVFP4"])
     assert not takes(NVFP4, BLOCKS["NVFP4"])  # its scale of the whole tensor has no place there
     assert not takes(MXFP4, BLOCKS["NVFP4"])
+
+
+@pytest.mark.parametrize("part", ["FP8-BLOCK weight_scale_inv", "NVFP4 weight_scale", "W4A16-ASYM weight_zero_point"])
+def test_transposed_parts_are_told(tmp_path, part):
+    """They have as many numbers as those that are meant, and would be read as other weights."""
+    recipe, name = part.split()
+    destination = tmp_path / "m"
+    convert(write_tiny_folder(tmp_path / "dense"), destination, recipe)
+    arrays = load_file(destination / "model.safetensors")
+    key = f"model.layers.0.mlp.up_proj.{name}"
+    arrays[key] = arrays[key].reshape(arrays[key].shape[::-1])
+    save_file(arrays, destination / "model.safetensors")
+    with pytest.raises(FormatError, match=name):
+        detect(destination).read(destination)
+
+
+def test_scales_of_other_blocks_than_the_configuration_says(tmp_path):
+    arrays = {"m.weight": torch.zeros(512, 256, dtype=torch.float8_e4m3fn), "m.weight_scale_inv": torch.ones(4, 1)}
+    assert read_folder(tmp_path, save(arrays)).tensors[0].encoding.columns == 256
+    with pytest.raises(FormatError, match="weight_scale_inv.* is no grid"):
+        read_folder(tmp_path, save(arrays), {"quantization_config": {"weight_block_size": [128, 128]}})

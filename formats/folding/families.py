@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, scaled, smoothed, sparse
+from requant.formats.folding import bitsandbytes, compressed, exl2, hqq, mlx, refused, remains, scaled, smoothed, sparse
 from requant.formats.folding.awq import fold_awq
 from requant.formats.folding.gptq import fold_gptq
 from requant.formats.folding.pool import Pool
@@ -14,7 +14,7 @@ from requant.ir import Json
 #: (arrays, quantization config, {} when there is none) -> None; raises FormatError or UnsupportedError.
 Fold = Callable[[Pool, Mapping[str, Json]], None]
 
-#: Every family by name, the ones with the most telling array names first; two refuse what the others cannot read.
+#: Every family by name, the ones with the most telling array names first; the rest refuse what these cannot read.
 FOLDS: Final[Mapping[str, Fold]] = {
     "by arrays": refused.refuse_by_arrays,
     "bitsandbytes": bitsandbytes.fold,
@@ -28,4 +28,5 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "scaled": scaled.fold,
     "smoothed": smoothed.fold,
     "by method": refused.refuse_by_method,
+    "remains": remains.refuse_remains,
 }

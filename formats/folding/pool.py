@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from requant.encodings import Dense
+from requant.encodings import Dense, Shape
 from requant.errors import FormatError, PlanError
 from requant.formats.safetensors.parts import NamesParts
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Tensor, TensorSpec
@@ -55,7 +55,10 @@ class Pool:
         return array
 
     def assemble(self, spec: TensorSpec) -> None:
-        """Fold the arrays that `spec.encoding` names into one tensor; each must be there, of its dtype and size."""
+        """Fold the arrays that `spec.encoding` names into one tensor; each must be there, of its dtype and shape.
+
+        Dimensions of 1 count for nothing: one scale is stored as [] or [1], scales of rows as [rows] or [rows, 1].
+        """
         encoding = spec.encoding
         assert isinstance(encoding, NamesParts)
         names = encoding.stored_names(spec.name)
@@ -69,7 +72,7 @@ class Pool:
             if array is None:
                 raise FormatError(self.path, f"{spec.name!r} lacks {names[part]!r}", hint="is a shard missing?")
             found = array.parts["data"] if isinstance(array.encoding, Dense) else None
-            if found is None or found.dtype != wanted.dtype or found.nbytes != wanted.nbytes:
+            if found is None or found.dtype != wanted.dtype or not _alike(found.shape, wanted.shape):
                 stored = "taken already" if found is None else f"{found.dtype.label}{list(found.shape)}"
                 raise FormatError(
                     self.path,
@@ -103,6 +106,10 @@ class Pool:
         ]
         notices = (*self._checkpoint.notices, *self.notices, *remarks)
         return replace(self._checkpoint, tensors=tuple(ordered), config=self.config, notices=notices)
+
+
+def _alike(one: Shape, other: Shape) -> bool:
+    return [size for size in one if size != 1] == [size for size in other if size != 1]
 
 
 def _quantization(checkpoint: Checkpoint[Tensor]) -> Mapping[str, Json]:

@@ -26,6 +26,8 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 #: Blocks of FP8 where the configuration says nothing.
 _BLOCK: Final = (128, 128)
+#: Rows and columns of a block, if the configuration says so.
+Block = tuple[int, int] | None
 
 
 def fold(pool: Pool, config: Mapping[str, Json]) -> None:
@@ -72,7 +74,7 @@ def _refuse(pool: Pool, module: str, suffix: str, reason: str) -> None:
     )
 
 
-def _beside_weight(pool: Pool, module: str, block: tuple[int, int]) -> None:
+def _beside_weight(pool: Pool, module: str, block: Block) -> None:
     """`weight` and `weight_scale`: the dtype of the weight decides."""
     weight, scales = pool.need(module, "weight"), pool.need(module, "weight_scale")
     if weight.encoding.label in _ELEMENTS:
@@ -107,6 +109,8 @@ def _packed(pool: Pool, module: str) -> None:
     if packed.encoding.label != "U8" or len(packed.shape) < 2:
         return
     whole = pool.get(f"{module}.weight_global_scale")
+    if scales.encoding.label not in ("F8_E4M3", "F8_E8M0", "U8"):
+        raise FormatError(pool.path, f"module {module!r}: {_said(packed)} cannot be under {_said(scales)}")
     if scales.encoding.label == "F8_E4M3":
         if whole is None:
             raise FormatError(pool.path, f"module {module!r} has no 'weight_global_scale'", hint="is a shard missing?")
@@ -132,7 +136,7 @@ def _packed(pool: Pool, module: str) -> None:
     pool.assemble(TensorSpec(f"{module}.weight", shape, encoding))
 
 
-def _fold(pool: Pool, module: str, kind: str, block: tuple[int, int]) -> None:
+def _fold(pool: Pool, module: str, kind: str, block: Block) -> None:
     """`weight` beside scales that say what shares one; FP4 in bytes where the scales have groups of 32."""
     weight = pool.get(f"{module}.weight")
     suffix = "weight_scale_inv" if kind == "inv" else "weight_scale"
@@ -152,7 +156,7 @@ def _fold(pool: Pool, module: str, kind: str, block: tuple[int, int]) -> None:
     pool.assemble(TensorSpec(weight.name, weight.shape, encoding))
 
 
-def _fold_stack(pool: Pool, name: str, kind: str, suffix: str, block: tuple[int, int]) -> None:
+def _fold_stack(pool: Pool, name: str, kind: str, suffix: str, block: Block) -> None:
     weight, scales = pool.get(name), pool.get(name + suffix)
     assert weight is not None and scales is not None
     pool.assemble(TensorSpec(name, weight.shape, _by_scales(pool, kind, weight, scales, block, "")))
@@ -165,7 +169,7 @@ def _stacks(pool: Pool, suffix: str) -> list[str]:
     return [name for name, tensor in found if tensor and tensor.encoding.label in _FP8 and len(tensor.shape) == 3]
 
 
-def _by_scales(pool: Pool, kind: str, weight: Tensor, scales: Tensor, block: tuple[int, int], zero: str) -> Scaled:
+def _by_scales(pool: Pool, kind: str, weight: Tensor, scales: Tensor, block: Block, zero: str) -> Scaled:
     """The encoding of an 8-bit weight, from the shape of its scales."""
     element, dtype, shape = weight.encoding.label, scales.encoding.label, weight.shape
     if dtype not in _SCALES or len(shape) < 2:
@@ -180,13 +184,14 @@ def _by_scales(pool: Pool, kind: str, weight: Tensor, scales: Tensor, block: tup
         (rows, columns), (down, across) = shape[-2:], scales.shape[-2:]
         if down == rows and across and columns % across == 0:
             return Scaled(kind, element, 1, 0 if across == 1 else columns // across, dtype, zero=zero)
-        for height, width in (block, _BLOCK, _whole(columns, down, across), _even(rows, columns, down, across)):
+        even = [] if block else [_even(rows, columns, down, across)]
+        for height, width in (block or _BLOCK, _BLOCK, _whole(columns, down, across), *even):
             if _fits(rows, height, down) and _fits(columns, width, across):
                 return Scaled(kind, element, height, width, dtype, zero=zero)
     raise FormatError(
         pool.path,
         f"{scales.name!r} is {_said(scales)}, which is no grid over {_said(weight)}",
-        hint="the file is damaged, or weight_block_size is missing in quantization_config",
+        hint="the file is damaged, or quantization_config does not say the weight_block_size that it has",
     )
 
 
@@ -227,7 +232,7 @@ def _group(pool: Pool, module: str, columns: int, groups: int) -> int:
     return group
 
 
-def _block_of(config: Mapping[str, Json]) -> tuple[int, int]:
+def _block_of(config: Mapping[str, Json]) -> Block:
     """Rows and columns of a block, from wherever a configuration has them."""
     found: list[Json] = [config.get("weight_block_size")]
     groups = config.get("config_groups")
@@ -238,7 +243,7 @@ def _block_of(config: Mapping[str, Json]) -> tuple[int, int]:
         numbers = [int(n) for n in re.findall(r"\d{1,6}", str(sizes))]
         if len(numbers) == 2 and min(numbers) > 0:
             return numbers[0], numbers[1]
-    return _BLOCK
+    return None
 
 
 def _said(tensor: Tensor) -> str:
