@@ -8,12 +8,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from requant.codecs import codec_for
+from requant.encodings import F16
 from requant.encodings.bitsandbytes import FourBit, RowInt8
-from requant.errors import FormatError, UnsupportedError
+from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
+from requant.ir import Tensor
 from requant.kernels_cpu.bitsandbytes import TABLES, dynamic_map
 from requant.operations.convert import Request, plan_conversion
+from requant.plan import Move
+from requant.schemes import scheme_named
 from tests.tiny_folder import write_tiny_folder
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "encodings" / "bitsandbytes"
@@ -167,3 +171,27 @@ def test_gpu_layouts_are_refused_by_name(tmp_path):
     save_file(arrays, tmp_path / "model.safetensors")
     with pytest.raises(UnsupportedError, match="layout of one kind of GPU"):
         detect(tmp_path / "model.safetensors").read(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("recipe", ["NF4", "INT8"])
+def test_transposed_matrices_are_refused(recipe):
+    """gpt2's lie in the file as [in, out]; bitsandbytes' layers would multiply by the transpose of what is meant."""
+    move = Move("transformer.h.0.attn.c_proj.weight", (64, 64), (Tensor("w", (64, 64), F16, {}),))
+    scheme = scheme_named(recipe)
+    assert scheme.apply([move], {"model_type": "llama"}).encodings[0] != F16
+    with pytest.raises(PlanError, match="gpt2 keeps its matrices transposed"):
+        scheme.apply([move], {"model_type": "gpt2"})
+
+
+def _linear(*names):
+    return [Move(f"{name}.weight", (64, 64), (Tensor(name, (64, 64), F16, {}),)) for name in names]
+
+
+@pytest.mark.parametrize(("recipe", "key"), [("NF4", "llm_int8_skip_modules"), ("AWQ-4-32", "modules_to_not_convert")])
+def test_linear_layers_that_stay_dense_are_listed(recipe, key):
+    """transformers replaces every linear layer that is not in the list by a quantized one."""
+    scheme, block = scheme_named(recipe), "model.layers.0.mlp"
+    usual = _linear(f"{block}.down_proj", "lm_head", "model.embed_tokens")
+    assert scheme.apply(usual, {}).quantization[key] == {"NF4": ["lm_head"]}.get(recipe)
+    routed = _linear(f"{block}.down_proj", f"{block}.gate", "pooler.dense", "lm_head")
+    assert sorted(scheme.apply(routed, {}).quantization[key]) == ["lm_head", f"{block}.gate", "pooler.dense"]

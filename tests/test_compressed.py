@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from requant.codecs import codec_for
 from requant.encodings.compressed import Packed, RowPairs
@@ -19,6 +19,7 @@ from requant.errors import FormatError, UnsupportedError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
+from requant.plan import LossKind
 from requant.sources import read
 from tests.tiny_folder import write_tiny_folder
 
@@ -298,3 +299,17 @@ def test_rotated_weights_are_refused(tmp_path):
 def test_a_width_that_the_configuration_does_not_name_is_told(tmp_path):
     config = {"config_groups": {"group_0": {"weights": {"num_bits": 8}}}}
     assert any("does not name" in notice for notice in read_arrays(tmp_path, module(), config).notices)
+
+
+def test_an_activation_order_is_not_carried_over(tmp_path):
+    """What reads the folder would take the groups for consecutive columns."""
+    source = write_tiny_folder(tmp_path / "tiny", torch.float16)
+    convert(source, tmp_path / "gptq", "GPTQ-4-32")
+    arrays = load_file(tmp_path / "gptq" / "model.safetensors")
+    for name in [name for name in arrays if name.endswith("g_idx")]:
+        arrays[name] = arrays[name].flip(0).contiguous()
+        arrays[name][0] = 0  # not in any order
+    save_file(arrays, tmp_path / "gptq" / "model.safetensors")
+    plan = convert(tmp_path / "gptq", tmp_path / "packed", "W4A16-32")
+    assert {loss.kind for loss in plan.losses} == {LossKind.REQUANTIZED}
+    assert not any(name.endswith("g_idx") for name in load_file(tmp_path / "packed" / "model.safetensors"))

@@ -476,5 +476,5 @@ def test_transposed_parts_are_told(tmp_path, part):
 def test_scales_of_other_blocks_than_the_configuration_says(tmp_path):
     arrays = {"m.weight": torch.zeros(512, 256, dtype=torch.float8_e4m3fn), "m.weight_scale_inv": torch.ones(4, 1)}
     assert read_folder(tmp_path, save(arrays)).tensors[0].encoding.columns == 256
-    with pytest.raises(FormatError, match="weight_scale_inv.* is no grid"):
+    with pytest.raises(FormatError, match=r"weight_scale_inv.* is no grid"):
         read_folder(tmp_path, save(arrays), {"quantization_config": {"weight_block_size": [128, 128]}})

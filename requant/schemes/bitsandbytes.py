@@ -10,12 +10,17 @@ from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Move
-from requant.schemes.linear import Applied, dense_like, is_linear
+from requant.schemes.compressed import dense_modules
+from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
 
 
 @dataclass(frozen=True, slots=True)
 class BitsAndBytes:
-    """table: "nf4", "fp4" or "int8". double: quantize the scales as well. block: numbers that share a scale."""
+    """table: "nf4", "fp4" or "int8". double: quantize the scales as well. block: numbers that share a scale.
+
+    Routers, poolers and whatever else stays dense must be listed as such: transformers takes every other linear layer
+    for quantized, and of one that is not it makes noise.
+    """
 
     table: str
     double: bool = False
@@ -24,8 +29,10 @@ class BitsAndBytes:
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Linear layers of the blocks become codes; everything else stays as it is."""
+        refuse_transposed(config, "bitsandbytes")
         encodings = tuple(self._encoding(move) for move in moves)
-        skipped = [move.name.removesuffix(".weight") for move in moves if move.name == "lm_head.weight"]
+        dense = [name for name in dense_modules(moves, encodings) if name != "lm_head"]
+        skipped = [*dense, "lm_head"] if dense or any(move.name == "lm_head.weight" for move in moves) else []
         int8 = self.table == "int8"
         quantization: dict[str, Json] = {
             "quant_method": "bitsandbytes",

@@ -9,7 +9,6 @@ from typing import Final
 from requant.encodings import DENSE, Encoding
 from requant.encodings.compressed import Packed
 from requant.encodings.exactness import Integers, integers_of
-from requant.encodings.gptq import Order
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
@@ -87,7 +86,11 @@ def _arguments(
 
 @dataclass(frozen=True, slots=True)
 class IntegerWeights:
-    """Weights of 4 or 8 bits, `group` columns to a scale, -1 for whole rows; activations are not quantized."""
+    """Weights of 4 or 8 bits, `group` columns to a scale, -1 for whole rows; activations are not quantized.
+
+    An activation order is not carried over: since 2026, compressed-tensors refuses it, and without a word about it in
+    the configuration every version takes the groups for consecutive columns.
+    """
 
     name: str
     bits: int
@@ -118,8 +121,7 @@ class IntegerWeights:
     def _packed(self, move: Move) -> Packed:
         integers = integers_of(move.inputs[0].encoding)
         if isinstance(integers, Integers) and (integers.bits, integers.symmetric) == (self.bits, self.symmetric):
-            order = Order.ACT if integers.ordered and integers.group == self.group else Order.MISSING
-            return Packed(self.bits, self.group, self.symmetric, integers.scale, order=order)
+            return Packed(self.bits, self.group, self.symmetric, integers.scale)
         scale = dense_like(move).label
         return Packed(self.bits, self.group, self.symmetric, scale if scale in ("BF16", "F16") else "F32")
 

@@ -18,6 +18,7 @@ from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
+from requant.schemes.compressed import dense_modules
 from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
 from requant.sources import Memory
 
@@ -86,21 +87,21 @@ class AwqScheme:
     group: int | None = None
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
-        """Linear layers of the blocks become AWQ."""
+        """Linear layers of the blocks become AWQ; the output layer never: no loader expects it."""
         refuse_transposed(config, "AWQ")
         usual = _usual(moves)
         group = self.group if self.group is not None else usual.group if usual.bits <= 4 else 128
         encodings, losses = _fitted(
-            moves, [self._like(move, group) if _quantized(move) else None for move in moves], even=8
+            moves, [self._like(move, group) if is_linear(move) else None for move in moves], even=8
         )
-        kept = [loss.subject.removesuffix(".weight") for loss in losses]
+        dense = [name for name in dense_modules(moves, encodings) if name != "lm_head"]
         quantization: dict[str, Json] = {
             "quant_method": "awq",
             "bits": 4,
             "group_size": group,
             "zero_point": True,
             "version": "gemm",
-            "modules_to_not_convert": ["lm_head", *kept] if kept else None,
+            "modules_to_not_convert": ["lm_head", *dense] if dense else None,
         }
         return Applied(encodings, quantization, losses=losses)
 
