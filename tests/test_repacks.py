@@ -326,3 +326,15 @@ def test_scales_that_are_no_numbers_are_found_where_codes_are_carried(dense, tmp
     assert list(receipt.replaced.values()) == [32]
     found = next(values for name, values in decoded(destination).items() if "up" in name and "0" in name)
     assert not found[-1, -32:].any() and found[-1, :-32].any()
+
+
+@pytest.mark.parametrize("to", ["GPTQ", "AWQ"])
+def test_one_plain_layer_is_no_reason_to_round_the_others(dense, tmp_path, to):
+    """GPTQModel's `dynamic` and AWQ's `modules_to_not_convert` leave some as they are."""
+    converted(dense, tmp_path / "first", "GPTQ-4-32")
+    arrays, plain = load_file(tmp_path / "first" / "model.safetensors"), load_file(dense / "model.safetensors")
+    name = "model.layers.0.self_attn.v_proj."
+    kept = {key: array for key, array in arrays.items() if not key.startswith(name)}
+    save_file(kept | {f"{name}weight": plain[f"{name}weight"]}, tmp_path / "first" / "model.safetensors")
+    plan = converted(tmp_path / "first", tmp_path / "second", to)
+    assert [step.target.name for step in plan.steps if step.fidelity is Fidelity.ROUND] == [f"{name}weight"]

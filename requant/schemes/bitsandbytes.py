@@ -19,7 +19,7 @@ class BitsAndBytes:
     """table: "nf4", "fp4" or "int8". double: quantize the scales as well. block: numbers that share a scale.
 
     Routers, poolers and whatever else stays dense must be listed as such: transformers takes every other linear layer
-    for quantized, and of one that is not it makes noise.
+    for quantized, and looks for its codes in vain.
     """
 
     table: str

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from requant.encodings import Blocks, Encoding
+from requant.encodings import Blocks, Dense, Encoding
 from requant.encodings.awq import Awq, Kind
 from requant.encodings.exactness import Integers, integers_of
 from requant.encodings.gptq import Gptq, Order, Zeros
@@ -160,8 +160,12 @@ def _quantized(move: Move) -> bool:
 
 
 def _usual(moves: Sequence[Move]) -> Integers:
-    """The integers that all linear layers are stored as already; if they are not, 4 bits in groups of 128."""
-    found = {integers_of(tensor.encoding) for move in moves if is_linear(move) for tensor in move.inputs}
+    """The integers that linear layers are stored as already, all but plain ones; else 4 bits in groups of 128.
+
+    Most quantized models have layers that were left as they are: these are no reason to round the others again.
+    """
+    stored = {tensor.encoding for move in moves if is_linear(move) for tensor in move.inputs}
+    found = {integers_of(encoding) for encoding in stored if not isinstance(encoding, Dense)}
     integers = [item for item in found if isinstance(item, Integers)]
     same = {(item.bits, item.group) for item in integers}
     if len(integers) == len(found) and len(same) == 1 and integers[0].bits in _BITS and integers[0].group in _GROUPS:
