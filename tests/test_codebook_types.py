@@ -1,7 +1,9 @@
 """What is particular to ggml's codebook, ternary and 4-bit float types; test_block_types.py has their contract."""
 
+import libgguf
 import numpy as np
 import pytest
+from gguf import quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +52,6 @@ def test_iq3_s_forgets_a_zero_group_as_ggml_does():
 @pytest.mark.slow  # ggml builds its table for a minute, in both libraries
 def test_iq1_m_is_that_of_the_newest_ggml():
     """libgguf has the search of before 2026; most blocks come out the same, a few do not."""
-    libgguf = pytest.importorskip("libgguf")
     rng = np.random.default_rng(2)
     x, w = rows("normal", rng, (8, 4096)), importance("usual", rng, 4096)
     ours = encode("IQ1_M", x, w)
@@ -110,7 +111,6 @@ def test_any_finite_bit_patterns(label, seed):
 @pytest.mark.parametrize("label", [label for label in BLOCKS if label.startswith("IQ")])
 def test_the_gguf_package_decodes_the_same(label):
     """A third opinion, in numpy; finite scales only."""
-    quants = pytest.importorskip("gguf.quants")
     rng = np.random.default_rng(3)
     x, w = rows("outliers", rng, (4, 512)), importance("usual", rng, 512)
     stored = encode(label, x, w)

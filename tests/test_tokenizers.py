@@ -4,6 +4,7 @@ import json
 
 import pytest
 import sentencepiece
+import transformers
 
 from requant.ir import Typed
 from requant.sources import read
@@ -36,7 +37,6 @@ def test_smollm2_has_the_same_ids_in_tokenizers_and_in_llama_cpp():
 
 
 def test_smollm2_loads_in_transformers(tmp_path):
-    transformers = pytest.importorskip("transformers")
     tokenizer = to_hf(metadata_of(models.smollm2()))
     for name, source in tokenizer.files.items():
         (tmp_path / name).write_bytes(read(source).tobytes())
