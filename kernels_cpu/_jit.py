@@ -23,6 +23,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import config
+from numpy.typing import NDArray
 
 from requant.kernels_cpu import on_compile
 
@@ -48,7 +49,7 @@ DOUBLES: Final = _input(types.float64)
 BYTES: Final = _input(types.uint8)
 WORDS: Final = _input(types.uint16)
 WORDS32: Final = _input(types.uint32)
-LONGS: Final = _input(types.uint64)
+WORDS64: Final = _input(types.uint64)
 INTS: Final = _input(types.int32)
 INTS64: Final = _input(types.int64)
 OUT_FLOATS: Final = _output(types.float32)
@@ -56,10 +57,20 @@ OUT_DOUBLES: Final = _output(types.float64)
 OUT_BYTES: Final = _output(types.uint8)
 OUT_WORDS: Final = _output(types.uint16)
 OUT_INTS: Final = _output(types.int32)
-OUT_LONGS: Final = _output(types.int64)
+OUT_INTS64: Final = _output(types.int64)
 OUT_WORDS32: Final = _output(types.uint32)
 OUT_WORDS64: Final = _output(types.uint64)
 NUMBER: Final = types.int64
+
+# The same arrays in annotations.
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint16]
+Words32 = NDArray[np.uint32]
+Words64 = NDArray[np.uint64]
+Ints = NDArray[np.int32]
+Ints64 = NDArray[np.int64]
 
 
 def cache_folder() -> Path:

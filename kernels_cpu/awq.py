@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from requant.codecs import Codec, Codes, Parts, Values
 from requant.encodings.awq import Awq, Kind, Marlin
-from requant.kernels_cpu._jit import LONGS, NUMBER, OUT_WORDS32, OUT_WORDS64, WORDS32, inlined, kernel
-from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups, scales_of, stored_scales
-from requant.kernels_cpu.packed_bits import (
-    Codes8,
+from requant.kernels_cpu._jit import (
+    NUMBER,
+    OUT_WORDS32,
+    OUT_WORDS64,
+    WORDS32,
+    WORDS64,
     Words32,
     Words64,
-    codes_of,
-    gather_eight,
-    spread_eight,
-    stream_rows,
-    words_of,
+    inlined,
+    kernel,
 )
+from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups, scales_of, stored_scales
+from requant.kernels_cpu.packed_bits import Codes8, codes_of, gather_eight, spread_eight, stream_rows, words_of
 
 _U = np.uint64
 #: Where input k of 32 lies among the codes of gemv_fast: places 0, 1, 2, … hold inputs 0, 8, 16, 24, 1, 9, …
@@ -218,7 +219,7 @@ def unweave(words: Words32, rows: int, columns: int, first: int, count: int, cod
                 codes[(8 * column + _output(k)) * stride + octet] = x[k]
 
 
-@kernel(LONGS, NUMBER, NUMBER, OUT_WORDS32)
+@kernel(WORDS64, NUMBER, NUMBER, OUT_WORDS32)
 def weave(codes: Words64, rows: int, count: int, words: Words32) -> None:
     """The inverse of `unweave`: words [rows, count]."""
     x = np.empty(8, np.uint64)

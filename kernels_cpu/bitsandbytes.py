@@ -12,19 +12,16 @@ from functools import cache
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from requant.codecs import Halves, Parts, Values
 from requant.encodings.bitsandbytes import NESTED, FourBit, RowInt8
-from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_BYTES, OUT_FLOATS, kernel
+from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_BYTES, OUT_FLOATS, Bytes, Floats, kernel
 from requant.kernels_cpu.dense import narrowed
 from requant.kernels_cpu.groups import ROUNDING, rounded
 from requant.kernels_cpu.nibbles import nibbles_to_halves
 from requant.kernels_cpu.simd import load, load_chars16, load_ints, splat_int, store, to_float, where
 from requant.kernels_cpu.simd_lookup import permute
 
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 _F = np.float32
 
 _NF4: Final = (

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import BYTES, NUMBER, OUT_BYTES, kernel
-
-Bytes = NDArray[np.uint8]
+from requant.kernels_cpu._jit import BYTES, NUMBER, OUT_BYTES, Bytes, kernel
 
 
 @kernel(BYTES, NUMBER, NUMBER, OUT_BYTES)

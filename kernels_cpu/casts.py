@@ -6,8 +6,9 @@ All round to nearest, ties to even.
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import numpy as np
-from numpy.typing import NDArray
 
 from requant.kernels_cpu._jit import (
     BYTES,
@@ -19,10 +20,18 @@ from requant.kernels_cpu._jit import (
     OUT_FLOATS,
     OUT_WORDS,
     WORDS,
+    Bytes,
+    Doubles,
+    Floats,
+    Words,
     kernel,
+    spliced,
 )
-from requant.kernels_cpu.search import Bytes, Floats
 from requant.kernels_cpu.simd import (
+    F32x8,
+    F32x16,
+    I32x8,
+    I32x16,
     bits_float,
     fabs,
     float_bits,
@@ -40,9 +49,6 @@ from requant.kernels_cpu.simd import (
     value_bits,
     where,
 )
-
-Words = NDArray[np.uint16]
-Doubles = NDArray[np.float64]
 
 _F = np.float32
 
@@ -71,15 +77,24 @@ def widen_bf16(words: Words, out: Floats) -> None:
         store(out, at, bits_float(load_words16(words, at) << 16))
 
 
+@overload
+def bfloat_bits(x: F32x8) -> I32x8: ...
+@overload
+def bfloat_bits(x: F32x16) -> I32x16: ...
+@spliced
+def bfloat_bits(x: Any) -> Any:
+    """The bfloat16 nearest to each lane, ties to even, as its bits; not for NaN, which could become infinite."""
+    bits = float_bits(x)
+    return bits + 0x7FFF + (bits >> 16 & 1) >> 16
+
+
 @kernel(FLOATS, OUT_WORDS)
 def narrow_bf16(values: Floats, out: Words) -> None:
     """To bfloat16; a NaN keeps its upper bits and becomes quiet, as in ggml."""
     for i in range(0, values.size, 16):
         at = min(i, values.size - 16)
         x = load16(values, at)
-        bits = float_bits(x)
-        rounded = bits + 0x7FFF + (bits >> 16 & 1) >> 16
-        store_words(out, at, where(x != x, bits >> 16 | 64, rounded))
+        store_words(out, at, where(x != x, float_bits(x) >> 16 | 64, bfloat_bits(x)))
 
 
 @kernel(DOUBLES, OUT_FLOATS)

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Halves, Values
-from requant.kernels_cpu._jit import FLOATS, INTS, NUMBER, OUT_WORDS, WORDS32, inlined, kernel
+from requant.encodings.gptq import PLANES
+from requant.kernels_cpu._jit import FLOATS, INTS, NUMBER, OUT_WORDS, WORDS32, Floats, Ints, Words32, inlined, kernel
+from requant.kernels_cpu.casts import bfloat_bits
 from requant.kernels_cpu.groups import ROUNDING
-from requant.kernels_cpu.packed_bits import PLANES, Words32
-from requant.kernels_cpu.search import Floats, Ints
 from requant.kernels_cpu.simd import (
     F32x16,
-    float_bits,
     load16,
     load_ints16,
     number,
@@ -66,8 +65,7 @@ def _put(tile: Halves, at: int, x: F32x16, rounding: int) -> None:
     if rounding == 1:
         store_halves(tile, at, x)
     else:
-        bits = float_bits(x)
-        store_words(tile, at, bits + 0x7FFF + (bits >> 16 & 1) >> 16)
+        store_words(tile, at, bfloat_bits(x))
 
 
 @kernel(WORDS32, INTS, FLOATS, FLOATS, INTS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_WORDS)

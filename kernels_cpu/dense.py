@@ -44,8 +44,8 @@ _SMALL: Final[Mapping[str, _SmallFloat]] = {
     "F8_E4M3FNUZ": _SmallFloat(3, 8, 240.0, 0x80),
     "F8_E5M2FNUZ": _SmallFloat(2, 16, 57344.0, 0x80),
 }
-#: F4 (E2M1) by code; bit 3 is the sign.
-_F4: Final = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+#: The values of F4 by code; bit 3 is the sign.
+E2M1: Final = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
 @cache
@@ -179,7 +179,7 @@ def _decode_f4(data: NDArray[Any], out: Values, start: int) -> None:
     first = start * out.shape[-1]
     packed = data.reshape(-1)[first // 2 : (first + out.size + 1) // 2].astype(np.uint8)
     codes = np.stack([packed & 15, packed >> 4], -1).reshape(-1)
-    out.reshape(-1)[:] = _F4[codes[first % 2 :][: out.size]]
+    out.reshape(-1)[:] = E2M1[codes[first % 2 :][: out.size]]
 
 
 def _powers_of_two(values: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from requant.codecs import Halves, Parts, Values
 from requant.encodings.exl2 import Exl2
-from requant.kernels_cpu._jit import FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, OUT_WORDS, WORDS, kernel
+from requant.kernels_cpu._jit import FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, OUT_WORDS, WORDS, Floats, kernel
 from requant.kernels_cpu.columns import Columns, columns_to_halves
 from requant.kernels_cpu.dense import widened
 from requant.kernels_cpu.packed_bits import words_of
 from requant.kernels_cpu.simd import fabs, greater, lesser, load, number, rint, splat, sqrt, store
 
-Floats = NDArray[np.float32]
 _F = np.float32
 
 

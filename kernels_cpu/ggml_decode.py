@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from requant.kernels_cpu._jit import BYTES, OUT_FLOATS, inlined, kernel
-from requant.kernels_cpu.search import Bytes, Floats
+from requant.kernels_cpu._jit import BYTES, OUT_FLOATS, Bytes, Floats, inlined, kernel
 from requant.kernels_cpu.simd import (
     I32x16,
     half_value,

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import BYTES, FLOATS, OUT_BYTES, OUT_FLOATS, inlined, kernel
+from requant.kernels_cpu._jit import BYTES, FLOATS, OUT_BYTES, OUT_FLOATS, Bytes, Floats, inlined, kernel
 from requant.kernels_cpu.simd import (
     F32x8,
     I32x8,
@@ -31,9 +31,6 @@ from requant.kernels_cpu.simd import (
     where,
 )
 from requant.kernels_cpu.simd_lookup import permute
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 _F = np.float32
 

@@ -17,9 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import BYTES, NUMBER, OUT_LONGS, OUT_WORDS, WORDS, Kernel, kernel
-
-Words = NDArray[np.uint16]
+from requant.kernels_cpu._jit import BYTES, NUMBER, OUT_INTS64, OUT_WORDS, WORDS, Kernel, Words, kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ def _distances(grid: Grid, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
     return squares.astype(np.uint8)  # whole numbers, at most 4 * 7**2
 
 
-@kernel(BYTES, WORDS, NUMBER, OUT_WORDS, OUT_LONGS)
+@kernel(BYTES, WORDS, NUMBER, OUT_WORDS, OUT_INTS64)
 def _group(distances: NDArray[np.uint8], codes: Words, shells: int, near: Words, span: NDArray[np.int64]) -> None:
     """For every row of distances the points of its nearest shells, by distance and then by index, in groups."""
     size, first = codes.size, 0

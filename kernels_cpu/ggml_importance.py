@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from requant.kernels_cpu._jit import FLOATS, NUMBER, OUT_BYTES, inlined, kernel
+from requant.kernels_cpu._jit import FLOATS, NUMBER, OUT_BYTES, Bytes, Floats, Ints, Ints64, inlined, kernel
 from requant.kernels_cpu.ggml_decode import six_bit_scale
 from requant.kernels_cpu.ggml_k import (
     put_five_bits,
@@ -24,17 +24,7 @@ from requant.kernels_cpu.ggml_k import (
     put_two_bits,
     signed_codes,
 )
-from requant.kernels_cpu.search import (
-    Bytes,
-    Floats,
-    Ints,
-    Places,
-    affine_search,
-    gather,
-    positive_search,
-    put_starts,
-    signed_search,
-)
+from requant.kernels_cpu.search import affine_search, gather, positive_search, put_starts, signed_search
 from requant.kernels_cpu.simd import load16, splat16, sqrt, store, store_bytes
 from requant.kernels_cpu.simd_transpose import transpose_rows
 
@@ -42,7 +32,7 @@ _F = np.float32
 
 
 @inlined
-def sums_of_squares(values: Floats, starts: Places, length: int, scratch: Floats, out: Floats) -> None:
+def sums_of_squares(values: Floats, starts: Ints64, length: int, scratch: Floats, out: Floats) -> None:
     """Of the sixteen runs of `length` values (a multiple of 8) from `starts` on, each sum in order."""
     total = splat16(_F(0))
     for at in range(0, length, 8):

@@ -11,9 +11,21 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, inlined, kernel
+from requant.kernels_cpu._jit import (
+    FLOATS,
+    INTS64,
+    NUMBER,
+    OUT_BYTES,
+    WORDS,
+    Bytes,
+    Floats,
+    Ints,
+    Ints64,
+    Words,
+    inlined,
+    kernel,
+)
 from requant.kernels_cpu.lattice import clear, copy, nearest_int, sum_of_squares, weigh, weigh_by_size
 from requant.kernels_cpu.lattice_search import make_nearest_point
 from requant.kernels_cpu.simd import (
@@ -30,12 +42,6 @@ from requant.kernels_cpu.simd import (
     where,
 )
 from requant.kernels_cpu.simd_transpose import transpose
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Words = NDArray[np.uint16]
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
 
 _F = np.float32
 _UP: Final = (_F(-0.875), _F(0.125), _F(1.125))  # -1, 0, 1 moved up,
@@ -101,7 +107,7 @@ def _cut_s(sum_x: Floats, sum_w: Floats, scales: Floats, cuts: Ints) -> None:
 
 
 @inlined
-def _fill(order: Ints, k: int, length: int, low: int, high: int, flip: bool, levels: Longs) -> None:
+def _fill(order: Ints, k: int, length: int, low: int, high: int, flip: bool, levels: Ints64) -> None:
     """Levels 0, 1, 2 of the values of lane k, cut after `low` and `high` of them; the other way round if `flip`."""
     for place in range(length):
         level = 0 if place < low else 1 if place < high else 2
@@ -114,13 +120,13 @@ def _points(
     ws: Floats,
     at: int,
     count: int,
-    levels: Longs,
+    levels: Ints64,
     scale: np.float32,
     downs: int,
-    span: Longs,
+    span: Ints64,
     near: Words,
     terms: Floats,
-    codes: Longs,
+    codes: Ints64,
     first: int,
 ) -> np.float32:
     """The points of `count` eights, eight i moved down if bit i of `downs` is set; the scale that fits them.
@@ -158,7 +164,7 @@ def _turn(rows: Floats, start: int, length: int, turned: Floats) -> None:
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq1_s(
-    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 50 bytes."""
     plain, ws, xs, turned = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
@@ -242,7 +248,7 @@ def _cut_m(sum_x: Floats, sum_w: Floats, scales: Floats, cuts: Ints) -> None:
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq1_m(
-    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 56 bytes; an empty importance for none."""
     plain, ws, xs, turned = np.empty(256, _F), np.empty(256, _F), np.empty(128, _F), np.empty(128, _F)
@@ -305,8 +311,8 @@ def _finish_m(
     ws: Floats,
     scales: Floats,
     top: np.float32,
-    shifts: Longs,
-    codes: Longs,
+    shifts: Ints64,
+    codes: Ints64,
     out: Bytes,
     start: int,
 ) -> None:

@@ -5,9 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, inlined, kernel
+from requant.kernels_cpu._jit import (
+    FLOATS,
+    INTS64,
+    NUMBER,
+    OUT_BYTES,
+    WORDS,
+    Bytes,
+    Floats,
+    Ints,
+    Ints64,
+    Words,
+    inlined,
+    kernel,
+)
 from requant.kernels_cpu.lattice import (
     clear,
     even_signs,
@@ -39,12 +51,6 @@ from requant.kernels_cpu.simd import (
 )
 from requant.kernels_cpu.simd_transpose import transpose
 
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Words = NDArray[np.uint16]
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
-
 _F = np.float32
 
 _search_16: Final = make_search(16, 8, 2, numerators(19, 2, 0.1), 19, again="outside")
@@ -53,7 +59,7 @@ _search_32: Final = make_search(32, 8, 2, numerators(13, 2, 0.1), 13, again="alw
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq2_s(
-    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 82 bytes; an empty importance for none."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
@@ -90,7 +96,7 @@ def encode_iq2_s(
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq2_xs(
-    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 74 bytes."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
@@ -122,7 +128,7 @@ def encode_iq2_xs(
 
 @inlined
 def _prepare(
-    values: Floats, start: int, importance: Floats, xs: Floats, ws: Floats, roots: Floats, signs: Longs
+    values: Floats, start: int, importance: Floats, xs: Floats, ws: Floats, roots: Floats, signs: Ints64
 ) -> None:
     """Weights and magnitudes of 256 values, with an even number of signs in every eight."""
     weigh(values, start, importance, sum_of_squares(values, start) / _F(256), ws)
@@ -189,7 +195,7 @@ def _positive_scales(xs: Floats, ws: Floats, codes: Ints) -> F32x8:
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq2_xxs(
-    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 66 bytes."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)

@@ -5,9 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import FLOATS, INTS64, NUMBER, OUT_BYTES, WORDS, inlined, kernel
+from requant.kernels_cpu._jit import (
+    FLOATS,
+    INTS64,
+    NUMBER,
+    OUT_BYTES,
+    WORDS,
+    Bytes,
+    Floats,
+    Ints64,
+    Words,
+    inlined,
+    kernel,
+)
 from requant.kernels_cpu.lattice import (
     clear,
     even_signs,
@@ -22,11 +33,6 @@ from requant.kernels_cpu.lattice import (
     weigh_by_size,
 )
 from requant.kernels_cpu.lattice_search import make_search, numerators, work_space
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Words = NDArray[np.uint16]
-Longs = NDArray[np.int64]
 
 _F = np.float32
 
@@ -45,7 +51,7 @@ def _weights(values: Floats, start: int, importance: Floats, ws: Floats, roots: 
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq3_s(
-    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 110 bytes; an empty importance for none.
 
@@ -84,7 +90,7 @@ def encode_iq3_s(
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq3_xxs(
-    values: Floats, importance: Floats, columns: int, span: Longs, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 98 bytes; an empty importance for none."""
     xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_BYTES, OUT_FLOATS, inlined, kernel
+from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_BYTES, OUT_FLOATS, Bytes, Floats, inlined, kernel
 from requant.kernels_cpu.lattice import nearest_int
 from requant.kernels_cpu.simd import (
     F32x8,
@@ -31,9 +31,6 @@ from requant.kernels_cpu.simd import (
 )
 from requant.kernels_cpu.simd_lookup import permute
 from requant.kernels_cpu.simd_transpose import transpose
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 _F = np.float32
 _SMALLEST: Final = _F(1e-15)

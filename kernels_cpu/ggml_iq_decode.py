@@ -9,15 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import BYTES, LONGS, OUT_FLOATS, inlined, kernel
+from requant.kernels_cpu._jit import BYTES, OUT_FLOATS, WORDS64, Bytes, Floats, Words64, inlined, kernel
 from requant.kernels_cpu.simd import half_value, splat, store, to_float, where
 from requant.kernels_cpu.simd_lookup import bytes_of, mask_of
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Longs = NDArray[np.uint64]
 
 _F = np.float32
 
@@ -45,8 +40,8 @@ def _put(point: np.uint64, signs: int, step: np.float32, out: Floats, place: int
     store(out, place, to_float(bytes_of(point)) * step * sign)
 
 
-@kernel(BYTES, LONGS, OUT_FLOATS)
-def decode_iq2_xxs(blocks: Bytes, grid: Longs, out: Floats) -> None:
+@kernel(BYTES, WORDS64, OUT_FLOATS)
+def decode_iq2_xxs(blocks: Bytes, grid: Words64, out: Floats) -> None:
     """Blocks of 66 bytes to 256 values: d, then for 32 values four indices and 28 bits of signs under a scale."""
     for n in range(blocks.size // 66):
         d = _half(blocks, 66 * n)
@@ -65,8 +60,8 @@ def _two_steps(d: np.float32, scales: int, i: int) -> np.float32:
     return d * (_F(0.5) + _F(scales >> 4 * (i // 2) & 15)) * _F(0.25)
 
 
-@kernel(BYTES, LONGS, OUT_FLOATS)
-def decode_iq2_xs(blocks: Bytes, grid: Longs, out: Floats) -> None:
+@kernel(BYTES, WORDS64, OUT_FLOATS)
+def decode_iq2_xs(blocks: Bytes, grid: Words64, out: Floats) -> None:
     """Blocks of 74 bytes to 256 values: d, 32 words of a 9-bit index and 7 signs, 16 scales."""
     for n in range(blocks.size // 74):
         d = _half(blocks, 74 * n)
@@ -78,8 +73,8 @@ def decode_iq2_xs(blocks: Bytes, grid: Longs, out: Floats) -> None:
                 _put(grid[word & 511], _EVEN_SIGNS[word >> 9], step, out, 256 * n + 32 * k + 8 * i)
 
 
-@kernel(BYTES, LONGS, OUT_FLOATS)
-def decode_iq2_s(blocks: Bytes, grid: Longs, out: Floats) -> None:
+@kernel(BYTES, WORDS64, OUT_FLOATS)
+def decode_iq2_s(blocks: Bytes, grid: Words64, out: Floats) -> None:
     """Blocks of 82 bytes to 256 values: d, low bytes of 32 indices, 32 bytes of signs, high bits, 16 scales."""
     for n in range(blocks.size // 82):
         start = 82 * n
@@ -92,8 +87,8 @@ def decode_iq2_s(blocks: Bytes, grid: Longs, out: Floats) -> None:
                 _put(grid[index], signs, _two_steps(d, scales, i), out, 256 * n + 32 * k + 8 * i)
 
 
-@kernel(BYTES, LONGS, OUT_FLOATS)
-def decode_iq3_xxs(blocks: Bytes, grid: Longs, out: Floats) -> None:
+@kernel(BYTES, WORDS64, OUT_FLOATS)
+def decode_iq3_xxs(blocks: Bytes, grid: Words64, out: Floats) -> None:
     """Blocks of 98 bytes to 256 values: d, 64 indices, then for 32 values 28 bits of signs under a scale."""
     for n in range(blocks.size // 98):
         d = _half(blocks, 98 * n)
@@ -107,8 +102,8 @@ def decode_iq3_xxs(blocks: Bytes, grid: Longs, out: Floats) -> None:
                 _put(pair, _EVEN_SIGNS[tail >> 7 * i & 127], step, out, 256 * n + 32 * k + 8 * i)
 
 
-@kernel(BYTES, LONGS, OUT_FLOATS)
-def decode_iq3_s(blocks: Bytes, grid: Longs, out: Floats) -> None:
+@kernel(BYTES, WORDS64, OUT_FLOATS)
+def decode_iq3_s(blocks: Bytes, grid: Words64, out: Floats) -> None:
     """Blocks of 110 bytes to 256 values: d, low bytes of 64 indices, high bits, 32 bytes of signs, 8 scales."""
     for n in range(blocks.size // 110):
         start = 110 * n
@@ -130,8 +125,8 @@ def _shift(point: np.uint64, down: int, step: np.float32, out: Floats, place: in
     store(out, place, (to_float(bytes_of(point)) + _SHIFTS[down]) * step)
 
 
-@kernel(BYTES, LONGS, OUT_FLOATS)
-def decode_iq1_s(blocks: Bytes, grid: Longs, out: Floats) -> None:
+@kernel(BYTES, WORDS64, OUT_FLOATS)
+def decode_iq1_s(blocks: Bytes, grid: Words64, out: Floats) -> None:
     """Blocks of 50 bytes to 256 values: d, low bytes of 32 indices, then for 32 values high bits, scale and shift."""
     for n in range(blocks.size // 50):
         d = _half(blocks, 50 * n)
@@ -143,8 +138,8 @@ def decode_iq1_s(blocks: Bytes, grid: Longs, out: Floats) -> None:
                 _shift(grid[index], high >> 15 & 1, step, out, 256 * n + 32 * k + 8 * i)
 
 
-@kernel(BYTES, LONGS, OUT_FLOATS)
-def decode_iq1_m(blocks: Bytes, grid: Longs, out: Floats) -> None:
+@kernel(BYTES, WORDS64, OUT_FLOATS)
+def decode_iq1_m(blocks: Bytes, grid: Words64, out: Floats) -> None:
     """Blocks of 56 bytes to 256 values: low bytes of 32 indices, nibbles of high bits and shift, 16 scales with d.
 
     d is spread over the top nibbles of the four words of 3-bit scales.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from requant.kernels_cpu._jit import FLOATS, OUT_BYTES, inlined, kernel
+from requant.kernels_cpu._jit import FLOATS, OUT_BYTES, Bytes, Floats, inlined, kernel
 from requant.kernels_cpu.ggml_k import put_half
-from requant.kernels_cpu.search import Bytes, Floats
 from requant.kernels_cpu.simd import (
     F32x16,
     I32x16,

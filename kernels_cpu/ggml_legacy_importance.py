@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from requant.kernels_cpu._jit import FLOATS, NUMBER, OUT_BYTES, inlined, kernel
+from requant.kernels_cpu._jit import FLOATS, NUMBER, OUT_BYTES, Bytes, Floats, inlined, kernel
 from requant.kernels_cpu.ggml_importance import put_weights, sums_of_squares
 from requant.kernels_cpu.ggml_k import affine_codes, put_half, signed_codes
 from requant.kernels_cpu.ggml_legacy import put_high_bits, put_nibbles
-from requant.kernels_cpu.search import Bytes, Floats, affine_search, gather, put_starts, signed_search
+from requant.kernels_cpu.search import affine_search, gather, put_starts, signed_search
 from requant.kernels_cpu.simd import load16
 
 _F = np.float32

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import BYTES, FLOATS, OUT_BYTES, OUT_FLOATS, inlined, kernel
+from requant.kernels_cpu._jit import BYTES, FLOATS, OUT_BYTES, OUT_FLOATS, Bytes, Floats, inlined, kernel
 from requant.kernels_cpu.simd import (
     F32x8,
     I32x8,
@@ -30,9 +29,6 @@ from requant.kernels_cpu.simd import (
     where,
 )
 from requant.kernels_cpu.simd_lookup import mask_of
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 _F = np.float32
 _LARGEST: Final = _F(np.finfo(_F).max)

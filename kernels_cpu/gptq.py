@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Codes, Halves, Parts, Values
-from requant.encodings.gptq import Gptq, Order, Zeros
+from requant.encodings.gptq import OLD_THREE_BITS, Gptq, Order, Zeros
 from requant.kernels_cpu.columns import Columns, columns_to_halves
 from requant.kernels_cpu.dense import widened
 from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups, scales_of, stored_scales
@@ -17,8 +17,6 @@ from requant.kernels_cpu.packed_bits import codes_of, stream_rows, streams_of, w
 
 #: What "less one" takes off whole words: a one in each code. GPTQModel and AutoGPTQ agree wherever no zero is 0.
 _ONES: Final = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
-#: What GPTQModel before 7.0 took off the words of 3-bit zeros, word by word; the ones of those codes are elsewhere.
-_OLD_THREE_BITS: Final = (0x24924924, 0x92492492, 0x49249249)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ class GptqCodec:
             words.view(np.uint32)[...] += np.uint32(sign * _ONES[how.bits] & 0xFFFFFFFF)
         elif how.zeros is Zeros.V1_OLD:
             place = (first + np.arange(words.shape[1])) % 3
-            taken = np.array([sign * word & 0xFFFFFFFF for word in _OLD_THREE_BITS], np.uint32)
+            taken = np.array([sign * word & 0xFFFFFFFF for word in OLD_THREE_BITS], np.uint32)
             words.view(np.uint32)[...] += taken[place]
 
     def _g_idx(self, codes: Codes, columns: int) -> NDArray[np.int32]:

@@ -12,13 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Codes, Values
-from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, inlined, kernel
-from requant.kernels_cpu.search import Bytes, Floats, Ints
+from requant.kernels_cpu._jit import (
+    BYTES,
+    FLOATS,
+    INTS,
+    NUMBER,
+    OUT_BYTES,
+    OUT_FLOATS,
+    Bytes,
+    Floats,
+    Ints,
+    inlined,
+    kernel,
+)
+from requant.kernels_cpu.casts import bfloat_bits
 from requant.kernels_cpu.simd import (
     F32x8,
     F32x16,
     bits_float,
-    float_bits,
     greater,
     half_bits,
     half_value,
@@ -54,8 +65,7 @@ def rounded(x: Lanes, rounding: int) -> Lanes:
     if rounding == 1:
         return rounded_half(x)
     if rounding == 2:
-        bits = float_bits(x)
-        return bits_float(bits + 0x7FFF + (bits >> 16 & 1) >> 16 << 16)
+        return bits_float(bfloat_bits(x) << 16)
     return x
 
 

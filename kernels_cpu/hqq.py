@@ -12,10 +12,21 @@ from requant.codecs import Parts, Values
 from requant.dtypes import DTYPES
 from requant.encodings.hqq import Hqq
 from requant.errors import UnsupportedError
-from requant.kernels_cpu._jit import BYTES, FLOATS, INTS, NUMBER, OUT_BYTES, OUT_FLOATS, inlined, kernel
+from requant.kernels_cpu._jit import (
+    BYTES,
+    FLOATS,
+    INTS,
+    NUMBER,
+    OUT_BYTES,
+    OUT_FLOATS,
+    Bytes,
+    Floats,
+    Ints,
+    inlined,
+    kernel,
+)
 from requant.kernels_cpu.dense import dense_codec
 from requant.kernels_cpu.groups import ROUNDING, rounded
-from requant.kernels_cpu.search import Bytes, Floats, Ints
 from requant.kernels_cpu.simd import F32x16, load16, load_bytes16, splat16, store, to_float
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import Kernel, inlined
+from requant.kernels_cpu._jit import Bytes, Floats, Ints64, Kernel, inlined
 from requant.kernels_cpu.simd import (
     F32x8,
     I32x8,
@@ -24,10 +23,6 @@ from requant.kernels_cpu.simd import (
     value_bits,
     where,
 )
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Longs = NDArray[np.int64]
 
 _F = np.float32
 _NONE: Final = np.empty(0, _F)
@@ -120,7 +115,7 @@ def peak_of(xs: Floats, start: int, length: int) -> np.float32:
 
 
 @inlined
-def split_signs(values: Floats, start: int, xs: Floats, signs: Longs) -> None:
+def split_signs(values: Floats, start: int, xs: Floats, signs: Ints64) -> None:
     """Magnitudes of 256 values, and for every eight a bit for each that is negative."""
     for i in range(32):
         x = load(values, start + 8 * i)
@@ -130,7 +125,7 @@ def split_signs(values: Floats, start: int, xs: Floats, signs: Longs) -> None:
 
 
 @inlined
-def even_signs(ws: Floats, xs: Floats, signs: Longs) -> None:
+def even_signs(ws: Floats, xs: Floats, signs: Ints64) -> None:
     """Make the number of signs in every eight even: the value that matters least changes its sign."""
     for i in range(32):
         number = signs[i]
@@ -146,7 +141,7 @@ def even_signs(ws: Floats, xs: Floats, signs: Longs) -> None:
 
 
 @inlined
-def put_scales(scales: Floats, top: np.float32, fudge: np.float32, steps: Longs, out: Bytes, start: int) -> None:
+def put_scales(scales: Floats, top: np.float32, fudge: np.float32, steps: Ints64, out: Bytes, start: int) -> None:
     """The block's half d, at `start`; `steps` become 4-bit codes of the scales, of which `top` is the largest."""
     d = top / _F(31)
     inverse = _F(1) / d
@@ -157,14 +152,14 @@ def put_scales(scales: Floats, top: np.float32, fudge: np.float32, steps: Longs,
 
 
 @inlined
-def put_steps(steps: Longs, out: Bytes, start: int) -> None:
+def put_steps(steps: Ints64, out: Bytes, start: int) -> None:
     """4-bit codes, two to a byte."""
     for k in range(steps.size // 2):
         out[start + k] = steps[2 * k] | steps[2 * k + 1] << 4
 
 
 @inlined
-def put_signs_and_steps(signs: Longs, steps: Longs, out: Bytes, start: int, stride: int) -> None:
+def put_signs_and_steps(signs: Ints64, steps: Ints64, out: Bytes, start: int, stride: int) -> None:
     """Eight words of 32 bits, `stride` bytes apart: seven signs each of four eights, and a 4-bit code."""
     for k in range(8):
         word = steps[k] << 28

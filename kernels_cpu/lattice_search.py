@@ -18,9 +18,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import inlined, spliced
+from requant.kernels_cpu._jit import Floats, Ints, Ints64, Words, inlined, spliced
 from requant.kernels_cpu.lattice import nearest_int, nearest_ints
 from requant.kernels_cpu.simd import (
     F32x8,
@@ -41,11 +40,6 @@ from requant.kernels_cpu.simd import (
 )
 from requant.kernels_cpu.simd_lookup import lane, permute
 
-Floats = NDArray[np.float32]
-Words = NDArray[np.uint16]
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
-
 _F = np.float32
 _LARGEST: Final = _F(np.finfo(_F).max)
 
@@ -61,7 +55,7 @@ def make_nearest_point(dimensions: int, bits: int) -> Any:
 
     @spliced
     def nearest_point(
-        xs: Floats, ws: Floats, at: int, rungs: F32x8, u: int, span: Longs, near: Words, terms: Floats
+        xs: Floats, ws: Floats, at: int, rungs: F32x8, u: int, span: Ints64, near: Words, terms: Floats
     ) -> int:
         """The point nearest to the values from `at` on, among the neighbours of code number u.
 
@@ -150,7 +144,7 @@ def _make_rounding_once(dimensions: int, levels: int) -> Any:
 
 def _make_fit(length: int, dimensions: int, bits: int) -> Any:
     @spliced
-    def fit(xs: Floats, ws: Floats, at: int, codes: Longs, scale: np.float32) -> np.float32:
+    def fit(xs: Floats, ws: Floats, at: int, codes: Ints64, scale: np.float32) -> np.float32:
         """The scale that fits the points of `codes` best; `scale` if there is none."""
         sum_qx, sum_q2 = _F(0), _F(0)
         for i in range(length):
@@ -189,9 +183,9 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
         at: int,
         divisor: np.float32,
         scale: np.float32,
-        grid: tuple[Longs, Words],
+        grid: tuple[Ints64, Words],
         work: tuple[Floats, Floats, Ints, Ints],
-        codes: Longs,
+        codes: Ints64,
     ) -> np.float32:
         """The best scale of the group of values from `at` on; `codes` become its points.
 

@@ -12,11 +12,10 @@ from requant.codecs import Codes, Parts, Values
 from requant.dtypes import DTYPES
 from requant.encodings.mlx import MlxAffine
 from requant.errors import UnsupportedError
-from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_FLOATS, kernel
+from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_FLOATS, Bytes, Floats, kernel
 from requant.kernels_cpu.dense import dense_codec
 from requant.kernels_cpu.groups import ROUNDING, regrouped, rounded
 from requant.kernels_cpu.packed_bits import codes_of, stream_rows, words_of
-from requant.kernels_cpu.search import Bytes, Floats
 from requant.kernels_cpu.simd import load_bytes16, store, to_float
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Halves
-from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_WORDS, kernel
+from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_WORDS, Bytes, Floats, kernel
+from requant.kernels_cpu.casts import bfloat_bits
 from requant.kernels_cpu.groups import ROUNDING
-from requant.kernels_cpu.search import Bytes, Floats
-from requant.kernels_cpu.simd import bits_of_halves, float_bits, load16
+from requant.kernels_cpu.simd import bits_of_halves, load16
 from requant.kernels_cpu.simd_lookup import byte_tables, look_up_words
 
 
@@ -23,11 +23,7 @@ def scale_nibbles(
     """
     for k in range(scales.size):
         x = (load16(table, 0) - zeros[k]) * scales[k]
-        if rounding == 1:
-            numbers = bits_of_halves(x)
-        else:
-            bits = float_bits(x)
-            numbers = bits + 0x7FFF + (bits >> 16 & 1) >> 16
+        numbers = bits_of_halves(x) if rounding == 1 else bfloat_bits(x)
         tables = byte_tables(numbers)
         for i in range(k * group, min(k * group + group, out.size), 32):
             look_up_words(tables, codes, i // 2, high_first != 0, out, i)

@@ -7,28 +7,27 @@ are spread over the bytes of a word by three shifts of halves, quarters and eigh
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import LONGS, NUMBER, OUT_WORDS32, OUT_WORDS64, WORDS32, inlined, kernel
+from requant.encodings.gptq import PLANES
+from requant.kernels_cpu._jit import (
+    NUMBER,
+    OUT_WORDS32,
+    OUT_WORDS64,
+    WORDS32,
+    WORDS64,
+    Words32,
+    Words64,
+    inlined,
+    kernel,
+)
 
-Words32 = NDArray[np.uint32]
-Words64 = NDArray[np.uint64]
 Codes8 = NDArray[np.uint8]
 
 _U = np.uint64
-#: Width -> (width, place in the code) of each bit plane, in the order in which planes lie in 32 codes.
-PLANES: Final = {
-    2: ((2, 0),),
-    3: ((2, 0), (1, 2)),
-    4: ((4, 0),),
-    5: ((4, 0), (1, 4)),
-    6: ((4, 0), (2, 4)),
-    7: ((4, 0), (2, 4), (1, 6)),
-    8: ((8, 0),),
-}
 
 
 @inlined
@@ -54,7 +53,7 @@ def gather_eight(x: np.uint64, width: int) -> Any:
     return (x & low) | (x >> _U(32) & low) << four
 
 
-@kernel(LONGS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_WORDS64)
+@kernel(WORDS64, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_WORDS64)
 def spread(
     streams: Words64, stride: int, bits: int, width: int, first: int, place: int, blocks: int, out: Words64
 ) -> None:
@@ -72,7 +71,7 @@ def spread(
                 out[4 * (row * blocks + block) + octet] |= spread_eight(x, width) << _U(place)
 
 
-@kernel(LONGS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_WORDS64)
+@kernel(WORDS64, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_WORDS64)
 def gather(
     codes: Words64, stride: int, bits: int, width: int, first: int, place: int, blocks: int, out: Words64
 ) -> None:

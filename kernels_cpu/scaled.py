@@ -17,11 +17,12 @@ from requant.kernels_cpu._jit import (
     NUMBER,
     OUT_BYTES,
     OUT_FLOATS,
+    Bytes,
+    Floats,
     inlined,
     kernel,
 )
-from requant.kernels_cpu.dense import small_float_table
-from requant.kernels_cpu.search import Bytes, Floats
+from requant.kernels_cpu.dense import E2M1, small_float_table
 from requant.kernels_cpu.simd import (
     F32x16,
     I32x16,
@@ -41,8 +42,7 @@ from requant.kernels_cpu.simd import (
 )
 
 _F = np.float32
-#: E2M1 by code; bit 3 is the sign. The second is E2M3, whose bit 5 is the sign.
-E2M1: Final = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], _F)
+#: The values of E2M3 by code; bit 5 is the sign.
 _E2M3_SIZES: Final = [m / 8 for m in range(8)] + [(1 + m / 8) * 2**e for e in range(3) for m in range(8)]
 E2M3: Final = np.array([*_E2M3_SIZES, *(-size for size in _E2M3_SIZES)], _F)
 #: For each byte, the two E2M1 values in it as one 64-bit number, the low nibble first in memory.

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from requant.codecs import Codes, Parts, Values
 from requant.dtypes import DTYPES
 from requant.encodings import DENSE
-from requant.encodings.scaled import Scaled
+from requant.encodings.scaled import ELEMENT_BITS, Scaled
 from requant.errors import UnsupportedError
 from requant.kernels_cpu import scaled
+from requant.kernels_cpu._jit import Floats
 from requant.kernels_cpu.dense import DenseCodec, dense_codec, small_float_table
 from requant.kernels_cpu.groups import regrouped, round_to_groups
-
-Floats = NDArray[np.float32]
 
 #: The largest element of each type that is written.
 LARGEST: Final = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.0, "F4": 6.0}
@@ -165,7 +164,7 @@ class ScaledCodec:
     def _rows(self, data: NDArray[Any], out: Values, start: int) -> NDArray[np.uint8]:
         """The stored bytes of some rows."""
         flat = data.reshape(-1).view(np.uint8)
-        width = out.shape[1] * scaled_bits(self.encoding) // 8
+        width = out.shape[1] * ELEMENT_BITS[self.encoding.element] // 8
         return np.ascontiguousarray(flat[start * width : (start + len(out)) * width])
 
     def _scales(self, parts: Parts, rows: int, start: int, columns: int) -> Floats:
@@ -236,11 +235,6 @@ class ScaledCodec:
         flat, table = np.ascontiguousarray(values).reshape(-1), np.ascontiguousarray(table, np.float32)
         sizes = (columns, weights.ndim, how.columns, below, above, neutral)
         scaled.encode_e2m1(flat, weights.reshape(-1), table, *sizes, scales, codes)
-
-
-def scaled_bits(encoding: Scaled) -> int:
-    """Bits of an element."""
-    return {"F4": 4, "F6_E2M3": 6}.get(encoding.element, 8)
 
 
 def scaled_codec(encoding: Scaled) -> ScaledCodec:

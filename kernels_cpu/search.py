@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import inlined
+from requant.kernels_cpu._jit import Floats, Ints, Ints64, inlined
 from requant.kernels_cpu.simd import (
     F32x8,
     F32x16,
@@ -43,11 +42,6 @@ from requant.kernels_cpu.simd import (
 )
 from requant.kernels_cpu.simd_transpose import transpose_rows
 
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Ints = NDArray[np.int32]
-Places = NDArray[np.int64]
-
 _F = np.float32
 _ROUNDER: Final = _F(12582912)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
 _EXACT_BELOW: Final = _F(4194303)  # beyond, the low bits mean something else
@@ -67,7 +61,7 @@ def nearest(x: Any) -> Any:
 
 
 @inlined
-def gather(values: Floats, starts: Places, offset: int, length: int, xs: Floats) -> None:
+def gather(values: Floats, starts: Ints64, offset: int, length: int, xs: Floats) -> None:
     """Lay sixteen rows of `length` values (a multiple of 8) transposed: row k from `values[starts[k] + offset]` on."""
     for k in range(0, 16, 8):
         for i in range(0, length, 8):
@@ -75,7 +69,7 @@ def gather(values: Floats, starts: Places, offset: int, length: int, xs: Floats)
 
 
 @inlined
-def put_starts(starts: Places, first: int, last: int, length: int) -> None:
+def put_starts(starts: Ints64, first: int, last: int, length: int) -> None:
     """The places of the sixteen groups from number `first` on; groups beyond `last` are it, again."""
     for k in range(16):
         starts[k] = length * min(first + k, last)
@@ -230,6 +224,22 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
     return search
 
 
+def _extremes(length: int) -> Callable[..., Any]:
+    """Makes what finds the value of the largest size in each of sixteen groups, and that size."""
+
+    @inlined
+    def extreme_of(xs: Floats) -> Any:
+        extreme, largest = splat16(_F(0)), splat16(_F(0))
+        for i in range(length):
+            x = load16(xs, 16 * i)
+            size = fabs(x)
+            bigger = size > largest
+            largest, extreme = where(bigger, size, largest), where(bigger, x, extreme)
+        return extreme, largest
+
+    return extreme_of
+
+
 def signed_search(length: int, top: int, unbounded: bool = False) -> Callable[..., Any]:
     """make_qx_quants with rmse_type 1: code * scale, codes in -top..top-1.
 
@@ -247,7 +257,7 @@ def signed_search(length: int, top: int, unbounded: bool = False) -> Callable[..
     def exact_code(x: F32x16) -> F32x16:
         return to_float(greater(lesser(nearest(x), top - 1), -top))
 
-    code_of = exact_code if unbounded else fast_code
+    code_of, extreme_of = exact_code if unbounded else fast_code, _extremes(length)
 
     @inlined
     def sums(xs: Floats, ws: Floats, wxs: Floats, inverse: F32x16) -> Any:
@@ -261,13 +271,9 @@ def signed_search(length: int, top: int, unbounded: bool = False) -> Callable[..
     @inlined
     def search(xs: Floats, ws: Floats, wxs: Floats, found: Floats) -> None:
         zero = splat16(_F(0))
-        extreme, largest = zero, zero
+        extreme, largest = extreme_of(xs)
         for i in range(length):
-            x = load16(xs, 16 * i)
-            size = fabs(x)
-            bigger = size > largest
-            largest, extreme = where(bigger, size, largest), where(bigger, x, extreme)
-            store(wxs, 16 * i, load16(ws, 16 * i) * x)
+            store(wxs, 16 * i, load16(ws, 16 * i) * load16(xs, 16 * i))
         empty = largest < _TINY
         extreme = where(empty, _F(1), extreme)
 
@@ -296,16 +302,12 @@ def descending_search(length: int, top: int) -> Callable[..., Any]:
 
     The made function is (xs, codes, found) -> None. found: the scale of the lanes; codes: as xs, plus top, as floats.
     """
+    extreme_of = _extremes(length)
 
     @inlined
     def search(xs: Floats, codes: Floats, found: Floats) -> None:
         zero = splat16(_F(0))
-        extreme, largest = zero, zero
-        for i in range(length):
-            x = load16(xs, 16 * i)
-            size = fabs(x)
-            bigger = size > largest
-            largest, extreme = where(bigger, size, largest), where(bigger, x, extreme)
+        extreme, largest = extreme_of(xs)
         empty = largest < _TINY
         inverse = splat16(_F(-top)) / where(empty, _F(1), extreme)
         sum_lx, sum_l2 = zero, zero

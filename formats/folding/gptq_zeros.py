@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.encodings.gptq import Zeros
+from requant.encodings.gptq import OLD_THREE_BITS, PLANES, Zeros
 from requant.errors import UnsupportedError
 from requant.ir import Tensor
 from requant.sources import read
@@ -21,9 +21,6 @@ Words = NDArray[np.uint32]
 
 #: The largest array of zeros that is read: of a layer of 1.6e10 weights in groups of 128.
 _MAX_BYTES: Final = 1 << 26
-_OLD_THREE_BITS: Final = (0x24924924, 0x92492492, 0x49249249)
-#: Widths of planes, lowest bits first (see `requant.kernels_cpu.packed_bits`).
-_PLANES: Final = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ def recognize(words: Words, bits: int, outputs: int, *, planar: bool) -> Found:
             if _all_equal(words, _pattern(bits, code, split), bits * outputs):
                 return Found(True, zeros, split)
     if bits == 3:
-        old = [(word - taken) & 0xFFFFFFFF for word, taken in zip(_pattern(3, 4, False), _OLD_THREE_BITS, strict=True)]
+        old = [(word - taken) & 0xFFFFFFFF for word, taken in zip(_pattern(3, 4, False), OLD_THREE_BITS, strict=True)]
         if _all_equal(words, old, bits * outputs):
             return Found(True, Zeros.V1_OLD, False)
     return Found(False, None, planes[0])
@@ -89,14 +86,13 @@ def _stream(words: Words, bits: int, count: int) -> NDArray[np.int64]:
 
 def _pattern(bits: int, code: int, planar: bool) -> list[int]:
     """The words of 32 equal codes."""
-    if not planar or bits not in _PLANES:
+    if not planar:
         stream = sum(code << bits * k for k in range(32))
         return [stream >> 32 * k & 0xFFFFFFFF for k in range(bits)]
-    words, place = [], 0
-    for width in _PLANES[bits]:
+    words: list[int] = []
+    for width, place in PLANES[bits]:
         field = code >> place & ((1 << width) - 1)
         words += [sum(field << width * k for k in range(32 // width))] * width
-        place += width
     return words
 
 

@@ -20,6 +20,18 @@ from requant.errors import PlanError
 _ALIGNED: Final = (2, 4, 8)
 #: Widths whose codes are split into planes of 1, 2 and 4 bits in every file.
 PLANAR_BITS: Final = (5, 6, 7)
+#: Width -> (width, place in the code) of each bit plane, in the order in which planes lie in 32 codes.
+PLANES: Final = {
+    2: ((2, 0),),
+    3: ((2, 0), (1, 2)),
+    4: ((4, 0),),
+    5: ((4, 0), (1, 4)),
+    6: ((4, 0), (2, 4)),
+    7: ((4, 0), (2, 4), (1, 6)),
+    8: ((8, 0),),
+}
+#: What GPTQModel before 7.0 took off the words of 3-bit zeros, word by word; the ones of those codes are elsewhere.
+OLD_THREE_BITS: Final = (0x24924924, 0x92492492, 0x49249249)
 
 
 class Zeros(Enum):
