@@ -152,6 +152,28 @@ def test_a_sentencepiece_bpe_has_the_same_ids_in_sentencepiece_and_in_llama_cpp(
     assert [again.encode(text, add_special_tokens=False).ids for text in TEXTS] == [processor.encode(t) for t in TEXTS]
 
 
+def test_symbols_that_a_sentencepiece_model_defines_are_found_in_the_text(tmp_path):
+    """Where no JSON file declares them either: convert_hf_to_gguf.py makes normal tokens of them, which none finds."""
+    data, processor = trained(
+        "bpe",
+        tmp_path,
+        vocab_size=900,
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["[tool]", "qzqz", "\u2581\u2581\u2581"],
+    )
+    outcome = to_ggml(folder({"tokenizer.model": data}), None)
+    assert outcome.losses == ()
+    path = vocabulary_gguf(outcome.metadata, tmp_path / "bpe.gguf")
+    texts = ["[tool]x [tool]", "aqzqzqz", "a   b    c", "no symbols"]
+    want = [processor.encode(text) for text in texts]
+    assert ids_in_llama_cpp(path, texts) == want
+    again = loaded(exported(to_hf(outcome.metadata)))
+    assert [again.encode(text, add_special_tokens=False).ids for text in texts] == want
+
+
 def test_a_unigram_model_has_the_same_ids_in_sentencepiece_and_in_llama_cpp(tmp_path):
     data, processor = trained("unigram", tmp_path, vocab_size=500, unk_id=2, eos_id=1, bos_id=-1, pad_id=0)
     outcome = to_ggml(folder({"spiece.model": data}, architecture="t5"), None)

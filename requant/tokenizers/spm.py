@@ -53,6 +53,9 @@ def from_sentencepiece(files: Files, model: SentencePiece, name: str, rows: int 
     for index, token in added_tokens(files).items():
         if index not in added and ids.get(token.content) != index:
             added[index] = token
+    for index, kind in enumerate(model.types):
+        if kind == TokenType.USER_DEFINED:  # no merge makes these: they are looked for in the text, as added ones are
+            added.setdefault(index, AddedToken(index, model.pieces[index], special=False))
     vocabulary = laid_out(ids, added.values(), rows, files.path(name))
     scores = model.rank(vocabulary, added)
     losses = []
