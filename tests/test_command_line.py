@@ -127,6 +127,15 @@ def test_what_cannot_be_done_is_said(models, words, code, said):
     assert not [path.name for path in models.iterdir() if path.name.startswith("out")]
 
 
+@pytest.mark.parametrize("source", ["hf", "tiny.gguf"])
+def test_what_a_file_of_tensors_has_no_place_for_is_told(models, source, tmp_path):
+    words = ("convert", source, tmp_path / "out.safetensors")
+    said = requant(*words, "--dry-run", cwd=models).stdout
+    assert "config.json: a file by itself holds tensors only" in said
+    assert requant(*words, "--fail-on-loss", cwd=models).returncode == 4
+    assert requant("convert", source, tmp_path / "out", "--fail-on-loss", cwd=models).returncode == 0
+
+
 def test_what_is_replaced_leaves_nothing_that_readers_would_take_for_the_new(models, tmp_path):
     """Another model's words, template or quantization beside the new weights would be used, and nobody would know."""
     folder = shutil.copytree(models / "hf", tmp_path / "there")

@@ -110,7 +110,18 @@ def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Pat
     )
     suspect = [Loss(LossKind.SUSPECT, source.path.name, notice) for notice in source.notices]
     layout = target.layout(described, destination, request.cut)
-    return Plan(tuple(steps), layout, (*suspect, *said.losses, *rounded_twice(steps)), obsolete_files(layout))
+    losses = (*suspect, *said.losses, *_left_behind(described, layout), *rounded_twice(steps))
+    return Plan(tuple(steps), layout, losses, obsolete_files(layout))
+
+
+def _left_behind(described: Checkpoint[TensorSpec], layout: Layout) -> list[Loss]:
+    """What belongs to an HF folder and has no place in a file of tensors alone."""
+    if described.naming is not Naming.HF:
+        return []
+    written = {file.name for file in layout.files}
+    files = [*(["config.json"] if described.config else []), *described.files]
+    detail = "a file by itself holds tensors only; a destination that is a folder keeps it"
+    return [Loss(LossKind.METADATA_DROPPED, name, detail) for name in files if name not in written]
 
 
 def obsolete_files(layout: Layout) -> tuple[Path, ...]:
