@@ -14,11 +14,11 @@ from requant.encodings import BLOCKS, Dense
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
-from requant.operations.matrix import matrix, matrix_text, readable, written
 from requant.plan import Fidelity
 from requant.recipes import Overrides
 from requant.rows import carries_codes, read_values
 from tests import tiny_folder
+from tests.matrix import matrix, matrix_text, readable, written
 from tests.naive_moves import carried_out
 from tests.tiny_folder import write_tiny_folder
 
@@ -113,7 +113,7 @@ def test_the_matrix_in_the_readme_is_the_registry_s():
     text = (Path(__file__).parents[1] / "README.md").read_text()
     _, _, after = text.partition("<!-- matrix -->\n")
     shown, _, _ = after.partition("\n<!-- /matrix -->")
-    assert shown == matrix_text(), "python -m requant.operations.matrix prints it"
+    assert shown == matrix_text(), "python -m tests.matrix prints it"
 
 
 def test_what_is_exact_is_what_is_known_to_be():

@@ -17,7 +17,6 @@ from requant.recipes.table import Recipe, guessed_file_type
 
 #: GGML_QNT_VERSION: the generation of ggml's block types; the second changed the scales of all of them.
 QUANTIZATION_VERSION: Final = 2
-SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
 
 
 def quantized_metadata(
@@ -32,15 +31,11 @@ def quantized_metadata(
     tensors: as they were before. overrides: of `--override-kv`. Layers that were pruned are `pruned_metadata`'s,
     afterwards.
     """
-    result = dict(metadata)
     changes = [
         ("general.quantization_version", Typed("u32", QUANTIZATION_VERSION)),
         ("general.file_type", Typed("u32", file_type(recipe, metadata, tensors))),
     ]
-    result = overridden(result, changes)
-    for key in SPLIT_KEYS:
-        result.pop(key, None)
-    return overridden(result, (*overrides, *importance_metadata(importance)))
+    return overridden(metadata, (*changes, *overrides, *importance_metadata(importance)))
 
 
 def file_type(recipe: Recipe, metadata: Mapping[str, Typed], tensors: Sequence[Wanted]) -> int:

@@ -1,4 +1,7 @@
-"""What becomes of a layer's numbers on the way from every family that is read to every one that is written."""
+"""What becomes of a layer's numbers on the way from every family that is read to every one that is written.
+
+`python -m tests.matrix` prints README's table.
+"""
 
 from __future__ import annotations
 
