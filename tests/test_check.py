@@ -1,6 +1,8 @@
 """`requant check`: figures that are right, failures that say why, exit codes."""
 
 import json
+import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from click.testing import CliRunner
 
 from requant.cli.main import cli
 from requant.errors import VerifyError
-from requant.verify.check import default_text
+from requant.verify.check import Limits, default_text
 from requant.verify.llama_cpp import LlamaCpp
 from requant.verify.logits import BATCH, Comparison, Perplexity, pieces, scored_blocks, windows
 from tests.tiny_gguf import write_tiny_llama
@@ -29,6 +31,13 @@ def text(tmp_path_factory):
 def run(*arguments):
     result = CliRunner().invoke(cli, ["check", *map(str, arguments), "--threads", "1", "--predict", "4"])
     return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_help_says_what_the_limits_are():
+    said = " ".join(CliRunner().invoke(cli, ["check", "--help"]).stdout.split())
+    for limit in fields(Limits):
+        _, _, after = said.partition(f"--{limit.name.replace('_', '-')} ")
+        assert re.search(r"\[default: ([\d.]+)\]", after)[1] == str(limit.default), limit.name
 
 
 # windows and figures
