@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.encodings import rows_of
+from requant.encodings import Blocks, rows_of
 from requant.ir import Json
 from requant.layout import OutputFile
 from requant.output import OutputSet, Sink
@@ -36,7 +36,7 @@ from requant.rows import (
     runs_of,
     upright,
 )
-from requant.values import check_bits, check_scales, check_values
+from requant.values import check_bits, check_blocks, check_scales, check_values
 
 #: Bytes copied at a time where nothing is computed.
 COPY_BYTES: Final = 4 << 20
@@ -270,6 +270,8 @@ class _Run:
             rows.encode(values, start, out)
             if self.options.measure and step.fidelity is Fidelity.ROUND:
                 self._measure(step, values, rows.decoded(out, start, len(values), scratch))
+        if isinstance(step.target.encoding, Blocks):
+            check_blocks(step, task.start, out["data"])
         if job.whole is None:
             for name, part in step.target.parts.items():
                 begin, _ = part_slice(step.target, part, task.start, task.stop)

@@ -1,4 +1,7 @@
-"""Numbers that must not enter a file silently: NaN, infinities, and what a half cannot hold."""
+"""Numbers that must not enter a file silently: NaN, infinities, and what a half cannot hold.
+
+Blocks are looked at as `ggml_validate_row_data` of ggml does, and refused where llama-quantize gives up.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Codes
-from requant.encodings import F16, columns_of
+from requant.encodings import F16, Blocks, columns_of
 from requant.errors import Error, FormatError, PlanError
 from requant.plan import Step
 from requant.sources import Bytes, FileSlice
 
 #: dtype label -> (unsigned view, bits of the exponent, that are all ones in NaN and infinity).
 _EXPONENT: Final = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
+
+_ONE: Final = 0x7C00
+_TWO: Final = 0x7C007C00
+#: From and to which byte of a block its halves stand, a scale or a scale and a minimum, and their exponents there.
+#: MXFP4 and IQ1_M have others.
+_HALVES: Final = {
+    **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "Q1_0", "Q2_0"), (0, 2, _ONE)),
+    **dict.fromkeys(("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"), (0, 2, _ONE)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 4, _TWO)),
+    "Q2_K": (80, 84, _TWO),
+    "Q3_K": (108, 110, _ONE),
+    "Q6_K": (208, 210, _ONE),
+    "TQ1_0": (52, 54, _ONE),
+    "TQ2_0": (64, 66, _ONE),
+}
 
 
 def check_values(step: Step, start: int, values: NDArray[np.float32], replacement: float | None) -> int:
@@ -87,6 +105,33 @@ def check_scales(step: Step, start: int, codes: Codes, replacement: float | None
     if codes.offsets is not None:
         codes.offsets[bad] = 0
     return int(lost.sum())
+
+
+def check_blocks(step: Step, start: int, data: NDArray[np.uint8]) -> None:
+    """Look at a run of rows that were just encoded: values too large for the scale of their block raise `PlanError`."""
+    encoding = step.target.encoding
+    if not isinstance(encoding, Blocks) or encoding.label == "NVFP4":  # all the bytes that scale NVFP4 are numbers
+        return
+    exponents, last = _exponents(encoding, data.reshape(-1, encoding.nbytes))
+    if exponents.size and int(exponents.max()) == last:
+        first = int((exponents == last).reshape(len(exponents), -1).any(1).argmax())
+        row, block = divmod(first, columns_of(step.target.shape) // encoding.values)
+        where = f"{_path(step)}: tensor {_source_name(step)!r}: {_index(step, start + row, block * encoding.values)}"
+        raise PlanError(
+            f"{where} begins a block whose scale {encoding.label} cannot hold: values or importances are too large",
+            hint="keep the tensor dense, such as --tensor-type NAME=BF16",
+        )
+
+
+def _exponents(encoding: Blocks, blocks: NDArray[np.uint8]) -> tuple[NDArray[np.integer[Any]], int]:
+    """Exponents of the scales of blocks [blocks, bytes], and which of them stands for infinity and NaN."""
+    if encoding.label == "MXFP4":
+        return blocks[:, 0], 255
+    if encoding.label == "IQ1_M":  # the half is cut into four
+        words = blocks[:, 48:].view("<u2")
+        return words[:, 3] & 0x7000 | words[:, 2] >> 4 & 0x0C00, 0x7C00
+    first, last, mask = _HALVES[encoding.label]
+    return (blocks[:, first:last].view(f"<u{last - first}") & mask).view("<u2"), 0x7C00
 
 
 def _not_finite(step: Step, start: int, bad: NDArray[np.bool_], values: NDArray[Any]) -> Error:

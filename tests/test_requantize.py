@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -212,6 +213,21 @@ def test_dimensions_of_length_one_are_written_as_ggml_writes_them(made, tmp_path
     tensors = {tensor.name: tensor for tensor in FORMAT.read(tmp_path / "out.gguf").tensors}
     assert [tensors[name].shape for name in shapes] == [(256,), (3, 256), (3, 1, 256)]
     assert [tensors[name].encoding.label for name in shapes] == ["F32", "Q8_0", "Q8_0"]
+
+
+@pytest.mark.parametrize("recipe", ["Q8_0", "Q4_K_M"])
+def test_values_too_large_for_blocks_are_refused_as_llama_quantize_does(recipe, made, tmp_path):
+    source = FORMAT.read(made / "gqa.gguf")
+    values = np.ones((2, 256), np.float32)
+    values[1, 200] = 1e9
+    huge = Tensor("blk.0.attn_gate.weight", (2, 256), F32, {"data": Memory(values.tobytes())})
+    with pytest.raises(PlanError, match=r"'blk.0.attn_gate.weight': value \[1, .*\] begins a block"):
+        execute(
+            plan_requantization(
+                replace(source, tensors=(*source.tensors, huge)), FORMAT, tmp_path / "out.gguf", Request(recipe)
+            )
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_rounding_twice_is_told_and_exact_steps_are_not(made, tmp_path):

@@ -1,17 +1,19 @@
 """Numbers that must not enter a file silently, wherever in a run of rows they are."""
 
+import ctypes
 import re
 
 import numpy as np
 import pytest
 
 from requant.codecs import codec_for
-from requant.encodings import DENSE
-from requant.errors import FormatError
+from requant.encodings import BLOCKS, DENSE
+from requant.errors import FormatError, PlanError
 from requant.ir import Tensor, TensorSpec
 from requant.plan import Move, Step
 from requant.sources import Memory
-from requant.values import check_bits, check_values
+from requant.values import check_bits, check_blocks, check_values
+from tests import ggml_oracle
 
 LABELS = ("F16", "BF16", "F32")
 BAD = (np.nan, np.inf, -np.inf)
@@ -69,6 +71,40 @@ def test_bad_numbers_are_counted_alike_whether_moved_or_rounded(label):
         check_values(one, ROWS, bad_rows(), None)
     assert check_bits(one, ROWS, stored(label, bad_rows()), label, 0.0) == 4
     assert check_values(one, ROWS, bad_rows(), 0.0) == 4
+
+
+def encoded(label, rows):
+    """A step that makes ten rows of four blocks, and the bytes of the last five, with scales of one."""
+    block, shape = BLOCKS[label], (2 * ROWS, 4 * BLOCKS[label].values)
+    dense = Tensor("a", shape, DENSE["F32"], {"data": Memory(bytes(4 * shape[0] * shape[1]))})
+    return Step(Move("t", shape, (dense,), ()), TensorSpec("t", shape, block)), rows.reshape(ROWS, 4, block.nbytes)
+
+
+def valid(label, block):
+    """Whether ggml takes a block for one."""
+    function = ggml_oracle.library(newest=True).ggml_validate_row_data
+    function.argtypes, function.restype = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t], ctypes.c_bool
+    return function(BLOCKS[label].ggml_id, block.ctypes.data, block.nbytes)
+
+
+@pytest.mark.parametrize("label", BLOCKS)
+def test_blocks_are_refused_where_ggml_finds_them_invalid(label):
+    """Whatever three bytes of a block are all ones: the table of where scales stand is ggml's."""
+    size, refused = BLOCKS[label].nbytes, 0
+    for at in range(size - 2):
+        step, rows = encoded(label, np.zeros((ROWS * 4, size), np.uint8))
+        rows[2, 3, at : at + 3] = 255
+        if valid(label, rows[2, 3]):
+            check_blocks(step, ROWS, rows)
+            continue
+        refused += 1
+        with pytest.raises(
+            PlanError, match=re.escape(f"value [{ROWS + 2}, {3 * BLOCKS[label].values}] begins a block")
+        ):
+            check_blocks(step, ROWS, rows)
+    assert refused or label == "NVFP4"
+    step, rows = encoded(label, np.zeros((ROWS * 4, size), np.uint8))
+    check_blocks(step, ROWS, rows[:0])
 
 
 @pytest.mark.parametrize("label", LABELS)
