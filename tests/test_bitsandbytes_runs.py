@@ -1,6 +1,6 @@
 """bitsandbytes and transformers on the CPU: they load what we write and compute what we decode, and the other way.
 
-Run with bitsandbytes 0.50.2, transformers 5.23, accelerate 1.x: `pytest -m slow tests/test_bitsandbytes_runs.py`.
+tests/consumers.txt says in which versions.
 """
 
 import json
@@ -12,11 +12,9 @@ import torch
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
+from tests.models import consumer
 from tests.stored import values_of
 from tests.tiny_folder import write_tiny_folder
-
-pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes accelerate")
-pytest.importorskip("accelerate", reason="accelerate is not installed: transformers needs it for bitsandbytes")
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 TOKENS = torch.arange(2, 60)[None]
@@ -25,6 +23,11 @@ TOKENS = torch.arange(2, 60)[None]
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
 #: int8 weights are multiplied with activations in int8.
 CLOSE_INT8 = 2e-2
+
+
+@pytest.fixture(autouse=True)
+def libraries():
+    consumer("bitsandbytes"), consumer("accelerate")
 
 
 def convert(source, destination, recipe):

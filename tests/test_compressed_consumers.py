@@ -1,7 +1,6 @@
 """Folders that we write, loaded by transformers and compressed-tensors on the CPU: the same logits as our own numbers.
 
-Not run where compressed-tensors or accelerate is not installed; last run with compressed-tensors 0.20.0, transformers
-5.23.0 and accelerate 1.x.
+tests/consumers.txt says in which versions.
 """
 
 import numpy as np
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
+from tests.models import consumer
 from tests.tiny_folder import write_tiny_folder
 
 pytestmark = pytest.mark.slow
@@ -39,8 +39,7 @@ def logits(folder, quantized):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("recipe", ["FP8", "FP8-BLOCK", "W8A8", "NVFP4", "MXFP4", "W4A16", "W4A16-64", "W8A16"])
 def test_the_same_logits(tmp_path, recipe):
-    pytest.importorskip("compressed_tensors", reason="pip install compressed-tensors")
-    pytest.importorskip("accelerate", reason="pip install accelerate")
+    consumer("compressed_tensors"), consumer("accelerate")
     source = write_tiny_folder(tmp_path / "tiny")
     convert(source, tmp_path / "quantized", recipe)
     convert(tmp_path / "quantized", tmp_path / "dense", "BF16")
@@ -52,7 +51,7 @@ def test_the_same_logits(tmp_path, recipe):
 @pytest.mark.parametrize("recipe", ["W4A16-ASYM", "W8A16-ASYM"])
 def test_zero_points_as_compressed_tensors_unpacks_them(tmp_path, recipe):
     """Its compressor, module by module: transformers 5.23 with compressed-tensors 0.20 loads no packed zero points."""
-    pytest.importorskip("compressed_tensors", reason="pip install compressed-tensors")
+    consumer("compressed_tensors")
     from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 

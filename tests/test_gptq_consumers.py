@@ -1,6 +1,6 @@
-"""Folders that we write, in the libraries that people load them with: the same weights, and the same logits.
+"""Folders that we write, and that GPTQModel makes, in the libraries they are for: the same weights, the same logits.
 
-Run with GPTQModel 7.7.0, transformers 5.23.0 and optimum 2.3.0 on the CPU; skipped where GPTQModel is missing.
+tests/consumers.txt says in which versions; on the CPU.
 """
 
 import json
@@ -9,12 +9,25 @@ import numpy as np
 import pytest
 import torch
 
+from requant.formats import FORMATS, detect
+from requant.operations.convert import Request, plan_conversion
+from requant.plan import Fidelity
+from requant.verify.check import default_text
+from tests.models import consumer
+from tests.test_library_folders import quantize
 from tests.test_repacks import converted
 from tests.tiny_folder import write_tiny_folder
 
 pytestmark = pytest.mark.slow
 RECIPES = ["GPTQ-4-32", "GPTQ-4-32-ASYM", "GPTQ-4-32-V2", "GPTQ-8-64", "GPTQ-2-32", "GPTQ-3-32", "GPTQ-3-32-ASYM"]
 RECIPES += ["GPTQ-8--1-ASYM", "AWQ-4-32", "AWQ-4-64"]
+LAYERS = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch):
+    """GPTQModel compiles its layers with a C++ compiler, which a machine may lack: their Python does the same."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +43,51 @@ def dense(tmp_path_factory):
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("library", ["gptqmodel", "transformers"])
 def test_weights_and_logits_are_those_of_our_own_decoding(dense, tmp_path, recipe, library):
-    gptqmodel = pytest.importorskip("gptqmodel", reason="GPTQModel is not installed")
+    converted(dense, tmp_path / "quantized", recipe)
+    check_logits(tmp_path / "quantized", tmp_path, library)
+
+
+#: What holds 4-bit integers exactly: with zeros in the middle, and anywhere (code less zero takes five bits).
+AFFINE = {"gptq": {"Q4_0"}, "awq": {"Q5_0"}}
+#: (family, bits, inputs of a group, their order): what GPTQModel makes of the small model in seconds.
+MADE = [("gptq", 4, 32, ""), ("gptq", 4, 32, "act"), ("gptq", 3, 32, ""), ("gptq", 8, 64, ""), ("awq", 4, 64, "")]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", MADE, ids=lambda kind: "-".join(map(str, kind)))
+def test_what_the_library_makes_is_read_and_repacked(dense, tmp_path, kind):
+    consumer("gptqmodel")
+    (tmp_path / "text").write_text(default_text())
+    quantize(dense, tmp_path / "text", kind, tmp_path / "made")
+    check_logits(tmp_path / "made", tmp_path, "gptqmodel")
+    made = detect(tmp_path / "made").read(tmp_path / "made")
+    request = Request(None, vocabulary=False)  # GPTQModel gives the tokenizer a token that the model has no row for
+    plan = plan_conversion(made, FORMATS["gguf"], tmp_path / "repacked.gguf", request)
+    layers = [step for step in plan.steps if step.target.name.split(".")[-2] in LAYERS]
+    assert len(layers) == 14
+    types = {step.target.encoding.label for step in layers}
+    assert {step.fidelity for step in layers} == {Fidelity.REPACK}
+    # No type of a GGUF has three bits in groups, nor columns in another order: plain numbers hold what those mean.
+    assert types == ({"F16"} if kind[1] == 3 or kind[3] == "act" else {"Q8_0"} if kind[1] == 8 else AFFINE[kind[0]])
+
+
+def check_logits(quantized, scratch, library):
+    """`library` loads the folder, and computes what transformers does with the weights as we decode them."""
+    gptqmodel = consumer("gptqmodel")
     from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-    converted(dense, tmp_path / "quantized", recipe)
-    converted(tmp_path / "quantized", tmp_path / "plain", "F32")
-    ours = LlamaForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32).eval()
+    converted(quantized, scratch / "plain", "F32")
+    ours = LlamaForCausalLM.from_pretrained(scratch / "plain", dtype=torch.float32).eval()
     if library == "gptqmodel":
         how = {"backend": gptqmodel.BACKEND.TORCH, "dtype": torch.float16}  # it prefers bfloat16 on the CPU
-        theirs = gptqmodel.GPTQModel.load(str(tmp_path / "quantized"), device="cpu", **how).model
+        theirs = gptqmodel.GPTQModel.load(str(quantized), device="cpu", **how).model
     else:
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "quantized", device_map="cpu", dtype=torch.float16)
+        theirs = AutoModelForCausalLM.from_pretrained(quantized, device_map="cpu", dtype=torch.float16)
     layers = {name: module for name, module in theirs.named_modules() if name.endswith("_proj")}
     assert len(layers) == 14
     assert not any(isinstance(module, torch.nn.Linear) for module in layers.values())
     for name, module in layers.items():
-        if recipe.startswith("GPTQ"):
+        if hasattr(module, "dequantize_weight"):  # AWQ's layers have none
             weight = module.dequantize_weight().T.float().numpy()
             assert np.array_equal(weight, ours.get_parameter(f"{name}.weight").detach().numpy()), name
     tokens = torch.randint(0, 264, (1, 48), generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,8 @@
 """Folders that GPTQModel makes of SmolLM2, as people publish them: repacked to GGUF, and run in llama.cpp.
 
-Run with GPTQModel 7.7.0 on the CPU, where quantizing takes from minutes to an hour; REQUANT_LIBRARY_FOLDERS names a
-folder where what was made is kept, and found again. Perplexities are measured on another text than was calibrated on.
+Quantizing takes GPTQModel from minutes to an hour on the CPU; REQUANT_LIBRARY_FOLDERS names a folder where what was
+made is kept, and found again, and without it nothing runs here: test_gptq_consumers.py has a small model quantized.
+Perplexities are measured on another text than was calibrated on.
 """
 
 import os
@@ -24,9 +25,10 @@ from tests.models import smollm2
 from tests.stored import values_of
 
 pytestmark = pytest.mark.slow
+KEPT = "REQUANT_LIBRARY_FOLDERS"
 #: (family, bits, inputs of a group). With 4 bits a model of this size may say anything.
 KINDS = {"gptq-4-32": ("gptq", 4, 32), "gptq-8-64": ("gptq", 8, 64), "awq-4-64": ("awq", 4, 64)}
-#: Arguments: a dense folder, a text, family, bits, group, the folder to write.
+#: Arguments: a dense folder, a text, family, bits, group, "act" for inputs by falling activation, the folder to write.
 QUANTIZE = """
 import sys
 from pathlib import Path
@@ -34,11 +36,11 @@ import torch
 from gptqmodel import GPTQModel, QuantizeConfig
 from transformers import AutoTokenizer
 
-dense, text, family, bits, group, into = sys.argv[1:]
+dense, text, family, bits, group, order, into = sys.argv[1:]
 ids = AutoTokenizer.from_pretrained(dense)(Path(text).read_text())["input_ids"]
 samples = [{"input_ids": ids[i : i + 256], "attention_mask": [1] * 256} for i in range(0, len(ids) - 255, 256)]
 more = {"method": "awq", "format": "gemm", "sym": False} if family == "awq" else {"act_group_aware": False}
-how = QuantizeConfig(bits=int(bits), group_size=int(group), desc_act=False, device="cpu", **more)
+how = QuantizeConfig(bits=int(bits), group_size=int(group), desc_act=order == "act", device="cpu", **more)
 model = GPTQModel.load(dense, how, dtype=torch.float16 if family == "awq" else torch.bfloat16)
 model.quantize(samples, batch_size=8)
 model.save(into)
@@ -52,24 +54,30 @@ def converted(source, destination, recipe=None):
     return plan
 
 
+def quantize(dense, text, kind, into):
+    """GPTQModel quantizes a folder, in a process of its own."""
+    family, bits, group, order = kind
+    command = [sys.executable, "-c", QUANTIZE, dense, text, family, bits, group, order, into]
+    more = {"GPTQMODEL_CPU_WORKERS": "2", "TORCHDYNAMO_DISABLE": "1"}  # it stops on two processors with fewer workers
+    done = subprocess.run(list(map(str, command)), env=os.environ | more, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:].decode(errors="replace")
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Kind -> its folder."""
-    kept = Path(os.environ.get("REQUANT_LIBRARY_FOLDERS") or tmp_path_factory.mktemp("library"))
+    if KEPT not in os.environ:
+        pytest.skip(f"{KEPT} names no folder")
     scratch = tmp_path_factory.mktemp("dense")
 
     def folder(kind):
-        if (kept / kind / "config.json").is_file():
-            return kept / kind
-        pytest.importorskip("gptqmodel", reason="GPTQModel is not installed, and REQUANT_LIBRARY_FOLDERS lacks " + kind)
-        if not (scratch / "smollm2").is_dir():
-            converted(smollm2(), scratch / "smollm2", "BF16")
-            (scratch / "text").write_text(default_text())
-        command = [sys.executable, "-c", QUANTIZE, scratch / "smollm2", scratch / "text", *KINDS[kind], kept / kind]
-        workers = {"GPTQMODEL_CPU_WORKERS": "2"}  # GPTQModel 7.7.0 stops on two processors with fewer
-        done = subprocess.run(list(map(str, command)), env=os.environ | workers, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:].decode(errors="replace")
-        return kept / kind
+        into = Path(os.environ[KEPT]) / kind
+        if not (into / "config.json").is_file():
+            if not (scratch / "smollm2").is_dir():
+                converted(smollm2(), scratch / "smollm2", "BF16")
+                (scratch / "text").write_text(default_text())
+            quantize(scratch / "smollm2", scratch / "text", (*KINDS[kind], ""), into)
+        return into
 
     return folder
 
