@@ -208,7 +208,8 @@ class FourBitCodec:
         absmax = parts["absmax"].reshape(-1)[blocks]
         if not self.encoding.double:
             return absmax.astype(np.float32, copy=False)
-        offset = np.float32(json.loads(parts["quant_state"].tobytes())["nested_offset"])
+        with np.errstate(over="ignore"):  # infinite values are told of where they would be stored
+            offset = np.float32(json.loads(parts["quant_state"].tobytes())["nested_offset"])
         nested = parts["nested_absmax"].reshape(-1)[np.arange(blocks.start, blocks.start + absmax.size) // NESTED]
         scales: Floats = parts["nested_quant_map"].reshape(-1)[absmax] * nested + offset
         return scales

@@ -112,6 +112,7 @@ class ScaledCodec:
         if not self.encoding.whole:
             return Codes(codes, scales, none)
         whole = float(parts["whole"].reshape(-1)[0])
+        whole = whole if np.isfinite(whole) else np.nan
         with np.errstate(all="ignore"):  # a damaged file's
             multiplier = whole if self.encoding.whole == "multiplies" else float(1 / np.float64(whole))
         return Codes(codes, scales, none, whole=multiplier)
@@ -172,6 +173,7 @@ class ScaledCodec:
         scales = self._of_rows(parts, "scales", rows, start, columns)
         if self.encoding.whole:
             whole = parts["whole"].reshape(-1)[0]
+            whole = whole if np.isfinite(whole) else np.float32(np.nan)  # dividing by infinity would hide it
             with np.errstate(all="ignore"):  # what overflows in a damaged file is found among the values
                 scales = scales / whole if self.encoding.whole == "divides" else scales * whole
         return scales

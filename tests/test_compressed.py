@@ -21,6 +21,7 @@ from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import LossKind
 from requant.sources import read
+from tests.stored import read_folder
 from tests.tiny_folder import write_tiny_folder
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "encodings" / "compressed"
@@ -313,3 +314,13 @@ def test_an_activation_order_is_not_carried_over(tmp_path):
     plan = convert(tmp_path / "gptq", tmp_path / "packed", "W4A16-32")
     assert {loss.kind for loss in plan.losses} == {LossKind.REQUANTIZED}
     assert not any(name.endswith("g_idx") for name in load_file(tmp_path / "packed" / "model.safetensors"))
+
+
+def test_zero_points_that_are_not_stored_are_told(tmp_path):
+    """Libraries leave out those that are 0; a shard may also be missing."""
+    arrays = {"m.weight_packed": np.zeros((8, 16), np.int32), "m.weight_scale": np.ones((8, 1), np.float32)}
+    arrays["m.weight_shape"] = np.array([8, 128])
+    for symmetric in (True, False):
+        groups = {"group_0": {"weights": {"num_bits": 4, "symmetric": symmetric}}}
+        found = read_folder(tmp_path, arrays, {"quantization_config": {"config_groups": groups}})
+        assert any("no zero points are stored" in notice for notice in found.notices) is not symmetric

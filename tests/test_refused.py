@@ -23,7 +23,7 @@ ARRAYS = {
     "quanto": {"weight._data": BYTES, "weight._scale": HALVES},
     "EETQ": {"weight": np.zeros((8, 16), np.int8), "weight_scales": HALVES[0]},
     "Quark": {"weight": WORDS, "weight_quantizer.scale": HALVES},
-    "2:4 sparse Marlin": {"B_24": WORDS, "B_meta": np.zeros((8, 2), np.int16), "s": HALVES},
+    "AWQ with divided activations": {"act.scales": HALVES[0]},
     "BitNet": {"weight": BYTES, "weight_scale": np.ones(1, np.float32)},
 }
 

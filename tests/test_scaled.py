@@ -478,3 +478,13 @@ def test_scales_of_other_blocks_than_the_configuration_says(tmp_path):
     assert read_folder(tmp_path, save(arrays)).tensors[0].encoding.columns == 256
     with pytest.raises(FormatError, match=r"weight_scale_inv.* is no grid"):
         read_folder(tmp_path, save(arrays), {"quantization_config": {"weight_block_size": [128, 128]}})
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_what_is_divided_by_infinity_is_no_number(number):
+    """Not zero, which would look like weights."""
+    parts = empty_parts(NVFP4, (2, 32))
+    parts["data"][...], parts["scales"][...], parts["whole"][...] = 0x22, 0x38, number
+    out = np.zeros((2, 32), np.float32)
+    codec_for(NVFP4).decode(parts, out)
+    assert np.isnan(out).all() and np.isnan(codec_for(NVFP4).unpack(parts, 2).whole)

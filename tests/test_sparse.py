@@ -44,11 +44,14 @@ def dense_of(folder):
     return load_file(folder / "dense" / "model.safetensors")
 
 
-def test_a_module_of_tiles(tmp_path):
+@pytest.mark.parametrize(("library", "names"), [("CT", None), ("GPTQ", ("B_24", "s", "B_meta"))])
+def test_a_module_of_tiles(tmp_path, library, names):
+    """Both libraries' names; the tiles are those of one kernel."""
     golden = np.load(GOLDEN / "ct_marlin24_4b_ch.npz")
-    arrays = {f"m.{n}": torch.from_numpy(golden[n]) for n in ("weight_packed", "scale_packed", "meta")}
+    stored = ("weight_packed", "scale_packed", "meta")
+    arrays = {f"m.{m}": torch.from_numpy(golden[n]) for n, m in zip(stored, names or stored, strict=True)}
     (tensor,) = tensors_of(tmp_path, arrays).tensors
-    assert (tensor.name, tensor.shape, tensor.encoding.label) == ("m.weight", (128, 512), "CT-4b-g-1-marlin24")
+    assert (tensor.name, tensor.shape, tensor.encoding.label) == ("m.weight", (128, 512), f"{library}-4b-g-1-marlin24")
     wanted = golden["codes_out_in"] * golden["scales_g_out"].astype(np.float32).T
     assert np.array_equal(dense_of(tmp_path)["m.weight"].numpy(), wanted)
 

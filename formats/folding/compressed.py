@@ -30,10 +30,12 @@ def fold(pool: Pool, config: Mapping[str, Json]) -> None:
             f"{pool.path}: its weights are rotated (transform_config of compressed-tensors)",
             hint="export the model without transforms",
         )
-    widths = _widths(config)
+    widths, symmetric = _widths(config), _said_of_symmetry(config)
     for module in pool.modules("weight_packed"):
         packed = pool.need(module, "weight_packed")
         if packed.encoding.label == "I32" and pool.get(f"{module}.weight_shape") is not None:
+            if symmetric == {False} and pool.get(f"{module}.weight_zero_point") is None:
+                pool.remark(f"{module}.weight", "no zero points are stored, so they are 0, though it is asymmetric")
             _fold(pool, module, packed, widths)
     for module in pool.modules("weight_scale"):
         weight, scales = pool.get(f"{module}.weight"), pool.need(module, "weight_scale")
@@ -125,6 +127,17 @@ def _widths(config: Mapping[str, Json]) -> set[int]:
         if isinstance(bits, int):
             found.add(bits)
     return found
+
+
+def _said_of_symmetry(config: Mapping[str, Json]) -> set[bool]:
+    """What the groups of the configuration say about `symmetric`, which is true unless said."""
+    groups = config.get("config_groups")
+    found = [
+        group.get("weights")
+        for group in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(group, dict)
+    ]
+    return {weights.get("symmetric") is not False for weights in found if isinstance(weights, dict)}
 
 
 def _is_row_pairs(weight: Tensor, scales: Tensor) -> bool:

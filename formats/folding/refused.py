@@ -1,7 +1,7 @@
 """Quantized checkpoints that are recognized and not read: by the names of their arrays, then by what config.json says.
 
 Sources: the state dicts of exllamav3, aqlm 1.1, quip-sharp, vptq, spqr_quant, torchao 0.18, optimum-quanto 0.2, eetq,
-fp_quant, amd-quark 0.13, gptqmodel (2:4), and of transformers 5.23 (HIGGS, BitNet).
+fp_quant, amd-quark 0.13, autoawq 0.2 (`ScaledActivation`), and of transformers 5.23 (HIGGS, BitNet).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _ARRAYS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "weight._data": ("quanto", ("weight._scale",)),
     "weight_scales": ("EETQ", ("weight",)),
     "weight_quantizer.scale": ("Quark", ()),
-    "B_24": ("2:4 sparse Marlin", ()),
+    "act.scales": ("AWQ with divided activations", ()),
+    "gelu_impl.scales": ("AWQ with divided activations", ()),
 }
 #: `quant_method` -> the family, for what is left of a checkpoint when every fold has taken its own.
 _METHODS: Final = {
