@@ -162,3 +162,15 @@ def test_what_cannot_be_run_here_is_told(pre_tokenizer):
 def test_what_llama_cpp_does_not_do_is_told(document, said):
     _, outcome = converted(document)
     assert [said in loss.detail for loss in outcome.losses] == [True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "lost"), [("Qwen2Tokenizer", "qwen2", ["normalizer"]), ("GPT2Tokenizer", "gpt-2", [])]
+)
+def test_a_class_stands_for_its_normalizer_too(kind, row, lost):
+    """vocab.json and merges.txt say neither how text is split nor what happens to it before."""
+    vocab = {letter: index for index, letter in enumerate([*LETTERS, "ab"])}
+    files = {"vocab.json": json.dumps(vocab), "merges.txt": "#version: 0.2\na b\n"}
+    outcome = to_ggml(folder({**files, "tokenizer_config.json": json.dumps({"tokenizer_class": kind})}), None)
+    assert outcome.metadata["tokenizer.ggml.pre"].value == row
+    assert [loss.subject for loss in outcome.losses] == lost

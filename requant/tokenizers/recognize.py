@@ -65,7 +65,8 @@ def by_class(files: Files) -> Recognized:
     """The pre-tokenizer of a vocab.json with merges.txt, which do not say how text is split."""
     name = files.json("tokenizer_config.json").get("tokenizer_class").value
     name = name.removesuffix("Fast") if isinstance(name, str) else ""
-    return Recognized(BY_NAME[_CLASSES.get(name, _MODEL_TYPES.get(files.checkpoint.architecture, "gpt-2"))])
+    row = BY_NAME[_CLASSES.get(name, _MODEL_TYPES.get(files.checkpoint.architecture, "gpt-2"))]
+    return Recognized(row, (_unnormalized(row.normalizer),) if row.normalizer else ())
 
 
 def _loss(detail: str) -> Loss:
@@ -143,8 +144,12 @@ def _normalizer_losses(normalizer: Item) -> tuple[Loss, ...]:
     kind = normalizer.get("type").string()
     if kind == "Sequence":
         return tuple(loss for part in normalizer.get("normalizers").items() for loss in _normalizer_losses(part))
+    return (_unnormalized(kind),)
+
+
+def _unnormalized(kind: str) -> Loss:
     effect = "text in composed form (the usual) is not affected" if kind == "NFC" else "such text gets other tokens"
-    return (Loss(LossKind.TOKENIZER_CHANGED, "normalizer", f"llama.cpp does not do {kind}; {effect}"),)
+    return Loss(LossKind.TOKENIZER_CHANGED, "normalizer", f"llama.cpp does not do {kind}; {effect}")
 
 
 def _prefix_losses(pre_tokenizer: Item) -> tuple[Loss, ...]:
