@@ -195,6 +195,10 @@ def located(model: str, quiet: bool = False) -> Path:
     if path.exists():
         return path if path != Path() else path.absolute()
     named = HubModel.named(model)
+    if named is None and "://" in model:
+        raise PlanError(
+            f"{model}: no address of a model on the Hugging Face Hub", hint="download it, and name the copy"
+        )
     if named is None:
         raise FormatError(path, "there is no such file or folder")
     if quiet or not sys.stderr.isatty():

@@ -21,7 +21,7 @@ from requant.errors import Error, PlanError
 from requant.formats.safetensors.folder import SUBFOLDER
 
 _NAME: Final = re.compile(
-    r"(?:https://huggingface\.co/|hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)"
+    r"(?:(?:https?://)?(?:huggingface|hf)\.co/|hf://)?(?!(?:huggingface|hf)\.co/)(?P<repo>\w[\w.-]*/\w[\w.-]*)"
     r"(?:@(?P<revision>[^/]+)|/(?:blob|resolve|tree)/(?P<branch>[^/]+))?(?:/(?P<file>[^?]+))?(?:\?.*)?"
 )
 _SPLIT: Final = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")

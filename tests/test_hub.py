@@ -26,6 +26,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("org/model@v1.0", HubModel("org/model", "v1.0")),
         ("org/model/sub/m-Q4_K_M.gguf", HubModel("org/model", None, "sub/m-Q4_K_M.gguf")),
         ("https://huggingface.co/org/model", HubModel("org/model")),
+        ("huggingface.co/org/model", HubModel("org/model")),
+        ("http://hf.co/org/model", HubModel("org/model")),
         ("https://huggingface.co/org/model/tree/main/", HubModel("org/model", "main")),
         ("https://huggingface.co/org/m/resolve/main/m.gguf?download=true", HubModel("org/m", "main", "m.gguf")),
     ],
@@ -35,7 +37,8 @@ def test_names(text, model):
 
 
 @pytest.mark.parametrize(
-    "text", ["model", "./org/model", "/org/model", "../org/model", "~/model", "https://x.org/a/b", ""]
+    "text",
+    ["model", "./org/model", "/org/model", "../org/model", "~/model", "https://x.org/a/b", "huggingface.co/org", ""],
 )
 def test_paths_are_no_names(text):
     assert HubModel.named(text) is None
