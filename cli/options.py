@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import chain
 from pathlib import Path
@@ -114,7 +114,7 @@ class Choices:
     token_embedding_type: str | None
     pure: bool
     leave_output_tensor: bool
-    imatrix: Path | None
+    imatrix: str | None
     include_weights: tuple[str, ...]
     exclude_weights: tuple[str, ...]
 
@@ -142,7 +142,8 @@ class Choices:
             return None
         from requant.formats.imatrix import read_imatrix
 
-        return read_imatrix(self.imatrix).only(self.include_weights, self.exclude_weights)
+        importance = replace(read_imatrix(Path(self.imatrix)), source=self.imatrix)  # a Path would lose its "./"
+        return importance.only(self.include_weights, self.exclude_weights)
 
 
 #: Shared by every command that may quantize.
@@ -169,7 +170,7 @@ rounding_options = _gathered(
     click.option("--leave-output-tensor", is_flag=True, help="Leave output.weight as it is."),
     click.option(
         "--imatrix",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=click.Path(exists=True, dir_okay=False),
         help="An importance matrix made by llama-imatrix: round where it matters least.",
     ),
     click.option(

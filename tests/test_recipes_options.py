@@ -80,7 +80,17 @@ def test_key_values():
     for text in ("a", "a=1", "=int:1", "k" * 128 + "=int:1"):
         with pytest.raises(PlanError, match="should be KEY=TYPE:VALUE"):
             override_kv(text)
-    for text in ("a=int:x", "a=int:4294967296", "a=bool:1", "a=float:", "a=u8:1", "a=str:" + "ä" * 64):
+    for text in (
+        "a=int:x",
+        "a=int:4294967296",
+        "a=int:1_0",
+        "a=int:٣",
+        "a=bool:1",
+        "a=float:",
+        "a=float:1_0",
+        "a=u8:1",
+        "a=str:" + "ä" * 64,
+    ):
         with pytest.raises(PlanError, match="that can be stored"):
             override_kv(text)
 

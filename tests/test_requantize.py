@@ -101,6 +101,16 @@ def test_options_make_the_files_of_llama_quantize(options, recipe, golden, made,
     assert hashlib.sha256(Path("out.gguf").read_bytes()).hexdigest() == golden
 
 
+@pytest.mark.parametrize("written", ["./imatrix.gguf", "././/imatrix.gguf", "./" * 70 + "imatrix.gguf"])
+def test_the_importance_matrix_is_called_what_the_user_calls_it(written, made, tmp_path, monkeypatch):
+    """llama-quantize stores the word as it stands on its command line, up to 127 bytes."""
+    monkeypatch.chdir(tmp_path)
+    Path("imatrix.gguf").symlink_to(made / "gqa.imatrix")
+    words = ["requantize", str(made / "gqa.gguf"), "out.gguf", "Q8_0", "--imatrix", written]
+    assert CliRunner().invoke(cli, words, catch_exceptions=False).exit_code == 0
+    assert FORMAT.read(Path("out.gguf")).metadata["quantize.imatrix.file"] == Typed("str", written[:127])
+
+
 def plan_of(made, tmp_path, recipe="Q4_K_M", label="gqa", **more):
     return plan_requantization(
         FORMAT.read(made / f"{label}.gguf"), FORMAT, tmp_path / "out.gguf", Request(recipe, **more)

@@ -113,11 +113,12 @@ def override_kv(text: str) -> tuple[str, Typed]:
         raise PlanError(
             f"{text!r} should be KEY=TYPE:VALUE", hint="for example tokenizer.ggml.add_bos_token=bool:false"
         )
+    is_plain = value.isascii() and "_" not in value  # Python reads more digits than C, and 1_0
     try:
         match kind:
-            case "int" if abs(int(value)) < 2**32:
+            case "int" if is_plain and abs(int(value)) < 2**32:
                 return key, Typed("u32", abs(int(value)))
-            case "float":
+            case "float" if is_plain:
                 return key, Typed("f32", float(value))
             case "bool" if value in ("true", "false"):
                 return key, Typed("bool", value == "true")
