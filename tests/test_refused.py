@@ -96,3 +96,13 @@ def test_weights_of_integers_need_scales(tmp_path, codes):
     with pytest.raises(FormatError, match=r"'b\.weight' is [IU]\d+ and has no scales"):
         read_folder(tmp_path, good | {"b.weight": codes})
     assert read_folder(tmp_path, {"b.weight": codes}).tensors  # a table of numbers is no model
+
+
+def test_scales_of_a_model_that_is_quantized_have_a_weight(tmp_path):
+    """Their name alone says nothing: MLX and GPTQ use it, and plain models may."""
+    config = {"quantization_config": {"quant_method": "mlx", "bits": 4}}
+    assert read_folder(tmp_path, {"m.scales": HALVES, "m.biases": HALVES}).tensors
+    with pytest.raises(FormatError, match=r"'m\.(biases|scales)' is a part"):
+        read_folder(tmp_path, {"m.scales": HALVES, "m.biases": HALVES}, config)
+    arrays = {"m.weight": HALVES, "m.scales": HALVES}
+    assert len(read_folder(tmp_path, arrays, config).tensors) == 2

@@ -23,6 +23,8 @@ _PARTS: Final = (
     *(".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4"),
     *(".SCB", ".weight_format", ".W_q", ".unpack_view_dtype"),
 )
+#: Names that arrays of plain models may have as well.
+_COMMON: Final = (".scales", ".biases")
 #: Parts of stacks of experts, which are told by their dtype as well.
 _STACKED: Final = ("_blocks", "_scales")
 #: Names of matrices that nobody stores as integers.
@@ -33,17 +35,17 @@ _INTEGERS: Final = ("I8", "U8", "I16", "U16", "I32", "U32")
 
 def refuse_remains(pool: Pool, config: Mapping[str, Json]) -> None:
     """Raise `FormatError` where a part is left alone."""
+    quantized = bool(config) or any(not _is_plain(pool.get(name)) for name in pool.names())
+    endings = (*_PARTS, *_COMMON) if quantized else _PARTS
     for name in pool.names():
         array = pool.get(name)
-        ending = next((end for end in _PARTS if name.endswith(end)), None)
-        if array is None or (ending is None and not _is_part_of_stack(array)):
+        if array is None or not (name.endswith(endings) or _is_part_of_stack(array)):
             continue
-        module = name.removesuffix(ending or "").removesuffix(".weight")
+        module = name.removesuffix(next((end for end in endings if name.endswith(end)), "")).removesuffix(".weight")
         if not _is_whole(pool.get(f"{module}.weight")) and not _is_whole(pool.get(module)):
             raise FormatError(
                 pool.path, f"{name!r} is a part of a quantized weight whose others are missing", hint=_HINT
             )
-    quantized = bool(config) or any(not _is_plain(pool.get(name)) for name in pool.names())
     for name in pool.names():
         array = pool.get(name)
         if quantized and array is not None and name.endswith(_WEIGHTS) and _is_integers(array):
