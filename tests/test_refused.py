@@ -106,3 +106,9 @@ def test_scales_of_a_model_that_is_quantized_have_a_weight(tmp_path):
         read_folder(tmp_path, {"m.scales": HALVES, "m.biases": HALVES}, config)
     arrays = {"m.weight": HALVES, "m.scales": HALVES}
     assert len(read_folder(tmp_path, arrays, config).tensors) == 2
+
+
+def test_scales_of_attention_belong_to_no_weight(tmp_path):
+    names = [f"m.self_attn.{name}" for name in ("q_scale", "k_scale", "v_scale", "k_scale_inv", "prob_scale")]
+    config = {"quantization_config": {"quant_method": "fp8"}}
+    assert len(read_folder(tmp_path, dict.fromkeys(names, HALVES[0, :1]), config).tensors) == len(names)

@@ -14,14 +14,15 @@ from requant.formats.folding.pool import Pool
 from requant.ir import Json, Tensor
 
 #: Ends of the names of arrays that are only a part of a weight; a plain weight of the same module needs none of them.
+#: Not `q_scale` of EXL2: a scale of the queries of attention has that name, too.
 _PARTS: Final = (
     *(".qweight", ".qzeros", ".g_idx", ".scaled_zeros", ".B_24", ".B_meta"),
-    *(".q_weight", ".q_scale", ".q_scale_max", ".q_groups", ".q_invperm"),
+    *(".q_weight", ".q_scale_max", ".q_groups", ".q_invperm", ".W_q", ".unpack_view_dtype"),
     *(".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx"),
-    *(".weight_global_scale", ".weight_scale_2", "_scale_inv", ".scale_packed", ".compressed", ".bitmask"),
+    *(".weight_global_scale", ".weight_scale_2", ".weight_scale_inv", "_proj_scale_inv"),
+    *(".scale_packed", ".compressed", ".bitmask", ".SCB", ".weight_format"),
     *(".weight.absmax", ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map"),
     *(".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4"),
-    *(".SCB", ".weight_format", ".W_q", ".unpack_view_dtype"),
 )
 #: Names that arrays of plain models may have as well.
 _COMMON: Final = (".scales", ".biases")
