@@ -195,3 +195,15 @@ def test_linear_layers_that_stay_dense_are_listed(recipe, key):
     assert scheme.apply(usual, {}).quantization[key] == {"NF4": ["lm_head"]}.get(recipe)
     routed = _linear(f"{block}.down_proj", f"{block}.gate", "pooler.dense", "lm_head")
     assert sorted(scheme.apply(routed, {}).quantization[key]) == ["lm_head", f"{block}.gate", "pooler.dense"]
+
+
+def test_transposed_matrices_are_not_read_either(tmp_path):
+    """transformers turns gpt2's matrices before it quantizes them: square ones would be read as their transposes."""
+    source = write_tiny_folder(tmp_path / "tiny")
+    folder = tmp_path / "quantized"
+    plan = plan_conversion(detect(source).read(source), FORMATS["safetensors"], folder, Request("NF4"))
+    execute(plan, Options(workers=2))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(UnsupportedError, match="transposed the matrices of this gpt2"):
+        detect(folder).read(folder)

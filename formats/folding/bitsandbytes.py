@@ -18,6 +18,8 @@ from requant.sources import read
 #: A description is a few hundred bytes; a longer one is something else.
 _LONGEST_STATE: Final = 1 << 16
 _DTYPES: Final = ("float16", "bfloat16", "float32")
+#: Families whose plain matrices lie as [in, out]: those that bitsandbytes has quantized lie the other way.
+_TRANSPOSED: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 
 def fold(pool: Pool, config: Mapping[str, Json]) -> None:
@@ -27,6 +29,12 @@ def fold(pool: Pool, config: Mapping[str, Json]) -> None:
             _four_bit(pool, name, table)
     for module in pool.modules("SCB"):
         _int8(pool, module)
+    quantized = any(not isinstance(tensor.encoding, Dense) for name in pool.names() if (tensor := pool.get(name)))
+    if quantized and pool.config.get("model_type") in _TRANSPOSED:
+        raise UnsupportedError(
+            f"{pool.path}: bitsandbytes has transposed the matrices of this {pool.config['model_type']}",
+            hint="load it with transformers, dequantize it, and save it; or convert the original model",
+        )
 
 
 def _four_bit(pool: Pool, name: str, table: str) -> None:
