@@ -13,7 +13,9 @@ from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.ir import Typed
+from requant.operations import requantize
 from requant.operations.convert import Request, plan_conversion
+from requant.operations.requantize import plan_requantization
 from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_moves import values
@@ -100,7 +102,9 @@ def test_embeddings_of_minilm(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_back_to_hf(name, tmp_path):
     model = make(name, tmp_path / "hf")
-    path = to_gguf(tmp_path / "hf", tmp_path / "model.gguf")
+    converted = Gguf().read(to_gguf(tmp_path / "hf", tmp_path / "model.gguf"))
+    path = tmp_path / "copied.gguf"  # in which a matrix of one row is a row, as in most files that users have
+    execute(plan_requantization(converted, Gguf(), path, requantize.Request("COPY")))
     source = Gguf().read(path)
     source = replace(
         source, metadata=source.metadata | {"tokenizer.ggml.model": Typed("str", "none")}

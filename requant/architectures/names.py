@@ -86,7 +86,7 @@ def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor])
             f"{item.where(name)} is missing; {list(shape)} is expected",
             hint="is a shard of the checkpoint missing, or does the configuration describe another model?",
         )
-    if tensor.shape != shape:
+    if tensor.shape != shape and (1, *tensor.shape) != shape:  # llama-quantize writes a matrix of one row as a row
         raise PlanError(
             f"{item.where(name)} has the shape {list(tensor.shape)}, the configuration says {list(shape)}",
             hint="config and weights belong to different models, or the tensor was cut",
