@@ -44,6 +44,7 @@ def carry_out(
         document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses]}
         if measure:
             document["steps"] = [step.to_json() for step in plan.steps]
+        document |= {"removed": [str(path) for path in plan.obsolete]}
         document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
         click.echo(json_text(document))
     elif not how.quiet:
@@ -135,7 +136,7 @@ def plan_text(plan: Plan, workers: int) -> str:
         ),
     ]
     if plan.obsolete:
-        blocks.append("removes " + ", ".join(str(path.relative_to(plan.layout.root)) for path in plan.obsolete))
+        blocks.append(f"removes {_obsolete(plan)}")
     return "\n\n".join(blocks) + losses_text(plan)
 
 
@@ -152,6 +153,8 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     if receipt.replaced:
         total = sum(receipt.replaced.values())
         lines.append(f"{count(total)} values that were not finite were replaced, in {', '.join(receipt.replaced)}")
+    if plan.obsolete:
+        lines.append(f"removed {_obsolete(plan)}")
     return "\n".join(lines) + losses_text(plan)
 
 
@@ -197,6 +200,10 @@ def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> N
             f"{len(refused)} things would be lost or changed",
             hint="leave out --fail-on-loss to convert all the same",
         )
+
+
+def _obsolete(plan: Plan) -> str:
+    return ", ".join(str(path.relative_to(plan.layout.root)) for path in plan.obsolete)
 
 
 def _deed(step: Step) -> str:
