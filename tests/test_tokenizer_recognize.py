@@ -174,3 +174,20 @@ def test_a_class_stands_for_its_normalizer_too(kind, row, lost):
     outcome = to_ggml(folder({**files, "tokenizer_config.json": json.dumps({"tokenizer_class": kind})}), None)
     assert outcome.metadata["tokenizer.ggml.pre"].value == row
     assert [loss.subject for loss in outcome.losses] == lost
+
+
+def test_the_template_that_transformers_takes():
+    """Saved by a new version into a folder of an old one: both are there, and the old one is stale."""
+    files = {
+        "tokenizer.json": json.dumps(tokenizer(byte_level(use_regex=True))),
+        "tokenizer_config.json": '{"chat_template": "old"}',
+    }
+    said = {"tokenizer.chat_template": "old"}, {"tokenizer.chat_template": "new"}
+    for more, want in zip(({}, {"chat_template.jinja": "new"}), said, strict=True):
+        metadata = to_ggml(folder({**files, **more}), None).metadata
+        assert {key: metadata[key].value for key in metadata if "chat" in key} == want
+    more = {"chat_template.jinja": "new", "additional_chat_templates/rag.jinja": "r"}
+    metadata = to_ggml(folder({**files, **more}), None).metadata
+    assert metadata["tokenizer.chat_template"].value == "new"
+    assert metadata["tokenizer.chat_template.rag"].value == "r"
+    assert metadata["tokenizer.chat_templates"].value == ["rag"]

@@ -1,7 +1,8 @@
 """Special tokens, what is put round a text, and chat templates: read from HF files as gguf-py's SpecialVocab does.
 
-What comes out is the part of `tokenizer.*` that all models share. A difference to gguf-py: a special token is also
-looked for in the vocabulary and in special_tokens_map.json, so that folders without tokenizer.json keep theirs.
+What comes out is the part of `tokenizer.*` that all models share. Differences to gguf-py: a special token is also
+looked for in the vocabulary and in special_tokens_map.json, so that folders without tokenizer.json keep theirs; and
+chat_template.jinja comes before the template in tokenizer_config.json.
 """
 
 from __future__ import annotations
@@ -151,9 +152,12 @@ def _read_pair(pair: list[tuple[str, str]], first: str | None, last: str | None,
 
 
 def chat_metadata(files: Files) -> dict[str, Typed]:
-    """`tokenizer.chat_template` and the named ones, from wherever the folder keeps them."""
+    """`tokenizer.chat_template` and the named ones, from wherever the folder keeps them.
+
+    Where it keeps two, chat_template.jinja counts, as in transformers; gguf-py takes the other, which is older.
+    """
     item = files.json("tokenizer_config.json").get("chat_template")
-    if item.value is None:
+    if item.value is None or "chat_template.jinja" in files:
         item = _chat_files(files)
     if item.value is None:
         return {}
