@@ -36,7 +36,7 @@ from requant.rows import (
     runs_of,
     upright,
 )
-from requant.values import check_bits, check_blocks, check_scales, check_values
+from requant.values import check_bits, check_blocks, check_copied_blocks, check_scales, check_values
 
 #: Bytes copied at a time where nothing is computed.
 COPY_BYTES: Final = 4 << 20
@@ -252,6 +252,8 @@ class _Run:
         bits = float_bits(job.step.target.encoding)
         if bits is not None:
             self._count(job.step, check_bits(job.step, task.start, data, bits, self.options.replace_nan))
+        elif isinstance(job.step.target.encoding, Blocks):
+            self._count(job.step, check_copied_blocks(job.step, task.start, data, self.options.replace_nan))
         begin, _ = part_slice(job.step.target, job.step.target.parts["data"], task.start, task.stop)
         job.sink.write(job.offsets["data"] + begin, data)
 

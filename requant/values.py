@@ -6,13 +6,13 @@ Blocks are looked at as `ggml_validate_row_data` of ggml does, and refused where
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Codes
-from requant.encodings import F16, Blocks, columns_of
+from requant.encodings import F16, Blocks, Encoding, columns_of
 from requant.errors import Error, FormatError, PlanError
 from requant.plan import Step
 from requant.sources import Bytes, FileSlice
@@ -109,18 +109,47 @@ def check_scales(step: Step, start: int, codes: Codes, replacement: float | None
 
 def check_blocks(step: Step, start: int, data: NDArray[np.uint8]) -> None:
     """Look at a run of rows that were just encoded: values too large for the scale of their block raise `PlanError`."""
-    encoding = step.target.encoding
-    if not isinstance(encoding, Blocks) or encoding.label == "NVFP4":  # all the bytes that scale NVFP4 are numbers
-        return
-    exponents, last = _exponents(encoding, data.reshape(-1, encoding.nbytes))
-    if exponents.size and int(exponents.max()) == last:
-        first = int((exponents == last).reshape(len(exponents), -1).any(1).argmax())
-        row, block = divmod(first, columns_of(step.target.shape) // encoding.values)
-        where = f"{_path(step)}: tensor {_source_name(step)!r}: {_index(step, start + row, block * encoding.values)}"
+    bad = _without_scale(step.target.encoding, data)
+    if bad is not None:
         raise PlanError(
-            f"{where} begins a block whose scale {encoding.label} cannot hold: values or importances are too large",
+            f"{_path(step)}: tensor {_source_name(step)!r}: {_block(step, start, bad)} begins a block whose scale "
+            f"{step.target.encoding.label} cannot hold: values or importances are too large",
             hint="keep the tensor dense, such as --tensor-type NAME=BF16",
         )
+
+
+def check_copied_blocks(step: Step, start: int, data: NDArray[np.uint8], replacement: float | None) -> int:
+    """The same for blocks that are only moved; a block of zeros takes the place of a bad one, if 0 is what shall."""
+    bad = _without_scale(step.target.encoding, data)
+    if bad is None:
+        return 0
+    encoding = cast(Blocks, step.target.encoding)
+    if replacement != 0:
+        raise FormatError(
+            _path(step),
+            f"tensor {_source_name(step)!r}: {_block(step, start, bad)} begins a block whose scale is no number, one "
+            f"of {int(bad.sum())} such in these rows",
+            hint="the model is damaged; --replace-nan 0 converts it all the same",
+        )
+    data.reshape(-1, encoding.nbytes)[bad] = 0  # in every type that is zero
+    return int(bad.sum()) * encoding.values
+
+
+def _without_scale(encoding: Encoding, data: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+    """Which blocks have a scale that is infinite or NaN; None if none has."""
+    if not isinstance(encoding, Blocks) or encoding.label == "NVFP4":  # all the bytes that scale NVFP4 are numbers
+        return None
+    exponents, last = _exponents(encoding, data.reshape(-1, encoding.nbytes))
+    if not exponents.size or int(exponents.max()) != last:
+        return None
+    bad: NDArray[np.bool_] = (exponents == last).reshape(len(exponents), -1).any(1)
+    return bad
+
+
+def _block(step: Step, start: int, bad: NDArray[np.bool_]) -> str:
+    values = cast(Blocks, step.target.encoding).values
+    row, block = divmod(int(bad.argmax()), columns_of(step.target.shape) // values)
+    return _index(step, start + row, block * values)
 
 
 def _exponents(encoding: Blocks, blocks: NDArray[np.uint8]) -> tuple[NDArray[np.integer[Any]], int]:

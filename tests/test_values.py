@@ -12,7 +12,7 @@ from requant.errors import FormatError, PlanError
 from requant.ir import Tensor, TensorSpec
 from requant.plan import Move, Step
 from requant.sources import Memory
-from requant.values import check_bits, check_blocks, check_values
+from requant.values import check_bits, check_blocks, check_copied_blocks, check_values
 from tests import ggml_oracle
 
 LABELS = ("F16", "BF16", "F32")
@@ -80,6 +80,12 @@ def encoded(label, rows):
     return Step(Move("t", shape, (dense,), ()), TensorSpec("t", shape, block)), rows.reshape(ROWS, 4, block.nbytes)
 
 
+def decoded(label, rows):
+    values = np.empty((ROWS, 4 * BLOCKS[label].values), np.float32)
+    codec_for(BLOCKS[label]).decode({"data": rows.reshape(ROWS, -1)}, values, 0)
+    return values
+
+
 def valid(label, block):
     """Whether ggml takes a block for one."""
     function = ggml_oracle.library(newest=True).ggml_validate_row_data
@@ -102,6 +108,11 @@ def test_blocks_are_refused_where_ggml_finds_them_invalid(label):
             PlanError, match=re.escape(f"value [{ROWS + 2}, {3 * BLOCKS[label].values}] begins a block")
         ):
             check_blocks(step, ROWS, rows)
+        with pytest.raises(FormatError, match="whose scale is no number, one of 1 such"):
+            check_copied_blocks(step, ROWS, rows, None)
+        rows[0, 0] = rows[4, 3] = rows[2, 3]
+        assert check_copied_blocks(step, ROWS, rows, 0.0) == 3 * BLOCKS[label].values
+        assert not rows.any() and not decoded(label, rows).any()
     assert refused or label == "NVFP4"
     step, rows = encoded(label, np.zeros((ROWS * 4, size), np.uint8))
     check_blocks(step, ROWS, rows[:0])
