@@ -67,7 +67,8 @@ def convert(
 ) -> None:
     """Convert SOURCE to DESTINATION in one pass.
 
-    SOURCE is a model file or folder, or a model of the Hugging Face Hub: owner/name, or owner/name/file.gguf.
+    SOURCE is a model file or folder, or a model of the Hugging Face Hub: owner/name, owner/name:Q4_K_M, or
+    owner/name/file.gguf.
 
     The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder.
     """

@@ -2,6 +2,7 @@
 
     owner/name                      a folder of safetensors (or .bin) with config and tokenizer, or a lone GGUF
     owner/name/model-Q4_K_M.gguf    one file, with its siblings if it is split
+    owner/name:Q4_K_M               the GGUF of that type, as llama.cpp's -hf and Ollama take it
     owner/name@revision[/file]      of a branch, a tag or a commit
     https://huggingface.co/…        what a browser shows for any of these; hf://owner/name is the same
 
@@ -22,7 +23,7 @@ from requant.formats.safetensors.folder import SUBFOLDER
 
 _NAME: Final = re.compile(
     r"(?:(?:https?://)?(?:huggingface|hf)\.co/|hf://)?(?!(?:huggingface|hf)\.co/)(?P<repo>\w[\w.-]*/\w[\w.-]*)"
-    r"(?:@(?P<revision>[^/]+)|/(?:blob|resolve|tree)/(?P<branch>[^/]+))?(?:/(?P<file>[^?]+))?(?:\?.*)?"
+    r"(?::(?P<type>\w+)|@(?P<revision>[^/]+)|/(?:blob|resolve|tree)/(?P<branch>[^/]+))?(?:/(?P<file>[^?]+))?(?:\?.*)?"
 )
 _SPLIT: Final = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 #: What a model folder has besides weights: config, tokenizer, chat template, model card.
@@ -35,25 +36,29 @@ _SHOWN: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A repository of the Hub, or one file in it. revision: a branch, tag or commit; None is the main branch."""
+    """A repository of the Hub, or one file in it.
+
+    revision: a branch, tag or commit; None is the main branch. type: what the name of the file has in it.
+    """
 
     repo: str
     revision: str | None = None
     file: str | None = None
+    type: str | None = None
 
     @classmethod
     def named(cls, text: str) -> HubModel | None:
         """What a name means, or None if no model of the Hub can be called so.
 
         >>> HubModel.named("org/model@v1/model-Q8_0.gguf")
-        HubModel(repo='org/model', revision='v1', file='model-Q8_0.gguf')
+        HubModel(repo='org/model', revision='v1', file='model-Q8_0.gguf', type=None)
         >>> HubModel.named("https://huggingface.co/org/model/tree/main")
-        HubModel(repo='org/model', revision='main', file=None)
+        HubModel(repo='org/model', revision='main', file=None, type=None)
         >>> HubModel.named("./folder/model") is None
         True
         """
         match = _NAME.fullmatch(text.rstrip("/"))
-        return match and cls(match["repo"], match["revision"] or match["branch"], match["file"])
+        return match and cls(match["repo"], match["revision"] or match["branch"], match["file"], match["type"])
 
     def fetch(self) -> Path:
         """The model's folder or file in the cache, after downloading what is missing of it.
@@ -115,6 +120,8 @@ def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None
         if model.file not in names:
             raise PlanError(f"{model.repo}: there is no file {model.file!r}", hint=_one_of(model, ggufs))
         return _with_siblings(model.file, names), model.file
+    if model.type is not None:
+        return _the_one(model, [name for name in ggufs if _is_of_type(name, model.type)] or ggufs, names)
     here = [name for name in names if "/" not in name]
     tensors = [name for name in here if name.endswith(".safetensors")]
     # Mistral's folders hold the same weights twice, once as consolidated*.safetensors under its own names.
@@ -125,12 +132,26 @@ def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None
     )
     if weights:
         return weights + [name for name in names if _is_beside(PurePosixPath(name))], None
+    if not ggufs:
+        raise PlanError(f"{model.repo}: there are neither safetensors nor GGUF files in it")
+    return _the_one(model, ggufs, names)
+
+
+def _the_one(model: HubModel, ggufs: Sequence[str], names: Sequence[str]) -> tuple[list[str], str]:
+    """The one GGUF there is; raises `PlanError` if there are several, or none of the type asked for."""
     models = sorted({_with_siblings(name, names)[0] for name in ggufs})
-    if len(models) == 1:
-        return _with_siblings(models[0], names), models[0]
-    if models:
-        raise PlanError(f"{model.repo}: {len(models)} GGUF models are in it", hint=_one_of(model, models))
-    raise PlanError(f"{model.repo}: there are neither safetensors nor GGUF files in it")
+    if len(models) != 1 or (model.type is not None and not _is_of_type(models[0], model.type)):
+        which = "" if model.type is None else f", and not one of type {model.type}"
+        raise PlanError(f"{model.repo}: {len(models)} GGUF models are in it{which}", hint=_one_of(model, models))
+    return _with_siblings(models[0], names), models[0]
+
+
+def _is_of_type(file: str, label: str) -> bool:
+    """Whether a name has the type in it, and not a longer one: `Q4_K` is not `Q4_K_M`. Projectors are no models."""
+    return (
+        re.search(rf"(?<![A-Za-z0-9]){re.escape(label)}(?![A-Za-z0-9_])", file, re.IGNORECASE) is not None
+        and "mmproj" not in file
+    )
 
 
 def _is_beside(file: PurePosixPath) -> bool:

@@ -24,6 +24,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("org/model", HubModel("org/model")),
         ("hf://org/model", HubModel("org/model")),
         ("org/model@v1.0", HubModel("org/model", "v1.0")),
+        ("hf.co/org/model:Q4_K_M", HubModel("org/model", type="Q4_K_M")),
         ("org/model/sub/m-Q4_K_M.gguf", HubModel("org/model", None, "sub/m-Q4_K_M.gguf")),
         ("https://huggingface.co/org/model", HubModel("org/model")),
         ("huggingface.co/org/model", HubModel("org/model")),
@@ -73,6 +74,24 @@ SPLIT = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
 )
 def test_what_is_downloaded(file, names, wanted, opened):
     assert choose(HubModel("org/model", None, file), names) == (wanted.split(), opened)
+
+
+MANY = ["m-Q4_K_M.gguf", "m-q4_k_s.gguf", "m-UD-Q4_K_XL.gguf", "mmproj-Q8_0.gguf", "Q8_0/m-00001-of-00001.gguf"]
+
+
+@pytest.mark.parametrize(("asked", "opened"), [("q4_k_m", 0), ("Q4_K_S", 1), ("Q4_K_XL", 2), ("Q8_0", 4)])
+def test_a_gguf_by_its_type(asked, opened):
+    model = HubModel("org/model", type=asked)
+    assert choose(model, [*MANY, "model.safetensors"]) == ([MANY[opened]], MANY[opened])
+    with pytest.raises(PlanError, match="0 GGUF models are in it, and not one of type"):
+        choose(model, ["model.safetensors"])
+
+
+@pytest.mark.parametrize("asked", ["Q4_K", "Q5_K_M"])
+def test_a_gguf_of_a_type_that_is_not_there(asked):
+    with pytest.raises(PlanError, match=f"5 GGUF models are in it, and not one of type {asked}") as refused:
+        choose(HubModel("org/model", type=asked), MANY)
+    assert "org/model/m-Q4_K_M.gguf" in refused.value.hint
 
 
 @pytest.mark.parametrize(
