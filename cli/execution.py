@@ -192,8 +192,8 @@ def refuse_to_replace(plan: Plan) -> None:
 
 
 def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> None:
-    """`--fail-on-loss`: any loss is an error, told before anything is written."""
-    refused = [loss for loss in plan.losses if loss.kind not in tolerated]
+    """`--fail-on-loss`: any loss is an error, told before anything is written; what others load is none of ours."""
+    refused = [loss for loss in plan.losses if loss.kind not in tolerated | {LossKind.UNLOADED}]
     if refused:
         click.echo(losses_text(plan).strip(), err=True)
         raise PlanError(

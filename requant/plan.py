@@ -27,7 +27,7 @@ class Fidelity(Enum):
 
 
 class LossKind(Enum):
-    """What can be lost or changed; every one is shown, and `--fail-on-loss` makes any of them an error."""
+    """What can be lost or changed; every one is shown, and `--fail-on-loss` makes any of them but UNLOADED an error."""
 
     REQUANTIZED = "requantized"  # rounded a second time: the source was quantized already
     SUBSTITUTED = "type substituted"  # another type than the one asked for
@@ -36,6 +36,7 @@ class LossKind(Enum):
     METADATA_DROPPED = "metadata dropped"
     TOKENIZER_CHANGED = "tokenizer changed"
     SUSPECT = "suspect input"  # read, but not as its own configuration says, or with damage that cannot be undone
+    UNLOADED = "not loaded everywhere"  # stored as asked, but a library that reads the format does not load it so
 
 
 @dataclass(frozen=True, slots=True)

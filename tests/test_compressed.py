@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file, save_file
 
+from requant.cli.execution import refuse_losses
 from requant.codecs import codec_for
 from requant.encodings.compressed import Packed, RowPairs
 from requant.encodings.exactness import holds
@@ -21,6 +22,7 @@ from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import LossKind
 from requant.sources import read
+from tests import tiny_models
 from tests.stored import read_folder
 from tests.tiny_folder import write_tiny_folder
 
@@ -324,3 +326,23 @@ def test_zero_points_that_are_not_stored_are_told(tmp_path):
         groups = {"group_0": {"weights": {"num_bits": 4, "symmetric": symmetric}}}
         found = read_folder(tmp_path, arrays, {"quantization_config": {"config_groups": groups}})
         assert any("no zero points are stored" in notice for notice in found.notices) is not symmetric
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe", "experts"),
+    [
+        *(("mixtral", recipe, 3) for recipe in ("NVFP4", "W8A8", "W4A16")),
+        *(("mixtral", recipe, 0) for recipe in ("FP8", "FP8-BLOCK", "W4A16-32")),
+        *(("qwen2moe", recipe, 1) for recipe in ("W4A16-32", "MXFP4")),
+        ("gptoss", "NVFP4", 0),
+    ],
+)
+def test_experts_that_a_library_does_not_load_are_told(tmp_path, family, recipe, experts):
+    """tests/test_compressed_consumers.py loads them. A line for all of a kind; what is written is as asked."""
+    tiny_models.make(family, tmp_path / "tiny", dtype=torch.bfloat16)
+    source = detect(tmp_path / "tiny").read(tmp_path / "tiny")
+    plan = plan_conversion(source, FORMATS["safetensors"], tmp_path / "quantized", Request(recipe))
+    told = [loss for loss in plan.losses if loss.kind is LossKind.UNLOADED]
+    assert len(told) == experts
+    assert all(".*." in loss.subject and "transformers 5.23" in loss.detail for loss in told)
+    refuse_losses(plan, frozenset({LossKind.SUBSTITUTED}))

@@ -3,6 +3,8 @@
 tests/consumers.txt says in which versions.
 """
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,18 +13,21 @@ from safetensors.torch import load_file
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
+from requant.plan import LossKind, Plan
+from tests import tiny_models
 from tests.models import consumer
 from tests.tiny_folder import write_tiny_folder
 
 pytestmark = pytest.mark.slow
 
 
-def convert(source, destination, recipe):
+def convert(source, destination, recipe) -> Plan:
     plan = plan_conversion(detect(source).read(source), FORMATS["safetensors"], destination, Request(recipe))
     execute(plan, Options(workers=2))
+    return plan
 
 
-def logits(folder, quantized):
+def loaded(folder, quantized):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -32,6 +37,14 @@ def logits(folder, quantized):
         with torch.no_grad():
             model(torch.arange(2, 4)[None])  # decompresses
         model.apply(disable_quantization)
+    return model
+
+
+def logits(folder, quantized):
+    return logits_of(loaded(folder, quantized))
+
+
+def logits_of(model):
     with torch.no_grad():
         return model(torch.arange(1, 33)[None]).logits.float()
 
@@ -69,3 +82,85 @@ def test_zero_points_as_compressed_tensors_unpacks_them(tmp_path, recipe):
         state = {name.rsplit(".", 1)[1]: array for name, array in stored.items() if name.startswith(module + ".")}
         theirs = PackedQuantizationCompressor.decompress(state, scheme)["weight"]
         assert np.array_equal(theirs.float().numpy(), dense[f"{module}.weight"].float().numpy()), module
+
+
+def unloaded(plan):
+    return {loss.subject.split(".experts.*.")[1] for loss in plan.losses if loss.kind is LossKind.UNLOADED}
+
+
+def differing(theirs, ours):
+    """Parameters that are not the same in both models, bit for bit."""
+    stored = dict(theirs.named_parameters())
+    return {name for name, array in ours.named_parameters() if not torch.equal(stored[name], array)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    [("mixtral", recipe) for recipe in ("FP8", "FP8-BLOCK", "W4A16-32", "W8A16", "MXFP4")]
+    + [("qwen2moe", recipe) for recipe in ("FP8", "FP8-BLOCK", "W8A16")],
+)
+def test_the_same_experts(tmp_path, family, recipe):
+    """Both in one type: rounding what is not quantized flips routes, and then logits differ by tenths."""
+    consumer("compressed_tensors"), consumer("accelerate")
+    tiny_models.make(family, tmp_path / "tiny", dtype=torch.bfloat16)
+    assert not unloaded(convert(tmp_path / "tiny", tmp_path / "quantized", recipe))
+    convert(tmp_path / "quantized", tmp_path / "dense", "BF16")
+    theirs, ours = loaded(tmp_path / "quantized", recipe != "FP8-BLOCK"), loaded(tmp_path / "dense", quantized=False)
+    assert differing(theirs, ours) == set()
+    assert torch.equal(logits_of(theirs), logits_of(ours))
+    experts = differing(loaded(tmp_path / "tiny", quantized=False), ours)
+    assert "model.layers.1.mlp.experts.gate_up_proj" in experts
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "recipe", "projections"),
+    [
+        ("mixtral", "NVFP4", {"w1", "w2", "w3"}),
+        ("qwen2moe", "W4A16-32", {"down_proj"}),
+        ("qwen2moe", "MXFP4", {"down_proj"}),
+    ],
+)
+def test_experts_that_transformers_takes_for_something_else(tmp_path, family, recipe, projections):
+    """The plan tells. Should transformers have learned to load them: take it out of the plan."""
+    consumer("compressed_tensors"), consumer("accelerate")
+    tiny_models.make(family, tmp_path / "tiny", dtype=torch.bfloat16)
+    plan = convert(tmp_path / "tiny", tmp_path / "quantized", recipe)
+    assert unloaded(plan) == {f"{name}.weight" for name in projections}
+    convert(tmp_path / "quantized", tmp_path / "dense", "BF16")
+    stacks = {"down_proj"} if projections == {"down_proj"} else {"down_proj", "gate_up_proj"}
+    wrong = differing(loaded(tmp_path / "quantized", True), loaded(tmp_path / "dense", quantized=False))
+    assert wrong == {f"model.layers.{layer}.mlp.experts.{stack}" for layer in range(2) for stack in stacks}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("recipe", "projections"), [("W8A8", {"w1", "w2", "w3"}), ("W4A16", {"w1", "w2", "w3"})])
+def test_experts_that_transformers_refuses(tmp_path, recipe, projections):
+    consumer("compressed_tensors"), consumer("accelerate")
+    tiny_models.make("mixtral", tmp_path / "tiny", dtype=torch.bfloat16)
+    plan = convert(tmp_path / "tiny", tmp_path / "quantized", recipe)
+    assert unloaded(plan) == {f"{name}.weight" for name in projections}
+    with pytest.raises(RuntimeError, match="automatic conversion of the weights"):
+        loaded(tmp_path / "quantized", True)
+
+
+def test_nvfp4_experts_are_what_compressed_tensors_decodes(tmp_path):
+    """Its compressor, module by module, where transformers errs."""
+    consumer("compressed_tensors")
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+
+    tiny_models.make("mixtral", tmp_path / "tiny", dtype=torch.bfloat16)
+    convert(tmp_path / "tiny", tmp_path / "quantized", "NVFP4")
+    convert(tmp_path / "quantized", tmp_path / "dense", "BF16")
+    config = json.loads((tmp_path / "quantized" / "config.json").read_text())["quantization_config"]
+    scheme = QuantizationConfig.model_validate(config).config_groups["group_0"]
+    compressor = BaseCompressor.get_value_from_registry("nvfp4-pack-quantized")
+    stored = load_file(tmp_path / "quantized" / "model.safetensors")
+    dense = load_file(tmp_path / "dense" / "model.safetensors")
+    modules = [name.removesuffix(".weight_packed") for name in stored if name.endswith(".weight_packed")]
+    assert len([module for module in modules if ".experts." in module]) == 24
+    for module in modules:
+        state = {name.rsplit(".", 1)[1]: array for name, array in stored.items() if name.startswith(module + ".")}
+        assert torch.equal(compressor.decompress(state, scheme)["weight"].bfloat16(), dense[f"{module}.weight"]), module

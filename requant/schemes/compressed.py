@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,19 @@ from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transp
 
 #: Groups that vLLM's kernels take; -1 is a whole row.
 _GROUPS: Final = (-1, 32, 64, 128)
+
+#: What transformers 5.23 makes of experts that it decodes and stacks while loading: those of mixtral, qwen2_moe and
+#: most others (tests/test_compressed_consumers.py).
+_MISREAD: Final[Mapping[str, str]] = {
+    "NVFP4": "transformers 5.23, stacking experts, leaves out the scale of the whole tensor: wrong values, unwarned",
+    "W8A8": "transformers 5.23, stacking experts, refuses integers of 8 bits; W8A16 it loads",
+}
+_DENSE_EXPERT: Final = (
+    "transformers 5.23, stacking experts, finds none that are dense beside packed layers: random values, or refused"
+)
+_EXPERT: Final = "transformers 5.23 refuses dense experts beside packed layers, or puts random values in their place"
+_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
+_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +124,7 @@ class IntegerWeights:
                     f"{dense_like(move).label} instead of {self.name}: rows of {move.shape[-1]} are no whole groups"
                 )
                 losses.append(Loss(LossKind.SUBSTITUTED, move.name, detail))
+        losses += unloaded_experts(self.name, moves, encodings)
         strategy = "channel" if self.group < 0 else "group"
         weights = Weights(
             "pack-quantized", self.bits, "int", strategy, None if self.group < 0 else self.group, self.symmetric
@@ -134,6 +149,20 @@ def dense_modules(moves: Sequence[Move], encodings: Sequence[Encoding]) -> list[
         if encoding in DENSE.values() and len(move.shape) == 2 and move.name.endswith(".weight")
     ]
     return [name for name in names if "embed" not in name and "norm" not in name.rsplit(".", 1)[-1]]
+
+
+def unloaded_experts(scheme: str, moves: Sequence[Move], encodings: Sequence[Encoding]) -> tuple[Loss, ...]:
+    """Experts that compressed-tensors stores and transformers does not load as what they are.
+
+    One loss for all layers and experts together, for there may be tens of thousands.
+    """
+    told: dict[str, str] = {}
+    for move, encoding in zip(moves, encodings, strict=True):
+        if _EXPERT.search(move.name) and move.name.endswith(".weight"):
+            detail = _DENSE_EXPERT if encoding in DENSE.values() else _MISREAD.get(scheme)
+            if detail is not None:
+                told[_NUMBER.sub("*", move.name)] = detail
+    return tuple(Loss(LossKind.UNLOADED, name, detail) for name, detail in told.items())
 
 
 def w4a16(parameters: Sequence[str]) -> IntegerWeights:

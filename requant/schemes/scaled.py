@@ -15,7 +15,7 @@ from requant.encodings.scaled import FP8_BLOCK, GPT_OSS, MXFP4, NVFP4, Scaled
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
-from requant.schemes.compressed import Weights, compressed_config, dense_modules
+from requant.schemes.compressed import Weights, compressed_config, dense_modules, unloaded_experts
 from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
 
 _WEIGHTS: Final[Mapping[str, Weights]] = {
@@ -44,6 +44,7 @@ class ScaledFloats:
             if reason
         ]
         encodings = tuple(encoding for encoding, _ in chosen)
+        losses += unloaded_experts(self.name, moves, encodings)
         return Applied(encodings, self._config(dense_modules(moves, encodings)), losses=tuple(losses))
 
     def stores_stacks(self, config: Mapping[str, Json]) -> bool:
