@@ -27,7 +27,6 @@ _MISREAD: Final[Mapping[str, str]] = {
 _DENSE_EXPERT: Final = (
     "transformers 5.23, stacking experts, finds none that are dense beside packed layers: random values, or refused"
 )
-_EXPERT: Final = "transformers 5.23 refuses dense experts beside packed layers, or puts random values in their place"
 _EXPERT: Final = re.compile(r"\.experts\.\d+\.")
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 
