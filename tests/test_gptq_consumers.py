@@ -47,8 +47,8 @@ def test_weights_and_logits_are_those_of_our_own_decoding(dense, tmp_path, recip
     check_logits(tmp_path / "quantized", tmp_path, library)
 
 
-#: What holds 4-bit integers exactly: with zeros in the middle, and anywhere (code less zero takes five bits).
-AFFINE = {"gptq": {"Q4_0"}, "awq": {"Q5_0"}}
+#: What holds integers of up to 4 bits exactly: with zeros in the middle, and anywhere (code less zero takes five bits).
+EXACT = {"gptq": {"Q4_0"}, "awq": {"Q5_0"}}
 #: (family, bits, inputs of a group, their order): what GPTQModel makes of the small model in seconds.
 MADE = [("gptq", 4, 32, ""), ("gptq", 4, 32, "act"), ("gptq", 3, 32, ""), ("gptq", 8, 64, ""), ("awq", 4, 64, "")]
 
@@ -67,8 +67,8 @@ def test_what_the_library_makes_is_read_and_repacked(dense, tmp_path, kind):
     assert len(layers) == 14
     types = {step.target.encoding.label for step in layers}
     assert {step.fidelity for step in layers} == {Fidelity.REPACK}
-    # No type of a GGUF has three bits in groups, nor columns in another order: plain numbers hold what those mean.
-    assert types == ({"F16"} if kind[1] == 3 or kind[3] == "act" else {"Q8_0"} if kind[1] == 8 else AFFINE[kind[0]])
+    # No type of a GGUF has its columns in another order: plain numbers hold what those mean.
+    assert types == ({"F16"} if kind[3] == "act" else {"Q8_0"} if kind[1] == 8 else EXACT[kind[0]])
 
 
 def check_logits(quantized, scratch, library):
