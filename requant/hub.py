@@ -19,13 +19,13 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from requant.errors import Error, PlanError
+from requant.formats.gguf.shards import series_of
 from requant.formats.safetensors.folder import SUBFOLDER
 
 _NAME: Final = re.compile(
     r"(?:(?:https?://)?(?:huggingface|hf)\.co/|hf://)?(?!(?:huggingface|hf)\.co/)(?P<repo>\w[\w.-]*/\w[\w.-]*)"
     r"(?::(?P<type>\w+)|@(?P<revision>[^/]+)|/(?:blob|resolve|tree)/(?P<branch>[^/]+))?(?:/(?P<file>[^?]+))?(?:\?.*)?"
 )
-_SPLIT: Final = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 #: What a model folder has besides weights: config, tokenizer, chat template, model card.
 _BESIDE: Final = frozenset({".json", ".txt", ".model", ".jinja", ".md"})
 #: Seconds to wait for the Hub to answer at all.
@@ -162,11 +162,8 @@ def _is_beside(file: PurePosixPath) -> bool:
 
 def _with_siblings(file: str, names: Sequence[str]) -> list[str]:
     """A file and, if it is one part of a split model, all parts."""
-    split = _SPLIT.fullmatch(file)
-    if split is None:
-        return [file]
-    part = re.compile(re.escape(split[1]) + rf"-\d{{5}}-of-{split[2]}\.gguf")
-    return sorted(name for name in names if part.fullmatch(name))
+    series = series_of(file)
+    return [file] if series is None else sorted(name for name in names if series_of(name) == series)
 
 
 def _one_of(model: HubModel, files: Sequence[str]) -> str:

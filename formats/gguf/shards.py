@@ -34,10 +34,20 @@ def shard_name(prefix: str, index: int, count: int) -> str:
     return f"{prefix}-{index + 1:05d}-of-{count:05d}.gguf"
 
 
+def series_of(name: str) -> tuple[str, str] | None:
+    """What all shards of a model have in their names, prefix and count; None when `name` is no such name.
+
+    >>> series_of("model-00002-of-00003.gguf")
+    ('model', '00003')
+    """
+    match = _NAME.fullmatch(name)
+    return (match["prefix"], match["count"]) if match else None
+
+
 def prefix_of(name: str) -> str | None:
     """What stands before the numbers in the name of a shard; None when `name` is no such name."""
-    match = _NAME.fullmatch(name)
-    return match["prefix"] if match else None
+    series = series_of(name)
+    return series[0] if series else None
 
 
 def read_shards(path: Path) -> tuple[dict[str, Typed], tuple[Tensor, ...]]:
