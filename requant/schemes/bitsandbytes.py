@@ -10,8 +10,7 @@ from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Move
-from requant.schemes.compressed import dense_modules
-from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
+from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
 
 
 @dataclass(frozen=True, slots=True)

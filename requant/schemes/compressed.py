@@ -13,7 +13,7 @@ from requant.encodings.exactness import Integers, integers_of
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
-from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
+from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
 
 #: Groups that vLLM's kernels take; -1 is a whole row.
 _GROUPS: Final = (-1, 32, 64, 128)
@@ -138,16 +138,6 @@ class IntegerWeights:
             return Packed(self.bits, self.group, self.symmetric, integers.scale)
         scale = dense_like(move).label
         return Packed(self.bits, self.group, self.symmetric, scale if scale in ("BF16", "F16") else "F32")
-
-
-def dense_modules(moves: Sequence[Move], encodings: Sequence[Encoding]) -> list[str]:
-    """Modules of matrices that stay dense; embeddings and norms, which are no linear layers, left out."""
-    names = [
-        move.name.removesuffix(".weight")
-        for move, encoding in zip(moves, encodings, strict=True)
-        if encoding in DENSE.values() and len(move.shape) == 2 and move.name.endswith(".weight")
-    ]
-    return [name for name in names if "embed" not in name and "norm" not in name.rsplit(".", 1)[-1]]
 
 
 def unloaded_experts(scheme: str, moves: Sequence[Move], encodings: Sequence[Encoding]) -> tuple[Loss, ...]:

@@ -18,8 +18,7 @@ from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
-from requant.schemes.compressed import dense_modules
-from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
+from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
 from requant.sources import Memory
 
 _BITS: Final = (2, 3, 4, 8)

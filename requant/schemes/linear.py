@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from requant.encodings import BF16, F16, Dense, Encoding
+from requant.encodings import BF16, DENSE, F16, Dense, Encoding
 from requant.encodings.exactness import values_of
 from requant.errors import PlanError
 from requant.ir import Json
@@ -56,6 +56,16 @@ def dense_like(move: Move) -> Dense:
     if isinstance(encoding, Dense):
         return encoding
     return BF16 if values_of(encoding) == BF16 else F16
+
+
+def dense_modules(moves: Sequence[Move], encodings: Sequence[Encoding]) -> list[str]:
+    """Modules of matrices that stay dense; embeddings and norms, which are no linear layers, left out."""
+    names = [
+        move.name.removesuffix(".weight")
+        for move, encoding in zip(moves, encodings, strict=True)
+        if encoding in DENSE.values() and len(move.shape) == 2 and move.name.endswith(".weight")
+    ]
+    return [name for name in names if "embed" not in name and "norm" not in name.rsplit(".", 1)[-1]]
 
 
 def refuse_transposed(config: Mapping[str, Json], scheme: str) -> None:

@@ -15,8 +15,8 @@ from requant.encodings.scaled import FP8_BLOCK, GPT_OSS, MXFP4, NVFP4, Scaled
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
-from requant.schemes.compressed import Weights, compressed_config, dense_modules, unloaded_experts
-from requant.schemes.linear import Applied, dense_like, is_linear, refuse_transposed
+from requant.schemes.compressed import Weights, compressed_config, unloaded_experts
+from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
 
 _WEIGHTS: Final[Mapping[str, Weights]] = {
     "FP8": Weights("float-quantized", 8, "float", "channel", dynamic_activations=True),
