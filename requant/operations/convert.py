@@ -6,23 +6,23 @@ which a command starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from requant.encodings import BF16, F16, F32, Blocks, Dense, Encoding
 from requant.encodings.companions import Companioned
-from requant.encodings.exactness import holds, integers_of
+from requant.encodings.exactness import holds
 from requant.encodings.scaled import BESIDE
-from requant.encodings.small_floats import small_floats_of
 from requant.errors import PlanError, UnsupportedError
 from requant.importance import Importance
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, Layout, LayoutOptions
 from requant.operations import companions, experts
 from requant.operations.hf_importance import in_hf_names, unused_importance
-from requant.plan import Fidelity, Loss, LossKind, Move, Plan, Step, Translation
+from requant.operations.steps import rounded_twice, steps_for
+from requant.plan import Loss, LossKind, Move, Plan, Step, Translation
 from requant.recipes import (
     Choice,
     Facts,
@@ -131,25 +131,6 @@ def obsolete_files(layout: Layout) -> tuple[Path, ...]:
         return ()  # a single file stands for itself, whatever lies beside it
     found = {path for pattern in _READ_FILES for path in layout.root.glob(pattern)}
     return tuple(sorted(path for path in found if path.relative_to(layout.root).as_posix() not in names))
-
-
-def rounded_twice(steps: Sequence[Step]) -> list[Loss]:
-    """What the steps round that has been rounded before."""
-    return [Loss(LossKind.REQUANTIZED, step.target.name, _rounding(step)) for step in steps if step.rounds_twice]
-
-
-def _rounding(step: Step) -> str:
-    if step.keeps_codes:
-        what = "zero * scale rounded to F16" if integers_of(step.sources[0]) else "the whole tensor's scale inverted"
-        return f"{_labels(step)} to {step.target.encoding.label}: codes and scales kept, {what}"
-    why = ": llama.cpp has no place for a scale of this whole tensor" if _loses_whole(step) else ""
-    return f"{_labels(step)} rounded again to {step.target.encoding.label}{why}"
-
-
-def _loses_whole(step: Step) -> bool:
-    """Whether 4-bit floats are rounded only because their scale of the whole tensor has no place."""
-    found, wanted = (small_floats_of(encoding) for encoding in (step.sources[0], step.target.encoding))
-    return found is not None and wanted is not None and bool(found.whole) and replace(found, whole="") == wanted
 
 
 def unchanged(source: Checkpoint[Tensor]) -> Translation:
@@ -364,38 +345,8 @@ def _with_dtype(config: Mapping[str, Json], steps: Sequence[Step]) -> dict[str, 
     return {**config, key: max(stored, key=lambda name: stored[name])}
 
 
-def steps_for(
-    moves: Sequence[Move], encodings: Iterable[Encoding], importance: Importance | None, *, anew: bool = False
-) -> list[Step]:
-    """One step for each move (`anew`: see `Step`); raises `PlanError` for an encoding it cannot have."""
-    steps = []
-    for move, encoding in zip(moves, encodings, strict=True):
-        target = TensorSpec(move.name, move.shape, encoding)
-        _ = target.parts  # an impossible shape is an error now
-        _need_numbers(move, encoding)
-        weights = None if importance is None else importance.weights_for(move.name, move.shape)
-        step = Step(move, target, anew=anew)
-        steps.append(replace(step, importance=weights) if step.fidelity is Fidelity.ROUND else step)
-    return steps
-
-
-def _need_numbers(move: Move, encoding: Encoding) -> None:
-    """Integers are copied or refused; where weights belong, they are the parts of a quantization nobody knows."""
-    for tensor in move.inputs:
-        source = tensor.encoding
-        if source != encoding and isinstance(source, Dense) and not source.dtype.is_float:
-            raise PlanError(
-                f"tensor {tensor.name!r} is {source.label}, which cannot become {encoding.label}",
-                hint="weights stored as integers need the scales they were made with",
-            )
-
-
 def _encoding_of(move: Move) -> Encoding:
     """How a tensor's values are stored now; for several inputs, what holds the values of all of them."""
     stored = tuple(dict.fromkeys(tensor.encoding for tensor in move.inputs))
     fitting = (one for one in (*stored, F16, BF16) if all(holds(other, one) for other in stored))
     return next(fitting, F32)
-
-
-def _labels(step: Step) -> str:
-    return "+".join(dict.fromkeys(tensor.encoding.label for tensor in step.move.inputs))

@@ -13,7 +13,7 @@ from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, LayoutOptions
 from requant.operations.companions import multiplied_output
-from requant.operations.convert import rounded_twice, steps_for
+from requant.operations.steps import rounded_twice, steps_for
 from requant.plan import Loss, LossKind, Move, Plan
 from requant.recipes import (
     Facts,

@@ -1,0 +1,63 @@
+"""The steps of a plan: from moves and the encodings chosen for them; and what they round for a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from requant.encodings import Dense, Encoding
+from requant.encodings.exactness import integers_of
+from requant.encodings.small_floats import small_floats_of
+from requant.errors import PlanError
+from requant.importance import Importance
+from requant.ir import TensorSpec
+from requant.plan import Fidelity, Loss, LossKind, Move, Step
+
+
+def steps_for(
+    moves: Sequence[Move], encodings: Iterable[Encoding], importance: Importance | None, *, anew: bool = False
+) -> list[Step]:
+    """One step for each move (`anew`: see `Step`); raises `PlanError` for an encoding it cannot have."""
+    steps = []
+    for move, encoding in zip(moves, encodings, strict=True):
+        target = TensorSpec(move.name, move.shape, encoding)
+        _ = target.parts  # an impossible shape is an error now
+        _need_numbers(move, encoding)
+        weights = None if importance is None else importance.weights_for(move.name, move.shape)
+        step = Step(move, target, anew=anew)
+        steps.append(replace(step, importance=weights) if step.fidelity is Fidelity.ROUND else step)
+    return steps
+
+
+def _need_numbers(move: Move, encoding: Encoding) -> None:
+    """Integers are copied or refused; where weights belong, they are the parts of a quantization nobody knows."""
+    for tensor in move.inputs:
+        source = tensor.encoding
+        if source != encoding and isinstance(source, Dense) and not source.dtype.is_float:
+            raise PlanError(
+                f"tensor {tensor.name!r} is {source.label}, which cannot become {encoding.label}",
+                hint="weights stored as integers need the scales they were made with",
+            )
+
+
+def rounded_twice(steps: Sequence[Step]) -> list[Loss]:
+    """What the steps round that has been rounded before."""
+    return [Loss(LossKind.REQUANTIZED, step.target.name, _rounding(step)) for step in steps if step.rounds_twice]
+
+
+def _rounding(step: Step) -> str:
+    if step.keeps_codes:
+        what = "zero * scale rounded to F16" if integers_of(step.sources[0]) else "the whole tensor's scale inverted"
+        return f"{_labels(step)} to {step.target.encoding.label}: codes and scales kept, {what}"
+    why = ": llama.cpp has no place for a scale of this whole tensor" if _loses_whole(step) else ""
+    return f"{_labels(step)} rounded again to {step.target.encoding.label}{why}"
+
+
+def _loses_whole(step: Step) -> bool:
+    """Whether 4-bit floats are rounded only because their scale of the whole tensor has no place."""
+    found, wanted = (small_floats_of(encoding) for encoding in (step.sources[0], step.target.encoding))
+    return found is not None and wanted is not None and bool(found.whole) and replace(found, whole="") == wanted
+
+
+def _labels(step: Step) -> str:
+    return "+".join(dict.fromkeys(tensor.encoding.label for tensor in step.move.inputs))
