@@ -14,7 +14,9 @@ import click
 from requant import formats
 from requant.cli.options import MAX_THREADS, located, read_text
 from requant.cli.tables import json_text, size
+from requant.cli.terminal import say
 from requant.errors import PlanError, VerifyError
+from requant.printable import printable
 
 if TYPE_CHECKING:
     from requant.verify.check import OpenReference, Reference, Report
@@ -93,7 +95,7 @@ def check(
     opener = None if other is None else _opener(other, reference, trial.n_ctx, trial.threads)
     with _bars(quiet) as progress:
         report = check_model(path, trial, Limits(**asked), opener, progress)
-    click.echo(json_text(report.to_json()) if as_json else report_text(report))
+    say(json_text(report.to_json()) if as_json else report_text(report))
     if report.failures:
         raise VerifyError(f"{path}: {'; '.join(report.failures)}")
 
@@ -175,12 +177,12 @@ def report_text(report: Report) -> str:
     """The report for people."""
     info = report.info
     lines = [
-        f"loaded      {info.description}: {info.parameters:,} parameters, {size(info.nbytes_weights)}, "
+        f"loaded      {printable(info.description)}: {info.parameters:,} parameters, {size(info.nbytes_weights)}, "
         f"{info.seconds:.1f} s"
     ]
-    lines += [f"warning     {warning}" for warning in report.warnings]
+    lines += [f"warning     {printable(warning, 1000)}" for warning in report.warnings]
     if (answer := report.answer) is not None:
-        lines.append(f"prompt      {answer.prompt}{'' if answer.chat else '   (raw)'}")
+        lines.append(f"prompt      {printable(answer.prompt, 1000)}{'' if answer.chat else '   (raw)'}")
         lines += [f"answer      {line}" for line in answer.text.strip().splitlines() or [""]]
         lines.append(f"speed       {answer.tokens_per_second:.1f} tokens/s generated{_reading(report)}")
     if (perplexity := report.perplexity) is not None:
@@ -191,7 +193,7 @@ def report_text(report: Report) -> str:
     if report.embedded:
         lines.append(f"embeddings  {report.embedded} texts as {info.n_embd} numbers each, all finite")
     if (against := report.against) is not None:
-        lines += [f"against     {against.reference}", *_against(against)]
+        lines += [f"against     {printable(against.reference, 1000)}", *_against(against)]
     lines.append("failed" if report.failures else "passed")
     return "\n".join(lines)
 

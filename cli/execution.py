@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
-
-import click
 
 from requant.cli.options import RunOptions
 from requant.cli.tables import count, json_text, size, table
+from requant.cli.terminal import remark, say
 from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
 from requant.execution import Options, Receipt, execute, peak_bytes
+from requant.losses import LossGroup, grouped
 from requant.operations.inspect import short_label
-from requant.plan import Fidelity, Loss, LossKind, Plan, Step
+from requant.plan import Fidelity, LossKind, Plan, Step
+from requant.printable import printable
 
 #: Lines for losses of one kind before the rest is only counted.
 _SHOWN: Final = 16
-_NUMBER: Final = re.compile(r"\.\d+\.")
+#: Characters of a reason that are shown.
+_LONGEST_DETAIL: Final = 1000
 
 
 def carry_out(
@@ -32,7 +34,7 @@ def carry_out(
     """
     if how.dry_run:
         document = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers)}
-        click.echo(json_text(document) if how.as_json else plan_text(plan, how.workers))
+        say(json_text(document) if how.as_json else plan_text(plan, how.workers))
     if how.fail_on_loss:
         refuse_losses(plan, tolerated)
     if how.dry_run:
@@ -46,9 +48,9 @@ def carry_out(
             document["steps"] = [step.to_json() for step in plan.steps]
         document |= {"removed": [str(path) for path in plan.obsolete]}
         document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
-        click.echo(json_text(document))
+        say(json_text(document))
     elif not how.quiet:
-        click.echo((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
+        say((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
 
 
 def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
@@ -105,7 +107,7 @@ def _telling_of_compilation(quiet: bool) -> Iterator[None]:
 
     def tell(name: str) -> None:
         if not told and not quiet:
-            click.echo("compiling kernels; this happens once on a machine, and the result is kept", err=True)
+            remark("compiling kernels; this happens once on a machine, and the result is kept")
         told.append(name)
 
     on_compile.append(tell)
@@ -128,7 +130,7 @@ def plan_text(plan: Plan, workers: int) -> str:
         table(files, right=frozenset({1})),
         "\n".join(
             [
-                f"reads {size(plan.input_bytes)}, writes {size(plan.layout.nbytes)} to {plan.layout.root}",
+                f"reads {size(plan.input_bytes)}, writes {size(plan.layout.nbytes)} to {_path(plan.layout.root)}",
                 f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight",
                 f"{_fidelities(plan)}",
                 f"buffers take at most {size(peak_bytes(plan, workers))} with {workers} threads",
@@ -144,7 +146,8 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     """What was done."""
     written = sum(receipt.files.values())
     files = plan.layout.files
-    where = f"{plan.layout.root / files[0].name}:" if len(files) == 1 else f"{plan.layout.root}: {len(files)} files,"
+    root = plan.layout.root
+    where = f"{_path(root / files[0].name)}:" if len(files) == 1 else f"{_path(root)}: {len(files)} files,"
     rate = receipt.bytes_read / max(receipt.seconds, 1e-9)
     lines = [
         f"{where} {size(written)} in {receipt.seconds:.1f} s (read {size(rate)}/s)",
@@ -152,7 +155,7 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     ]
     if receipt.replaced:
         total = sum(receipt.replaced.values())
-        lines.append(f"{count(total)} values that were not finite were replaced, in {', '.join(receipt.replaced)}")
+        lines.append(f"{count(total)} values that were not finite were replaced, in {_few(receipt.replaced)}")
     if plan.obsolete:
         lines.append(f"removed {_obsolete(plan)}")
     return "\n".join(lines) + losses_text(plan)
@@ -170,18 +173,24 @@ def errors_text(plan: Plan, receipt: Receipt) -> str:
 
 def losses_text(plan: Plan) -> str:
     """What is not as it was, or not as it was asked for; the layers of a model that share a fate share a line."""
-    kinds: dict[LossKind, dict[tuple[str, str], list[Loss]]] = {}
-    for loss in plan.losses:
-        alike = (_NUMBER.sub(".*.", loss.subject, count=1), loss.detail)
-        kinds.setdefault(loss.kind, {}).setdefault(alike, []).append(loss)
+    kinds: dict[LossKind, list[LossGroup]] = {}
+    for group in grouped(plan.losses):
+        kinds.setdefault(group.kind, []).append(group)
     lines = []
     for kind, groups in kinds.items():
-        lines.append(f"{kind.value} ({sum(len(group) for group in groups.values())}):")
-        for (subject, detail), group in list(groups.items())[:_SHOWN]:
-            lines.append(f"  {group[0].subject if len(group) == 1 else f'{subject} ({len(group)})'}: {detail}")
+        lines.append(f"{kind.value} ({sum(group.count for group in groups)}):")
+        lines += [f"  {_group_text(group)}" for group in groups[:_SHOWN]]
         if len(groups) > _SHOWN:
             lines.append(f"  ... and {len(groups) - _SHOWN} more lines (--dry-run --json lists everything)")
     return "\n\n" + "\n".join(lines) if lines else ""
+
+
+def _group_text(group: LossGroup) -> str:
+    """`vision_tower.* (34, 171 MB): why`."""
+    amounts = [str(group.count)] if group.count > 1 else []
+    amounts += [size(group.nbytes)] if group.nbytes else []
+    about = f" ({', '.join(amounts)})" if amounts else ""
+    return f"{printable(group.pattern)}{about}: {printable(group.detail, _LONGEST_DETAIL)}"
 
 
 def refuse_to_replace(plan: Plan) -> None:
@@ -195,7 +204,7 @@ def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> N
     """`--fail-on-loss`: any loss is an error, told before anything is written; what others load is none of ours."""
     refused = [loss for loss in plan.losses if loss.kind not in tolerated | {LossKind.UNLOADED}]
     if refused:
-        click.echo(losses_text(plan).strip(), err=True)
+        remark(losses_text(plan).strip())
         raise PlanError(
             f"{len(refused)} things would be lost or changed",
             hint="leave out --fail-on-loss to convert all the same",
@@ -203,7 +212,18 @@ def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> N
 
 
 def _obsolete(plan: Plan) -> str:
-    return ", ".join(str(path.relative_to(plan.layout.root)) for path in plan.obsolete)
+    return _few([str(path.relative_to(plan.layout.root)) for path in plan.obsolete])
+
+
+def _few(names: Iterable[str]) -> str:
+    """Names in a line, and how many more there are."""
+    shown = [printable(name) for name in names]
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more
+
+
+def _path(path: Path) -> str:
+    return printable(str(path), None)
 
 
 def _deed(step: Step) -> str:

@@ -11,9 +11,11 @@ import click
 
 from requant.cli.options import located
 from requant.cli.tables import count, json_text, size, table
+from requant.cli.terminal import say
 from requant.formats import detect
 from requant.ir import Json, Tensor, Typed
 from requant.operations.inspect import Report, Share, report, share_of, short_label
+from requant.printable import printable
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -53,26 +55,27 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
             checkpoint = result.checkpoint
             document["config"] = dict(checkpoint.config)
             document["metadata"] = {key: _plain(field.value) for key, field in checkpoint.metadata.items()}
-        click.echo(json_text(document))
+        say(json_text(document))
         return
-    click.echo(_summary(result))
+    say(_summary(result))
     if wanted is not None:
-        click.echo("\n" + _tensor_table(shown))
+        say("\n" + _tensor_table(shown))
     if metadata:
-        click.echo("\n" + _metadata_text(result))
+        say("\n" + _metadata_text(result))
 
 
 def _summary(result: Report) -> str:
     checkpoint, total = result.checkpoint, result.total
+    path = printable(str(checkpoint.path), None)
     tied = ", output tied to the embedding" if result.tied_output and result.by_layer else ""
     lines = [
-        f"{checkpoint.path}  ({result.format}, architecture {checkpoint.architecture or 'not stated'})",
-        *([f"  file type        {result.file_type}"] if result.file_type else []),
+        f"{path}  ({result.format}, architecture {printable(checkpoint.architecture) or 'not stated'})",
+        *([f"  file type        {printable(result.file_type)}"] if result.file_type else []),
         f"  parameters       {count(total.weights)} in {total.tensors} tensors{tied}",
         f"  size             {size(result.file_bytes)} ({count(result.file_bytes)} bytes)",
         f"  bits per weight  {total.bits_per_weight:.3f}",
     ]
-    lines += [f"  note             {notice}" for notice in checkpoint.notices]
+    lines += [f"  note             {printable(notice, 1000)}" for notice in checkpoint.notices]
     for memory in result.memory:
         purposes = f"weights {size(memory.weights)}, KV cache {size(memory.kv_cache)}, buffers ~{size(memory.compute)}"
         lines.append(f"  memory to run    {size(memory.total)} at {memory.context} tokens ({purposes})")

@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from requant.cli.terminal import complain, complain_of, remark, show_usage, take_any_text
 from requant.errors import Error
 
 #: command -> what it does; the module of that name holds the function of that name, and is imported when it is used.
@@ -51,19 +52,16 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except Error as error:
-            click.echo(f"error: {error}", err=True)
-            if error.hint:
-                click.echo(f"hint: {error.hint}", err=True)
+            complain_of(error)
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             raise  # whoever read the output has seen enough
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"error: {where}{error.strerror or error}", err=True)
+            complain(f"{where}{error.strerror or error}")
             ctx.exit(Error.exit_code)
         except MemoryError:
-            click.echo("error: out of memory", err=True)
-            click.echo("hint: fewer --threads need smaller buffers", err=True)
+            complain("out of memory", "fewer --threads need smaller buffers")
             ctx.exit(Error.exit_code)
 
 
@@ -104,16 +102,17 @@ def _open_streams() -> None:
         if getattr(sys, name) is None:
             # takes the lowest number that is free, which is the stream's own, and keeps it
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    take_any_text()
 
 
 def _run() -> int:
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        show_usage(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing was changed", err=True)
+        remark("interrupted; nothing was changed")
         return _INTERRUPTED
     return code if isinstance(code, int) else 0
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, cast
 
 import click
 
+from requant.cli.terminal import remark
 from requant.errors import FormatError, PlanError
 from requant.importance import Importance
 from requant.layout import LayoutOptions
@@ -205,7 +206,7 @@ def located(model: str, quiet: bool = False) -> Path:
     if quiet or not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the library is imported
     if not quiet:
-        click.echo(f"{named.repo}: from the Hugging Face Hub", err=True)
+        remark(f"{named.repo}: from the Hugging Face Hub")
     return named.fetch()
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Final
+
+from requant.printable import printable
+
+#: Characters of a cell: two tensor names and an arrow.
+_LONGEST_CELL: Final = 400
 
 
 def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Rows as aligned columns, the first row being the heads; columns in `right` end flush.
+    """Rows as aligned columns, the first row being the heads; columns in `right` end flush. Cells may be foreign text.
 
     >>> print(table([["type", "n"], ["Q4_K", "12"]], right=frozenset({1})))
     type   n
@@ -16,6 +22,7 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset())
     """
     if not rows:
         return ""
+    rows = [[printable(cell, _LONGEST_CELL) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = (
         "  ".join(

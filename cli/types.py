@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from requant import formats
 from requant.cli.tables import json_text, table
+from requant.cli.terminal import say
 from requant.codecs import codec_for
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Blocks, Dense, Encoding
 from requant.errors import Error, PlanError
@@ -44,11 +45,11 @@ def types(measure: bool, tensor: str | None, as_json: bool) -> None:
     rows = [_row(encoding, samples) for encoding in measured]
     rows += [{"type": name, "bits per weight": DENSE[name].dtype.bits, "note": "copied only"} for name in _PASS_THROUGH]
     if as_json:
-        click.echo(json_text(rows))
+        say(json_text(rows))
         return
     heads = [*dict.fromkeys(key for row in rows for key in row if key != "note"), "note"]
     body = [[_cell(row.get(head, "")) for head in heads] for row in rows]
-    click.echo(table([heads, *body], right=frozenset(range(1, len(heads) - 1))))
+    say(table([heads, *body], right=frozenset(range(1, len(heads) - 1))))
 
 
 def _row(encoding: Blocks | Dense, samples: dict[str, NDArray[np.float32]]) -> dict[str, object]:

@@ -43,16 +43,23 @@ class LossKind(Enum):
 class Loss:
     """One thing that will not be in the output as it was in the input, or as it was asked for.
 
-    subject: the tensor, key or file. detail: what happens to it, and why.
+    subject: the tensor, key or file. detail: what happens to it, and why. nbytes: what it takes in the source, where it
+    is a tensor that is dropped.
     """
 
     kind: LossKind
     subject: str
     detail: str
+    nbytes: int = 0
+
+    @classmethod
+    def of_tensor(cls, tensor: TensorSpec, detail: str) -> Loss:
+        """A tensor that is dropped."""
+        return cls(LossKind.TENSOR_DROPPED, tensor.name, detail, tensor.nbytes)
 
     def to_json(self) -> Json:
         """As printed by `--json`."""
-        return {"kind": self.kind.value, "subject": self.subject, "detail": self.detail}
+        return {"kind": self.kind.value, "subject": self.subject, "detail": self.detail, "bytes": self.nbytes}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from requant.encodings import rows_of
 from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Naming, Tensor
-from requant.plan import Loss, LossKind, Move, Translation
+from requant.plan import Loss, Move, Translation
 from requant.sources import Source, read
 from requant.transforms import Add, RopeOrder, Rows, Transform, Transpose, Unwoven, Woven
 
@@ -66,7 +66,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
         used.update(tensor.name for tensor in inputs)
         used.update(item.hf)
         moves.append(Move(item.ggml, item.ggml_shape, inputs, transforms))
-    losses += _leftovers(family, [name for name in tensors if name not in used], sizes, flags, base)
+    losses += _leftovers(family, [tensors[name] for name in tensors if name not in used], sizes, flags, base)
 
     metadata = dict(written)
     for part in family.irregular:
@@ -271,17 +271,18 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return True
 
 
-def _leftovers(family: Family, left: list[str], sizes: Sizes, flags: Mapping[str, bool], base: str) -> list[Loss]:
+def _leftovers(family: Family, left: list[Tensor], sizes: Sizes, flags: Mapping[str, bool], base: str) -> list[Loss]:
     """Losses for tensors that are left out on purpose; an error for unknown ones."""
     losses, strange = [], []
-    for name in left:
+    for tensor in left:
+        name = tensor.name
         known = next((item for item in family.ignored if re.fullmatch(item.pattern, name)), None)
         if known is None and BESIDE.fullmatch(name):
-            losses.append(Loss(LossKind.TENSOR_DROPPED, name, "only what runs the quantized model needs it"))
+            losses.append(Loss.of_tensor(tensor, "only what runs the quantized model needs it"))
         elif known is None:
             strange.append(name)
         elif known.lost:
-            losses.append(Loss(LossKind.TENSOR_DROPPED, name, known.reason))
+            losses.append(Loss.of_tensor(tensor, known.reason))
     if strange:
         raise unknown(strange, family, sizes, flags, base)
     return losses

@@ -21,7 +21,7 @@ from requant.encodings.scaled import Scaled
 from requant.encodings.small_floats import takes
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Tensor
-from requant.plan import Loss, LossKind, Move, Translation
+from requant.plan import Loss, Move, Translation
 from requant.sources import FileSlice, Memory, Source, read
 from requant.transforms import RopeOrder, Rows
 
@@ -164,7 +164,7 @@ def folded(checkpoint: Checkpoint[Tensor]) -> tuple[Checkpoint[Tensor], tuple[Lo
             del tensors[name]
         elif name == f"{module}.input_scale" and f"{module}.weight" in tensors:
             del tensors[name]
-            losses.append(Loss(LossKind.TENSOR_DROPPED, name, "only what runs the quantized model needs it"))
+            losses.append(Loss.of_tensor(tensor, "only what runs the quantized model needs it"))
     return replace(checkpoint, tensors=tuple(tensors.values())), tuple(losses)
 
 
@@ -221,7 +221,7 @@ def multiplied_output(
     if not dropped or became.get(_OUTPUT, NVFP4) == NVFP4:
         return list(moves), list(encodings), []
     output = named[_OUTPUT]
-    losses = [Loss(LossKind.TENSOR_DROPPED, name, "llama.cpp has it beside NVFP4 only") for name in dropped]
+    losses = [Loss.of_tensor(named[name].inputs[0], "llama.cpp has it beside NVFP4 only") for name in dropped]
     if "output.scale" in named:
         whole = _with(output.inputs[0], named["output.scale"].inputs[0])
         output = replace(output, inputs=(whole,))

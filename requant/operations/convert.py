@@ -288,10 +288,10 @@ def _hf_steps(source: Checkpoint[Tensor], said: Translation, request: Request) -
 
 def _without_scales_beside(said: Translation) -> Translation:
     """The same without what only the quantized source needs."""
-    scales = [move.name for move in said.moves if BESIDE.fullmatch(move.name)]
+    scales = {move.name: move for move in said.moves if BESIDE.fullmatch(move.name)}
     moves = tuple(move for move in said.moves if move.name not in scales)
     detail = "only what runs the quantized source needs it"
-    losses = tuple(Loss(LossKind.TENSOR_DROPPED, name, detail) for name in scales)
+    losses = tuple(Loss.of_tensor(move.inputs[0], detail) for move in scales.values())
     return replace(said, moves=moves, losses=(*said.losses, *losses))
 
 
