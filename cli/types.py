@@ -16,7 +16,7 @@ from requant.cli.terminal import say
 from requant.codecs import codec_for
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Blocks, Dense, Encoding
 from requant.errors import Error, PlanError
-from requant.rows import read_values
+from requant.parts import read_values
 
 _EXAMPLES: Final = """\b
 Examples:

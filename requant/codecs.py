@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,30 @@ class Codes:
     groups: NDArray[np.int32] | None = None
     offsets: NDArray[np.float32] | None = None
     whole: float = 1.0
+
+    def by_row(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Codes:
+        """The same with `change` done to every array that has a row for each row of the tensor."""
+        made = copy(self)
+        for name in _ROW_ARRAYS:
+            if (array := getattr(self, name)) is not None:
+                setattr(made, name, np.ascontiguousarray(change(array)))
+        return made
+
+    @staticmethod
+    def placed(runs: Sequence[tuple[Codes, slice]], rows: int) -> Codes:
+        """Several runs as one of `rows` rows, each where its slice says; they differ in their rows alone."""
+        made = copy(runs[0][0])
+        for name in _ROW_ARRAYS:
+            if (array := getattr(made, name)) is not None:
+                placed = np.empty((rows, *array.shape[1:]), array.dtype)
+                for codes, where in runs:
+                    placed[where] = getattr(codes, name)
+                setattr(made, name, placed)
+        return made
+
+
+#: The fields of `Codes` that are arrays with as many rows as the tensor; where they are empty, they have no columns.
+_ROW_ARRAYS: Final = ("codes", "scales", "zeros", "offsets")
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ from requant.encodings import Blocks, rows_of
 from requant.ir import Json
 from requant.layout import OutputFile
 from requant.output import OutputSet, Sink
+from requant.parts import part_slice
 from requant.plan import Fidelity, Plan, Step
 from requant.rows import (
     Scratch,
@@ -31,7 +32,6 @@ from requant.rows import (
     float_bits,
     held_bytes,
     moves_bytes,
-    part_slice,
     run_bytes,
     runs_of,
     upright,

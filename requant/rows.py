@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Codec, Codes, CodesCodec, HalvesCodec, NeedsLargest, Parts, Values, codec_for
-from requant.encodings import Dense, Encoding, PartSpec, columns_of, decoding_granule, rows_of
+from requant.encodings import Dense, Encoding, columns_of, decoding_granule, rows_of
 from requant.encodings.exactness import values_of
-from requant.ir import Tensor, TensorSpec
+from requant.ir import Tensor
+from requant.parts import part_slice, view_part
 from requant.plan import Fidelity, Step
 from requant.sources import Bytes, read
 from requant.transforms import Add, RopeOrder, Rows, Transpose, Unwoven, Woven
@@ -112,29 +113,6 @@ def held_bytes(step: Step) -> int:
     """Bytes of a step's parts that are held whole while its runs are done."""
     inputs = sum(tensor.nbytes for tensor in step.move.inputs if not tensor.encoding.sliced)
     return inputs + (0 if step.target.encoding.sliced else step.target.nbytes)
-
-
-def part_slice(spec: TensorSpec, part: PartSpec, start: int, stop: int) -> tuple[int, int]:
-    """Byte range of rows `[start, stop)` in a part of a sliced encoding."""
-    rows = rows_of(spec.shape)
-    return part.nbytes * start // max(rows, 1), part.nbytes * stop // max(rows, 1)
-
-
-def view_part(data: Bytes, part: PartSpec) -> NDArray[Any]:
-    """The bytes of a whole part as an array of its dtype; sub-byte dtypes stay flat bytes."""
-    array = data.view(part.dtype.numpy)
-    return array if part.dtype.bits < 8 else array.reshape(part.shape)
-
-
-def read_values(tensor: Tensor) -> Values:
-    """A whole tensor as float32 [rows, columns], for what looks at one tensor: a conversion holds no more than runs."""
-    parts = {name: view_part(read(tensor.sources[name]), part) for name, part in tensor.parts.items()}
-    rows = rows_of(tensor.shape)
-    if tensor.encoding.sliced:
-        parts = {name: array.reshape(rows, -1) for name, array in parts.items()}
-    out = np.empty((rows, columns_of(tensor.shape)), np.float32)
-    codec_for(tensor.encoding).decode(parts, out)
-    return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from requant.encodings import BLOCKS, Dense
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
+from requant.parts import read_values
 from requant.plan import Fidelity
 from requant.recipes import Overrides
-from requant.rows import carries_codes, read_values
+from requant.rows import carries_codes
 from tests import tiny_folder
 from tests.matrix import matrix, matrix_text, readable, written
 from tests.naive_moves import carried_out

@@ -1,0 +1,48 @@
+"""What the values of a tensor are: a tree of frozen nodes over stored tensors.
+
+A step of a plan is such a tree and the encoding in which it will be stored. Executor, fidelity, the bound on memory and
+the printed plan ask the root, which asks its children; nobody asks what kind of node it is.
+
+A new node is one file here and its naive twin in `tests/naive_expressions.py`; nothing else is touched:
+
+* moves whole rows: derive from `Moving` and say in `places` which row comes from where; every form passes through.
+* changes each value by itself: derive from `Elementwise` and write `change`.
+* any other arithmetic on the rows of one child or of several: derive from `Arithmetic` and write `fill`, which asks the
+  children for the same rows in buffers of `context.scratch`, and `run_bytes`, which says how much that takes.
+* can have its rows some at a time only: derive from `InGranules` and write `granule`, `fill_granules`, `granule_bytes`.
+* must know something of whole tensors first: declare it in `reductions` (see `Reduction`), and find the result in
+  `context.results(self)`.
+"""
+
+from __future__ import annotations
+
+from requant.expressions.affine import Affine
+from requant.expressions.arithmetic import Arithmetic
+from requant.expressions.context import Context, Scratch, Shared
+from requant.expressions.elementwise import Elementwise
+from requant.expressions.form import Form
+from requant.expressions.granules import InGranules
+from requant.expressions.moving import Moving
+from requant.expressions.node import Node
+from requant.expressions.reduction import Reduction, slabs
+from requant.expressions.slice import Slice
+from requant.expressions.stored import Stored
+from requant.expressions.transposed import Transposed
+
+__all__ = [
+    "Affine",
+    "Arithmetic",
+    "Context",
+    "Elementwise",
+    "Form",
+    "InGranules",
+    "Moving",
+    "Node",
+    "Reduction",
+    "Scratch",
+    "Shared",
+    "Slice",
+    "Stored",
+    "Transposed",
+    "slabs",
+]

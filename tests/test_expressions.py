@@ -1,0 +1,46 @@
+"""Nodes by themselves: rows in any order of any step are those of the naive twin."""
+
+import numpy as np
+import pytest
+
+from requant.encodings import BF16, BLOCKS, F16, F32
+from requant.expressions import Affine, Context, Form, Slice, Stored, Transposed
+from requant.ir import Tensor
+from requant.sources import Memory
+from tests.naive_expressions import carried_out
+
+
+def stored(shape, dtype="<f4"):
+    array = np.random.default_rng(len(shape)).standard_normal(shape, np.float32).astype(dtype)
+    encoding = {"<f4": F32, "<f2": F16}[dtype]
+    return Stored(Tensor("t", shape, encoding, {"data": Memory(array.tobytes())}))
+
+
+NODES = [
+    stored((7, 5)),
+    Slice(stored((40, 6), "<f2"), 3, 31),
+    Transposed(stored((3, 8, 10))),
+    Affine(Transposed(stored((9, 4))), 0.5, -1),
+    Transposed(Slice(stored((3, 8, 10)), 8, 16)),
+]
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.explain())
+@pytest.mark.parametrize("rows", [(0, None, 1), (1, 4, 1), (0, None, 3), (2, None, 2), (3, 3, 1)])
+def test_any_rows_are_those_of_the_twin(node, rows):
+    wanted = range(*slice(*rows).indices(node.rows))
+    out = np.full((2 * len(wanted), node.columns), np.nan, np.float32)
+    node.fill(Form.VALUES, wanted, out[::2], Context())  # with gaps between its rows
+    assert np.array_equal(out[::2], carried_out(node).reshape(node.rows, -1)[rows[0] : rows[1] : rows[2]])
+    assert np.isnan(out[1::2]).all()
+
+
+def test_forms_and_what_is_held_exactly():
+    node = Slice(stored((40, 32), "<f2"), 0, 20)
+    assert node.forms(F16) == Form.VALUES | Form.HALVES | Form.BYTES
+    assert node.forms(BF16) == node.forms(BLOCKS["Q8_0"]) == Form.VALUES
+    assert node.holds(F32) and not node.holds(BF16)
+    assert Affine(node, 1, 1).forms(F16) == Form.VALUES and not Affine(node, 1, 1).holds(F32)
+    assert Transposed(node).holds(F32) and Transposed(node).forms(F16) == Form.VALUES
+    assert node.origin(3)[1] == 3 and Transposed(node).origin(3) is None
+    assert Transposed(node).turned() is node
