@@ -14,6 +14,7 @@ from requant.cli.execution import carry_out, measuring
 from requant.encodings import F32
 from requant.errors import PlanError
 from requant.formats import FORMATS
+from requant.ir import Naming
 from requant.layout import Format
 
 #: Formats that can store plain numbers at all; the others are only read.
@@ -84,10 +85,19 @@ def convert(
     )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     model = formats.open(options.located(source, how.quiet))
-    measures = (recipe or "").upper().startswith("EXL2")  # the one scheme that computes while it plans
-    with measuring(how.quiet) if measures else nullcontext():
+    with measuring(how.quiet) if _measures(recipe, target) else nullcontext():
         plan = plan_conversion(model, target, destination, request)
     carry_out(plan, how)
+
+
+def _measures(recipe: str | None, target: Format) -> bool:
+    """Whether planning reads weights, which takes its time."""
+    if recipe is None or target.naming is not Naming.HF:
+        return False
+    from requant.schemes import scheme_named
+
+    scheme = scheme_named(recipe)
+    return scheme is not None and scheme.measures
 
 
 def format_for(destination: Path, name: str | None) -> Format:

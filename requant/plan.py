@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
 from pathlib import Path
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from requant.encodings import Blocks, Dense, Encoding, Shape
 from requant.encodings.exactness import holds, keeps_codes, shares
-from requant.ir import Json, Tensor, TensorSpec, Typed
+from requant.importance import Importance
+from requant.ir import Checkpoint, Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
 from requant.sources import Source
 from requant.transforms import Add, Transform, Transpose
@@ -73,21 +75,6 @@ class Move:
     shape: Shape
     inputs: tuple[Tensor, ...]
     transforms: tuple[Transform, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Translation:
-    """A checkpoint said in the other naming: what `requant.architectures` makes of it.
-
-    config, metadata and files are those of the target (see `Checkpoint`), tokenizer left out.
-    """
-
-    architecture: str
-    moves: tuple[Move, ...]
-    config: dict[str, Json] = field(default_factory=dict)
-    metadata: dict[str, Typed] = field(default_factory=dict)
-    files: dict[str, Source] = field(default_factory=dict)
-    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +155,64 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Translation:
+    """A checkpoint on its way to a plan: what the passes of `requant.passes` hand on, each with more of it decided.
+
+    source: what is read; `architecture`, `config`, `metadata` and `files` are its own until a pass says them in the
+    target's words (see `Checkpoint`). encodings: one for each move, once chosen. importance: by the names of the moves.
+    quantization: what config.json is to say of a scheme. steps, layout: what the plan will be.
+    """
+
+    source: Checkpoint[Tensor]
+    architecture: str
+    moves: tuple[Move, ...]
+    config: dict[str, Json] = field(default_factory=dict)
+    metadata: dict[str, Typed] = field(default_factory=dict)
+    files: dict[str, Source] = field(default_factory=dict)
+    losses: tuple[Loss, ...] = ()
+    encodings: tuple[Encoding, ...] = ()
+    importance: Importance | None = None
+    quantization: Mapping[str, Json] | None = None
+    steps: tuple[Step, ...] = ()
+    layout: Layout | None = None
+
+    def losing(self, *losses: Loss) -> Translation:
+        """The same with these losses, too."""
+        return replace(self, losses=(*self.losses, *losses)) if losses else self
+
+
+def unchanged(source: Checkpoint[Tensor]) -> Translation:
+    """The checkpoint in its own naming, with nothing decided."""
+    moves = tuple(Move(tensor.name, tensor.shape, (tensor,)) for tensor in source.tensors)
+    return Translation(
+        source, source.architecture, moves, dict(source.config), dict(source.metadata), dict(source.files)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """One pass of planning that was made. name, does: as the pass says of itself. before, after: what it was given, and
+    what it made of it."""
+
+    name: str
+    does: str
+    before: Translation
+    after: Translation
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A conversion as data: print it, compare it, then run it.
 
     obsolete: files of the model that is replaced, which would be taken for parts of the new one; they are removed
-    when the new files have their names.
+    when the new files have their names. passes: how it was decided.
     """
 
     steps: tuple[Step, ...]
     layout: Layout
     losses: tuple[Loss, ...] = ()
     obsolete: tuple[Path, ...] = ()
+    passes: tuple[Passed, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def input_bytes(self) -> int:

@@ -17,7 +17,7 @@ from requant.encodings import rows_of
 from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Naming, Tensor
-from requant.plan import Loss, Move, Translation
+from requant.plan import Loss, Move, Translation, unchanged
 from requant.sources import Source, read
 from requant.transforms import Add, RopeOrder, Rows, Transform, Transpose, Unwoven, Woven
 
@@ -32,9 +32,7 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming, families: Sequence
     has this naming already is passed on as it is.
     """
     if checkpoint.naming is naming:
-        moves = tuple(Move(tensor.name, tensor.shape, (tensor,)) for tensor in checkpoint.tensors)
-        config, metadata, files = dict(checkpoint.config), dict(checkpoint.metadata), dict(checkpoint.files)
-        return Translation(checkpoint.architecture, moves, config, metadata, files)
+        return unchanged(checkpoint)
     try:
         return _to_ggml(checkpoint, families) if naming is Naming.GGML else _to_hf(checkpoint, families)
     except (PlanError, UnsupportedError) as error:
@@ -79,7 +77,8 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
     back = carried.unpack(checkpoint.metadata, family.ggml)
     back = {key: typed for key, typed in back.items() if key not in prefixed}
     losses += more_losses
-    return Translation(family.ggml, tuple(moves), metadata=general | prefixed | back, losses=tuple(losses))
+    metadata = general | prefixed | back
+    return Translation(checkpoint, family.ggml, tuple(moves), metadata=metadata, losses=tuple(losses))
 
 
 def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Translation:
@@ -124,7 +123,7 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     card, said = write_card(checkpoint.metadata)
     metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys} | said)
     files |= generation_config(checkpoint.metadata) | card
-    return Translation(family.model_type, tuple(moves), config, metadata, files, tuple(losses))
+    return Translation(checkpoint, family.model_type, tuple(moves), config, metadata, files, tuple(losses))
 
 
 def _moves_to_hf(item: Expected, tensor: Tensor, sizes: Sizes) -> list[Move]:

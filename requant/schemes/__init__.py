@@ -7,30 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
-from requant.importance import Importance
-from requant.ir import Json
-from requant.plan import Move
 from requant.schemes import bitsandbytes, compressed, exl2, gptq, scaled
-from requant.schemes.linear import Applied
-
-
-class Scheme(Protocol):
-    """One scheme with its parameters."""
-
-    def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
-        """Choose an encoding for every tensor; `config` is config.json of the model."""
-        ...
-
-
-@runtime_checkable
-class Weighs(Scheme, Protocol):
-    """A scheme whose choices depend on how much each input matters."""
-
-    def weighing(self, importance: Importance) -> Scheme:
-        """The same scheme with an importance matrix, whose entries have the names of the moves."""
-        ...
+from requant.schemes.scheme import Scheme
 
 
 @dataclass(frozen=True, slots=True)

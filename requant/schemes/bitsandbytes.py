@@ -11,10 +11,11 @@ from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Move
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
+from requant.schemes.scheme import Scheme
 
 
 @dataclass(frozen=True, slots=True)
-class BitsAndBytes:
+class BitsAndBytes(Scheme):
     """table: "nf4", "fp4" or "int8". double: quantize the scales as well. block: numbers that share a scale.
 
     Routers, poolers and whatever else stays dense must be listed as such: transformers takes every other linear layer

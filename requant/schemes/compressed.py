@@ -14,6 +14,7 @@ from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
+from requant.schemes.scheme import Scheme
 
 #: Groups that vLLM's kernels take; -1 is a whole row.
 _GROUPS: Final = (-1, 32, 64, 128)
@@ -98,7 +99,7 @@ def _arguments(
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerWeights:
+class IntegerWeights(Scheme):
     """Weights of 4 or 8 bits, `group` columns to a scale, -1 for whole rows; activations are not quantized.
 
     An activation order is not carried over: since 2026, compressed-tensors refuses it, and without a word about it in

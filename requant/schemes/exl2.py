@@ -27,6 +27,7 @@ from requant.ir import Json, TensorSpec
 from requant.plan import Loss, LossKind, Move, Step
 from requant.rows import Scratch, StepRows, granule_of
 from requant.schemes.linear import Applied, is_linear
+from requant.schemes.scheme import Scheme
 
 #: Called with (layers measured, layers in all) while options are measured, from any thread.
 on_measured: Final[list[Callable[[int, int], None]]] = []
@@ -106,7 +107,7 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Exl2Scheme:
+class Exl2Scheme(Scheme):
     """bits: target bits per weight of attention and MLP together; None keeps layers that are EXL2 already, else 4.
 
     head_bits: width of the output matrix.
@@ -120,6 +121,16 @@ class Exl2Scheme:
     def weighing(self, importance: Importance) -> Exl2Scheme:
         """The same with an importance matrix."""
         return replace(self, importance=importance)
+
+    @property
+    def splits_fused(self) -> bool:
+        """exllamav2 stores the projections apart."""
+        return True
+
+    @property
+    def measures(self) -> bool:
+        """The options of every layer are tried."""
+        return True
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Measure every layer's options, and choose; the embedding, norms and what is no linear layer become F16."""

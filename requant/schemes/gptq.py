@@ -19,6 +19,7 @@ from requant.errors import PlanError
 from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
+from requant.schemes.scheme import Scheme
 from requant.sources import Memory
 
 _BITS: Final = (2, 3, 4, 8)
@@ -27,7 +28,7 @@ _GROUPS: Final = (-1, 16, 32, 64, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True, slots=True)
-class GptqScheme:
+class GptqScheme(Scheme):
     """None leaves a choice to the model: what its layers are stored as, else 4 bits, 128, symmetric, v1 (v2 if not)."""
 
     bits: int | None = None
@@ -80,7 +81,7 @@ class GptqScheme:
 
 
 @dataclass(frozen=True, slots=True)
-class AwqScheme:
+class AwqScheme(Scheme):
     """AWQ gemm, with zeros; group: None for what the layers are stored in, else 128."""
 
     group: int | None = None

@@ -17,6 +17,7 @@ from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
 from requant.schemes.compressed import Weights, compressed_config, unloaded_experts
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
+from requant.schemes.scheme import Scheme
 
 _WEIGHTS: Final[Mapping[str, Weights]] = {
     "FP8": Weights("float-quantized", 8, "float", "channel", dynamic_activations=True),
@@ -27,7 +28,7 @@ _WEIGHTS: Final[Mapping[str, Weights]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledFloats:
+class ScaledFloats(Scheme):
     """name: "FP8", "FP8-BLOCK", "W8A8", "NVFP4" or "MXFP4"."""
 
     name: str

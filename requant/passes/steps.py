@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from requant.encodings import Dense, Encoding
-from requant.encodings.exactness import integers_of
+from requant.encodings import BF16, F16, F32, Dense, Encoding
+from requant.encodings.exactness import holds, integers_of
 from requant.encodings.small_floats import small_floats_of
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import TensorSpec
-from requant.plan import Fidelity, Loss, LossKind, Move, Step
+from requant.passes.passing import Fact
+from requant.plan import Fidelity, Loss, LossKind, Move, Step, Translation
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Every tensor gets its step, with the importance of its columns where it is rounded.
+
+    anew: see `Step`.
+    """
+
+    name: ClassVar = "steps"
+    needs: ClassVar = frozenset({Fact.TYPED})
+    ensures: ClassVar = frozenset({Fact.STEPPED})
+    anew: bool = False
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `PlanError` for an encoding that a tensor cannot have."""
+        return replace(said, steps=tuple(steps_for(said.moves, said.encodings, said.importance, anew=self.anew)))
 
 
 def steps_for(
@@ -61,3 +80,10 @@ def _loses_whole(step: Step) -> bool:
 
 def _labels(step: Step) -> str:
     return "+".join(dict.fromkeys(tensor.encoding.label for tensor in step.move.inputs))
+
+
+def stored_encoding(move: Move) -> Encoding:
+    """How a tensor's values are stored now; for several inputs, what holds the values of all of them."""
+    stored = tuple(dict.fromkeys(tensor.encoding for tensor in move.inputs))
+    fitting = (one for one in (*stored, F16, BF16) if all(holds(other, one) for other in stored))
+    return next(fitting, F32)

@@ -1,0 +1,86 @@
+"""Scales of whole tensors, which GGUF files keep beside their weights and folders keep inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from requant.encodings.scaled import BESIDE
+from requant.operations import companions
+from requant.passes.passing import Fact
+from requant.plan import Loss, Translation, unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class FoldScales:
+    """Scales of whole tensors are taken into the weights they stand beside."""
+
+    name: ClassVar = "fold scales"
+    needs: ClassVar = frozenset({Fact.CLAIMED})
+    ensures: ClassVar = frozenset[Fact]()
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `PlanError` for scales that do not fit."""
+        source, losses = companions.folded(said.source)
+        return replace(unchanged(source), losses=said.losses).losing(*losses)
+
+
+@dataclass(frozen=True, slots=True)
+class PartStacks:
+    """Matrices of experts with a scale of their own are taken out of their stacks."""
+
+    name: ClassVar = "part stacks"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset[Fact]()
+
+    def __call__(self, said: Translation) -> Translation:
+        """Stacks are then not read once more for each of their experts."""
+        return companions.apart(said)
+
+
+@dataclass(frozen=True, slots=True)
+class ScalesBeside:
+    """What becomes NVFP4 goes without the scales of whole tensors, which follow it as tensors of their own."""
+
+    name: ClassVar = "scales beside"
+    needs: ClassVar = frozenset({Fact.TYPED})
+    ensures: ClassVar = frozenset[Fact]()
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `PlanError` for scales that are none."""
+        names = {move.name for move in said.moves}
+        alone = [companions.bare(move, said.architecture, names) for move in said.moves]
+        tensors = {tensor.name: tensor for tensor in said.source.tensors}
+        parted = companions.divided(said.moves, alone, said.encodings, tensors)
+        losses = tuple(loss for loss in said.losses if loss.subject not in parted.carried)
+        return replace(said, moves=tuple(parted.moves), encodings=tuple(parted.encodings), losses=losses)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputScale:
+    """The scale beside an output that is NVFP4 no more is multiplied into it."""
+
+    name: ClassVar = "output scale"
+    needs: ClassVar = frozenset({Fact.TYPED})
+    ensures: ClassVar = frozenset[Fact]()
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `PlanError` for a scale that does not fit."""
+        moves, encodings, losses = companions.multiplied_output(said.moves, said.encodings)
+        return replace(said, moves=tuple(moves), encodings=tuple(encodings)).losing(*losses)
+
+
+@dataclass(frozen=True, slots=True)
+class DropScales:
+    """Scales that only what runs the quantized source needs are left out."""
+
+    name: ClassVar = "drop scales"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset[Fact]()
+
+    def __call__(self, said: Translation) -> Translation:
+        """Each is a loss."""
+        scales = {move.name: move for move in said.moves if BESIDE.fullmatch(move.name)}
+        moves = tuple(move for move in said.moves if move.name not in scales)
+        detail = "only what runs the quantized source needs it"
+        return replace(said, moves=moves).losing(*(Loss.of_tensor(move.inputs[0], detail) for move in scales.values()))

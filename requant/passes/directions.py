@@ -1,0 +1,167 @@
+"""The lists: what happens to a checkpoint on its way, from top to bottom.
+
+Architectures, tokenizers and schemes are imported by the passes that need them: they are half of the time in which a
+command starts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from requant.encodings import Dense
+from requant.errors import PlanError
+from requant.ir import Naming
+from requant.layout import Format
+from requant.passes.claim import Claim
+from requant.passes.companions import DropScales, FoldScales, OutputScale, PartStacks, ScalesBeside
+from requant.passes.layout import Place
+from requant.passes.losses import Losses, UnusedImportance
+from requant.passes.metadata import ConvertedMetadata, RequantizedMetadata
+from requant.passes.names import FileOrder, Names, OwnNames, PrunedMetadata
+from requant.passes.passing import Pass
+from requant.passes.recipe import Mix
+from requant.passes.steps import Steps
+from requant.passes.tokenizer import TokenizerToGgml, TokenizerToHf
+from requant.recipes import Overrides, recipe_named
+
+if TYPE_CHECKING:
+    from requant.operations import convert, requantize
+    from requant.schemes.scheme import Scheme
+
+
+def hf_to_ggml(request: convert.Request, target: Format, destination: Path) -> list[Pass]:
+    """A Hugging Face folder becomes a GGUF."""
+    recipe = "COPY" if request.recipe is None else request.recipe
+    return [
+        Claim(Naming.GGML),
+        Names(Naming.GGML),
+        TokenizerToGgml(request.vocabulary),
+        Mix(recipe, request.overrides, request.importance, request.key_values),
+        ConvertedMetadata(recipe, request.key_values, request.importance),
+        ScalesBeside(),
+        Steps(),
+        Place(target, destination, request.cut),
+        Losses(Naming.GGML),
+    ]
+
+
+def ggml_to_ggml(request: convert.Request, target: Format, destination: Path) -> list[Pass]:
+    """A GGUF becomes another one, by `convert`."""
+    recipe = "COPY" if request.recipe is None else request.recipe
+    return [
+        Claim(Naming.GGML),
+        OwnNames(),
+        Mix(recipe, request.overrides, request.importance, request.key_values),
+        ConvertedMetadata(recipe, request.key_values, request.importance),
+        OutputScale(),
+        Steps(),
+        Place(target, destination, request.cut),
+        Losses(Naming.GGML),
+    ]
+
+
+def ggml_to_hf(request: convert.Request, target: Format, destination: Path) -> list[Pass]:
+    """A GGUF becomes a Hugging Face folder."""
+    scheme = _scheme(request)
+    return [
+        Claim(Naming.HF),
+        FoldScales(),
+        Names(Naming.HF),
+        PartStacks(),
+        TokenizerToHf(),
+        *_layers(request, scheme, fuse=False),
+        *_types(request, scheme),
+        Place(target, destination, request.cut),
+        Losses(Naming.HF),
+    ]
+
+
+def hf_to_hf(request: convert.Request, target: Format, destination: Path) -> list[Pass]:
+    """A Hugging Face folder becomes another one."""
+    scheme = _scheme(request)
+    return [
+        Claim(Naming.HF),
+        OwnNames(),
+        *_layers(request, scheme, fuse=scheme is None or not scheme.splits_fused),
+        *_types(request, scheme),
+        Place(target, destination, request.cut),
+        Losses(Naming.HF),
+    ]
+
+
+def requantized(request: requantize.Request, target: Format, destination: Path) -> list[Pass]:
+    """A GGUF becomes one of other types, as llama-quantize makes it."""
+    return [
+        Claim(Naming.GGML),
+        FileOrder(request.prune, request.keep_split),
+        Mix(
+            request.recipe,
+            request.overrides,
+            request.importance,
+            request.key_values,
+            request.like,
+            request.keep_split,
+            request.rehearsal,
+        ),
+        RequantizedMetadata(request.recipe, request.key_values, request.importance, request.like),
+        *([PrunedMetadata(request.prune)] if request.prune else []),
+        OutputScale(),
+        Steps(anew=True),
+        Place(target, destination, request.cut, request.keep_split),
+        Losses(Naming.GGML),
+    ]
+
+
+def _layers(request: convert.Request, scheme: Scheme | None, *, fuse: bool) -> list[Pass]:
+    """Layers as the new type needs them; without one they stay as they are."""
+    if request.recipe is None:
+        return []
+    from requant.passes.layers import Experts, Fuse
+
+    return [DropScales(), Experts(scheme), *([Fuse()] if fuse else [])]
+
+
+def _types(request: convert.Request, scheme: Scheme | None) -> list[Pass]:
+    """What the tensors of a folder become, and config.json's word on it."""
+    from requant.passes.scheme import Config, Plain, Quantize
+
+    if scheme is not None:
+        return [Quantize(scheme, request.importance), Steps(), UnusedImportance(), Config()]
+    if request.overrides != Overrides():
+        raise PlanError(
+            "--tensor-type, --pure and the like choose the types of a GGUF's tensors; the destination is none",
+            hint="leave them out, or let the destination's name end in .gguf",
+        )
+    if request.importance is not None:
+        raise PlanError(
+            "--imatrix says where quantizing may lose; plain numbers are rounded to the nearest",
+            hint="leave it out, or quantize: --to GPTQ, AWQ, W4A16, EXL2-4.0, ...",
+        )
+    return [Plain(None if request.recipe is None else _dense(request.recipe)), Steps(), Config()]
+
+
+def _scheme(request: convert.Request) -> Scheme | None:
+    """The scheme that the user names, if it is one."""
+    if request.recipe is None:
+        return None
+    from requant.schemes import scheme_named
+
+    return scheme_named(request.recipe)
+
+
+def _dense(name: str) -> Dense:
+    """The plain type that the user names; raises `PlanError` for what no folder can be."""
+    from requant.schemes import SCHEMES
+
+    offers = f"--to F16, BF16, F32, {', '.join(SCHEMES)}"
+    try:
+        recipe = recipe_named(name)
+    except PlanError:
+        raise PlanError(f"nothing a Hugging Face folder may hold is called {name!r}", hint=offers) from None
+    if not isinstance(recipe.main, Dense):
+        raise PlanError(
+            f"a Hugging Face folder cannot be {recipe.name}",
+            hint=f"{offers}; or let the destination's name end in .gguf",
+        )
+    return recipe.main

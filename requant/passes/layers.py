@@ -1,0 +1,41 @@
+"""Layers as the destination keeps them: experts as parameters or as linear layers, projections fused or apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from requant.operations import experts
+from requant.passes.passing import Fact
+from requant.plan import Translation
+from requant.schemes.scheme import Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Experts of gpt-oss become stacks of linear layers for a scheme that stores such, else parameters."""
+
+    name: ClassVar = "experts"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset[Fact]()
+    scheme: Scheme | None = None
+
+    def __call__(self, said: Translation) -> Translation:
+        """Names and the way matrices lie change."""
+        stacked = self.scheme is not None and self.scheme.stores_stacks(said.config)
+        return replace(said, moves=experts.upright(said.moves) if stacked else experts.as_parameters(said.moves))
+
+
+@dataclass(frozen=True, slots=True)
+class Fuse:
+    """Projections that the family has fused, and the source keeps apart, are one again."""
+
+    name: ClassVar = "fuse"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset[Fact]()
+
+    def __call__(self, said: Translation) -> Translation:
+        """As transformers loads them."""
+        from requant.architectures import joined
+
+        return replace(said, moves=joined(said.moves, said.architecture))

@@ -1,0 +1,75 @@
+"""What a GGUF says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+from requant.importance import Importance
+from requant.ir import Checkpoint, Naming, Tensor, Typed
+from requant.passes.passing import Fact
+from requant.passes.recipe import ggml_recipe, wanted_by
+from requant.plan import Translation
+from requant.recipes import Wanted, own_file_type, quantized_metadata
+
+#: Groups of keys in a GGUF made from an HF folder; "" stands for the architecture's and all others.
+_ORDER: Final = ("general", "", "tokenizer", "quantize")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedMetadata:
+    """Metadata says how the tensors are stored, as the reference tools write it.
+
+    A GGUF that is only copied keeps its metadata as it is. key_values: set in the end.
+    """
+
+    name: ClassVar = "metadata"
+    needs: ClassVar = frozenset({Fact.TYPED})
+    ensures: ClassVar = frozenset({Fact.DESCRIBED})
+    recipe: str
+    key_values: tuple[tuple[str, Typed], ...] = ()
+    importance: Importance | None = None
+
+    def __call__(self, said: Translation) -> Translation:
+        """Nothing is lost here."""
+        recipe, wanted = ggml_recipe(self.recipe), wanted_by(said)
+        if said.source.naming is Naming.GGML:
+            if recipe.main is None:
+                return replace(said, metadata={**said.metadata, **dict(self.key_values)})
+            metadata = quantized_metadata(said.metadata, recipe, wanted, self.key_values, self.importance)
+            return replace(said, metadata=metadata)
+        pairs = zip(wanted, said.encodings, strict=True)
+        now = [Wanted(want.name, want.shape, encoding) for want, encoding in pairs]
+        own = {**said.metadata, **own_file_type(now)}
+        metadata = quantized_metadata(own, recipe, now, self.key_values, self.importance)
+        return replace(said, metadata=dict(sorted(metadata.items(), key=lambda item: _ORDER.index(_group(item[0])))))
+
+
+@dataclass(frozen=True, slots=True)
+class RequantizedMetadata:
+    """Metadata says how the tensors are stored, as llama-quantize writes it.
+
+    key_values: set in the end. like: a GGUF whose type of file is taken over.
+    """
+
+    name: ClassVar = "metadata"
+    needs: ClassVar = frozenset({Fact.TYPED})
+    ensures: ClassVar = frozenset({Fact.DESCRIBED})
+    recipe: str
+    key_values: tuple[tuple[str, Typed], ...] = ()
+    importance: Importance | None = None
+    like: Checkpoint[Tensor] | None = None
+
+    def __call__(self, said: Translation) -> Translation:
+        """Nothing is lost here."""
+        before = [Wanted(tensor.name, tensor.shape, tensor.encoding) for tensor in said.source.tensors]
+        recipe = ggml_recipe(self.recipe)
+        metadata = quantized_metadata(said.metadata, recipe, before, self.key_values, self.importance)
+        if self.like is not None and "general.file_type" in self.like.metadata:
+            metadata["general.file_type"] = self.like.metadata["general.file_type"]
+        return replace(said, metadata=metadata)
+
+
+def _group(key: str) -> str:
+    group = key.partition(".")[0]
+    return group if group in _ORDER else ""

@@ -1,0 +1,97 @@
+"""Names, shapes and orders of rows as the target has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import ClassVar
+
+from requant.ir import Naming, Tensor
+from requant.layout import LayoutOptions
+from requant.passes.passing import Fact
+from requant.plan import Move, Translation
+from requant.recipes import file_order, ggml_shape, pruned_metadata, pruned_names
+from requant.sources import FileSlice
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names, row orders, stacks of experts and hyperparameters are said in the other naming, by the family's table."""
+
+    name: ClassVar = "names"
+    needs: ClassVar = frozenset({Fact.CLAIMED})
+    ensures: ClassVar = frozenset({Fact.NAMED})
+    target: Naming
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `UnsupportedError` for an unknown architecture and `PlanError` for whatever contradicts it."""
+        from requant.architectures import translate
+
+        now = translate(said.source, self.target)
+        return replace(now, losses=(*said.losses, *now.losses))
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNames:
+    """Tensors keep their names, shapes and rows."""
+
+    name: ClassVar = "names"
+    needs: ClassVar = frozenset({Fact.CLAIMED})
+    ensures: ClassVar = frozenset({Fact.NAMED})
+
+    def __call__(self, said: Translation) -> Translation:
+        """Nothing changes."""
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class FileOrder:
+    """Tensors come in the order in which llama.cpp writes them, without the layers that are pruned.
+
+    prune: layers to leave out; the others are numbered anew. keep_split: in the order of the source's files instead.
+    """
+
+    name: ClassVar = "names"
+    needs: ClassVar = frozenset({Fact.CLAIMED})
+    ensures: ClassVar = frozenset({Fact.NAMED})
+    prune: tuple[int, ...] = ()
+    keep_split: bool = False
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `PlanError` for layers that are not there."""
+        by_name = {tensor.name: tensor for tensor in said.source.tensors}
+        names = pruned_names(by_name, self.prune) if self.prune else {name: name for name in file_order(by_name)}
+        if self.keep_split:
+            # llama.cpp's order would mix the files
+            stored = sorted(said.source.tensors, key=_place)
+            names = {tensor.name: names[tensor.name] for tensor in stored if tensor.name in names}
+        moves = tuple(Move(new, ggml_shape(by_name[old].shape), (by_name[old],)) for old, new in names.items())
+        return replace(said, moves=moves)
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedMetadata:
+    """Metadata says how many layers are left."""
+
+    name: ClassVar = "layers"
+    needs: ClassVar = frozenset({Fact.DESCRIBED})
+    ensures: ClassVar = frozenset[Fact]()
+    prune: tuple[int, ...]
+
+    def __call__(self, said: Translation) -> Translation:
+        """As llama-quantize counts them."""
+        metadata = pruned_metadata(said.metadata, said.architecture, self.prune)
+        return replace(said, metadata=metadata)
+
+
+def as_split(moves: Sequence[Move], cut: LayoutOptions) -> LayoutOptions:
+    """`cut` with as many files as the source has, and the same tensors in each."""
+    files = [_place(move.inputs[0])[0] for move in moves]
+    return replace(cut, shard_counts=tuple(len(list(group)) for _, group in groupby(files)))
+
+
+def _place(tensor: Tensor) -> tuple[str, int]:
+    """The file a tensor lies in and where: the names of shards sort as their numbers do."""
+    slice_ = tensor.sources["data"]
+    return (slice_.path.name, slice_.offset) if isinstance(slice_, FileSlice) else ("", 0)

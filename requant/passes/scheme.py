@@ -1,0 +1,118 @@
+"""What every tensor of a folder becomes: plain numbers, or what a quantization scheme makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+from requant.encodings import BF16, F16, Blocks, Dense, Encoding
+from requant.encodings.companions import Companioned
+from requant.encodings.exactness import holds
+from requant.importance import Importance
+from requant.ir import QUANTIZATION_FILES, Json, TensorSpec
+from requant.operations.hf_importance import in_hf_names
+from requant.passes.passing import Fact
+from requant.passes.steps import stored_encoding
+from requant.plan import Translation
+from requant.schemes.scheme import Scheme
+
+#: Where config.json says how weights are quantized.
+_KEYS: Final = ("quantization_config", "compression_config", "quantization")
+#: What config.json calls the dtypes of weights.
+_DTYPES: Final = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """Every tensor gets the encoding that the scheme gives it.
+
+    importance: by names of GGML.
+    """
+
+    name: ClassVar = "types"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset({Fact.TYPED})
+    scheme: Scheme
+    importance: Importance | None = None
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `PlanError` for a model that cannot be stored so."""
+        scheme, importance = self.scheme, None
+        if self.importance is not None:
+            importance = in_hf_names(self.importance, said.source, said.moves)
+            scheme = scheme.weighing(importance)
+        applied = scheme.apply(said.moves, said.config)
+        said = _without_quantization(said)
+        said = replace(said, encodings=applied.encodings, importance=importance, quantization=applied.quantization)
+        return replace(said, files={**said.files, **applied.files}).losing(*applied.losses)
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Every tensor gets the plain type asked for, or keeps its own.
+
+    asked: None keeps what a folder can keep.
+    """
+
+    name: ClassVar = "types"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset({Fact.TYPED})
+    asked: Dense | None = None
+
+    def __call__(self, said: Translation) -> Translation:
+        """Nothing says that weights are quantized, once none is."""
+        encodings = tuple(hf_encoding(stored_encoding(move), self.asked) for move in said.moves)
+        if all(isinstance(encoding, Dense) for encoding in encodings):
+            said = _without_quantization(said)
+        return replace(said, encodings=encodings)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """config.json says how the weights are stored."""
+
+    name: ClassVar = "config"
+    needs: ClassVar = frozenset({Fact.TYPED})
+    ensures: ClassVar = frozenset({Fact.DESCRIBED})
+
+    def __call__(self, said: Translation) -> Translation:
+        """The dtype of most, and the scheme."""
+        config = _with_dtype(said)
+        if said.quantization is not None:
+            config["quantization_config"] = dict(said.quantization)
+        return replace(said, config=config)
+
+
+def _without_quantization(said: Translation) -> Translation:
+    """The same, with nothing left that speaks of how the source was quantized."""
+    config = {key: value for key, value in said.config.items() if key not in _KEYS}
+    files = {name: source for name, source in said.files.items() if name not in QUANTIZATION_FILES}
+    return replace(said, config=config, files=files)
+
+
+def hf_encoding(source: Encoding, asked: Dense | None) -> Encoding:
+    """What a tensor becomes in an HF folder without a scheme.
+
+    Integers stay, numbers become `asked`. Unless asked everything stays but ggml's blocks, which become F16, or BF16
+    where that holds their values.
+    """
+    if isinstance(source, Dense) and not source.dtype.is_float:
+        return source
+    if asked or not isinstance(source, Blocks | Companioned):
+        return asked or source
+    return BF16 if holds(source, BF16) else F16
+
+
+def _with_dtype(said: Translation) -> dict[str, Json]:
+    """config.json says in which dtype most weights are stored."""
+    config: Mapping[str, Json] = said.config
+    stored: dict[str, int] = {}
+    for move, encoding in zip(said.moves, said.encodings, strict=True):
+        name = _DTYPES.get(encoding.label)
+        if name is not None:
+            stored[name] = stored.get(name, 0) + TensorSpec(move.name, move.shape, encoding).nbytes
+    if not config or not stored:
+        return dict(config)
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    return {**config, key: max(stored, key=lambda name: stored[name])}

@@ -1,0 +1,81 @@
+"""Planning as lists of passes: every list in an order that works, every pass a value that can be made alone."""
+
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
+import pytest
+
+from requant.errors import UnsupportedError
+from requant.formats import FORMATS, detect
+from requant.ir import Naming
+from requant.operations import convert, requantize
+from requant.passes import Fact, directions
+from requant.passes.claim import Claim
+from requant.passes.names import Names, OwnNames
+from requant.passes.passing import check, does, made
+from requant.passes.scheme import Plain
+from requant.passes.tokenizer import TokenizerToGgml
+from requant.plan import unchanged
+from requant.schemes import SCHEMES
+from tests.tiny_folder import write_tiny_folder
+
+TO_FOLDER = [None, "BF16", *SCHEMES]
+LISTS = [
+    *((directions.hf_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
+    *((directions.ggml_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
+    *((directions.ggml_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
+    *((directions.hf_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
+    *((directions.requantized, requantize.Request("Q4_K_M", prune=prune)) for prune in ((), (1,))),
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = write_tiny_folder(tmp_path_factory.mktemp("passes") / "tiny")
+    return detect(folder).read(folder)
+
+
+@pytest.mark.parametrize(("listed", "request_"), LISTS)
+def test_every_list_has_what_each_pass_needs_and_claims_first(listed, request_):
+    target = FORMATS["safetensors" if "to_hf" in listed.__name__ else "gguf"]
+    passes = listed(request_, target, Path("out"))
+    check(passes)
+    assert isinstance(passes[0], Claim)
+    assert set(Fact) == set().union(*(one.ensures for one in passes))
+    for one in passes:
+        assert does(one) and one.name == one.name.lower()
+        assert one == replace(one) and not hasattr(one, "__dict__")
+        with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
+            setattr(one, fields(one)[0].name if fields(one) else "anything", None)
+
+
+@pytest.mark.parametrize("missing", range(4))
+def test_a_list_that_lacks_what_a_pass_needs_is_refused(missing):
+    passes = [Claim(Naming.HF), OwnNames(), Plain(), *directions.hf_to_hf(convert.Request(), None, None)[3:]]
+    check(passes)
+    del passes[missing]
+    with pytest.raises(ValueError, match="needs"):
+        check(passes)
+
+
+def test_a_pass_is_made_alone(tiny):
+    said = Names(Naming.GGML)(unchanged(tiny))
+    assert said.architecture == "llama" and said.moves[0].name == "token_embd.weight"
+    without = TokenizerToGgml(vocabulary=False)(said)
+    assert without.metadata["tokenizer.ggml.model"].value == "none"
+    assert without.moves is said.moves
+
+
+def test_the_trail_says_what_each_pass_was_given_and_made(tiny):
+    passes = [Claim(Naming.GGML), Names(Naming.GGML)]
+    said, trail = made(passes, unchanged(tiny))
+    assert [passed.name for passed in trail] == ["claim", "names"]
+    assert trail[0].before.moves[0].name == "model.embed_tokens.weight"
+    assert trail[1].after is said
+
+
+def test_what_nobody_knows_stops_at_the_claim(tiny):
+    bare = unchanged(replace(tiny, config={}))
+    with pytest.raises(UnsupportedError, match="has no config"):
+        Claim(Naming.GGML)(bare)
+    assert Claim(Naming.HF)(bare) == bare  # a file of tensors alone may be copied
