@@ -107,6 +107,10 @@ MORE = {
     "gptoss-windows": {"gpt-oss.rope.scaling.yarn_truncate", "gpt-oss.attention.sliding_window_pattern"},
     # what llama.cpp would take anyway
     "mixtral": {"llama.attention.key_length", "llama.attention.value_length"},
+    "gemma": {"gemma.rope.freq_base"},
+    "gemma2": {"gemma2.rope.freq_base"},
+    # the converter forgets the list, and llama.cpp would put windows elsewhere
+    "gemma2-windows": {"gemma2.rope.freq_base", "gemma2.attention.sliding_window_pattern"},
 }
 
 

@@ -133,6 +133,52 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         },
     ),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_positions": 2048, "n_embd": 64, "n_layer": 2, "n_head": 4}),
+    "gemma": ("GemmaForCausalLM", "GemmaConfig", {"head_dim": 32}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        {"head_dim": 32, "num_hidden_layers": 3, "query_pre_attn_scalar": 32, "sliding_window": 128},
+    ),
+    "gemma2-windows": (
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 64,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+    ),
+    "granite": (
+        "GraniteForCausalLM",
+        "GraniteConfig",
+        {
+            "attention_multiplier": 0.125,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.25,
+            "logits_scaling": 8.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "smollm3": ("SmolLM3ForCausalLM", "SmolLM3Config", {"num_hidden_layers": 5}),
+    "arcee": ("ArceeForCausalLM", "ArceeConfig", {}),
+    "olmo": ("OlmoForCausalLM", "OlmoConfig", {}),
+    "olmo-clip": ("OlmoForCausalLM", "OlmoConfig", {"clip_qkv": 0.5}),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", {}),
+    "olmo3": (
+        "Olmo3ForCausalLM",
+        "Olmo3Config",
+        {"num_hidden_layers": 5, "sliding_window": 128},
+    ),
+    "olmoe": (
+        "OlmoeForCausalLM",
+        "OlmoeConfig",
+        {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4},
+    ),
+    "cohere": ("CohereForCausalLM", "CohereConfig", {}),
+    "cohere2": ("Cohere2ForCausalLM", "Cohere2Config", {"num_hidden_layers": 5, "sliding_window": 128}),
+    "seedoss": ("SeedOssForCausalLM", "SeedOssConfig", {"head_dim": 32}),
+    "nemotron": ("NemotronForCausalLM", "NemotronConfig", {}),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
 }
 

@@ -8,15 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from requant.architectures.arcee import ARCEE
 from requant.architectures.bert import BERT
+from requant.architectures.cohere import COHERE, COHERE2
+from requant.architectures.gemma import GEMMA, GEMMA2
 from requant.architectures.gemma3 import GEMMA3
 from requant.architectures.gpt2 import GPT2
 from requant.architectures.gpt_oss import GPT_OSS
+from requant.architectures.granite import GRANITE
 from requant.architectures.joined import joined as _joined
 from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
+from requant.architectures.nemotron import NEMOTRON
+from requant.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from requant.architectures.phi3 import PHI3
 from requant.architectures.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
 from requant.architectures.rules import Family
+from requant.architectures.seed_oss import SEED_OSS
+from requant.architectures.smollm3 import SMOLLM3
 from requant.architectures.translate import translate as _translate
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Move, Translation
@@ -35,6 +43,19 @@ ARCHITECTURES: Final[tuple[Family, ...]] = (
     GPT_OSS,
     GPT2,
     BERT,
+    GEMMA,
+    GEMMA2,
+    GRANITE,
+    SMOLLM3,
+    ARCEE,
+    OLMO,
+    OLMO3,
+    OLMO2,
+    OLMOE,
+    COHERE,
+    COHERE2,
+    SEED_OSS,
+    NEMOTRON,
 )
 
 

@@ -23,24 +23,18 @@ from requant.architectures.llama import (
     attention,
     attention_biases,
 )
-from requant.architectures.numbers import positive
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
     Assumption,
-    Config,
     Family,
-    Irregular,
     Key,
     Order,
     Rule,
-    Sizes,
-    ToGgml,
-    ToHf,
     always,
     same_as,
 )
-from requant.architectures.windows import PATTERN, WINDOW, layer_types, regular, windowed, windowed_in_ggml
-from requant.ir import Checkpoint, Json, Tensor, Typed
+from requant.architectures.windows import Windows
+from requant.ir import Json
 
 _LAYER: Final = "{base}layers.{n}."
 _EXPERTS: Final = _LAYER + "mlp.experts."
@@ -55,22 +49,6 @@ _YARN: Final[Mapping[str, Json]] = {
     "truncate": False,
     "original_max_position_embeddings": 4096,
 }
-
-
-def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    values = {WINDOW: Typed("u32", int(positive({"sliding_window": 128} | dict(config), "sliding_window")))}
-    windows = windowed(config, sizes["layers"], _PERIOD)
-    if windows != regular(sizes["layers"], _PERIOD):
-        values[PATTERN] = Typed("[bool]", windows)
-    return ToGgml(values)
-
-
-def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
-    config: dict[str, Json] = {
-        "sliding_window": int(positive(values, WINDOW)),
-        "layer_types": layer_types(windowed_in_ggml(values, sizes["layers"], _PERIOD)),
-    }
-    return ToHf(config, keys=frozenset({WINDOW, PATTERN}))
 
 
 def _woven(part: str, turn: int) -> tuple[Rule, Rule]:
@@ -149,5 +127,5 @@ GPT_OSS: Final = Family(
         Assumption("swiglu_limit", (7.0,), 7.0),
     ),
     ignored=BUFFERS,
-    irregular=(Irregular(_to_ggml, _to_hf), Rope(theta=150000.0, absent=_YARN, truncate=False).pair()),
+    irregular=(Windows(_PERIOD, 128, always=True).pair(), Rope(theta=150000.0, absent=_YARN, truncate=False).pair()),
 )

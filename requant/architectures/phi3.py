@@ -10,18 +10,11 @@ from typing import Final
 
 from requant.architectures.llama import BUFFERS, DECODER_KEYS, NORMS, SILU, TRUNK, WINDOW_LOSS
 from requant.architectures.numbers import number, positive
-from requant.architectures.rope import Rope, parameters
+from requant.architectures.rope import Rope, rotary
 from requant.architectures.rules import Assumption, Config, Family, Irregular, Key, Rule, Sizes, ToGgml, ToHf, always
 from requant.ir import Checkpoint, Json, Tensor, Typed
 
 _LAYER: Final = "{base}layers.{n}."
-
-
-def _rotary(config: Config) -> Json:
-    """Numbers per head that are rotated."""
-    rope = parameters(config, 10000.0)
-    part = number({**config, **rope}, "partial_rotary_factor", 1.0)
-    return int(part * number(config, "hidden_size")) // max(1, int(number(config, "num_attention_heads")))
 
 
 def _window_to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
@@ -32,8 +25,6 @@ def _window_to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes
 
 def _window_to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     config: dict[str, Json] = {"sliding_window": int(number(values, "attention.sliding_window", 0)) or None}
-    if sizes["rotary"] != sizes["head"]:
-        config["partial_rotary_factor"] = sizes["rotary"] / sizes["head"]
     return ToHf(config, keys=frozenset({"attention.sliding_window"}))
 
 
@@ -54,7 +45,7 @@ PHI3: Final = Family(
     keys=(
         *DECODER_KEYS[:-1],
         Key(("rms_norm_eps",), "attention.layer_norm_rms_epsilon", "f32", default=always(1e-5)),
-        Key((), "rope.dimension_count", "u32", default=_rotary),
+        Key((), "rope.dimension_count", "u32", default=rotary(1.0)),
     ),
     embedding="token_embd.weight",
     assumptions=(
@@ -62,5 +53,8 @@ PHI3: Final = Family(
         Assumption("sliding_window", (None,), None, written=False, loss=WINDOW_LOSS),
     ),
     ignored=BUFFERS,
-    irregular=(Irregular(_window_to_ggml, _window_to_hf), Rope(theta=10000.0, outer_original=True).pair()),
+    irregular=(
+        Irregular(_window_to_ggml, _window_to_hf),
+        Rope(theta=10000.0, outer_original=True, in_part=1.0).pair(),
+    ),
 )

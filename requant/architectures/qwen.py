@@ -38,7 +38,7 @@ _HEAD_NORMS: Final = (
     Rule(_LAYER + "self_attn.k_norm.weight", "blk.{n}.attn_k_norm.weight", ("head",)),
 )
 _MOE: Final = _LAYER + "mlp."
-_EXPERTS: Final = (
+EXPERTS: Final = (
     Rule(_MOE + "gate.weight", "blk.{n}.ffn_gate_inp.weight", ("experts", "hidden")),
     Rule(_MOE + "experts.{e}.gate_proj.weight", "blk.{n}.ffn_gate_exps.weight", ("expert_ffn", "hidden")),
     Rule(_MOE + "experts.{e}.down_proj.weight", "blk.{n}.ffn_down_exps.weight", ("hidden", "expert_ffn")),
@@ -81,7 +81,7 @@ QWEN2MOE: Final = replace(
         *NORMS,
         *attention(Order.SAME),
         *attention_biases(Order.SAME, "qkv_bias"),
-        *_EXPERTS,
+        *EXPERTS,
         *_SHARED,
     ),
     keys=(
@@ -112,7 +112,7 @@ QWEN3MOE: Final = replace(
     ggml="qwen3moe",
     classes=("Qwen3MoeForCausalLM", "Qwen3MoeModel"),
     headless=frozenset({"Qwen3MoeModel"}),
-    rules=(*TRUNK, *NORMS, *attention(Order.SAME), *_HEAD_NORMS, *_EXPERTS),
+    rules=(*TRUNK, *NORMS, *attention(Order.SAME), *_HEAD_NORMS, *EXPERTS),
     keys=(
         *DECODER_KEYS,
         *HEAD_KEYS,

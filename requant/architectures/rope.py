@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.architectures.numbers import number, positive, shortest
-from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
+from requant.architectures.rules import Config, Default, Irregular, Sizes, ToGgml, ToHf
 from requant.encodings import F32
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor, Typed
@@ -25,12 +25,14 @@ from requant.sources import Memory, read
 
 Factors = NDArray[np.float32]
 
+_SLIDING: Final = "sliding_attention"
 _FREQS: Final = "rope_freqs.weight"
 _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 _KEYS: Final = frozenset(
     f"rope.{key}"
     for key in (
         "freq_base",
+        "freq_base_swa",
         "scale_linear",
         "scaling.type",
         "scaling.factor",
@@ -62,12 +64,16 @@ class Rope:
     """How one family keeps its rope parameters.
 
     theta: transformers' default base. outer_original: as in phi3, `original_max_position_embeddings` stands
-    beside the rope parameters and is always written to GGUF, and heads may be rotated in part. absent: the parameters
-    of a config.json without any. truncate: what yarn's `truncate` is in a GGUF that does not say.
+    beside the rope parameters and is always written to GGUF. in_part: heads may be rotated in part, as a key of the
+    family says (see `rotary`); transformers' default part, None for whole heads. local: layers with a window may have
+    a base of their own, unscaled. absent: the parameters of a config.json without any. truncate: what yarn's
+    `truncate` is in a GGUF that does not say.
     """
 
     theta: float
     outer_original: bool = False
+    in_part: float | None = None
+    local: bool = False
     absent: Mapping[str, Json] = field(default_factory=dict)
     truncate: bool = True
 
@@ -85,7 +91,9 @@ class Rope:
         original = int(positive(scaling, "original_max_position_embeddings", context))
         if self.outer_original:
             values["rope.scaling.original_context_length"] = Typed("u32", original)
-        elif number({**config, **scaling}, "partial_rotary_factor", 1.0) != 1:
+        if self.local:
+            values |= _local(config)
+        if self.in_part is None and number({**config, **scaling}, "partial_rotary_factor", 1.0) != 1:
             raise PlanError("config.json: partial_rotary_factor is not 1; llama.cpp rotates whole heads of this model")
         match scaling["rope_type"]:
             case "default":
@@ -143,7 +151,50 @@ class Rope:
             config["rope_scaling"] = None
         if self.outer_original:
             config["original_max_position_embeddings"] = original
-        return ToHf(config, keys=_KEYS, tensors=used)
+        if self.in_part is not None and sizes["rotary"] != int(self.in_part * sizes["head"]):
+            config["partial_rotary_factor"] = sizes["rotary"] / sizes["head"]
+        if self.local and "rope.freq_base_swa" in values:
+            config["rope_parameters"] = _by_layer_type(values, theta, scaling)
+        keys = _KEYS if self.local else _KEYS - {"rope.freq_base_swa"}
+        return ToHf(config, keys=keys, tensors=used)
+
+
+def rotary(factor: float) -> Default:
+    """The default of `rope.dimension_count`: numbers per head that are rotated; `factor` is transformers' default part.
+
+    transformers multiplies and cuts; the width of a head is `head_dim`, or hidden size over heads.
+    """
+
+    def count(config: Config) -> Json:
+        written = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        part = number({**config, **(written if isinstance(written, dict) else {})}, "partial_rotary_factor", factor)
+        head = config.get("head_dim") or int(number(config, "hidden_size")) // max(
+            1, int(number(config, "num_attention_heads"))
+        )
+        return int(part * number({"head_dim": head}, "head_dim"))
+
+    return count
+
+
+def _local(config: Config) -> dict[str, Typed]:
+    """The base of layers with a window, where transformers 5 says it apart."""
+    rope = config.get("rope_parameters")
+    local = rope.get(_SLIDING) if isinstance(rope, dict) else None
+    if not isinstance(local, dict):
+        return {}
+    if local.get("rope_type", "default") != "default":
+        raise UnsupportedError(f"config.json: rope type {local['rope_type']!r} in layers with a window")
+    return {"rope.freq_base_swa": Typed("f32", positive(local, "rope_theta"))}
+
+
+def _by_layer_type(values: Config, theta: float, scaling: Mapping[str, Json]) -> Json:
+    """Parameters of both types of layer, as transformers 5 has them."""
+    full: dict[str, Json] = {"rope_type": "default", **scaling, "rope_theta": theta}
+    local: dict[str, Json] = {
+        "rope_type": "default",
+        "rope_theta": shortest(positive(values, "rope.freq_base_swa")),
+    }
+    return {"full_attention": full, _SLIDING: local}
 
 
 def parameters(config: Config, theta: float, layer_type: str = "full_attention") -> dict[str, Json]:

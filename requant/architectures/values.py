@@ -47,7 +47,7 @@ def to_hf(family: Family, values: Config) -> tuple[dict[str, Json], dict[str, Js
         known[key.ggml] = value
         if key.hf:
             config[key.hf[0]] = shortest(float(value)) if key.kind == "f32" else plain(value)
-        elif implied is not None and value != implied:
+        elif implied is not None and value != _checked(implied, key.kind, key.ggml):
             raise PlanError(f"metadata: {family.full_key(key.ggml)!r} is {value}, {implied} is expected")
     return config, known
 
@@ -105,7 +105,7 @@ def _checked(value: Json, kind: str, what: str) -> bool | int | float | str:
             return value
         raise PlanError(f"{what} is {shown(value)}, a whole number is needed")
     if kind == "f32" and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38:
-        return float(value)
+        return shortest(float(value))
     if (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):
         return value
     raise PlanError(f"{what} is {shown(value)}, {'a number' if kind == 'f32' else kind} is needed")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from requant.architectures.numbers import number
-from requant.architectures.rules import Config
-from requant.errors import PlanError
-from requant.ir import Json
+from requant.architectures.numbers import number, positive
+from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
+from requant.errors import PlanError, UnsupportedError
+from requant.ir import Checkpoint, Json, Tensor, Typed
 
 SLIDING: Final = "sliding_attention"
 FULL: Final = "full_attention"
@@ -46,3 +48,50 @@ def windowed_in_ggml(values: Config, layers: int, period: int) -> list[bool]:
 def layer_types(windows: list[bool]) -> list[Json]:
     """As config.json says it."""
     return [SLIDING if item else FULL for item in windows]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How one family says which of its layers see only a window, and how wide it is.
+
+    period: one layer in so many sees the whole context, where neither side lists the layers. width: transformers'
+    default, None for no window. always: llama.cpp has windows in this architecture whatever the file says, and stops
+    at a model without any. listed: GGUF files have the list even where it is the regular one.
+    """
+
+    period: int
+    width: int | None
+    always: bool = False
+    listed: bool = False
+
+    def pair(self) -> Irregular:
+        """For the table of a family."""
+        return Irregular(self.to_ggml, self.to_hf)
+
+    def to_ggml(self, checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+        """The width, and the list of layers where it is needed."""
+        settings = {"sliding_window": self.width, **config}
+        layers = sizes["layers"]
+        absent = settings["sliding_window"] is None
+        windows = [False] * layers if absent else windowed(config, layers, self.period)
+        if not any(windows):
+            if self.always and layers:
+                raise UnsupportedError(
+                    "config.json: no layer has a sliding window; llama.cpp runs this architecture with windows only",
+                    hint="a GGUF of it would stop llama.cpp when it is loaded (an assertion fails)",
+                )
+            return ToGgml()
+        values = {WINDOW: Typed("u32", int(positive(settings, "sliding_window")))}
+        if self.listed or windows != regular(layers, self.period):
+            values[PATTERN] = Typed("[bool]", windows)
+        return ToGgml(values)
+
+    def to_hf(self, values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
+        """`sliding_window` and `layer_types`; the period, too, where it says the same."""
+        known = {WINDOW: self.width, **values} if self.always else values
+        windows = windowed_in_ggml(known, sizes["layers"], self.period)
+        width = int(positive(known, WINDOW)) if any(windows) else None
+        config: dict[str, Json] = {"sliding_window": width, "layer_types": layer_types(windows)}
+        if windows == regular(sizes["layers"], self.period) and self.period:
+            config["sliding_window_pattern"] = self.period
+        return ToHf(config, keys=frozenset({WINDOW, PATTERN}))
