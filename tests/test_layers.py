@@ -1,6 +1,8 @@
 """Formats move bytes, kernels move numbers, and neither knows the other."""
 
 import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,40 @@ def test_a_folder_imports_only_what_it_may(folder):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             if module and module.startswith("requant"):
                 assert any(module == m or module.startswith(m + ".") for m in MAY_IMPORT[folder]), (path, module)
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name."""
+    found = {}
+    for folder in ("requant", "formats", "cli", "kernels_cpu"):
+        for path in (ROOT / folder).rglob("*.py"):  # does not follow the links to the other three
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts if folder == "requant" else ("requant", *parts))
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+#: A node can give another of a kind that derives from its own class: this one type is recursive, where methods are.
+RECURSIVE = "requant.expressions."
+
+
+def imports(tree: ast.AST, recursive: bool) -> Iterator[str]:
+    """What runs as an import, wherever it stands; what only type checkers see is left out."""
+    for node in ast.iter_child_nodes(tree):
+        seen_by_checkers = isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+        if (seen_by_checkers and node.test.id == "TYPE_CHECKING") or (recursive and isinstance(node, ast.FunctionDef)):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield node.module
+        yield from imports(node, recursive)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    known = modules()
+    trees = {name: (ast.parse(path.read_text()), name.startswith(RECURSIVE)) for name, path in known.items()}
+    graph = {name: {found for found in imports(*tree) if found in known} for name, tree in trees.items()}
+    for name, needs in graph.items():  # a module of a package needs no more of it than it says
+        needs.discard(name)
+        needs -= {package for package in needs if any(other.startswith(f"{package}.") for other in needs)}
+    list(TopologicalSorter(graph).static_order())  # CycleError names the circle

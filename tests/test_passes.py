@@ -9,7 +9,7 @@ from requant.errors import UnsupportedError
 from requant.formats import FORMATS, detect
 from requant.ir import Naming
 from requant.operations import convert, requantize
-from requant.passes import Fact, directions
+from requant.passes import Fact
 from requant.passes.claim import Claim
 from requant.passes.names import Names, OwnNames
 from requant.passes.passing import check, does, made
@@ -21,11 +21,11 @@ from tests.tiny_folder import write_tiny_folder
 
 TO_FOLDER = [None, "BF16", *SCHEMES]
 LISTS = [
-    *((directions.hf_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
-    *((directions.ggml_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
-    *((directions.ggml_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
-    *((directions.hf_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
-    *((directions.requantized, requantize.Request("Q4_K_M", prune=prune)) for prune in ((), (1,))),
+    *((convert.hf_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
+    *((convert.ggml_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
+    *((convert.ggml_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
+    *((convert.hf_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
+    *((requantize.requantized, requantize.Request("Q4_K_M", prune=prune)) for prune in ((), (1,))),
 ]
 
 
@@ -51,7 +51,7 @@ def test_every_list_has_what_each_pass_needs_and_claims_first(listed, request_):
 
 @pytest.mark.parametrize("missing", range(4))
 def test_a_list_that_lacks_what_a_pass_needs_is_refused(missing):
-    passes = [Claim(Naming.HF), OwnNames(), Plain(), *directions.hf_to_hf(convert.Request(), None, None)[3:]]
+    passes = [Claim(Naming.HF), OwnNames(), Plain(), *convert.hf_to_hf(convert.Request(), None, None)[3:]]
     check(passes)
     del passes[missing]
     with pytest.raises(ValueError, match="needs"):

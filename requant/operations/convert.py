@@ -1,51 +1,35 @@
 """Any readable checkpoint to any writable format: everything decided, nothing done.
 
-What happens on the way is a list of passes, one for each direction: `requant.passes.directions`.
+What happens on the way is a list of passes, one for each direction. Architectures, tokenizers and schemes are imported
+by the passes that need them: they are half of the time in which a command starts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from requant.encodings import Dense
+from requant.errors import PlanError
 from requant.importance import Importance
-from requant.ir import QUANTIZATION_FILES, Checkpoint, Naming, Tensor, Typed
-from requant.layout import Format, Layout, LayoutOptions
-from requant.passes.directions import ggml_to_ggml, ggml_to_hf, hf_to_ggml, hf_to_hf
-from requant.passes.passing import made
+from requant.ir import Checkpoint, Naming, Tensor, Typed
+from requant.layout import Format, LayoutOptions
+from requant.passes import Pass, planned
+from requant.passes.claim import Claim
+from requant.passes.companions import DropScales, FoldScales, OutputScale, PartStacks, ScalesBeside
+from requant.passes.layout import Place
+from requant.passes.losses import Losses, UnusedImportance
+from requant.passes.metadata import ConvertedMetadata
+from requant.passes.names import Names, OwnNames
+from requant.passes.recipe import Mix
+from requant.passes.steps import Steps
+from requant.passes.tokenizer import TokenizerToGgml, TokenizerToHf
 from requant.plan import Plan, unchanged
-from requant.recipes import Overrides
+from requant.recipes import Overrides, recipe_named
 
-#: (naming of the source, of the target) -> the list of passes between them.
-_LISTS: Final = {
-    (Naming.HF, Naming.GGML): hf_to_ggml,
-    (Naming.GGML, Naming.GGML): ggml_to_ggml,
-    (Naming.GGML, Naming.HF): ggml_to_hf,
-    (Naming.HF, Naming.HF): hf_to_hf,
-}
-
-#: What readers of a Hugging Face folder look for: weights, tokenizer, templates, and how they are to be used.
-_READ_FILES: Final = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "pytorch_model*.bin",
-    "pytorch_model*.bin.index.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-    "additional_chat_templates/*.jinja",
-    "generation_config.json",
-    "modules.json",
-    *QUANTIZATION_FILES,
-)
+if TYPE_CHECKING:
+    from requant.schemes.scheme import Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +50,128 @@ class Request:
 
 def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Plan:
     """Decide how `source` becomes `destination`; raises `PlanError` or `UnsupportedError` for whatever cannot be."""
-    passes = _LISTS[source.naming, target.naming](request, target, destination)
-    said, trail = made(passes, unchanged(source))
-    assert said.layout is not None
-    return Plan(said.steps, said.layout, said.losses, obsolete_files(said.layout), trail)
+    passes = LISTS[source.naming, target.naming](request, target, destination)
+    return planned(passes, unchanged(source))
 
 
-def obsolete_files(layout: Layout) -> tuple[Path, ...]:
-    """Files in the destination's folder that a reader would take for parts of the new model there."""
-    names = {file.name for file in layout.files}
-    if "config.json" not in names or not layout.root.is_dir():
-        return ()  # a single file stands for itself, whatever lies beside it
-    found = {path for pattern in _READ_FILES for path in layout.root.glob(pattern)}
-    return tuple(sorted(path for path in found if path.relative_to(layout.root).as_posix() not in names))
+def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass]:
+    """A Hugging Face folder becomes a GGUF."""
+    recipe = "COPY" if request.recipe is None else request.recipe
+    return [
+        Claim(Naming.GGML),
+        Names(Naming.GGML),
+        TokenizerToGgml(request.vocabulary),
+        Mix(recipe, request.overrides, request.importance, request.key_values),
+        ConvertedMetadata(recipe, request.key_values, request.importance),
+        ScalesBeside(),
+        Steps(),
+        Place(target, destination, request.cut),
+        Losses(Naming.GGML),
+    ]
+
+
+def ggml_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass]:
+    """A GGUF becomes another one, by `convert`."""
+    recipe = "COPY" if request.recipe is None else request.recipe
+    return [
+        Claim(Naming.GGML),
+        OwnNames(),
+        Mix(recipe, request.overrides, request.importance, request.key_values),
+        ConvertedMetadata(recipe, request.key_values, request.importance),
+        OutputScale(),
+        Steps(),
+        Place(target, destination, request.cut),
+        Losses(Naming.GGML),
+    ]
+
+
+def ggml_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
+    """A GGUF becomes a Hugging Face folder."""
+    scheme = _scheme(request)
+    return [
+        Claim(Naming.HF),
+        FoldScales(),
+        Names(Naming.HF),
+        PartStacks(),
+        TokenizerToHf(),
+        *_layers(request, scheme, fuse=False),
+        *_types(request, scheme),
+        Place(target, destination, request.cut),
+        Losses(Naming.HF),
+    ]
+
+
+def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
+    """A Hugging Face folder becomes another one."""
+    scheme = _scheme(request)
+    return [
+        Claim(Naming.HF),
+        OwnNames(),
+        *_layers(request, scheme, fuse=scheme is None or not scheme.splits_fused),
+        *_types(request, scheme),
+        Place(target, destination, request.cut),
+        Losses(Naming.HF),
+    ]
+
+
+#: (naming of the source, of the target) -> the list of passes between them.
+LISTS: Final = {
+    (Naming.HF, Naming.GGML): hf_to_ggml,
+    (Naming.GGML, Naming.GGML): ggml_to_ggml,
+    (Naming.GGML, Naming.HF): ggml_to_hf,
+    (Naming.HF, Naming.HF): hf_to_hf,
+}
+
+
+def _layers(request: Request, scheme: Scheme | None, *, fuse: bool) -> list[Pass]:
+    """Layers as the new type needs them; without one they stay as they are."""
+    if request.recipe is None:
+        return []
+    from requant.passes.layers import Experts, Fuse
+
+    return [DropScales(), Experts(scheme), *([Fuse()] if fuse else [])]
+
+
+def _types(request: Request, scheme: Scheme | None) -> list[Pass]:
+    """What the tensors of a folder become, and config.json's word on it."""
+    from requant.passes.scheme import Config, Plain, Quantize
+
+    if scheme is not None:
+        return [Quantize(scheme, request.importance), Steps(), UnusedImportance(), Config()]
+    if request.overrides != Overrides():
+        raise PlanError(
+            "--tensor-type, --pure and the like choose the types of a GGUF's tensors; the destination is none",
+            hint="leave them out, or let the destination's name end in .gguf",
+        )
+    if request.importance is not None:
+        raise PlanError(
+            "--imatrix says where quantizing may lose; plain numbers are rounded to the nearest",
+            hint="leave it out, or quantize: --to GPTQ, AWQ, W4A16, EXL2-4.0, ...",
+        )
+    return [Plain(None if request.recipe is None else _dense(request.recipe)), Steps(), Config()]
+
+
+def _scheme(request: Request) -> Scheme | None:
+    """The scheme that the user names, if it is one."""
+    if request.recipe is None:
+        return None
+    from requant.schemes import scheme_named
+
+    return scheme_named(request.recipe)
+
+
+def _dense(name: str) -> Dense:
+    """The plain type that the user names; raises `PlanError` for what no folder can be."""
+    from requant.schemes import SCHEMES
+
+    offers = f"--to F16, BF16, F32, {', '.join(SCHEMES)}"
+    try:
+        recipe = recipe_named(name)
+    except PlanError:
+        raise PlanError(f"nothing a Hugging Face folder may hold is called {name!r}", hint=offers) from None
+    if not isinstance(recipe.main, Dense):
+        raise PlanError(
+            f"a Hugging Face folder cannot be {recipe.name}",
+            hint=f"{offers}; or let the destination's name end in .gguf",
+        )
+    return recipe.main

@@ -9,8 +9,15 @@ from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
-from requant.passes.directions import requantized
-from requant.passes.passing import made
+from requant.passes import Pass, planned
+from requant.passes.claim import Claim
+from requant.passes.companions import OutputScale
+from requant.passes.layout import Place
+from requant.passes.losses import Losses
+from requant.passes.metadata import RequantizedMetadata
+from requant.passes.names import FileOrder, PrunedMetadata
+from requant.passes.recipe import Mix
+from requant.passes.steps import Steps
 from requant.plan import Plan, unchanged
 from requant.recipes import Overrides
 
@@ -43,6 +50,27 @@ def plan_requantization(source: Checkpoint[Tensor], target: Format, destination:
             f"{source.path} is no GGUF file; requantize goes from one GGUF to another",
             hint="`requant convert` takes any checkpoint to any format",
         )
-    said, trail = made(requantized(request, target, destination), unchanged(source))
-    assert said.layout is not None
-    return Plan(said.steps, said.layout, said.losses, passes=trail)
+    return planned(requantized(request, target, destination), unchanged(source))
+
+
+def requantized(request: Request, target: Format, destination: Path) -> list[Pass]:
+    """A GGUF becomes one of other types, as llama-quantize makes it."""
+    return [
+        Claim(Naming.GGML),
+        FileOrder(request.prune, request.keep_split),
+        Mix(
+            request.recipe,
+            request.overrides,
+            request.importance,
+            request.key_values,
+            request.like,
+            request.keep_split,
+            request.rehearsal,
+        ),
+        RequantizedMetadata(request.recipe, request.key_values, request.importance, request.like),
+        *([PrunedMetadata(request.prune)] if request.prune else []),
+        OutputScale(),
+        Steps(anew=True),
+        Place(target, destination, request.cut, request.keep_split),
+        Losses(Naming.GGML),
+    ]

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from requant.errors import PlanError
-from requant.ir import Checkpoint, TensorSpec
-from requant.layout import Format, LayoutOptions
+from requant.ir import QUANTIZATION_FILES, Checkpoint, TensorSpec
+from requant.layout import Format, Layout, LayoutOptions
 from requant.passes.names import as_split
 from requant.passes.passing import Fact
 from requant.plan import Step, Translation
+
+#: What readers of a Hugging Face folder look for: weights, tokenizer, templates, and how they are to be used.
+_READ_FILES: Final = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model*.bin.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "generation_config.json",
+    "modules.json",
+    *QUANTIZATION_FILES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +70,12 @@ def described(target: Format, said: Translation) -> Checkpoint[TensorSpec]:
     """The checkpoint that will be written."""
     tensors = tuple(step.target for step in said.steps)
     return Checkpoint(target.naming, said.architecture, tensors, said.config, said.metadata, said.files)
+
+
+def obsolete_files(layout: Layout) -> tuple[Path, ...]:
+    """Files in the destination's folder that a reader would take for parts of the new model there."""
+    names = {file.name for file in layout.files}
+    if "config.json" not in names or not layout.root.is_dir():
+        return ()  # a single file stands for itself, whatever lies beside it
+    found = {path for pattern in _READ_FILES for path in layout.root.glob(pattern)}
+    return tuple(sorted(path for path in found if path.relative_to(layout.root).as_posix() not in names))

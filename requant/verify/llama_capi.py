@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.verify.llama_child import Channel, Refused
+from requant.verify.llama_channel import Channel, Refused
 from requant.verify.logits import BATCH
 
 TESTED = ("2026.10.11549",)  # of xllamacpp; the build number in its shared object is always 0

@@ -1,50 +1,17 @@
 """The process that llama.cpp lives in: requests on stdin, answers on stdout, llama.cpp's log on stderr.
 
-Started as a module by `requant.verify.llama_cpp`. A frame is a little-endian u32, that many bytes of JSON, then
-`nbytes` (a key of the JSON) raw bytes. Every request gets one answer, `{"ok": …}` or `{"error": "…"}`;
-`{"progress": 0…1}` may come before it.
+Started as a module by `requant.verify.llama_cpp`; frames are those of `requant.verify.llama_channel`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import struct
 import sys
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-
-class Refused(Exception):
-    """llama.cpp said no; the parent adds the log's last words."""
-
-
-class Channel:
-    """The pipe to the parent."""
-
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
-        self.source, self.sink = source, sink
-
-    def receive(self) -> dict[str, Any] | None:
-        """The next request; None when the parent has gone."""
-        head = self.source.read(4)
-        if len(head) < 4:
-            return None
-        message = json.loads(self.source.read(struct.unpack("<I", head)[0]))
-        return dict(message)
-
-    def send(self, message: dict[str, Any], payload: NDArray[np.float32] | None = None) -> None:
-        """One frame; `payload` goes out as the float32 it is."""
-        if payload is not None:
-            message = {**message, "nbytes": payload.nbytes}
-        text = json.dumps(message).encode()
-        self.sink.write(struct.pack("<I", len(text)) + text)
-        if payload is not None:
-            self.sink.write(payload.tobytes())
-        self.sink.flush()
+from requant.verify import llama_capi, llama_server
+from requant.verify.llama_channel import Channel, Refused
 
 
 def take_streams() -> Channel:
@@ -71,8 +38,6 @@ def serve(channel: Channel, api: Any) -> None:
 def main(path: str, version: str) -> None:
     """Serve with xllamacpp's shared object at `path`, of release `version`."""
     channel = take_streams()
-    from requant.verify import llama_capi, llama_server
-
     api: Any = llama_capi.CApi(path, channel) if version in llama_capi.TESTED else llama_server.ServerApi(channel)
     channel.send({"ok": {}})
     with contextlib.suppress(BrokenPipeError):
@@ -80,5 +45,4 @@ def main(path: str, version: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["requant.verify.llama_child"] = sys.modules["__main__"]  # so that `Refused` is one class
     main(sys.argv[1], sys.argv[2])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.verify.llama_child import Channel, Refused
+from requant.verify.llama_channel import Channel, Refused
 
 
 class ServerApi:

@@ -1,0 +1,17 @@
+"""A list of passes made into a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from requant.passes.layout import obsolete_files
+from requant.passes.passing import Pass, made
+from requant.plan import Plan, Translation
+
+
+def planned(passes: Sequence[Pass], begun: Translation) -> Plan:
+    """What `passes`, the last of which have placed every byte, make of `begun`."""
+    said, trail = made(passes, begun)
+    if said.layout is None:
+        raise ValueError("a plan needs a pass that places its bytes")
+    return Plan(said.steps, said.layout, said.losses, obsolete_files(said.layout), trail)
