@@ -5,7 +5,8 @@ from functools import singledispatch
 
 import numpy as np
 
-from requant.expressions import Affine, Node, Slice, Stored, Transposed
+from requant import expressions as e
+from requant.expressions import Node
 from requant.ir import Tensor
 from requant.sources import read
 
@@ -34,20 +35,103 @@ def twin(node: Node, values: Read) -> np.ndarray:
 
 
 @twin.register
-def _(node: Stored, values: Read) -> np.ndarray:
+def _(node: e.Stored, values: Read) -> np.ndarray:
     return values(node.tensor).reshape(node.tensor.shape)
 
 
 @twin.register
-def _(node: Slice, values: Read) -> np.ndarray:
-    return carried_out(node.of, values).reshape(-1, node.columns)[node.start : node.stop]
+def _(node: e.Slice, values: Read) -> np.ndarray:
+    return as_matrix(node.of, values)[node.start : node.stop]
 
 
 @twin.register
-def _(node: Transposed, values: Read) -> np.ndarray:
+def _(node: e.Chosen, values: Read) -> np.ndarray:
+    return np.stack([as_matrix(node.of, values)[row] for row in node.chosen])
+
+
+@twin.register
+def _(node: e.Joined, values: Read) -> np.ndarray:
+    return np.concatenate([as_matrix(one, values) for one in node.inputs])
+
+
+@twin.register
+def _(node: e.Stacked, values: Read) -> np.ndarray:
+    return np.stack([carried_out(one, values) for one in node.inputs])
+
+
+@twin.register
+def _(node: e.Interleaved, values: Read) -> np.ndarray:
+    arrays = [carried_out(one, values) for one in node.inputs]
+    return np.stack([array[..., row, :] for row in range(arrays[0].shape[-2]) for array in arrays], axis=-2)
+
+
+@twin.register
+def _(node: e.Deinterleaved, values: Read) -> np.ndarray:
+    array = carried_out(node.of, values)
+    return array.take(range(node.turn, array.shape[-2], node.count), axis=-2)
+
+
+@twin.register
+def _(node: e.RopeOrder, values: Read) -> np.ndarray:
+    heads = as_matrix(node.of, values).reshape(node.heads, -1, node.columns)
+    half = heads.shape[1] // 2
+    shape = (node.heads, half, 2, -1) if node.inverse else (node.heads, 2, half, -1)
+    return heads.reshape(shape).swapaxes(1, 2).reshape(node.shape)
+
+
+@twin.register
+def _(node: e.Regrouped, values: Read) -> np.ndarray:
+    grids = as_matrix(node.of, values).reshape(-1, *node.sizes, node.columns)
+    axes = (0, *(axis + 1 for axis in node.axes), len(node.sizes) + 1)
+    return grids.transpose(axes).reshape(node.shape)
+
+
+@twin.register
+def _(node: e.Regarded, values: Read) -> np.ndarray:
+    return carried_out(node.of, values).reshape(node.into)
+
+
+@twin.register
+def _(node: e.Reshaped, values: Read) -> np.ndarray:
+    return carried_out(node.of, values).reshape(node.into)
+
+
+@twin.register
+def _(node: e.Transposed, values: Read) -> np.ndarray:
     return carried_out(node.of, values).swapaxes(-1, -2)
 
 
 @twin.register
-def _(node: Affine, values: Read) -> np.ndarray:
+def _(node: e.Columns, values: Read) -> np.ndarray:
+    return carried_out(node.of, values)[..., list(node.chosen)]
+
+
+@twin.register
+def _(node: e.ColumnsJoined, values: Read) -> np.ndarray:
+    return np.concatenate([carried_out(one, values) for one in node.inputs], axis=-1)
+
+
+@twin.register
+def _(node: e.ColumnsScaled, values: Read) -> np.ndarray:
+    return carried_out(node.of, values) * carried_out(node.factors, values).reshape(-1)
+
+
+@twin.register
+def _(node: e.Affine, values: Read) -> np.ndarray:
     return np.float32(node.factor) * carried_out(node.of, values) + np.float32(node.term)
+
+
+@twin.register
+def _(node: e.NegExp, values: Read) -> np.ndarray:
+    return -np.exp(carried_out(node.of, values))
+
+
+@twin.register
+def _(node: e.LogNeg, values: Read) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return np.log(-carried_out(node.of, values))
+
+
+def as_matrix(node: Node, values: Read) -> np.ndarray:
+    """All dimensions but the last as rows."""
+    return carried_out(node, values).reshape(node.rows, node.columns)

@@ -18,31 +18,63 @@ from __future__ import annotations
 
 from requant.expressions.affine import Affine
 from requant.expressions.arithmetic import Arithmetic
+from requant.expressions.chosen import Chosen
+from requant.expressions.columns import Columns
+from requant.expressions.columns_joined import ColumnsJoined
+from requant.expressions.columns_scaled import ColumnsScaled
 from requant.expressions.context import Context, Scratch, Shared
+from requant.expressions.deinterleaved import Deinterleaved
 from requant.expressions.elementwise import Elementwise
+from requant.expressions.exponentials import LogNeg, NegExp
 from requant.expressions.form import Form
 from requant.expressions.granules import InGranules
+from requant.expressions.interleaved import Interleaved
+from requant.expressions.joined import Joined, Stacked
 from requant.expressions.moving import Moving
 from requant.expressions.node import Node
+from requant.expressions.permuted import Permuted
 from requant.expressions.reduction import Reduction, slabs
+from requant.expressions.regrouped import Regrouped
+from requant.expressions.reshaped import Regarded, Reshaped, reshaped
+from requant.expressions.rope_order import RopeOrder
+from requant.expressions.single import Single
 from requant.expressions.slice import Slice
 from requant.expressions.stored import Stored
 from requant.expressions.transposed import Transposed
+from requant.expressions.wording import listed
 
 __all__ = [
     "Affine",
     "Arithmetic",
+    "Chosen",
+    "Columns",
+    "ColumnsJoined",
+    "ColumnsScaled",
     "Context",
+    "Deinterleaved",
     "Elementwise",
     "Form",
     "InGranules",
+    "Interleaved",
+    "Joined",
+    "LogNeg",
     "Moving",
+    "NegExp",
     "Node",
+    "Permuted",
     "Reduction",
+    "Regarded",
+    "Regrouped",
+    "Reshaped",
+    "RopeOrder",
     "Scratch",
     "Shared",
+    "Single",
     "Slice",
+    "Stacked",
     "Stored",
     "Transposed",
+    "listed",
+    "reshaped",
     "slabs",
 ]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from requant.encodings import Shape
 from requant.expressions.moving import Moving
 from requant.expressions.node import Node
+from requant.expressions.single import Single
 
 
 @dataclass(frozen=True, slots=True)
-class Slice(Moving):
+class Slice(Single, Moving):
     """Only the rows `[start, stop)`, as a matrix: one projection of a fused layer, one expert of a stack."""
 
-    of: Node
     start: int
     stop: int
 
@@ -22,15 +22,6 @@ class Slice(Moving):
     def shape(self) -> Shape:
         """[stop - start, columns]."""
         return (self.stop - self.start, self.of.columns)
-
-    @property
-    def children(self) -> tuple[Node, ...]:
-        """The whole."""
-        return (self.of,)
-
-    def over(self, children: Sequence[Node]) -> Node:
-        """The same rows of another."""
-        return replace(self, of=children[0])
 
     def explain(self) -> str:
         """For example `rows(qkv, 0, 512)`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,29 +11,19 @@ from requant.encodings import Dense, Encoding, Shape
 from requant.expressions.context import Context
 from requant.expressions.form import Form
 from requant.expressions.node import Node
+from requant.expressions.single import Single
 
 
 @dataclass(frozen=True, slots=True)
-class Transposed(Node):
+class Transposed(Single):
     """Rows become columns, in every matrix of a stack: GPT-2's Conv1D and gpt-oss' experts are [in, out] in
     transformers, where a linear layer is [out, in]."""
-
-    of: Node
 
     @property
     def shape(self) -> Shape:
         """[..., columns, rows]."""
         *stack, rows, columns = self.of.shape
         return (*stack, columns, rows)
-
-    @property
-    def children(self) -> tuple[Node, ...]:
-        """What is transposed."""
-        return (self.of,)
-
-    def over(self, children: Sequence[Node]) -> Node:
-        """Another transposed."""
-        return Transposed(children[0])
 
     def explain(self) -> str:
         """For example `transposed(c_attn)`."""
