@@ -479,7 +479,7 @@ def test_what_is_not_read_is_refused_by_name(tmp_path):
     [
         {},
         {"bits": "four", "group_size": None, "dynamic": 3},
-        {"dynamic": {"(": {}, "x": 1}, "meta": []},
+        {"dynamic": {"x": 1}, "meta": []},
         {"bits": True},
     ],
 )

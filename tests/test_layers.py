@@ -19,6 +19,7 @@ MAY_IMPORT = {
         "requant.dtypes",
         "requant.encodings",
         "requant.errors",
+        "requant.patterns",
     },
 }
 

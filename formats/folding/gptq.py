@@ -41,7 +41,7 @@ _SAMPLE_WORDS: Final = 1 << 16
 
 def fold_gptq(pool: Pool, quantization: Mapping[str, Json]) -> None:
     """Fold every GPTQ layer, Marlin's tiles of AutoGPTQ included."""
-    config = GptqConfig(quantization)
+    config = GptqConfig(quantization, pool.path)
     layers = [_Layer(pool, module, config.rule(module)) for module in pool.modules("qweight") if is_gptq(pool, module)]
     mislabelled = _label_is_wrong([layer for layer in layers if not layer.found.symmetric])
     for layer in layers:

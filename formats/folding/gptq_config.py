@@ -6,16 +6,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 from requant.encodings.gptq import Zeros
+from requant.errors import UnsupportedError
 from requant.ir import Json
+from requant.patterns import Patience, Pattern, PatternError, regular_expression
 
 #: Words for true zeros, in `checkpoint_format`, `format` or auto-round's `packing_format`; all else is less one.
 _TRUE_ZEROS: Final = frozenset({"gptq_v2", "gptq_p", "auto_round:gptq_v2"})
 _VERSION: Final = re.compile(r"gptqmodel:(\d+)")
-#: Patterns longer than this are left alone: a configuration is not trusted to match in a reasonable time.
-_MAX_PATTERN: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,14 @@ class Rule:
 
 
 class GptqConfig:
-    """A quantization config; whatever has no meaning in it is ignored."""
+    """A quantization config; whatever has no meaning in it is ignored.
 
-    def __init__(self, quantization: Mapping[str, Json]) -> None:
-        self._config = quantization
+    path: the model, for messages. A pattern of `dynamic` that cannot be matched is an `UnsupportedError`: nobody knows
+    then which modules it speaks of.
+    """
+
+    def __init__(self, quantization: Mapping[str, Json], path: Path) -> None:
+        self._config, self._path = quantization, path
         form = quantization.get("packing_format") or quantization.get("checkpoint_format") or quantization.get("format")
         self.form = str(form or "gptq").lower()
 
@@ -57,25 +62,23 @@ class GptqConfig:
         return bool(versions) and min(versions) < 7
 
     @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], Mapping[str, Json]]]:
-        dynamic = self._config.get("dynamic")
-        compiled: list[tuple[re.Pattern[str], Mapping[str, Json]]] = []
-        for text, changes in dynamic.items() if isinstance(dynamic, dict) else ():
-            pattern = text.removeprefix("+:")
-            if pattern.startswith("-:") or len(pattern) > _MAX_PATTERN or not isinstance(changes, dict):
-                continue  # modules that are not quantized show by themselves
-            try:
-                compiled.append((re.compile(pattern), changes))
-            except re.error:
-                continue
-        return compiled
+    def _patterns(self) -> list[tuple[Pattern, Mapping[str, Json]]]:
+        dynamic, patience = self._config.get("dynamic"), Patience()
+        return [
+            (regular_expression(text.removeprefix("+:"), patience), changes)
+            for text, changes in (dynamic.items() if isinstance(dynamic, dict) else ())
+            if not text.startswith("-:") and isinstance(changes, dict)  # what is not quantized shows by itself
+        ]
 
     def _changed(self, module: str) -> Mapping[str, Json]:
         extra = self._config.get("extra_config")
         found = extra.get(module) if isinstance(extra, dict) else None
         if isinstance(found, dict):
             return found
-        return next((changes for pattern, changes in self._patterns if pattern.match(module)), {})
+        try:
+            return next((changes for pattern, changes in self._patterns if pattern.matches(module)), {})
+        except PatternError as error:
+            raise UnsupportedError(f"{self._path}: the quantization config's dynamic: {error}") from None
 
 
 def _integer(config: Mapping[str, Json], key: str, default: int | None = None) -> int | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from requant.patterns import Patience
 from requant.plan import Loss, LossKind
 from requant.tokenizers.files import Files, Item
 from requant.tokenizers.pre_tokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
@@ -40,7 +42,7 @@ def recognize(tokenizer: Item, tokenizer_config: Item, architecture: str = "") -
         same, example = _same(steps)
     except UnknownStep as unknown:
         row = wanted.choose(tuple(row for row in PRE_TOKENIZERS if row.name == "gpt-2"))
-        losses.append(_loss(f"llama.cpp has no {unknown}; it will cut text into words as {row.name!r} does"))
+        losses.append(_loss(f"{unknown} is not understood; llama.cpp will cut text into words as {row.name!r} does"))
         return Recognized(row, tuple(losses))
     usual = tuple(row for row in same if row.name == _FAMILIES.get(architecture))
     row = wanted.choose(usual or same)
@@ -74,7 +76,8 @@ def _loss(detail: str) -> Loss:
 
 
 def _difference(row: PreTokenizer, steps: tuple[Split, ...], example: str) -> str:
-    theirs, ours = run(tuple(map(Split, row.splits)), example), run(steps, example)
+    patience = Patience()
+    theirs, ours = run(tuple(map(Split, row.splits)), example, patience), run(steps, example, patience)
     index = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
     return (
         f"no pre-tokenizer of llama.cpp does the same; the closest, {row.name!r}, cuts {example!r} at"
@@ -125,14 +128,17 @@ def _same(steps: tuple[Split, ...]) -> tuple[tuple[PreTokenizer, ...], str]:
     literal = tuple(step.pattern for step in steps if step == Split(step.pattern))
     if len(literal) == len(steps) and literal in by_splits:
         return tuple(by_splits[literal]), ""
-    wanted = [(text, run(steps, text)) for text in probes()]
+    patience = Patience()
+    wanted = [(text, run(steps, text, patience)) for text in probes()]
+
+    def differs(splits: tuple[str, ...]) -> Iterator[str]:
+        ours = tuple(map(Split, splits))
+        return (text for text, pieces in wanted if run(ours, text, patience) != pieces)
+
     for splits, rows in by_splits.items():
-        if all(run(tuple(map(Split, splits)), text) == pieces for text, pieces in wanted):
+        if next(differs(splits), None) is None:
             return tuple(rows), ""
-    wrong = {
-        splits: [text for text, pieces in wanted if run(tuple(map(Split, splits)), text) != pieces]
-        for splits in by_splits
-    }
+    wrong = {splits: list(differs(splits)) for splits in by_splits}
     closest = min(wrong, key=lambda splits: len(wrong[splits]))
     return tuple(by_splits[closest]), wrong[closest][0]
 

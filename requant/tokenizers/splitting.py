@@ -2,7 +2,8 @@
 
 `tokenizers` understands Oniguruma's regular expressions with Unicode properties, Python's `re` does not. But to tell
 whether two pre-tokenizers do the same it is enough to run both on chosen texts, and over the few characters of these
-texts every `\\p{L}`, `\\s` or `[^\\r\\n\\p{N}]` is a short list that `re` does understand.
+texts every `\\p{L}`, `\\s` or `[^\\r\\n\\p{N}]` is a short list that `re` does understand. A tokenizer's own pattern
+is matched with limited patience, by `requant.patterns`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
+from requant.patterns import Patience, PatternError, regular_expression
+from requant.printable import printable
 from requant.tokenizers.files import Item
 from requant.tokenizers.pre_tokenizers import GPT2, PRE_TOKENIZERS
 
@@ -37,9 +40,13 @@ _TEXTS = (
 
 ALPHABET = "".join(sorted({*_ASCII, *_LETTERS, *_OTHERS, *"".join(_TEXTS)}))
 _WHITE = frozenset(c for c in ALPHABET if c.isspace() and not "\x1c" <= c <= "\x1f")
+#: Where the matches of a pattern lie in a text.
+_Find = Callable[[str], Iterable[tuple[int, int]]]
 _PROPERTIES = {"Han": "中你好龜", "Hiragana": "ひ", "Katakana": "カ", "Hangul": "한ㄱ", "Thai": "เกค", "Latin": "éÉßǅʰ"}
-#: Patterns known to end although they repeat inside a repetition.
+#: Patterns of llama.cpp's table, which are known to end.
 _TRUSTED = frozenset(pattern for row in PRE_TOKENIZERS for pattern in row.splits)
+#: Characters of a pattern whose classes have been written out.
+_LONGEST = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class Split:
 
 
 class UnknownStep(Exception):
-    """A step that cannot be run here; the text says which."""
+    """A step that cannot be run here; the text says which, to be followed by "is not understood"."""
 
 
 @cache
@@ -109,25 +116,25 @@ def steps_of(item: Item) -> tuple[Split, ...]:
         else:
             text = pattern.get("Regex").string()
         return (Split(text, item.get("behavior").string("Isolated"), item.get("invert").flag()),)
-    raise UnknownStep(kind)
+    raise UnknownStep(f"the pre-tokenizer {printable(kind)!r}")
 
 
-def run(steps: tuple[Split, ...], text: str) -> list[str]:
-    """The pieces of `text` that are left, in order."""
+def run(steps: tuple[Split, ...], text: str, patience: Patience) -> list[str]:
+    """The pieces of `text` that are left, in order. Raises UnknownStep."""
     pieces = [text]
     for step in steps:
-        compiled = _compiled(step.pattern)
-        pieces = [part for piece in pieces for part in _cut(piece, step, compiled)]
+        find = _ours(step.pattern) if step.pattern in _TRUSTED else _theirs(step.pattern, patience)
+        pieces = [part for piece in pieces for part in _cut(piece, step, find)]
     return pieces
 
 
-def _cut(text: str, step: Split, compiled: re.Pattern[str]) -> Iterator[str]:
+def _cut(text: str, step: Split, find: _Find) -> Iterator[str]:
     """Matches and gaps of one piece, joined or dropped as the step says."""
     spans, at = [], 0
-    for match in compiled.finditer(text):
-        spans.append((text[at : match.start()], False))
-        spans.append((match[0], True))
-        at = match.end()
+    for start, end in find(text):
+        spans.append((text[at:start], False))
+        spans.append((text[start:end], True))
+        at = end
     spans.append((text[at:], False))
     marked = [(part, hit is not step.invert) for part, hit in spans if part]
     if step.behavior == "Isolated":
@@ -137,7 +144,7 @@ def _cut(text: str, step: Split, compiled: re.Pattern[str]) -> Iterator[str]:
     elif step.behavior in ("Contiguous", "MergedWithPrevious", "MergedWithNext"):
         yield from _joined(marked, step.behavior)
     else:
-        raise UnknownStep(f"Split with behavior {step.behavior!r}")
+        raise UnknownStep(f"a Split with behavior {printable(step.behavior)!r}")
 
 
 def _joined(marked: list[tuple[str, bool]], behavior: str) -> Iterator[str]:
@@ -161,11 +168,33 @@ def _joined(marked: list[tuple[str, bool]], behavior: str) -> Iterator[str]:
 
 
 @cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(_Translator(pattern).translate(), re.MULTILINE)
-    except (re.error, ValueError, IndexError, OverflowError, RecursionError) as error:
-        raise UnknownStep(f"the regular expression {pattern[:60]!r} ({error})") from None
+def _ours(pattern: str) -> _Find:
+    """A pattern of the table."""
+    compiled = re.compile(_translated(pattern), re.MULTILINE)
+    return lambda text: (match.span() for match in compiled.finditer(text))
+
+
+def _theirs(pattern: str, patience: Patience) -> _Find:
+    """A pattern out of a tokenizer.json, matched as long as there is patience."""
+
+    def find(text: str) -> Iterator[tuple[int, int]]:
+        try:
+            translated = _translated(pattern)
+            return regular_expression(translated, patience, multiline=True, longest=_LONGEST).spans(text)
+        except PatternError as error:
+            why = error.why
+        except _UnreadError as error:
+            why = f"has {error}"
+        except (ValueError, IndexError, OverflowError):
+            why = "ends or counts where it cannot"
+        raise UnknownStep(f"the regular expression {printable(pattern, 60)!r}, which {why},")
+
+    return find
+
+
+@lru_cache(1024)
+def _translated(pattern: str) -> str:
+    return _Translator(pattern).translate()
 
 
 def _written(members: frozenset[str]) -> str:
@@ -183,7 +212,7 @@ def _with_property(name: str) -> frozenset[str]:
     elif name and ((len(name) == 1 and name in "LMNPSZC") or (len(name) == 2 and name[0] in "LMNPSZC")):
         members = frozenset(c for c in ALPHABET if unicodedata.category(c).startswith(name))
     else:
-        raise ValueError(f"\\p{{{name}}}")
+        raise _UnreadError(f"\\p{{{printable(name, 30)}}}")
     return frozenset(ALPHABET) - members if inverted else members
 
 
@@ -204,16 +233,20 @@ _ANCHORS = {
 _CONTROL = {"n": "\n", "r": "\r", "t": "\t", "v": "\x0b", "f": "\f", "a": "\a", "e": "\x1b"}
 
 
+class _UnreadError(ValueError):
+    """Something in a pattern that is not translated; the text says what."""
+
+
 class _Translator:
     """Oniguruma to `re`, exact for texts over `ALPHABET`."""
 
     def __init__(self, pattern: str) -> None:
         if len(pattern) > 4096:
-            raise ValueError("too long")
+            raise _UnreadError("more than 4096 characters")
         self.pattern, self.at = pattern, 0
 
     def translate(self) -> str:
-        out, groups, risky = [], [False], False
+        out = []
         while self.at < len(self.pattern):
             char = self.pattern[self.at]
             if char == "[":
@@ -222,19 +255,8 @@ class _Translator:
             if char == "\\":
                 out.append(self._escape())
                 continue
-            if char == "(":
-                groups.append(False)
-            elif char == ")":
-                # a repeated group that repeats inside can take exponential time on text that does not match
-                inner = len(groups) > 1 and groups.pop()
-                risky |= inner and self.pattern[self.at + 1 : self.at + 2] in ("*", "+", "{")
-                groups[-1] |= inner
-            elif char in "*+{":
-                groups[-1] = True
             out.append(char)
             self.at += 1
-        if risky and self.pattern not in _TRUSTED:
-            raise ValueError("nested repetition")
         return "".join(out)
 
     def _escape(self) -> str:
@@ -248,7 +270,7 @@ class _Translator:
         self.at = start + 2
         if self.pattern[start + 1] in _ANCHORS:
             return _ANCHORS[self.pattern[start + 1]]
-        raise ValueError(self.pattern[start : start + 2])
+        raise _UnreadError(printable(self.pattern[start : start + 2]))
 
     def _escaped_set(self) -> frozenset[str] | None:
         """`\\p{..}`, `\\s` and the like, or None (then nothing is consumed)."""
@@ -302,7 +324,7 @@ class _Translator:
     def _class_member(self) -> frozenset[str]:
         if self.pattern[self.at] == "[":
             if self.pattern.startswith("[:", self.at):
-                raise ValueError("a POSIX bracket")
+                raise _UnreadError("a POSIX bracket")
             return self._class()
         if self.pattern[self.at] == "\\" and (members := self._escaped_set()) is not None:
             return members
@@ -317,7 +339,7 @@ class _Translator:
         if self.pattern[self.at] == "\\":
             char = self._escaped_char()
             if char is None:
-                raise ValueError(self.pattern[self.at : self.at + 2])
+                raise _UnreadError(printable(self.pattern[self.at : self.at + 2]))
             return char
         self.at += 1
         return self.pattern[self.at - 1]
