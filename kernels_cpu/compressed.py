@@ -39,21 +39,21 @@ class PackedCodec:
         if how.bits != 4 or how.order is Order.ACT or columns % size or size % 32:
             narrowed(lambda values: self.decode(parts, values, start), how.values.label, out)
             return
-        codes = np.ascontiguousarray(parts["packed"][start : start + rows]).view(np.uint8)
+        codes = _flat(parts["packed"])[start : start + rows].view(np.uint8)
         scales, zeros = self._numbers(parts, rows, start)
         nibbles_to_halves(codes, _FOUR_BITS, scales, zeros, size, how.values.label, out)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """Round to nearest, with the clip that makes the squared error of each group least."""
         how = self.encoding
-        if how.group == 0 or how.order is Order.ACT:
+        if how.group == 0 or how.rows > 1 or how.order is Order.ACT:
             raise UnsupportedError(f"{how.label} is read, not written", hint="choose W4A16 or W8A16")
         codes = round_to_groups(values, importance, how.group, how.bits, how.symmetric, how.scale)
         self.pack(codes, out, start)
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
         """The integers of some rows."""
-        columns = int(parts["shape"][1])
+        columns = int(parts["shape"][-1])
         codes = self._padded(parts, rows, start, columns)
         codes.codes = codes.codes[:, :columns]
         return codes
@@ -63,22 +63,32 @@ class PackedCodec:
         how, (rows, columns) = self.encoding, codes.codes.shape
         if not how.stream:
             raise UnsupportedError(f"{how.label} is read, not written", hint="choose W4A16 or W8A16")
-        numbers, scales, zeros, _ = regrouped(codes, how.bits, how.symmetric, how.group, out["scales"].shape[1])
-        out["packed"][start : start + rows] = words_of(numbers, how.bits)
-        store_scales(scales, how.scale, out["scales"][start : start + rows])
+        groups = out["scales"].shape[-1]
+        numbers, scales, zeros, _ = regrouped(codes, how.bits, how.symmetric, how.group, groups)
+        _flat(out["packed"])[start : start + rows] = words_of(numbers, how.bits)
+        store_scales(scales, how.scale, out["scales"].reshape(-1, groups)[start : start + rows])
         if not how.symmetric:
-            words = words_of(np.ascontiguousarray(zeros.T.astype(np.uint8)), how.bits).T
-            first = start * how.bits // 32
-            out["zeros"][first : first + len(words)] = words
+            self._store_zeros(zeros, out, start)
         if start == 0:
-            out["shape"][...] = out["packed"].shape[0], columns
+            out["shape"][...] = *out["packed"].shape[:-1], columns
             if how.order is not Order.MISSING:
                 out["g_idx"][...] = self._g_idx(codes, columns)
+
+    def _store_zeros(self, zeros: Values, out: Parts, start: int) -> None:
+        """The zeros of some rows; runs hold whole words, or whole matrices of a stack."""
+        height, bits = out["packed"].shape[-2], self.encoding.bits
+        stored = out["zeros"].reshape(-1, out["zeros"].shape[-1])
+        tall = height if len(zeros) > height else len(zeros)
+        for at in range(0, len(zeros), tall):
+            words = words_of(np.ascontiguousarray(zeros[at : at + tall].T.astype(np.uint8)), bits).T
+            matrix, row = divmod(start + at, height)
+            first = matrix * self.encoding.words(height) + row * bits // 32
+            stored[first : first + len(words)] = words
 
     def _padded(self, parts: Parts, rows: int, start: int, columns: int) -> Codes:
         """The integers of some rows, with whatever fills the last word of each row of codes."""
         how = self.encoding
-        codes = self._codes(np.ascontiguousarray(parts["packed"][start : start + rows]), columns)
+        codes = self._codes(_flat(parts["packed"])[start : start + rows], columns)
         groups: NDArray[np.int32] | None = None
         if how.order is Order.ACT:
             groups = np.ascontiguousarray(parts["g_idx"]).astype(np.int32)
@@ -86,16 +96,34 @@ class PackedCodec:
 
     def _numbers(self, parts: Parts, rows: int, start: int) -> tuple[Values, Values]:
         """Scales and zeros of some rows."""
-        how = self.encoding
-        if how.group == 0:
-            scales = np.full((rows, 1), widened(parts["scales"], how.scale)[0], np.float32)
-        else:
-            scales = widened(np.ascontiguousarray(parts["scales"][start : start + rows]), how.scale)
-        zeros = np.full(scales.shape, np.float32(1 << (how.bits - 1)), np.float32)
-        if not how.symmetric:
-            words = np.ascontiguousarray(parts["zeros"].T)
-            zeros[...] = self._codes(words, parts["packed"].shape[0])[:, start : start + rows].T
-        return scales, np.ascontiguousarray(zeros)
+        how, half = self.encoding, np.float32(1 << (self.encoding.bits - 1))
+        places = self._grid_rows(parts["packed"].shape[-2], rows, start)
+        scales = widened(np.ascontiguousarray(_flat(parts["scales"])[places]), how.scale)
+        if how.symmetric:
+            return scales, np.full(scales.shape, half, np.float32)
+        if how.plain_zeros:
+            return scales, _flat(parts["zeros"])[places].view(np.int8).astype(np.float32) + half
+        return scales, self._packed_zeros(parts, rows, start)
+
+    def _grid_rows(self, height: int, rows: int, start: int) -> NDArray[np.intp] | slice:
+        """The row of scales for each of some rows of matrices of this height."""
+        together, number = self.encoding.rows, np.arange(start, start + rows)
+        if self.encoding.group == 0:
+            return number // height
+        if together == 1:
+            return slice(start, start + rows)
+        return number // height * -(-height // together) + number % height // together
+
+    def _packed_zeros(self, parts: Parts, rows: int, start: int) -> Values:
+        """Zeros, whose words lie along the rows of each matrix."""
+        height, groups = parts["packed"].shape[-2], parts["zeros"].shape[-1]
+        words = parts["zeros"].reshape(-1, self.encoding.words(height), groups)
+        first, last = start // height, -(-(start + rows) // height)
+        zeros = np.empty(((last - first) * height, groups), np.float32)
+        for n in range(first, last):
+            codes = self._codes(np.ascontiguousarray(words[n].T), height)
+            zeros[(n - first) * height : (n - first + 1) * height] = codes[:, :height].T
+        return np.ascontiguousarray(zeros[start - first * height :][:rows])
 
     def _codes(self, words: NDArray[Any], count: int) -> NDArray[np.uint8]:
         """At least `count` codes of each row of words."""
@@ -115,6 +143,11 @@ class PackedCodec:
         if how.order is Order.ACT and codes.groups is not None:
             return codes.groups
         return (np.arange(columns) // (columns if how.group < 0 else how.group)).astype(np.int32)
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    """Rows of all matrices of a stack, one after another."""
+    return np.ascontiguousarray(array).reshape(-1, array.shape[-1])
 
 
 @dataclass(frozen=True, slots=True)

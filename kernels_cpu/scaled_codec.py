@@ -47,7 +47,9 @@ class ScaledCodec:
             group = columns
         zeros = np.zeros_like(scales) if not how.zero else self._of_rows(parts, "zeros", len(out), start, columns)
         target = out.reshape(-1)
-        flat, zero = scales.reshape(-1), zeros.reshape(-1)
+        rounded = how.values.label if how.values.label in ("F16", "BF16") and how.scale == how.values.label else ""
+        late = bool(rounded) and how.zero.startswith("F8")  # there a difference needs more bits than codes have
+        flat, zero = (np.ones_like(scales) if late else scales).reshape(-1), zeros.reshape(-1)
         match how.element:
             case "F4":
                 scaled.decode_e2m1(codes, flat, group, target)
@@ -61,13 +63,16 @@ class ScaledCodec:
                 scaled.decode_int8(codes, flat, zero, columns, group, target)
             case other:
                 scaled.decode_table(codes, small_float_table(other), flat, zero, columns, group, target)
-        if how.values.label in ("F16", "BF16") and how.scale == how.values.label:
-            round_to(out, how.values.label)
+        if late:
+            round_to(out, rounded)
+            out *= np.repeat(scales, group, axis=1)[:, :columns]
+        if rounded:
+            round_to(out, rounded)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """The largest value of what shares a scale becomes the largest element; 4-bit floats search for better."""
         how = self.encoding
-        if how.zero or how.element not in LARGEST:
+        if how.zero or how.element not in LARGEST or how.whole_form in ("matrices", "halves"):
             raise UnsupportedError(f"{how.label} is read, not written", hint="choose FP8, FP8-BLOCK, NVFP4 or MXFP4")
         if not values.size:
             return
@@ -172,11 +177,20 @@ class ScaledCodec:
         """The scales of some rows: float32 [rows, groups], that of the whole tensor included."""
         scales = self._of_rows(parts, "scales", rows, start, columns)
         if self.encoding.whole:
-            whole = parts["whole"].reshape(-1)[0]
-            whole = whole if np.isfinite(whole) else np.float32(np.nan)  # dividing by infinity would hide it
+            whole = self._wholes(parts, rows, start)
             with np.errstate(all="ignore"):  # what overflows in a damaged file is found among the values
                 scales = scales / whole if self.encoding.whole == "divides" else scales * whole
         return scales
+
+    def _wholes(self, parts: Parts, rows: int, start: int) -> Floats:
+        """The scales of whole tensors for some rows: [1, 1] or [rows, 1]; of a stack, each is for as many rows."""
+        stored = parts["whole"].reshape(-1).view(np.float32)
+        stored = np.where(np.isfinite(stored), stored, np.float32(np.nan))  # dividing by infinity would hide it
+        if stored.size == 1:
+            return stored.reshape(1, 1)
+        together = int(np.prod(parts["data"].shape[:-1])) // stored.size
+        chosen: Floats = stored[np.arange(start, start + rows) // together][:, None]
+        return chosen
 
     def _of_rows(self, parts: Parts, name: str, rows: int, start: int, columns: int) -> Floats:
         how, array = self.encoding, parts[name]

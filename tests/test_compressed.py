@@ -275,8 +275,9 @@ def test_widths_and_groups_are_seen_from_shapes(tmp_path, changes, config, label
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weight_scale": None}, "no 'weight_scale'"),
-        ({"weight_shape": torch.tensor([48, 256, 1])}, "not two sizes"),
+        ({"weight_scale": None}, "no 'm.weight_scale'"),
+        ({"weight_shape": torch.tensor([48, 256, 1, 1])}, "not two sizes"),
+        ({"weight_shape": torch.tensor([48, 256, 1])}, "no matrix of 48 by 256 by 1"),
         ({"weight_shape": torch.tensor([-48, 256])}, "says -48 by 256"),
         ({"weight_shape": torch.tensor([47, 256])}, "are no matrix of 47 by 256"),
         ({"weight_shape": torch.tensor([48, 1 << 40])}, "no codes of 1 to 8 bits"),
@@ -287,7 +288,7 @@ def test_widths_and_groups_are_seen_from_shapes(tmp_path, changes, config, label
         ({"weight_g_idx": torch.full((256,), 4, dtype=torch.int32)}, "names group 4"),
         ({"weight_g_idx": torch.zeros(255, dtype=torch.int32)}, "not I32"),
     ],
-    ids=[str(n) for n in range(11)],
+    ids=[str(n) for n in range(12)],
 )
 def test_what_is_broken_is_named_while_planning(tmp_path, changes, message):
     with pytest.raises(FormatError, match=message):

@@ -54,6 +54,13 @@ class Pool:
             raise FormatError(self.path, f"module {module!r} has no {suffix!r}", hint="is a shard missing?")
         return array
 
+    def need_part(self, tensor: str, part: str) -> Tensor:
+        """The array `<tensor>_<part>`, without which the tensor is broken."""
+        array = self._arrays.get(f"{tensor}_{part}")
+        if array is None:
+            raise FormatError(self.path, f"{tensor!r} has no '{tensor}_{part}'", hint="is a shard missing?")
+        return array
+
     def assemble(self, spec: TensorSpec) -> None:
         """Fold the arrays that `spec.encoding` names into one tensor; each must be there, of its dtype and shape.
 

@@ -3,17 +3,21 @@
 The names and dtypes of a module's arrays say which kind it is, the shape of the scales what shares one; only where
 blocks are cut at the edges must the configuration (or the usual 128 by 128) say how large they are. Scales of
 activations and of the cache stay tensors of their own.
+
+Stacks of experts, parameters without ".weight", have the same arrays: `gate_up_proj_packed` and `gate_up_proj_scale` of
+compressed-tensors, `gate_up_proj`, `gate_up_proj_weight_scale` and `gate_up_proj_weight_scale_2` of ModelOpt.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from requant.encodings import Shape
 from requant.encodings.scaled import Scaled
 from requant.errors import FormatError, UnsupportedError
+from requant.formats.folding.blocks import blocks_of
 from requant.formats.folding.pool import Pool
 from requant.ir import Json, Tensor, TensorSpec
 
@@ -26,8 +30,8 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 #: Blocks of FP8 where the configuration says nothing.
 _BLOCK: Final = (128, 128)
-#: Rows and columns of a block, if the configuration says so.
-Block = tuple[int, int] | None
+#: Rows and columns of blocks that the configuration names.
+Blocks = Sequence[tuple[int, int]]
 
 
 def fold(pool: Pool, config: Mapping[str, Json]) -> None:
@@ -35,15 +39,20 @@ def fold(pool: Pool, config: Mapping[str, Json]) -> None:
     for suffix, reason in _REFUSED.items():
         for module in pool.modules(suffix):
             _refuse(pool, module, suffix, reason)
-    block = _block_of(config)
+    block = blocks_of(config)
     for module in pool.modules("weight_scale_inv"):
         _fold(pool, module, "inv", block)
+    for name in pool.ending("_packed"):
+        packed = pool.get(name)
+        scales = pool.get(f"{name.removesuffix('_packed')}_scale")
+        if packed is not None and packed.encoding.label == "U8" and len(packed.shape) > 1 and scales is not None:
+            _packed(pool, name.removesuffix("_packed"), packed, config, block)
     for module in pool.modules("weight_scale"):
-        if pool.get(f"{module}.weight_packed") is not None:
-            _packed(pool, module)
-        elif pool.get(f"{module}.weight") is not None:
+        if pool.get(f"{module}.weight") is not None:
             _beside_weight(pool, module, block)
-    for suffix, kind in (("_scale_inv", "stack-inv"), ("_scale", "stack")):
+    rounding = str(config.get("quant_method")) in ("compressed-tensors", "compressed_tensors", "sparseml")
+    stacks = (("_weight_scale", "modelopt"), ("_scale_inv", "stack-inv"), ("_scale", "ct" if rounding else "stack"))
+    for suffix, kind in stacks:
         for name in _stacks(pool, suffix):
             _fold_stack(pool, name, kind, suffix, block)
     for ending, kind in (("_blocks", "gpt-oss"), (".blocks", "gpt-oss-original")):
@@ -74,9 +83,14 @@ def _refuse(pool: Pool, module: str, suffix: str, reason: str) -> None:
     )
 
 
-def _beside_weight(pool: Pool, module: str, block: Block) -> None:
+def _beside_weight(pool: Pool, module: str, block: Blocks) -> None:
     """`weight` and `weight_scale`: the dtype of the weight decides."""
     weight, scales = pool.need(module, "weight"), pool.need(module, "weight_scale")
+    if weight.encoding.label == "I16":
+        raise UnsupportedError(
+            f"{pool.path}: {weight.name!r} is I16: integers of more than 8 bits are not read",
+            hint="dequantize the model with the library that made it, or convert the original model",
+        )
     if weight.encoding.label in _ELEMENTS:
         _fold(pool, module, "ct", block)
     elif weight.encoding.label == "U8" and len(weight.shape) >= 2 and scales.shape[:-1] == weight.shape[:-1]:
@@ -84,59 +98,87 @@ def _beside_weight(pool: Pool, module: str, block: Block) -> None:
 
 
 def _modelopt_floats(pool: Pool, module: str, weight: Tensor, scales: Tensor) -> None:
-    """FP4 as ModelOpt stores it: NVFP4 with two levels of scales, MXFP4 with exponents."""
+    """FP4 as ModelOpt stores it: NVFP4 with two levels of scales, MXFP4 with exponents. module: or a stack."""
     shape = (*weight.shape[:-1], 2 * weight.shape[-1])
-    whole = pool.get(f"{module}.weight_scale_2")
+    whole = pool.get(f"{scales.name}_2")
     group = _group(pool, module, shape[-1], scales.shape[-1])
     if scales.encoding.label == "F8_E4M3" and whole is None:
-        raise FormatError(pool.path, f"module {module!r} has no 'weight_scale_2'", hint="is a shard missing?")
-    form = "one" if whole is not None and len(whole.shape) == 1 else "scalar"
-    encoding = Scaled(
-        "modelopt",
-        "F4",
-        1,
-        group,
-        scales.encoding.label,
-        whole="" if whole is None else "multiplies",
-        whole_form="one" if whole is None else form,
+        raise FormatError(pool.path, f"{module!r} has no '{scales.name}_2'", hint="is a shard missing?")
+    encoding = Scaled("modelopt", "F4", 1, group, scales.encoding.label)
+    if whole is not None:
+        encoding = replace(encoding, whole="multiplies", whole_form=_whole_form(pool, whole, shape))
+    pool.assemble(TensorSpec(weight.name, shape, encoding))
+
+
+def _whole_form(pool: Pool, whole: Tensor, shape: Shape) -> str:
+    """Whether one more scale is for the whole tensor, for each matrix of a stack, or for two halves of each."""
+    if whole.shape in ((), (1,)):
+        return "one" if whole.shape else "scalar"
+    stack = shape[:-2]
+    sizes = [size for size in whole.shape if size != 1]
+    for form, wanted in (("matrices", stack), ("halves", (*stack, 2))):
+        if stack and sizes == [size for size in wanted if size != 1]:
+            return form
+    raise FormatError(
+        pool.path, f"{whole.name!r} is {_said(whole)}, which is no scale of a tensor of shape {list(shape)}"
     )
-    pool.assemble(TensorSpec(f"{module}.weight", shape, encoding))
 
 
-def _packed(pool: Pool, module: str) -> None:
+def _packed(pool: Pool, tensor: str, packed: Tensor, config: Mapping[str, Json], block: Blocks) -> None:
     """`weight_packed` in bytes: FP4 or FP6 of compressed-tensors; packed integers (I32) belong to another fold."""
-    packed, scales = pool.need(module, "weight_packed"), pool.need(module, "weight_scale")
-    if packed.encoding.label != "U8" or len(packed.shape) < 2:
-        return
-    whole = pool.get(f"{module}.weight_global_scale")
+    scales, whole = pool.need_part(tensor, "scale"), pool.get(f"{tensor}_global_scale")
     if scales.encoding.label not in ("F8_E4M3", "F8_E8M0", "U8"):
-        raise FormatError(pool.path, f"module {module!r}: {_said(packed)} cannot be under {_said(scales)}")
+        raise FormatError(pool.path, f"{tensor!r}: {_said(packed)} cannot be under {_said(scales)}")
+    strategies = _said_of_floats(config, "strategy") or {"tensor_group"}
+    if scales.encoding.label == "F8_E4M3" and "tensor_group" in strategies:
+        whole = pool.need_part(tensor, "global_scale")
+    if pool.get(f"{tensor}_zero_point") is not None:
+        raise UnsupportedError(
+            f"{pool.path}: {tensor + '_zero_point'!r} is a zero point of 4 or 6-bit floats, which compressed-tensors "
+            "takes into account when it compresses, and not when it decompresses",
+            hint="quantize the model again with symmetric weights",
+        )
+    bits = _float_bits(pool, tensor, packed, scales, config)
+    columns, rest = divmod(8 * packed.shape[-1], bits)
+    shape = (*packed.shape[:-1], columns)
+    element = "F4" if bits == 4 else "F6_E2M3"
+    rows, group, form = _grain(pool, tensor, shape, scales, block)
+    if rest or (group or columns) % (16 if bits == 4 else 32) or (group and columns % group):
+        raise FormatError(pool.path, f"{tensor!r}: {_said(packed)} under {_said(scales)} are no whole groups")
+    encoding = Scaled("packed", element, rows, group, scales.encoding.label, form)
+    if whole is not None:
+        encoding = replace(encoding, whole="divides", whole_form=_whole_form(pool, whole, shape))
+    pool.assemble(TensorSpec(tensor, shape, encoding))
+
+
+def _float_bits(pool: Pool, tensor: str, packed: Tensor, scales: Tensor, config: Mapping[str, Json]) -> int:
+    """Four or six: scales of E4M3 are NVFP4's; exponents have groups of 32, or else the configuration says."""
     if scales.encoding.label == "F8_E4M3":
-        if whole is None:
-            raise FormatError(pool.path, f"module {module!r} has no 'weight_global_scale'", hint="is a shard missing?")
-        bits, group = 4, 16
-    else:
-        blocks = scales.shape[-1] if scales.shape else 0
-        bits, group = (8 * packed.shape[-1] // (32 * blocks) if blocks else 0), 32
-        if bits not in (4, 6) or whole is not None:
-            raise FormatError(
-                pool.path,
-                f"module {module!r}: {_said(packed)} under {_said(scales)} is neither FP4 nor FP6 in groups of 32",
-            )
-    shape = (*packed.shape[:-1], 8 * packed.shape[-1] // bits)
-    encoding = Scaled(
-        "packed",
-        "F4" if bits == 4 else "F6_E2M3",
-        1,
-        group,
-        scales.encoding.label,
-        whole="" if whole is None else "divides",
-        whole_form="scalar" if whole is not None and not whole.shape else "one",
+        return 4
+    blocks = scales.shape[-1] if len(scales.shape) == len(packed.shape) else 0
+    bits = 8 * packed.shape[-1] // (32 * blocks) if blocks else 0
+    if bits in (4, 6) and scales.shape[-2] == packed.shape[-2]:
+        return bits
+    said = _said_of_floats(config, "num_bits")
+    if said in ({"4"}, {"6"}):
+        return 4 if "4" in said else 6
+    raise FormatError(
+        pool.path, f"{tensor!r}: {_said(packed)} under {_said(scales)} is neither FP4 nor FP6 in groups of 32"
     )
-    pool.assemble(TensorSpec(f"{module}.weight", shape, encoding))
 
 
-def _fold(pool: Pool, module: str, kind: str, block: Block) -> None:
+def _said_of_floats(config: Mapping[str, Json], key: str) -> set[str]:
+    """What the groups of a configuration say of weights that are floats, as text."""
+    groups = config.get("config_groups")
+    found = [
+        group.get("weights")
+        for group in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(group, dict)
+    ]
+    return {str(weights.get(key)) for weights in found if isinstance(weights, dict) and weights.get("type") == "float"}
+
+
+def _fold(pool: Pool, module: str, kind: str, block: Blocks) -> None:
     """`weight` beside scales that say what shares one; FP4 in bytes where the scales have groups of 32."""
     weight = pool.get(f"{module}.weight")
     suffix = "weight_scale_inv" if kind == "inv" else "weight_scale"
@@ -152,45 +194,81 @@ def _fold(pool: Pool, module: str, kind: str, block: Block) -> None:
         return
     if weight.encoding.label not in _ELEMENTS:
         raise FormatError(pool.path, f"{weight.name!r} is {weight.encoding.label}, and has {suffix!r}")
+    _refuse_unused(pool, f"{module}.weight_global_scale")
     encoding = _by_scales(pool, kind, weight, scales, block, "" if zeros is None else zeros.encoding.label)
     pool.assemble(TensorSpec(weight.name, weight.shape, encoding))
 
 
-def _fold_stack(pool: Pool, name: str, kind: str, suffix: str, block: Block) -> None:
+def _fold_stack(pool: Pool, name: str, kind: str, suffix: str, block: Blocks) -> None:
     weight, scales = pool.get(name), pool.get(name + suffix)
     assert weight is not None and scales is not None
-    pool.assemble(TensorSpec(name, weight.shape, _by_scales(pool, kind, weight, scales, block, "")))
+    if weight.encoding.label == "U8":
+        _fold_packed_stack(pool, weight, scales)
+        return
+    zeros = pool.get(f"{name}_zero_point") if kind in ("ct", "stack") else None
+    _refuse_unused(pool, f"{name}_global_scale")
+    encoding = _by_scales(pool, kind, weight, scales, block, "" if zeros is None else zeros.encoding.label)
+    pool.assemble(TensorSpec(name, weight.shape, encoding))
+
+
+def _fold_packed_stack(pool: Pool, weight: Tensor, scales: Tensor) -> None:
+    """Two FP4 in a byte."""
+    if scales.shape[:-1] == weight.shape[:-1]:
+        _modelopt_floats(pool, weight.name, weight, scales)
+        return
+    across = len(scales.shape) == 3 and scales.shape[::2] == weight.shape[::2]
+    reason = "packed across its rows ([experts, in / 2, out])" if across else f"under {_said(scales)}"
+    raise UnsupportedError(
+        f"{pool.path}: {weight.name!r} {_said(weight)} is a stack of 4-bit floats {reason}, which is not read",
+        hint="dequantize the model with ModelOpt, or convert the original model",
+    )
+
+
+def _refuse_unused(pool: Pool, name: str) -> None:
+    """One more scale where compressed-tensors stores it and leaves it out when it decompresses."""
+    if pool.get(name) is not None:
+        raise UnsupportedError(
+            f"{pool.path}: {name!r} is one more scale, which compressed-tensors leaves out when it decompresses",
+            hint="quantize the model again with the strategy group instead of tensor_group",
+        )
 
 
 def _stacks(pool: Pool, suffix: str) -> list[str]:
-    """Stacks of 8-bit matrices with scales under their own name and `suffix`."""
+    """Stacks of quantized matrices with scales under their own name and `suffix`."""
+    kinds = (*_ELEMENTS, "U8") if suffix == "_weight_scale" else _ELEMENTS
     names = [name.removesuffix(suffix) for name in pool.ending(suffix)]
-    found = ((name, pool.get(name)) for name in names)
-    return [name for name, tensor in found if tensor and tensor.encoding.label in _FP8 and len(tensor.shape) == 3]
+    found = ((name, pool.get(name)) for name in names if not name.endswith(".weight"))
+    return [name for name, tensor in found if tensor and tensor.encoding.label in kinds and len(tensor.shape) == 3]
 
 
-def _by_scales(pool: Pool, kind: str, weight: Tensor, scales: Tensor, block: Block, zero: str) -> Scaled:
+def _by_scales(pool: Pool, kind: str, weight: Tensor, scales: Tensor, block: Blocks, zero: str) -> Scaled:
     """The encoding of an 8-bit weight, from the shape of its scales."""
     element, dtype, shape = weight.encoding.label, scales.encoding.label, weight.shape
     if dtype not in _SCALES or len(shape) < 2:
         raise FormatError(pool.path, f"{weight.name!r}: {_said(weight)} cannot be under {_said(scales)}")
-    if not scales.shape:
-        return Scaled(kind, element, scale=dtype, form="scalar", zero=zero)
-    if scales.shape == (1,):
-        return Scaled(kind, element, scale=dtype, form="one", zero=zero)
+    rows, columns, form = _grain(pool, weight.name, shape, scales, block)
+    return Scaled(kind, element, rows, columns, dtype, form, zero)
+
+
+def _grain(pool: Pool, tensor: str, shape: Shape, scales: Tensor, block: Blocks) -> tuple[int, int, str]:
+    """Rows and columns that share a scale, and the form of the array of scales (see `Scaled`)."""
+    if scales.shape in ((), (1,)):
+        return 1, 0, "one" if scales.shape else "scalar"
     if scales.shape == shape[:-1]:
-        return Scaled(kind, element, scale=dtype, form="rows", zero=zero)
+        return 1, 0, "rows"
+    if len(shape) > 2 and scales.shape in (shape[:-2], (*shape[:-2], 1)):
+        return 0, 0, "grid"
     if len(scales.shape) == len(shape) and scales.shape[:-2] == shape[:-2]:
         (rows, columns), (down, across) = shape[-2:], scales.shape[-2:]
         if down == rows and across and columns % across == 0:
-            return Scaled(kind, element, 1, 0 if across == 1 else columns // across, dtype, zero=zero)
+            return 1, 0 if across == 1 else columns // across, "grid"
         even = [] if block else [_even(rows, columns, down, across)]
-        for height, width in (block or _BLOCK, _BLOCK, _whole(columns, down, across), *even):
+        for height, width in (*block, _BLOCK, _whole(columns, down, across), *even):
             if _fits(rows, height, down) and _fits(columns, width, across):
-                return Scaled(kind, element, height, width, dtype, zero=zero)
+                return height, width, "grid"
     raise FormatError(
         pool.path,
-        f"{scales.name!r} is {_said(scales)}, which is no grid over {_said(weight)}",
+        f"{scales.name!r} is {_said(scales)}, which is no grid over {tensor!r} of shape {list(shape)}",
         hint="the file is damaged, or quantization_config does not say the weight_block_size that it has",
     )
 
@@ -228,22 +306,8 @@ def _group(pool: Pool, module: str, columns: int, groups: int) -> int:
     """Columns that share a scale: 16 or 32."""
     group, rest = divmod(columns, groups) if groups else (0, 1)
     if rest or group not in (16, 32):
-        raise FormatError(pool.path, f"module {module!r}: {groups} scales for rows of {columns} 4-bit floats")
+        raise FormatError(pool.path, f"{module!r}: {groups} scales for rows of {columns} 4-bit floats")
     return group
-
-
-def _block_of(config: Mapping[str, Json]) -> Block:
-    """Rows and columns of a block, from wherever a configuration has them."""
-    found: list[Json] = [config.get("weight_block_size")]
-    groups = config.get("config_groups")
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights = group.get("weights") if isinstance(group, dict) else None
-        found.append(weights.get("block_structure") if isinstance(weights, dict) else None)
-    for sizes in found:
-        numbers = [int(n) for n in re.findall(r"\d{1,6}", str(sizes))]
-        if len(numbers) == 2 and min(numbers) > 0:
-            return numbers[0], numbers[1]
-    return None
 
 
 def _said(tensor: Tensor) -> str:

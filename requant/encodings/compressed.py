@@ -17,11 +17,13 @@ from requant.errors import PlanError
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Integers of 1 to 8 bits, rows packed into words, with a scale for each group of columns.
+    """Integers of 1 to 8 bits, rows packed into words, with a scale for each group of columns, or for a block.
 
     group: columns that share a scale; -1 for a row, 0 for the whole tensor. scale: dtype of the scales. stream: codes
     follow each other without gaps (since compressed-tensors 0.17), else whole codes fill words from below. order: what
-    `weight_g_idx` says. shape_dtype: of the stored shape.
+    `weight_g_idx` says. shape_dtype: of the stored shape. rows: that share a scale; more than one only in blocks, which
+    may be cut at the edges. Zeros are packed like codes, along the columns, where each row has its own; those of blocks
+    and of whole tensors are plain I8, of which -2**(bits - 1) is code 0.
     """
 
     bits: int = 4
@@ -31,6 +33,7 @@ class Packed:
     stream: bool = True
     order: Order = Order.MISSING
     shape_dtype: str = "I64"
+    rows: int = 1
 
     @property
     def label(self) -> str:
@@ -39,7 +42,8 @@ class Packed:
         >>> Packed().label, Packed(3, -1, symmetric=False, scale="F16", stream=False).label
         ('CT-4b-g128-BF16', 'CT-3b-g-1-asym-F16-gaps')
         """
-        marks = [f"CT-{self.bits}b-{f'g{self.group}' if self.group else 'tensor'}"]
+        grain = f"{self.rows}x{self.group}" if self.rows > 1 else f"g{self.group}" if self.group else "tensor"
+        marks = [f"CT-{self.bits}b-{grain}"]
         marks += [] if self.symmetric else ["asym"]
         marks += [self.scale]
         marks += [] if self.stream else ["gaps"]
@@ -53,9 +57,14 @@ class Packed:
         return False
 
     @property
+    def plain_zeros(self) -> bool:
+        """Whether zeros are stored one by one."""
+        return not self.symmetric and (self.rows > 1 or self.group == 0)
+
+    @property
     def integers(self) -> Integers | None:
         """What its codes are."""
-        if self.group == 0:
+        if self.group == 0 or self.rows > 1:
             return None
         return Integers(self.bits, self.symmetric, self.group, self.scale, self.order is Order.ACT)
 
@@ -65,50 +74,50 @@ class Packed:
         return DENSE[self.scale] if self.scale in ("F16", "BF16") else F32
 
     def parts(self, shape: Shape) -> Mapping[str, PartSpec]:
-        """The arrays of [out, in] weights.
+        """The arrays of weights [out, in] or [stack, out, in].
 
         >>> {name: part.shape for name, part in Packed(4, 128, False).parts((48, 256)).items()}
         {'packed': (48, 32), 'scales': (48, 2), 'zeros': (6, 2), 'shape': (2,)}
         """
-        if len(shape) != 2:
+        if len(shape) < 2:
             raise PlanError(f"{self.label} stores matrices, not a tensor of shape {list(shape)}")
-        rows, columns = shape
-        if self.group > 0 and columns % self.group and self.order is not Order.ACT:
+        *stack, rows, columns = shape
+        if self.rows == 1 and self.group > 0 and columns % self.group and self.order is not Order.ACT:
             raise PlanError(
                 f"{self.label} stores groups of {self.group}; a row of {columns} does not divide",
                 hint="keep this tensor dense, or choose a type with a scale for each row",
             )
         groups = -(-columns // self.group) if self.group > 0 else 1
+        scales = (*stack, -(-rows // self.rows), groups) if self.group else (*stack, 1) if stack else (1,)
         parts = {
-            "packed": PartSpec(DTYPES["I32"], (rows, self.words(columns))),
-            "scales": PartSpec(DTYPES[self.scale], (rows, groups) if self.group else (1,)),
+            "packed": PartSpec(DTYPES["I32"], (*stack, rows, self.words(columns))),
+            "scales": PartSpec(DTYPES[self.scale], scales),
         }
         if not self.symmetric:
-            parts["zeros"] = PartSpec(DTYPES["I32"], (self.words(rows), groups))
+            words = PartSpec(DTYPES["I32"], (*stack, self.words(rows), groups))
+            parts["zeros"] = PartSpec(DTYPES["I8"], scales) if self.plain_zeros else words
         if self.order is not Order.MISSING:
             parts["g_idx"] = PartSpec(DTYPES["I32"], (columns,))
-        parts["shape"] = PartSpec(DTYPES[self.shape_dtype], (2,))
+        parts["shape"] = PartSpec(DTYPES[self.shape_dtype], (len(shape),))
         return parts
 
     def granule(self, shape: Shape) -> int:
-        """The zeros of 32 rows fill whole words."""
-        return 1 if self.symmetric else 32
+        """The zeros of 32 rows fill whole words; those of a stack's matrices fill their own."""
+        if self.rows > 1:
+            return self.rows if len(shape) == 2 else max(1, shape[-2])
+        if self.symmetric or self.plain_zeros:
+            return 1
+        return 32 if len(shape) == 2 or shape[-2] % 32 == 0 else max(1, shape[-2])
 
     def words(self, codes: int) -> int:
         """Words of 32 bits that hold so many codes."""
         return -(-codes * self.bits // 32) if self.stream else -(-codes // (32 // self.bits))
 
     def stored_names(self, tensor: str) -> Mapping[str, str]:
-        """`m.weight` is stored as `m.weight_packed`, `m.weight_scale`, …"""
-        module = tensor.removesuffix(".weight")
-        names = {
-            "packed": "weight_packed",
-            "scales": "weight_scale",
-            "zeros": "weight_zero_point",
-            "g_idx": "weight_g_idx",
-            "shape": "weight_shape",
-        }
-        return {part: f"{module}.{name}" for part, name in names.items()}
+        """`m.weight` is stored as `m.weight_packed`, `m.weight_scale`, …; a stack `t` as `t_packed`, `t_scale`, …"""
+        stem = f"{tensor.removesuffix('.weight')}.weight" if tensor.endswith(".weight") else tensor
+        names = {"packed": "packed", "scales": "scale", "zeros": "zero_point", "g_idx": "g_idx", "shape": "shape"}
+        return {part: f"{stem}_{name}" for part, name in names.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ _ELEMENT_NAMES: Final = {
     "F4": "FP4",
 }
 
-#: Kind of checkpoint -> how its arrays are called; {m} is the tensor's name without ".weight", {t} the name itself.
+#: Kind of checkpoint -> how its arrays are called; {m} is the tensor's name without ".weight", {t} the name itself. A
+#: stack of experts is a parameter, whose name has no ".weight" to begin with: `gate_up_proj`, `gate_up_proj_scale`, …
 _NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "ct": {"data": "{m}.weight", "scales": "{m}.weight_scale", "zeros": "{m}.weight_zero_point"},
     "packed": {"data": "{m}.weight_packed", "scales": "{m}.weight_scale", "whole": "{m}.weight_global_scale"},
@@ -45,6 +46,10 @@ _NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "gpt-oss-original": {"data": "{m}.blocks", "scales": "{m}.scales"},
     "mlx": {"data": "{m}.weight", "scales": "{m}.scales"},
 }
+#: What stacks have instead, where that is no "{t}" for "{m}.weight".
+_STACK_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "modelopt": {"data": "{t}", "scales": "{t}_weight_scale", "whole": "{t}_weight_scale_2"},
+}
 #: Kinds in whose libraries products are rounded to the dtype of the scales.
 _ROUNDING_KINDS: Final = ("ct", "packed")
 #: Kinds whose rows of codes are cut into blocks by one more dimension.
@@ -53,8 +58,9 @@ _BLOCKED_KINDS: Final = ("gpt-oss", "gpt-oss-original")
 #: Names of what only something that runs the quantized model needs: scales of activations and of the cache, and scales
 #: of weights that are stored as plain numbers beside them ("frozen" in compressed-tensors).
 BESIDE: Final = re.compile(
-    r"(?:.*\.)?(?:(?:(?:input|output|act|activation|[qkv]|kv|prob|attn_output)_(?:scale|global_scale|zero_point|scale_ub))"
-    r"|weight_(?:scale|zero_point|g_idx|global_scale))"
+    r"(?:.*\.)?(?:(?:(?:\w+_proj_)?(?:input|output|act|activation|[qkv]|kv|prob|attn_output)_"
+    r"(?:scale|global_scale|zero_point|scale_ub))"
+    r"|(?:weight|experts\.\w+_proj)_(?:scale|zero_point|g_idx|global_scale))"
 )
 
 
@@ -66,8 +72,9 @@ class Scaled:
     scale; 0 for all of a matrix. scale: dtype of the scales; U8 holds the exponents of powers of two, as F8_E8M0 does.
     form: of the array of scales: "grid" ([rows of blocks, blocks of a row]), "rows" (one dimension less), "one"
     ([1], for everything) or "scalar" ([]). zero: dtype of zero points, "" for none. whole: "divides" or "multiplies"
-    where there is an F32 scale of the whole tensor; whole_form: "one" or "scalar". storage: dtype of the stored codes
-    where it is not the element's.
+    where there is an F32 scale of the whole tensor; whole_form: "one" or "scalar", or of a stack "matrices" (one for
+    each) or "halves" (two for each: those of gate and up in one matrix). storage: dtype of the stored codes where it is
+    not the element's.
     """
 
     kind: str
@@ -134,7 +141,9 @@ class Scaled:
     @property
     def small_floats(self) -> SmallFloats | None:
         """What 4-bit floats are under scales of 8 bits, and perhaps one of the whole tensor."""
-        if self.element != "F4" or self.rows != 1 or not (self.powers_of_two or self.e4m3_bytes):
+        if self.element != "F4" or self.rows != 1 or self.columns not in (16, 32) or self.form != "grid":
+            return None
+        if not (self.powers_of_two or self.e4m3_bytes) or self.whole_form in ("matrices", "halves"):
             return None
         return SmallFloats(self.columns, "F8_E8M0" if self.powers_of_two else "F8_E4M3", self.whole)
 
@@ -152,7 +161,9 @@ class Scaled:
         if self.zero:
             parts["zeros"] = PartSpec(DTYPES[self.zero], scales)
         if self.whole:
-            parts["whole"] = PartSpec(DTYPES["F32"], (1,) if self.whole_form == "one" else ())
+            stack = shape[:-2]
+            wholes = {"one": (1,), "scalar": (), "matrices": stack, "halves": (*stack, 2)}[self.whole_form]
+            parts["whole"] = PartSpec(DTYPES["F32"], wholes)
         return parts
 
     def granule(self, shape: Shape) -> int:
@@ -176,8 +187,11 @@ class Scaled:
 
     def stored_names(self, tensor: str) -> Mapping[str, str]:
         """As the library of the kind names them."""
-        module = tensor.removesuffix(".weight")
-        return {part: name.format(m=module, t=tensor) for part, name in _NAMES[self.kind].items()}
+        names, module = _NAMES[self.kind], tensor.removesuffix(".weight")
+        if module == tensor:
+            names = {part: name.replace("{m}.weight", "{t}") for part, name in names.items()}
+            names = _STACK_NAMES.get(self.kind, names)
+        return {part: name.format(m=module, t=tensor) for part, name in names.items()}
 
     def _grain(self) -> str:
         if self.form in ("one", "scalar"):
