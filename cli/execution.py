@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from requant.cli.explanation import explanation_text
 from requant.cli.options import RunOptions
 from requant.cli.tables import count, json_text, size, table
 from requant.cli.terminal import remark, say
 from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
 from requant.execution import Options, Receipt, execute, peak_bytes
+from requant.ir import Json
 from requant.losses import LossGroup, grouped
 from requant.operations.inspect import short_label
+from requant.passes.explained import explained
 from requant.plan import Fidelity, LossKind, Plan, Step
 from requant.printable import printable
 
@@ -32,8 +35,11 @@ def carry_out(
 
     measure: decode what was written and tell each tensor's error. tolerated: losses `--fail-on-loss` lets pass.
     """
+    passes: dict[str, Json] = {"passes": [one.to_json() for one in explained(plan.passes)]} if how.explain else {}
+    if how.explain and not how.as_json:
+        say(explanation_text(plan) + "\n")
     if how.dry_run:
-        document = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers)}
+        document = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers), **passes}
         say(json_text(document) if how.as_json else plan_text(plan, how.workers))
     if how.fail_on_loss:
         refuse_losses(plan, tolerated)
@@ -48,7 +54,7 @@ def carry_out(
             document["steps"] = [step.to_json() for step in plan.steps]
         document |= {"removed": [str(path) for path in plan.obsolete]}
         document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
-        say(json_text(document))
+        say(json_text(document | passes))
     elif not how.quiet:
         say((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
 

@@ -63,6 +63,7 @@ class RunOptions:
     """How to run."""
 
     dry_run: bool
+    explain: bool
     as_json: bool
     force: bool
     fail_on_loss: bool
@@ -81,6 +82,7 @@ run_options = _gathered(
     "how",
     RunOptions,
     click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written."),
+    click.option("--explain", is_flag=True, help="Print the passes by which the plan is made, and what each did."),
     click.option("--json", "as_json", is_flag=True, help="Print the plan (with --dry-run) or the receipt as JSON."),
     click.option("--force", "-f", is_flag=True, help="Replace what exists at the destination."),
     click.option("--fail-on-loss", is_flag=True, help="Stop if anything would be lost, substituted or rounded twice."),

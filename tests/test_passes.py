@@ -1,5 +1,7 @@
 """Planning as lists of passes: every list in an order that works, every pass a value that can be made alone."""
 
+import os
+import re
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def test_every_list_has_what_each_pass_needs_and_claims_first(listed, request_):
     assert isinstance(passes[0], Claim)
     assert set(Fact) == set().union(*(one.ensures for one in passes))
     for one in passes:
-        assert does(one) and one.name == one.name.lower()
+        assert 0 < len(does(one)) <= 72 and one.name == one.name.lower()
         assert one == replace(one) and not hasattr(one, "__dict__")
         with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
             setattr(one, fields(one)[0].name if fields(one) else "anything", None)
@@ -79,3 +81,60 @@ def test_what_nobody_knows_stops_at_the_claim(tiny):
     with pytest.raises(UnsupportedError, match="has no config"):
         Claim(Naming.GGML)(bare)
     assert Claim(Naming.HF)(bare) == bare  # a file of tensors alone may be copied
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "passes.md"
+PLAIN = {"no `--to`": None, "`BF16`": "BF16", "`GPTQ`": "GPTQ", "`EXL2-4.0`": "EXL2-4.0"}
+MIXES = {"no `--to`": None, "`Q4_K_M`": "Q4_K_M"}
+DIRECTIONS = {
+    "A Hugging Face folder to a GGUF": (convert.hf_to_ggml, MIXES),
+    "A GGUF to a Hugging Face folder": (convert.ggml_to_hf, PLAIN),
+    "A Hugging Face folder to another": (convert.hf_to_hf, PLAIN),
+    "A GGUF to another, by `convert`": (convert.ggml_to_ggml, MIXES),
+}
+REQUANTIZED = {"`Q4_K_M`": (), "`--prune-layers`": (1,)}
+
+
+def tables() -> str:
+    """The lists as docs/passes.md prints them."""
+    blocks = []
+    for title, (listed, recipes) in DIRECTIONS.items():
+        lists = {name: listed(convert.Request(recipe), None, None) for name, recipe in recipes.items()}
+        blocks += [f"## {title}", f"`{listed.__module__}.{listed.__name__}`", table(lists)]
+    lists = {
+        name: requantize.requantized(requantize.Request("Q4_K_M", prune=prune), None, None)
+        for name, prune in REQUANTIZED.items()
+    }
+    blocks += ["## A GGUF to another, by `requantize`", "`requant.operations.requantize.requantized`", table(lists)]
+    facts = "\n".join(f"| {fact.name.lower()} | {fact.value} |" for fact in Fact)
+    return "\n\n".join([*blocks, "## What passes need and ensure", f"| fact | means |\n| - | - |\n{facts}"])
+
+
+def table(lists):
+    """One row for each kind of pass that is in any of the lists, and in which it is."""
+    merged = []
+    for passes in lists.values():
+        place = 0
+        for one in passes:
+            kinds = [type(other) for other in merged]
+            if type(one) in kinds:
+                place = kinds.index(type(one)) + 1
+            else:
+                merged.insert(place, one)
+                place += 1
+    head = ["pass", "so that", "needs", "ensures", *lists]
+    rows = [[f"`{type(one).__name__}`", does(one), said(one.needs), said(one.ensures)] for one in merged]
+    for row, one in zip(rows, merged, strict=True):
+        row += ["✓" if type(one) in map(type, passes) else "" for passes in lists.values()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["-"] * len(head), *rows])
+
+
+def said(facts):
+    return ", ".join(fact.name.lower() for fact in Fact if fact in facts)
+
+
+def test_the_documented_lists_are_those_of_the_code():
+    if os.environ.get("REQUANT_ACCEPT"):
+        marked = re.compile(r"(<!-- tables -->\n).*(<!-- end -->\n)", re.DOTALL)
+        DOCS.write_text(marked.sub(lambda match: f"{match[1]}\n{tables()}\n\n{match[2]}", DOCS.read_text()))
+    assert tables() in DOCS.read_text()

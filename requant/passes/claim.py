@@ -13,7 +13,7 @@ from requant.plan import Loss, LossKind, Translation
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Everything the source has is known, or the conversion stops here and names it.
+    """Everything the source has is known, or planning stops and names it.
 
     target: the naming of the destination; to say an HF checkpoint in GGML's, one must know what model it is.
     What the reader found strange and yet readable is told.

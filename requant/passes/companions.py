@@ -13,7 +13,7 @@ from requant.plan import Loss, Translation, unchanged
 
 @dataclass(frozen=True, slots=True)
 class FoldScales:
-    """Scales of whole tensors are taken into the weights they stand beside."""
+    """Scales of whole tensors are inside the weights they stood beside."""
 
     name: ClassVar = "fold scales"
     needs: ClassVar = frozenset({Fact.CLAIMED})
@@ -27,7 +27,7 @@ class FoldScales:
 
 @dataclass(frozen=True, slots=True)
 class PartStacks:
-    """Matrices of experts with a scale of their own are taken out of their stacks."""
+    """Experts with scales of their own are taken out of their stacks."""
 
     name: ClassVar = "part stacks"
     needs: ClassVar = frozenset({Fact.NAMED})
@@ -40,7 +40,10 @@ class PartStacks:
 
 @dataclass(frozen=True, slots=True)
 class ScalesBeside:
-    """What becomes NVFP4 goes without the scales of whole tensors, which follow it as tensors of their own."""
+    """Scales of whole tensors follow what becomes NVFP4, as tensors.
+
+    What becomes another type has them inside.
+    """
 
     name: ClassVar = "scales beside"
     needs: ClassVar = frozenset({Fact.TYPED})
@@ -58,7 +61,7 @@ class ScalesBeside:
 
 @dataclass(frozen=True, slots=True)
 class OutputScale:
-    """The scale beside an output that is NVFP4 no more is multiplied into it."""
+    """The scale beside an output that is NVFP4 no more is inside it."""
 
     name: ClassVar = "output scale"
     needs: ClassVar = frozenset({Fact.TYPED})
@@ -72,7 +75,7 @@ class OutputScale:
 
 @dataclass(frozen=True, slots=True)
 class DropScales:
-    """Scales that only what runs the quantized source needs are left out."""
+    """Scales that only the quantized source needs are left out."""
 
     name: ClassVar = "drop scales"
     needs: ClassVar = frozenset({Fact.NAMED})

@@ -13,7 +13,10 @@ from requant.schemes.scheme import Scheme
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Experts of gpt-oss become stacks of linear layers for a scheme that stores such, else parameters."""
+    """Experts are parameters, or the linear layers that a scheme stores.
+
+    Those of gpt-oss, in transformers, are [experts, in, out]; where they are MXFP4 [experts, out, in].
+    """
 
     name: ClassVar = "experts"
     needs: ClassVar = frozenset({Fact.NAMED})
@@ -28,7 +31,10 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Fuse:
-    """Projections that the family has fused, and the source keeps apart, are one again."""
+    """Projections that the family has fused are not kept apart.
+
+    exllamav2 does; transformers would not load it.
+    """
 
     name: ClassVar = "fuse"
     needs: ClassVar = frozenset({Fact.NAMED})

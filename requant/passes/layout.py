@@ -38,7 +38,7 @@ _READ_FILES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Every tensor gets its place in a file of the output.
+    """Every byte of the output has its place in a file.
 
     keep_split: as many files as the source has, with the same tensors in each. cut: else, how to cut the output.
     """

@@ -14,7 +14,7 @@ from requant.plan import Loss, LossKind, Translation
 
 @dataclass(frozen=True, slots=True)
 class UnusedImportance:
-    """Layers that are rounded without the importance that was given are told."""
+    """Layers that are rounded without their importance are told."""
 
     name: ClassVar = "importance"
     needs: ClassVar = frozenset({Fact.STEPPED})
@@ -27,7 +27,7 @@ class UnusedImportance:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What is rounded for a second time is told, and what has no place in the output.
+    """What is rounded twice is told, and what has no place in the output.
 
     target: the naming of the output.
     """

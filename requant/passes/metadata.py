@@ -18,7 +18,7 @@ _ORDER: Final = ("general", "", "tokenizer", "quantize")
 
 @dataclass(frozen=True, slots=True)
 class ConvertedMetadata:
-    """Metadata says how the tensors are stored, as the reference tools write it.
+    """Metadata says how tensors are stored, as reference tools write it.
 
     A GGUF that is only copied keeps its metadata as it is. key_values: set in the end.
     """

@@ -17,7 +17,10 @@ from requant.sources import FileSlice
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names, row orders, stacks of experts and hyperparameters are said in the other naming, by the family's table."""
+    """Names, row orders and hyperparameters are those of the other naming.
+
+    By the table of the model's family, which also says what is stacked, split, turned or fused.
+    """
 
     name: ClassVar = "names"
     needs: ClassVar = frozenset({Fact.CLAIMED})
@@ -47,7 +50,7 @@ class OwnNames:
 
 @dataclass(frozen=True, slots=True)
 class FileOrder:
-    """Tensors come in the order in which llama.cpp writes them, without the layers that are pruned.
+    """Tensors come as llama.cpp writes them, without pruned layers.
 
     prune: layers to leave out; the others are numbered anew. keep_split: in the order of the source's files instead.
     """

@@ -23,7 +23,8 @@ class Fact(Enum):
 class Pass(Protocol):
     """One step of planning: a frozen value, whose fields are what the user asked for.
 
-    Its docstring begins with the line that `--explain` prints. needs: facts that earlier passes must have ensured.
+    Its docstring begins with what `--explain` says it is for, in at most 72 letters. needs: facts that earlier passes
+    must have ensured.
     """
 
     name: ClassVar[str]
@@ -37,7 +38,8 @@ class Pass(Protocol):
 
 def does(one: Pass) -> str:
     """What a pass says of itself: the first line of its docstring, without its full stop."""
-    return (type(one).__doc__ or "").partition("\n")[0].rstrip(".")
+    line = (type(one).__doc__ or "").partition("\n")[0].rstrip(".")
+    return line if line[1:2].isupper() else line[:1].lower() + line[1:]
 
 
 def check(passes: Sequence[Pass]) -> None:

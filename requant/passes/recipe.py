@@ -28,7 +28,7 @@ from requant.recipes import (
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Every tensor gets the type that the recipe and the options give it.
+    """Every tensor gets the type that recipe and options give it.
 
     recipe, overrides, key_values: as the user gives them. importance: by the names of the source's tensors.
     like: a GGUF whose tensors' types are copied. keep_split: tensors are counted as they lie in the source's files.

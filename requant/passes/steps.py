@@ -18,7 +18,7 @@ from requant.plan import Fidelity, Loss, LossKind, Move, Step, Translation
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Every tensor gets its step, with the importance of its columns where it is rounded.
+    """Every tensor has its step, and its columns' importance if rounded.
 
     anew: see `Step`.
     """
