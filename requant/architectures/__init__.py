@@ -6,11 +6,13 @@ To add a family: one file with its rules and keys, one line in `ARCHITECTURES`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from requant.architectures.arcee import ARCEE
 from requant.architectures.bert import BERT
 from requant.architectures.cohere import COHERE, COHERE2
+from requant.architectures.direction import CAUSAL, DIRECTION
 from requant.architectures.gemma import GEMMA, GEMMA2
 from requant.architectures.gemma3 import GEMMA3
 from requant.architectures.gpt2 import GPT2
@@ -21,6 +23,7 @@ from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from requant.architectures.nemotron import NEMOTRON
 from requant.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from requant.architectures.phi3 import PHI3
+from requant.architectures.pooling import POOLING
 from requant.architectures.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
 from requant.architectures.rules import Family
 from requant.architectures.seed_oss import SEED_OSS
@@ -29,33 +32,44 @@ from requant.architectures.translate import translate as _translate
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Move, Translation
 
+
+def _whole(family: Family) -> Family:
+    """With what every family has: pooling, and the direction of attention where the table leaves it open."""
+    settled = any(key.ggml == CAUSAL for key in family.keys)
+    scores = () if family.classifier is None else (family.classifier.pair(family),)
+    return replace(family, irregular=(*family.irregular, POOLING, *(() if settled else (DIRECTION,)), *scores))
+
+
 #: Every family; of those that share a ggml architecture, the first that claims a GGUF gets it.
-ARCHITECTURES: Final[tuple[Family, ...]] = (
-    MIXTRAL,
-    MISTRAL,
-    LLAMA,
-    QWEN2,
-    QWEN2MOE,
-    QWEN3,
-    QWEN3MOE,
-    GEMMA3,
-    PHI3,
-    GPT_OSS,
-    GPT2,
-    BERT,
-    GEMMA,
-    GEMMA2,
-    GRANITE,
-    SMOLLM3,
-    ARCEE,
-    OLMO,
-    OLMO3,
-    OLMO2,
-    OLMOE,
-    COHERE,
-    COHERE2,
-    SEED_OSS,
-    NEMOTRON,
+ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
+    _whole(family)
+    for family in (
+        MIXTRAL,
+        MISTRAL,
+        LLAMA,
+        QWEN2,
+        QWEN2MOE,
+        QWEN3,
+        QWEN3MOE,
+        GEMMA3,
+        PHI3,
+        GPT_OSS,
+        GPT2,
+        BERT,
+        GEMMA,
+        GEMMA2,
+        GRANITE,
+        SMOLLM3,
+        ARCEE,
+        OLMO,
+        OLMO3,
+        OLMO2,
+        OLMOE,
+        COHERE,
+        COHERE2,
+        SEED_OSS,
+        NEMOTRON,
+    )
 )
 
 

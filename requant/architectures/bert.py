@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from requant.architectures.pooling import POOLING
+from requant.architectures.classifier import Classifier
 from requant.architectures.rules import Assumption, Family, Ignored, Key, Rule, always
 
 _EMBEDDINGS: Final = "{base}embeddings."
@@ -61,7 +61,16 @@ BERT: Final = Family(
         Ignored(r"(bert\.)?pooler\.dense\.(weight|bias)", "llama.cpp has no use for the pooler", lost=True),
         Ignored(r"cls\..*", "a pre-training head, which embeddings do not need", lost=True),
     ),
-    irregular=(POOLING,),
     tied=True,
     renamed=((".gamma", ".weight"), (".beta", ".bias")),
+    classifier=Classifier(
+        classes=("BertForSequenceClassification",),
+        rules=(
+            Rule("{base}pooler.dense.weight", "cls.weight", ("hidden", "hidden")),
+            Rule("{base}pooler.dense.bias", "cls.bias", ("hidden",)),
+            Rule("classifier.weight", "cls.output.weight", ("labels", "hidden")),
+            Rule("classifier.bias", "cls.output.bias", ("labels",)),
+        ),
+        last=False,
+    ),
 )

@@ -40,7 +40,7 @@ def general_metadata(
     import gguf
 
     card, losses = read_card(checkpoint)
-    path = _named_folder(checkpoint.folder)
+    path = named_folder(checkpoint.folder)
     total, shared, expert, experts = _parameters(moves)
     try:
         guess = gguf.Metadata.apply_metadata_heuristic(
@@ -63,7 +63,7 @@ def general_metadata(
     return first | _sampling(checkpoint) | found, losses
 
 
-def _named_folder(folder: Path) -> Path:
+def named_folder(folder: Path) -> Path:
     """The folder whose name tells the model's: the Hub's cache calls it `models--OWNER--NAME/snapshots/COMMIT`."""
     cached = folder.parent.name == "snapshots" and re.fullmatch("models--(.+)--(.+)", folder.parent.parent.name)
     return Path(cached[1], cached[2]) if cached else folder

@@ -43,21 +43,23 @@ def expected(family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str)
     before = [rule for rule in rules if not rule.layered and not rule.ggml.startswith("output")]
     after = [rule for rule in rules if not rule.layered and rule.ggml.startswith("output")]
     for rule in before:
-        yield _one(rule, None, sizes, base)
+        yield named(rule, None, sizes, base)
     for n in range(sizes["layers"]):
         for rule in rules:
             if rule.layered:
-                yield _one(rule, n, sizes, base)
+                yield named(rule, n, sizes, base)
     for rule in after:
-        yield _one(rule, None, sizes, base)
+        yield named(rule, None, sizes, base)
 
 
-def _one(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
-    def named(template: str) -> tuple[str, ...]:
+def named(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
+    """The tensors of one rule in layer `n`."""
+
+    def filled(template: str) -> tuple[str, ...]:
         experts = range(sizes["experts"]) if "{e}" in template else (0,)
         return tuple(template.format(base=base, n=n, e=e) for e in experts)
 
-    names, apart = named(rule.hf), tuple(named(template) for template in rule.apart)
+    names, apart = filled(rule.hf), tuple(filled(template) for template in rule.apart)
     stack = (len(names),) if "{e}" in rule.hf else ()
     ggml_shape = (*stack, *(sizes[name] for name in rule.ggml_shape))
     return Expected(rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape), ggml_shape, apart)

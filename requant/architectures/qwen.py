@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from requant.architectures.classifier import Classifier
 from requant.architectures.llama import (
     BUFFERS,
     DECODER_KEYS,
@@ -19,7 +20,7 @@ from requant.architectures.llama import (
     attention,
     attention_biases,
 )
-from requant.architectures.pooling import POOLING
+from requant.architectures.reranker import RERANKER
 from requant.architectures.rope import Rope
 from requant.architectures.rules import Assumption, Family, Key, Order, Rule, always
 
@@ -67,7 +68,7 @@ QWEN2: Final = Family(
     embedding="token_embd.weight",
     assumptions=(SILU, _WINDOW),
     ignored=BUFFERS,
-    irregular=(Rope(theta=10000.0).pair(), POOLING),
+    irregular=(Rope(theta=10000.0).pair(),),
 )
 
 QWEN2MOE: Final = replace(
@@ -104,6 +105,12 @@ QWEN3: Final = replace(
     rules=(*TRUNK, *NORMS, *attention(Order.SAME), *_HEAD_NORMS, *MLP),
     keys=(*DECODER_KEYS, replace(HEAD_KEYS[0], default=always(128)), HEAD_KEYS[1]),
     assumptions=(SILU, _WINDOW, _NO_BIAS),
+    irregular=(*QWEN2.irregular, RERANKER),
+    classifier=Classifier(
+        classes=("Qwen3ForSequenceClassification",),
+        rules=(Rule("score.weight", "cls.output.weight", ("labels", "hidden")),),
+        softmax=True,
+    ),
 )
 
 QWEN3MOE: Final = replace(
@@ -111,6 +118,8 @@ QWEN3MOE: Final = replace(
     model_type="qwen3_moe",
     ggml="qwen3moe",
     classes=("Qwen3MoeForCausalLM", "Qwen3MoeModel"),
+    irregular=QWEN2.irregular,
+    classifier=None,
     headless=frozenset({"Qwen3MoeModel"}),
     rules=(*TRUNK, *NORMS, *attention(Order.SAME), *_HEAD_NORMS, *EXPERTS),
     keys=(

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.plan import Loss
+from requant.plan import Loss, Move
 from requant.sources import Source
+
+if TYPE_CHECKING:
+    from requant.architectures.classifier import Classifier
 
 #: A flat config.json (multimodal `text_config` merged), or GGUF keys without the architecture's prefix.
 Config = Mapping[str, Json]
@@ -123,11 +127,13 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class ToGgml:
-    """What a family adds on the way to ggml besides its tables."""
+    """What a family adds on the way to ggml besides its tables; `used`: the HF tensors that went into `moves`."""
 
     values: Mapping[str, Typed] = field(default_factory=dict)
     tensors: tuple[Tensor, ...] = ()
     losses: tuple[Loss, ...] = ()
+    moves: tuple[Move, ...] = ()
+    used: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,7 @@ class ToHf:
     files: Mapping[str, Source] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,7 @@ class Family:
     bases: prefixes of the model's tensors in HF, the one that is written first. flags: config.json keys that decide
     whether rules apply, with transformers' defaults. renamed: endings of HF names that very old checkpoints have, and
     what they are called now. claims: whether a GGUF of this architecture, given its keys, is
-    this model_type.
+    this model_type. classifier: the classes that score texts instead of predicting tokens, if llama.cpp runs them.
     """
 
     model_type: str
@@ -178,6 +185,7 @@ class Family:
     other_types: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     claims: Callable[[Config], bool] = lambda values: True
+    classifier: Classifier | None = None
 
     def full_key(self, key: str) -> str:
         """A GGUF key as it stands in the file."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from requant.architectures import carried, values
 from requant.architectures.card import write_card
+from requant.architectures.classes import ModelClass, class_of, unsupported
+from requant.architectures.classifier import base_written
 from requant.architectures.general import general_metadata, generation_config
 from requant.architectures.names import Expected, base_of, expected, find, find_apart, find_parts, limit_counts, unknown
 from requant.architectures.rules import Config, Family, Order, Rule, Sizes
+from requant.architectures.runtime import OUTPUT_NEEDED
 from requant.architectures.sizes import sizes_of
 from requant.encodings import rows_of
 from requant.encodings.scaled import BESIDE
@@ -43,9 +46,19 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming, families: Sequence
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Translation:
     config = _flat(checkpoint.config)
-    # not of its text model: what sees or hears around a llama has other names, and computes other things
-    family, headless = _family_of_config(checkpoint.config, checkpoint.architecture, families)
-    losses = values.assumptions_hold(family, config)
+    model = class_of(checkpoint.config, checkpoint.architecture, families)
+    if model.known:
+        return _of_class(checkpoint, config, model)
+    try:
+        return _of_class(checkpoint, config, model)
+    except (PlanError, UnsupportedError) as error:
+        what = f"config.json names the class {model.name}, which is not known; as a {model.family.classes[0]}, {error}"
+        raise UnsupportedError(what) from error
+
+
+def _of_class(checkpoint: Checkpoint[Tensor], config: dict[str, Json], model: ModelClass) -> Translation:
+    family = model.family
+    losses = [*model.losses, *values.assumptions_hold(family, config)]
     tensors = _by_modern_name(family, checkpoint.tensors)
     base = base_of(family, tensors)
     vocabulary = _vocabulary(family, config, tensors, base)
@@ -54,7 +67,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
     limit_counts(sizes, len(tensors))
 
     flags = {name: bool(config.get(name, default)) for name, default in family.flags.items()}
-    untied, head_copy = _untied(family, config, tensors, base, headless)
+    untied, head_copy = _untied(family, config, tensors, base, model.headless)
     flags["untied"] = untied
     moves, used = [], set(head_copy)
     for item in expected(family, sizes, flags, base):
@@ -64,14 +77,18 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Tran
         used.update(tensor.name for tensor in inputs)
         used.update(item.hf)
         moves.append(Move(item.ggml, item.ggml_shape, inputs, transforms))
-    losses += _leftovers(family, [tensors[name] for name in tensors if name not in used], sizes, flags, base)
+    if family.ggml in OUTPUT_NEEDED and not untied:
+        embedding = next(move for move in moves if move.name == family.embedding)
+        moves.append(replace(embedding, name="output.weight"))
 
     metadata = dict(written)
     for part in family.irregular:
         more = part.to_ggml(checkpoint, settings, sizes)
         metadata |= more.values
         losses += more.losses
-        moves = [Move(tensor.name, tensor.shape, (tensor,)) for tensor in more.tensors] + moves
+        used |= more.used
+        moves = [Move(tensor.name, tensor.shape, (tensor,)) for tensor in more.tensors] + moves + [*more.moves]
+    losses += _leftovers(family, [tensors[name] for name in tensors if name not in used], sizes, flags, base)
     prefixed = {family.full_key(key): typed for key, typed in metadata.items()}
     general, more_losses = general_metadata(checkpoint, family.ggml, moves)
     back = carried.unpack(checkpoint.metadata, family.ggml)
@@ -94,9 +111,10 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     limit_counts(sizes, len(tensors))
 
     flags = {flag: _present(family, flag, tensors, sizes) for flag in {*family.flags, "untied"}}
-    base = family.bases[0]
+    base = base_written(family, tensors)
     config |= values.assumed(family) | {name: flags[name] for name in family.flags}
     files: dict[str, Source] = {}
+    moves: list[Move] = []
     used: set[str] = set()
     keys = {key.ggml for key in family.keys}
     for part in family.irregular:
@@ -104,8 +122,8 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
         config |= more.config
         files |= more.files
         used |= more.tensors
+        moves += more.moves
         keys |= more.keys
-    moves: list[Move] = []
     for item in expected(family, sizes, flags, base):
         tensor = find(item, item.ggml, item.ggml_shape, tensors)
         used.add(item.ggml)
@@ -172,33 +190,12 @@ def _flat(config: Mapping[str, Json]) -> dict[str, Json]:
     return {**config, **text} if isinstance(text, dict) else dict(config)
 
 
-def _family_of_config(config: Config, model_type: str, families: Sequence[Family]) -> tuple[Family, bool]:
-    """The family, by class where a known one is given, else by model type; and whether it has no output head."""
-    named = config.get("architectures")
-    classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    types = [name for name in (config.get("model_type"), model_type) if isinstance(name, str) and name]
-    for name in classes:
-        for family in families:
-            if name in family.classes:
-                return family, name in family.headless
-    for name in types:
-        for family in families:
-            if name == family.model_type or name in family.other_types:
-                return family, bool(classes) and classes[0] in family.headless
-    shown = ", ".join([*classes, *dict.fromkeys(types)]) or "no architecture"
-    raise _unsupported(f"config.json says {shown}, which is not supported", families, lambda f: f.model_type)
-
-
 def _family_of_gguf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Family:
     for family in families:
         if family.ggml == checkpoint.architecture and family.claims(values.plain_values(family, checkpoint.metadata)):
             return family
     what = f"general.architecture is {checkpoint.architecture!r}, which is not supported"
-    raise _unsupported(what, families, lambda f: f.ggml)
-
-
-def _unsupported(what: str, families: Sequence[Family], name: Callable[[Family], str]) -> UnsupportedError:
-    return UnsupportedError(what, hint="supported: " + ", ".join(sorted({name(family) for family in families})))
+    raise unsupported(what, families, lambda f: f.ggml)
 
 
 def _by_modern_name(family: Family, tensors: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -94,6 +94,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_model_size": (ctypes.c_uint64, [c_void_p]),
     "llama_model_n_ctx_train": (c_int32, [c_void_p]),
     "llama_model_n_embd_out": (c_int32, [c_void_p]),
+    "llama_model_n_cls_out": (ctypes.c_uint32, [c_void_p]),
     "llama_vocab_type": (c_int32, [c_void_p]),
     "llama_vocab_n_tokens": (c_int32, [c_void_p]),
     "llama_vocab_bos": (c_int32, [c_void_p]),
@@ -119,6 +120,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 
 GGML_TYPE_F32 = 0
 FLASH_ATTN_DISABLED = 0
+POOLING_RANK = 4
 LOG_DEBUG = 1
 VOCAB_NONE = 0
 
@@ -271,14 +273,16 @@ class CApi:
         return time.perf_counter() - start
 
     def embed(self, tokens: list[int]) -> tuple[dict[str, Any], NDArray[np.float32]]:
-        """The sequence's pooled embedding [1, n_embd], or each token's where the model does not pool."""
+        """The sequence's pooled embedding [1, n_embd] or scores [1, labels]; without pooling each token's embedding."""
         self._decode(tokens, True, 0)
         library = self.library
-        pooled = library.llama_pooling_type(self.context) > 0
+        pooling = library.llama_pooling_type(self.context)
+        pooled = pooling > 0
         pointer = library.llama_get_embeddings_seq(self.context, 0) if pooled else None
         if pooled and not pointer:
             raise Refused("llama.cpp gave no embedding: the context was not opened for embeddings")
-        shape = (1 if pooled else len(tokens), library.llama_model_n_embd_out(self.model))
+        width = library.llama_model_n_cls_out if pooling == POOLING_RANK else library.llama_model_n_embd_out
+        shape = (1 if pooled else len(tokens), width(self.model))
         values = np.ctypeslib.as_array(pointer or library.llama_get_embeddings(self.context), shape)
         return {"shape": list(shape)}, values
 
