@@ -45,6 +45,8 @@ _F = np.float32
 #: The values of E2M3 by code; bit 5 is the sign.
 _E2M3_SIZES: Final = [m / 8 for m in range(8)] + [(1 + m / 8) * 2**e for e in range(3) for m in range(8)]
 E2M3: Final = np.array([*_E2M3_SIZES, *(-size for size in _E2M3_SIZES)], _F)
+#: The values of MXINT4 by code.
+_QUARTERS: Final = np.array([*(m / 4 for m in range(8)), *(-m / 4 for m in range(8))], _F)
 #: For each byte, the two E2M1 values in it as one 64-bit number, the low nibble first in memory.
 _PAIRS: Final = np.stack([E2M1[np.arange(256) & 15], E2M1[np.arange(256) >> 4]], -1).reshape(-1).view(np.uint64)
 #: The values of 8-bit codes, for what is left over at the end of a group.
@@ -146,6 +148,16 @@ def decode_e2m1(codes: Bytes, scales: Floats, group: int, out: Floats) -> None:
             spread[i] = pairs[codes[k * half + i]]
         for i in range(0, group, 16):
             store(out, k * group + i, load16(values, i) * scales[k])
+
+
+@kernel(BYTES, FLOATS, NUMBER, OUT_FLOATS)
+def decode_quarters(codes: Bytes, scales: Floats, group: int, out: Floats) -> None:
+    """MXINT4: a sign (bit 3) and quarters, times scale; two codes in a byte, the first in the low bits."""
+    for k in range(scales.size):
+        for i in range(group // 2):
+            at, byte = k * group + 2 * i, codes[k * group // 2 + i]
+            out[at] = _QUARTERS[byte & 15] * scales[k]
+            out[at + 1] = _QUARTERS[byte >> 4] * scales[k]
 
 
 @kernel(BYTES, FLOATS, NUMBER, OUT_FLOATS)

@@ -53,6 +53,8 @@ class ScaledCodec:
         match how.element:
             case "F4":
                 scaled.decode_e2m1(codes, flat, group, target)
+            case "Q4":
+                scaled.decode_quarters(codes, flat, group, target)
             case "F6_E2M3":
                 scaled.decode_e2m3(codes, flat, group, target)
             case "F8_E4M3":

@@ -23,6 +23,7 @@ from requant.encodings.mlx import MlxAffine
 from requant.encodings.scaled import Scaled
 from requant.encodings.smoothed import Smoothed
 from requant.encodings.sparse import Bitmask, Marlin24
+from requant.encodings.turned import Turned
 from requant.errors import UnsupportedError
 
 #: The stored arrays of a tensor (or of a run of its rows) as numpy arrays of `PartSpec.dtype.numpy`.
@@ -144,6 +145,7 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
     Marlin24: ("requant.kernels_cpu.sparse", "marlin24_codec"),
     Bitmask: ("requant.kernels_cpu.sparse", "bitmask_codec"),
     Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
+    Turned: ("requant.kernels_cpu.turned", "turned_codec"),
     Smoothed: ("requant.kernels_cpu.smoothed", "smoothed_codec"),
     Companioned: ("requant.kernels_cpu.companions", "companioned_codec"),
 }

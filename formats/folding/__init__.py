@@ -16,14 +16,16 @@ from requant.ir import Checkpoint, Tensor
 
 #: dtypes of models that are not quantized; every family has at least one array of another.
 _PLAIN: Final = ("F32", "F16", "BF16", "F64")
+#: Parts of names that only something quantized or rotated has, even where the weights are floats.
+_TELLING: Final = ("scale", "hadamard", "rotation", "spinquant")
 
 
 def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
     """`checkpoint` with its stored arrays put together into logical tensors."""
     pool = Pool(checkpoint)
     plain = [DENSE[label] for label in _PLAIN]
-    telling = any("scale" in tensor.name for tensor in checkpoint.tensors)  # scales whose weights are missing, say
-    if not pool.quantization and not telling and all(tensor.encoding in plain for tensor in checkpoint.tensors):
+    telling = any(word in tensor.name for tensor in checkpoint.tensors for word in _TELLING)
+    if not pool.configurations and not telling and all(tensor.encoding in plain for tensor in checkpoint.tensors):
         return checkpoint  # without importing the families, which takes as long as all else that `inspect` imports
     from requant.formats.folding.families import FOLDS
 

@@ -54,7 +54,7 @@ def _four_bit(pool: Pool, name: str, table: str) -> None:
         raise FormatError(pool.path, f"{state_array.name}: nested scales need nested_blocksize {NESTED} and an offset")
     codes = pool.get(name)
     if codes is None or not isinstance(codes.encoding, Dense):
-        raise FormatError(pool.path, f"{name!r} has a quant_state, and no weight", hint="is a shard missing?")
+        raise FormatError(pool.path, f"{name!r} has a quant_state, and no weight", hint=pool.missing)
     encoding = FourBit(table, str(dtype), block, double, codes.encoding.label, prod(state_array.shape))
     pool.assemble(TensorSpec(name, tuple(n for n in shape if isinstance(n, int)), encoding))
 
@@ -62,7 +62,7 @@ def _four_bit(pool: Pool, name: str, table: str) -> None:
 def _int8(pool: Pool, module: str) -> None:
     weight = pool.get(f"{module}.weight")
     if weight is None or weight.encoding != Dense(DTYPES["I8"]):
-        raise FormatError(pool.path, f"module {module!r} has an SCB, and no int8 weight", hint="is a shard missing?")
+        raise FormatError(pool.path, f"module {module!r} has an SCB, and no int8 weight", hint=pool.missing)
     mark = pool.get(f"{module}.weight_format")
     if mark is not None and (mark.nbytes != 1 or read(next(iter(mark.sources.values())))[0] != 0):
         raise UnsupportedError(

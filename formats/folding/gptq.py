@@ -20,6 +20,7 @@ from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.formats.folding.gptq_config import GptqConfig, Rule
 from requant.formats.folding.gptq_zeros import damaged_words, first_codes, read_words, recognize
 from requant.formats.folding.pool import Pool
+from requant.formats.folding.turned import turn
 from requant.ir import Json, Tensor, TensorSpec
 from requant.sources import read
 
@@ -33,20 +34,26 @@ _BIASED: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen3", "qwen3_moe", "gemma3_text", "phi3"), frozenset()),
     "qwen2": frozenset({"q_proj", "k_proj", "v_proj"}),
 }
-#: Asymmetric layers that are looked at to see whether the label of the zeros is right.
-_SAMPLES: Final = 4
-#: How much of each, in words of codes.
-_SAMPLE_WORDS: Final = 1 << 16
+#: How much of all asymmetric layers is looked at to see how their zeros are written, in words of codes.
+_SAMPLE_WORDS: Final = 1 << 18
+#: Layers that keep their inputs turned when a model of GPTQModel that is rotated runs (`loader.py`).
+_TURNED: Final = ".mlp.down_proj"
+#: Words of `--gptq-format`.
+_WORDS: Final = {Zeros.V1: "gptq", Zeros.V2: "gptq_v2"}
+#: What is told where nothing says how zeros are written.
+OPEN_ZEROS: Final = "no configuration says how its zeros are written"
 
 
 def fold_gptq(pool: Pool, quantization: Mapping[str, Json]) -> None:
     """Fold every GPTQ layer, Marlin's tiles of AutoGPTQ included."""
     config = GptqConfig(quantization, pool.path)
     layers = [_Layer(pool, module, config.rule(module)) for module in pool.modules("qweight") if is_gptq(pool, module)]
-    mislabelled = _label_is_wrong([layer for layer in layers if not layer.found.symmetric])
+    shown = _shown_by_data(layers)
     for layer in layers:
-        layer.fold(mislabelled and not layer.found.symmetric)
+        layer.fold(shown)
         _drop_unused_bias(pool, layer.module)
+    if quantization.get("rotation"):
+        _turn_back(pool, [f"{layer.module}.weight" for layer in layers if layer.module.endswith(_TURNED)])
     for module in pool.modules("B"):
         if pool.get(f"{module}.s") is not None:
             _fold_marlin(pool, module)
@@ -77,12 +84,21 @@ class _Layer:
         self.words = read_words(self.zeros, pool.path)
         self.found = recognize(self.words, self.bits, self.outputs, planar=rule.planar)
 
-    def fold(self, mislabelled: bool) -> None:
-        """Put the layer into the pool; mislabelled: its zeros are not of the version the configuration says."""
-        said = self.rule.zeros if self.bits == 3 or self.rule.zeros is not Zeros.V1_OLD else Zeros.V1
-        zeros = self.found.zeros or (_other(said) if mislabelled else said)
-        if zeros is not said:
+    def fold(self, shown: Zeros | None) -> None:
+        """Put the layer into the pool; shown: how asymmetric zeros are written by what all layers show."""
+        said = self.rule.zeros
+        if said is Zeros.V1_OLD and self.bits != 3:
+            said = Zeros.V1
+        zeros = self.found.zeros or said or shown or Zeros.V1
+        if said is None and not self.found.symmetric:
+            self._tell_open(shown)
+        elif self.found.symmetric and said not in (None, zeros):
             self._remark(f"the zeros are written as {zeros.value}, not as {said.value} as the configuration says")
+        elif shown not in (None, zeros) and zeros is not Zeros.V1_OLD and not self.found.symmetric:
+            self._remark(
+                f"the zeros are read as {zeros.value}, as the configuration says, and look like {shown.value}: "
+                f"--gptq-format {_WORDS[shown]} reads them so"
+            )
         planar = self.bits in PLANAR_BITS or (self.bits == 3 and self.found.planar)
         scale, index = self.scales.encoding.label, "I32" if self.g_idx is None else self.g_idx.encoding.label
         encoding = Gptq(self.bits, self.group, self.found.symmetric, zeros, self.order, scale, planar, index)
@@ -94,11 +110,38 @@ class _Layer:
             )
         put(self.pool, TensorSpec(f"{self.module}.weight", (self.outputs, self.inputs), encoding))
 
-    def first_levels(self) -> NDArray[np.float64] | None:
+    def shown_zeros(self, words: int) -> Zeros | None:
+        """How the zeros are written, by the words of a symmetric layer, or else by so many words of codes.
+
+        Weights balance, so codes lie around their zeros: the mean of code - stored zero is near 0 in v2 and near 1 in
+        v1. None where that leaves it open.
+        """
+        if self.found.symmetric:
+            return self.found.zeros if self.found.zeros is not Zeros.V1_OLD else None
+        levels = self._first_levels(words)
+        if levels is None:
+            return None
+        means = levels.mean(0)  # of each output; a few may be damaged
+        if 1.25 * means.std() / np.sqrt(means.size) >= 0.15:
+            return None
+        middle = float(np.median(means))
+        return Zeros.V2 if abs(middle) < 0.3 else Zeros.V1 if abs(middle - 1) < 0.3 else None
+
+    def _tell_open(self, shown: Zeros | None) -> None:
+        if shown is not None:
+            self._remark(f"{OPEN_ZEROS}: {shown.value} by what all layers show; --gptq-format says it for certain")
+            return
+        planes = ", gptq_p for codes in planes" if self.bits == 3 else ""
+        self._remark(
+            f"{OPEN_ZEROS}, and the numbers do not show it: read as less one (v1); if the model answers nonsense, take "
+            f"--gptq-format gptq_v2{planes}"
+        )
+
+    def _first_levels(self, words: int) -> NDArray[np.float64] | None:
         """code - stored zero of the first inputs of every output; None where an error of one would not show."""
         if self.bits > 4 or self.bits in PLANAR_BITS or self.found.planar:
             return None
-        count = min(self.inputs, 32 * max(1, _SAMPLE_WORDS // (self.bits * self.outputs)))
+        count = min(self.inputs, 32 * max(1, words // (self.bits * self.outputs)))
         if self.order is Order.ACT and self.g_idx is not None:
             group = _numbers(self.g_idx)[:count]
         else:
@@ -214,26 +257,28 @@ def put(pool: Pool, spec: TensorSpec) -> None:
     pool.assemble(spec)
 
 
-def _label_is_wrong(layers: list[_Layer]) -> bool:
-    """Whether asymmetric zeros are of the other version than the configuration says.
+def _shown_by_data(layers: list[_Layer]) -> Zeros | None:
+    """How zeros are written by what layers show, if any does and none contradicts."""
+    if all(layer.found.symmetric for layer in layers):
+        return None
+    words = _SAMPLE_WORDS // len(layers)
+    shown = {found for layer in layers if (found := layer.shown_zeros(words)) is not None}
+    return shown.pop() if len(shown) == 1 else None
 
-    Weights balance, so codes lie around their zeros: the mean of code - stored zero is near 0 in v2 and near 1 in v1.
-    A few layers are looked at, and all of them must contradict.
+
+def _turn_back(pool: Pool, names: list[str]) -> None:
+    """Layers whose inputs GPTQModel turns when it runs a rotated model: what their weights mean is turned back.
+
+    All else of its rotation is done to the weights on both sides, and needs nothing.
     """
-    verdicts = []
-    for layer in layers[:_SAMPLES]:
-        levels = layer.first_levels()
-        if levels is None or layer.rule.zeros is Zeros.V1_OLD:
-            return False
-        means = levels.mean(0)  # of each output; a few may be damaged
-        unsure = 1.25 * means.std() / np.sqrt(means.size)
-        wrong = 0.0 if layer.rule.zeros is Zeros.V1 else 1.0
-        verdicts.append(unsure < 0.15 and abs(float(np.median(means)) - wrong) < 0.3)
-    return bool(verdicts) and all(verdicts)
-
-
-def _other(zeros: Zeros) -> Zeros:
-    return Zeros.V1 if zeros is Zeros.V2 else Zeros.V2
+    if not names:
+        raise UnsupportedError(
+            f"{pool.path}: rotation in the configuration says that inputs of {_TURNED.removeprefix('.')!r} are "
+            "rotated when it runs, and no such layer is here",
+            hint="dequantize the model with GPTQModel and save it; or convert the original model",
+        )
+    for name in names:
+        turn(pool, name, 0, "rotation = GPTQModel's")
 
 
 def _fold_marlin(pool: Pool, module: str) -> None:

@@ -14,18 +14,27 @@ from requant.errors import UnsupportedError
 from requant.ir import Json
 from requant.patterns import Patience, Pattern, PatternError, regular_expression
 
-#: Words for true zeros, in `checkpoint_format`, `format` or auto-round's `packing_format`; all else is less one.
-_TRUE_ZEROS: Final = frozenset({"gptq_v2", "gptq_p", "auto_round:gptq_v2"})
+#: Words between colons of `checkpoint_format`, `format`, and auto-round's `packing_format` and, before it had that,
+#: `backend`: zeros as they are, or less one. GPTQModel's `QuantLinear` stores them as they are, AutoGPTQ's less one;
+#: auto-round's own ("auto_round", whatever kernel follows) as they are (auto-round 0.16, `pack_layer`).
+_TRUE_ZEROS: Final = frozenset({"gptq_v2", "gptq_p", "gptqmodel"})
+_LESS_ONE: Final = frozenset({"gptq", "auto_gptq", "autogptq", "marlin"})
+_AUTO_ROUND: Final = frozenset({"auto_round", "autoround"})
+#: Where the layout is named, in the order in which it is believed.
+_LAYOUT_KEYS: Final = ("packing_format", "checkpoint_format", "format")
 _VERSION: Final = re.compile(r"gptqmodel:(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is said about one module; None where nothing is said. planar: 3-bit codes are split into planes."""
+    """What is said about one module; None where nothing is said.
+
+    zeros: by the convention of who wrote it. planar: 3-bit codes are split into planes.
+    """
 
     bits: int | None
     group: int | None
-    zeros: Zeros
+    zeros: Zeros | None
     planar: bool
 
 
@@ -38,8 +47,10 @@ class GptqConfig:
 
     def __init__(self, quantization: Mapping[str, Json], path: Path) -> None:
         self._config, self._path = quantization, path
-        form = quantization.get("packing_format") or quantization.get("checkpoint_format") or quantization.get("format")
-        self.form = str(form or "gptq").lower()
+        method = str(quantization.get("quant_method") or "").lower().replace("-", "_").removeprefix("intel/")
+        keys = (*_LAYOUT_KEYS, "backend") if method in _AUTO_ROUND else _LAYOUT_KEYS
+        said = next((str(word).lower() for key in keys if (word := quantization.get(key))), "")
+        self.form = said if said not in ("", "auto") else "gptq" if quantization else ""
 
     def rule(self, module: str) -> Rule:
         """What holds for `module`, with `dynamic` (GPTQModel: first match) and `extra_config` (auto-round)."""
@@ -47,10 +58,20 @@ class GptqConfig:
         bits = _integer(changed, "bits", _integer(self._config, "bits", _integer(self._config, "w_bit")))
         default = _integer(self._config, "group_size", _integer(self._config, "q_group_size"))
         group = _integer(changed, "group_size", default)
-        zeros = Zeros.V2 if self.form in _TRUE_ZEROS else Zeros.V1
+        zeros = self._zeros
         if zeros is Zeros.V1 and bits == 3 and self._is_old:
             zeros = Zeros.V1_OLD
         return Rule(bits, group if group is None or group > 0 else -1, zeros, self.form == "gptq_p")
+
+    @cached_property
+    def _zeros(self) -> Zeros | None:
+        """How zeros are written, by who says so; None where there is no configuration."""
+        words = set(self.form.split(":"))
+        if words & _TRUE_ZEROS:
+            return Zeros.V2
+        if words & _LESS_ONE:
+            return Zeros.V1
+        return Zeros.V2 if words & _AUTO_ROUND else Zeros.V1 if self.form else None
 
     @cached_property
     def _is_old(self) -> bool:

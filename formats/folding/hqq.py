@@ -85,7 +85,7 @@ def _width(pool: Pool, module: str, described: Mapping[str, Tensor]) -> int:
             raise FormatError(pool.path, f"'{module}.packing' is {text!r}, none of {', '.join(_PACKINGS)}")
         return _PACKINGS[text]
     if bits is None:
-        raise FormatError(pool.path, f"module {module!r} has neither 'packing' nor 'nbits'", hint="is a shard missing?")
+        raise FormatError(pool.path, f"module {module!r} has neither 'packing' nor 'nbits'", hint=pool.missing)
     numbers = _numbers(pool, bits)
     number = float(numbers[0]) if numbers.size == 1 else 0.0
     widths = {8: 8, 6: 8, 5: 8, 4: 4, 3: 3, 2: 2, 1: 1}

@@ -9,15 +9,19 @@ from pathlib import Path
 
 from requant.encodings import Dense, Shape
 from requant.errors import FormatError, PlanError
+from requant.formats.folding.missing import missing_hint
 from requant.formats.safetensors.parts import NamesParts
+from requant.formats.safetensors.stream import shorten
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Tensor, TensorSpec
-from requant.sources import read
+from requant.sources import Source, read
 
 
 class Pool:
     """Stored arrays by name; whatever is left at the end is a tensor of its own.
 
-    notices: what folds found strange (`Checkpoint.notices`); they append to it.
+    configurations: every quantization config, after where it lies. quantization: the one that counts, {} if there is
+    none. missing: the hint where a part is missing. notices: what folds found strange (`Checkpoint.notices`); they
+    append to it.
     """
 
     def __init__(self, checkpoint: Checkpoint[Tensor]) -> None:
@@ -27,8 +31,10 @@ class Pool:
         self.path: Path = checkpoint.path
         self.config: Mapping[str, Json] = checkpoint.config
         self.notices: list[str] = []
+        self.missing = missing_hint(checkpoint)
         self._remarks: dict[str, list[str]] = {}
-        self.quantization: Mapping[str, Json] = _quantization(checkpoint)
+        self.configurations = _configurations(checkpoint)
+        self.quantization: Mapping[str, Json] = next((config for _, config in self.configurations), {})
 
     def names(self) -> list[str]:
         """Everything that is here, in file order."""
@@ -51,14 +57,14 @@ class Pool:
         """The array `<module>.<suffix>`, without which the module is broken."""
         array = self._arrays.get(f"{module}.{suffix}")
         if array is None:
-            raise FormatError(self.path, f"module {module!r} has no {suffix!r}", hint="is a shard missing?")
+            raise FormatError(self.path, f"module {module!r} has no {suffix!r}", hint=self.missing)
         return array
 
     def need_part(self, tensor: str, part: str) -> Tensor:
         """The array `<tensor>_<part>`, without which the tensor is broken."""
         array = self._arrays.get(f"{tensor}_{part}")
         if array is None:
-            raise FormatError(self.path, f"{tensor!r} has no '{tensor}_{part}'", hint="is a shard missing?")
+            raise FormatError(self.path, f"{tensor!r} has no '{tensor}_{part}'", hint=self.missing)
         return array
 
     def assemble(self, spec: TensorSpec) -> None:
@@ -77,7 +83,7 @@ class Pool:
         for part, wanted in parts.items():
             array = self._arrays.get(names[part])
             if array is None:
-                raise FormatError(self.path, f"{spec.name!r} lacks {names[part]!r}", hint="is a shard missing?")
+                raise FormatError(self.path, f"{spec.name!r} lacks {names[part]!r}", hint=self.missing)
             found = array.parts["data"] if isinstance(array.encoding, Dense) else None
             if found is None or found.dtype != wanted.dtype or not _alike(found.shape, wanted.shape):
                 stored = "taken already" if found is None else f"{found.dtype.label}{list(found.shape)}"
@@ -119,22 +125,27 @@ def _alike(one: Shape, other: Shape) -> bool:
     return [size for size in one if size != 1] == [size for size in other if size != 1]
 
 
-def _quantization(checkpoint: Checkpoint[Tensor]) -> Mapping[str, Json]:
-    """The quantization config, wherever it lies; {} when there is none."""
-    text = checkpoint.config.get("text_config")
-    for config in (checkpoint.config, text if isinstance(text, dict) else {}):
+def _configurations(checkpoint: Checkpoint[Tensor]) -> list[tuple[str, Mapping[str, Json]]]:
+    """Every quantization config and where it lies, in the order in which they are believed; none of them is empty."""
+    text, found = checkpoint.config.get("text_config"), list[tuple[str, Json]]()
+    for config, inside in ((checkpoint.config, ""), (text if isinstance(text, dict) else {}, "text_config.")):
         for key in ("quantization_config", "compression_config"):
-            found = config.get(key)
-            if isinstance(found, dict):
-                return found
+            found.append((f"{inside}{key} of config.json", config.get(key)))
     for name in QUANTIZATION_FILES:
         source = checkpoint.files.get(name)
-        if source is None:
-            continue
-        try:
-            found = json.loads(bytes(read(source)))
-        except (ValueError, RecursionError) as error:
-            raise FormatError(checkpoint.path / name, f"is not JSON: {error}") from None
-        if isinstance(found, dict):
-            return found
-    return {}
+        if source is not None:
+            found.append((name, _read_json(checkpoint.path / name, source)))
+    mlx = checkpoint.config.get("quantization")
+    found.append(("quantization of config.json", mlx if isinstance(mlx, dict) else None))
+    for place, value in found:
+        if value is not None and not isinstance(value, dict):
+            raise FormatError(checkpoint.path, f"{place} is {shorten(value)}, not an object")
+    return [(place, value) for place, value in found if isinstance(value, dict) and value]
+
+
+def _read_json(path: Path, source: Source) -> Json:
+    try:
+        found: Json = json.loads(bytes(read(source)))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, f"is not JSON: {error}") from None
+    return found

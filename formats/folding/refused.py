@@ -1,7 +1,8 @@
 """Quantized checkpoints that are recognized and not read: by the names of their arrays, then by what config.json says.
 
 Sources: the state dicts of exllamav3, aqlm 1.1, quip-sharp, vptq, spqr_quant, torchao 0.18, optimum-quanto 0.2, eetq,
-fp_quant, amd-quark 0.13, autoawq 0.2 (`ScaledActivation`), and of transformers 5.23 (HIGGS, BitNet).
+fp_quant, amd-quark 0.13, autoawq 0.2 (`ScaledActivation`),
+GPTQModel 7.7 (QQQ), paroquant 0.1, and of transformers 5.23 (HIGGS, BitNet).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _ARRAYS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "weight._data": ("quanto", ("weight._scale",)),
     "weight_scales": ("EETQ", ("weight",)),
     "weight_quantizer.scale": ("Quark", ()),
+    "s_channel": ("QQQ", ("B",)),
+    "theta": ("ParoQuant", ("pairs",)),
+    "channel_scales": ("ParoQuant", ("qweight",)),
     "act.scales": ("AWQ with divided activations", ()),
     "gelu_impl.scales": ("AWQ with divided activations", ()),
 }
@@ -49,6 +53,20 @@ _METHODS: Final = {
     "sinq": "SINQ",
     "fouroversix": "Four Over Six",
     "metal": "Metal",
+    "qqq": "QQQ",
+    "gemma": "Gemma's quantizer",
+    "humming": "Humming",
+    "bitblas": "BitBLAS",
+    "gptq_bitblas": "BitBLAS",
+}
+#: Arrays that rotate the inputs of a layer, beside whatever it is stored as -> who stores them.
+_ROTATIONS: Final = {
+    "hadamard_matrix": "auto-round",
+    "spinquant_r1": "auto-round (SpinQuant)",
+    "spinquant_r4": "auto-round (SpinQuant)",
+    "input_rotation": "Quark",
+    "had_K": "QuaRot",
+    "rotation_matrix": "the library that wrote it",
 }
 _CODES: Final = ("U8", "I8", "I16", "U16", "I32", "U32", "F4", "F8_E4M3", "F8_E5M2")
 #: How to come to weights that can be read; where a family has a way of its own.
@@ -66,6 +84,14 @@ def refuse_by_arrays(pool: Pool, config: Mapping[str, Json]) -> None:
         for module in pool.modules(suffix):
             if all(pool.get(f"{module}.{other}") is not None for other in beside):
                 _refuse(pool, family, f"{module}.{suffix}")
+    for name in pool.names():
+        last = name.rpartition(".")[2]
+        writer = next((writer for start, writer in _ROTATIONS.items() if last.startswith(start)), None)
+        if writer is not None:
+            raise UnsupportedError(
+                f"{pool.path}: {name!r} says that {writer} has rotated the inputs of its layer, which is not read here",
+                hint="dequantize the model with the library that rotated it and save it; or convert the original model",
+            )
 
 
 def refuse_by_method(pool: Pool, config: Mapping[str, Json]) -> None:

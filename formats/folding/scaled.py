@@ -30,6 +30,15 @@ _REFUSED: Final[Mapping[str, str]] = {
 }
 #: Blocks of FP8 where the configuration says nothing.
 _BLOCK: Final = (128, 128)
+#: Names of scales beside `weight` -> the kind. `scale` alone is also a parameter of norms: the weight's dtype decides.
+_BESIDE_WEIGHT: Final = {
+    "weight_scale_inv": "inv",
+    "scale_weight": "scale-weight",
+    "qscale_weight": "qscale",
+    "scale": "scale",
+}
+#: Words of a configuration for 4-bit elements that are a sign and quarters (MXINT4); the same bytes are E2M1 else.
+_QUARTERS: Final = ("mx_int", "mx_int4", "mxint4")
 #: Rows and columns of blocks that the configuration names.
 Blocks = Sequence[tuple[int, int]]
 
@@ -40,8 +49,10 @@ def fold(pool: Pool, config: Mapping[str, Json]) -> None:
         for module in pool.modules(suffix):
             _refuse(pool, module, suffix, reason)
     block = blocks_of(config)
-    for module in pool.modules("weight_scale_inv"):
-        _fold(pool, module, "inv", block)
+    for suffix, kind in _BESIDE_WEIGHT.items():
+        for module in pool.modules(suffix):
+            if suffix != "scale" or _is_scaled_by(pool.get(f"{module}.weight"), pool.need(module, suffix)):
+                _fold(pool, module, kind, block)
     for name in pool.ending("_packed"):
         packed = pool.get(name)
         scales = pool.get(f"{name.removesuffix('_packed')}_scale")
@@ -61,11 +72,31 @@ def fold(pool: Pool, config: Mapping[str, Json]) -> None:
     _need_scales(pool, config)
 
 
+def _is_quarters(config: Mapping[str, Json], tensor: str) -> bool:
+    """Whether the config, or what it says of this layer (`extra_config`), names a sign and quarters."""
+    extra = config.get("extra_config")
+    own = extra.get(tensor.removesuffix(".weight")) if isinstance(extra, dict) else None
+    said = own.get("data_type", config.get("data_type")) if isinstance(own, dict) else config.get("data_type")
+    return str(said).lower() in _QUARTERS
+
+
+def _is_scaled_by(weight: Tensor | None, scales: Tensor) -> bool:
+    """Whether `weight` is what `scale` is a scale of."""
+    return weight is not None and (weight.encoding.label in _ELEMENTS or _is_of_nibbles(weight, scales))
+
+
+def _is_of_nibbles(weight: Tensor, scales: Tensor) -> bool:
+    """Whether they are 4-bit floats, two in a byte, under exponents of 32: DeepSeek V4 stores its experts so."""
+    if weight.encoding.label not in ("I8", "U8") or scales.encoding.label not in ("F8_E8M0", "U8"):
+        return False
+    return len(weight.shape) >= 2 and scales.shape == (*weight.shape[:-1], weight.shape[-1] // 16)
+
+
 def _need_scales(pool: Pool, config: Mapping[str, Json]) -> None:
     """FP8 without scales is plain numbers; not so where the configuration, or other weights, speak of scales."""
     left = [name for name in pool.ending(".weight") if _is_plain_fp8(pool.get(name))]
     if left and (config or any(_is_scaled_fp8(pool.get(name)) for name in pool.ending(".weight"))):
-        raise FormatError(pool.path, f"{left[0]!r} is FP8 and has no scales", hint="is a shard missing?")
+        raise FormatError(pool.path, f"{left[0]!r} is FP8 and has no scales", hint=pool.missing)
 
 
 def _is_plain_fp8(tensor: Tensor | None) -> bool:
@@ -103,7 +134,7 @@ def _modelopt_floats(pool: Pool, module: str, weight: Tensor, scales: Tensor) ->
     whole = pool.get(f"{scales.name}_2")
     group = _group(pool, module, shape[-1], scales.shape[-1])
     if scales.encoding.label == "F8_E4M3" and whole is None:
-        raise FormatError(pool.path, f"{module!r} has no '{scales.name}_2'", hint="is a shard missing?")
+        raise FormatError(pool.path, f"{module!r} has no '{scales.name}_2'", hint=pool.missing)
     encoding = Scaled("modelopt", "F4", 1, group, scales.encoding.label)
     if whole is not None:
         encoding = replace(encoding, whole="multiplies", whole_form=_whole_form(pool, whole, shape))
@@ -141,7 +172,7 @@ def _packed(pool: Pool, tensor: str, packed: Tensor, config: Mapping[str, Json],
     bits = _float_bits(pool, tensor, packed, scales, config)
     columns, rest = divmod(8 * packed.shape[-1], bits)
     shape = (*packed.shape[:-1], columns)
-    element = "F4" if bits == 4 else "F6_E2M3"
+    element = "F6_E2M3" if bits == 6 else "Q4" if _is_quarters(config, tensor) else "F4"
     rows, group, form = _grain(pool, tensor, shape, scales, block)
     if rest or (group or columns) % (16 if bits == 4 else 32) or (group and columns % group):
         raise FormatError(pool.path, f"{tensor!r}: {_said(packed)} under {_said(scales)} are no whole groups")
@@ -181,12 +212,13 @@ def _said_of_floats(config: Mapping[str, Json], key: str) -> set[str]:
 def _fold(pool: Pool, module: str, kind: str, block: Blocks) -> None:
     """`weight` beside scales that say what shares one; FP4 in bytes where the scales have groups of 32."""
     weight = pool.get(f"{module}.weight")
-    suffix = "weight_scale_inv" if kind == "inv" else "weight_scale"
+    suffix = next((suffix for suffix, named in _BESIDE_WEIGHT.items() if named == kind), "weight_scale")
     scales = pool.need(module, suffix)
     if weight is None:
-        raise FormatError(pool.path, f"module {module!r} has {suffix!r}, and no 'weight'", hint="is a shard missing?")
+        raise FormatError(pool.path, f"module {module!r} has {suffix!r}, and no 'weight'", hint=pool.missing)
     zeros = pool.get(f"{module}.weight_zero_point") if kind == "ct" else None
-    if kind == "inv" and weight.encoding.label in ("I8", "U8") and len(weight.shape) >= 2:
+    inverse = kind == "inv" and weight.encoding.label in ("I8", "U8") and len(weight.shape) >= 2
+    if inverse or (kind == "scale" and _is_of_nibbles(weight, scales)):
         shape: Shape = (*weight.shape[:-1], 2 * weight.shape[-1])
         group = _group(pool, module, shape[-1], scales.shape[-1] if scales.shape else 0)
         encoding = Scaled(kind, "F4", 1, group, scales.encoding.label, storage=weight.encoding.label)
@@ -258,6 +290,10 @@ def _grain(pool: Pool, tensor: str, shape: Shape, scales: Tensor, block: Blocks)
         return 1, 0, "rows"
     if len(shape) > 2 and scales.shape in (shape[:-2], (*shape[:-2], 1)):
         return 0, 0, "grid"
+    if len(scales.shape) == len(shape) + 2 and scales.shape[-3] == scales.shape[-1] == 1:  # FP8_PB_WO of ModelOpt
+        gathered = replace(scales, shape=(*scales.shape[:-3], scales.shape[-2]))
+        together, across, form = _grain(pool, tensor, shape, gathered, block)
+        return together, across, "spread" if form == "grid" else form
     if len(scales.shape) == len(shape) and scales.shape[:-2] == shape[:-2]:
         (rows, columns), (down, across) = shape[-2:], scales.shape[-2:]
         if down == rows and across and columns % across == 0:
@@ -266,6 +302,13 @@ def _grain(pool: Pool, tensor: str, shape: Shape, scales: Tensor, block: Blocks)
         for height, width in (*block, _BLOCK, _whole(columns, down, across), *even):
             if _fits(rows, height, down) and _fits(columns, width, across):
                 return height, width, "grid"
+        height, width = (*block, _BLOCK)[0]
+        if down > -(-rows // height) and across == -(-columns // width):
+            raise UnsupportedError(
+                f"{pool.path}: {scales.name!r} is {_said(scales)}, more rows of blocks than {tensor!r} of shape "
+                f"{list(shape)} has: its parts were quantized apart and fused, and nothing says where each begins",
+                hint="convert the model it was made from, or dequantize it with what serves it",
+            )
     raise FormatError(
         pool.path,
         f"{scales.name!r} is {_said(scales)}, which is no grid over {tensor!r} of shape {list(shape)}",
@@ -297,7 +340,7 @@ def _gpt_oss(pool: Pool, module: str, ending: str, kind: str) -> None:
     if blocks is None or blocks.encoding.label != "U8" or len(blocks.shape) < 3 or blocks.shape[-1] != 16:
         return
     if scales is None:
-        raise FormatError(pool.path, f"{module + ending!r} has no scales", hint="is a shard missing?")
+        raise FormatError(pool.path, f"{module + ending!r} has no scales", hint=pool.missing)
     shape = (*blocks.shape[:-2], 32 * blocks.shape[-2])
     pool.assemble(TensorSpec(f"{module}.weight", shape, Scaled(kind, "F4", 1, 32, "U8")))
 

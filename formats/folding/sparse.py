@@ -56,7 +56,7 @@ def _bitmask(pool: Pool, stem: str) -> None:
     scales = pool.get(f"{module}.weight_scale")
     if stored.encoding.label in ("F8_E4M3", "I8"):
         if scales is None:
-            raise FormatError(pool.path, f"module {module!r} has no 'weight_scale'", hint="is a shard missing?")
+            raise FormatError(pool.path, f"module {module!r} has no 'weight_scale'", hint=pool.missing)
         form = {(1,): "one", (): "scalar", (rows, 1): "grid"}.get(scales.shape)
         if form is None or pool.get(f"{module}.weight_zero_point") is not None:
             raise UnsupportedError(f"{pool.path}: module {module!r} is sparse under scales {list(scales.shape)}")

@@ -21,7 +21,7 @@ from requant.errors import PlanError
 ELEMENT_BITS: Final = {
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8"), 8),
     "F6_E2M3": 6,
-    "F4": 4,
+    **dict.fromkeys(("F4", "Q4"), 4),
 }
 _ELEMENT_NAMES: Final = {
     "F8_E4M3": "FP8",
@@ -31,6 +31,7 @@ _ELEMENT_NAMES: Final = {
     "I8": "INT8",
     "F6_E2M3": "FP6",
     "F4": "FP4",
+    "Q4": "MXINT4",
 }
 
 #: Kind of checkpoint -> how its arrays are called; {m} is the tensor's name without ".weight", {t} the name itself. A
@@ -40,6 +41,9 @@ _NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "packed": {"data": "{m}.weight_packed", "scales": "{m}.weight_scale", "whole": "{m}.weight_global_scale"},
     "inv": {"data": "{m}.weight", "scales": "{m}.weight_scale_inv"},
     "modelopt": {"data": "{m}.weight", "scales": "{m}.weight_scale", "whole": "{m}.weight_scale_2"},
+    "scale-weight": {"data": "{m}.weight", "scales": "{m}.scale_weight"},
+    "scale": {"data": "{m}.weight", "scales": "{m}.scale"},
+    "qscale": {"data": "{m}.weight", "scales": "{m}.qscale_weight"},
     "stack": {"data": "{t}", "scales": "{t}_scale"},
     "stack-inv": {"data": "{t}", "scales": "{t}_scale_inv"},
     "gpt-oss": {"data": "{m}_blocks", "scales": "{m}_scales"},
@@ -59,7 +63,8 @@ _BLOCKED_KINDS: Final = ("gpt-oss", "gpt-oss-original")
 #: of weights that are stored as plain numbers beside them ("frozen" in compressed-tensors).
 BESIDE: Final = re.compile(
     r"(?:.*\.)?(?:(?:(?:\w+_proj_)?(?:input|output|act|activation|[qkv]|kv|prob|attn_output)_"
-    r"(?:scale|global_scale|zero_point|scale_ub))"
+    r"(?:scale|scale_2|scale_inv|global_scale|zero_point|scale_ub))"
+    r"|scale_(?:input|output)|qscale_act|[kv]_proj\.[kv]_bias|scaled_fp8"
     r"|(?:weight|experts\.\w+_proj)_(?:scale|zero_point|g_idx|global_scale))"
 )
 
@@ -68,13 +73,13 @@ BESIDE: Final = re.compile(
 class Scaled:
     """One way to store a matrix, or a stack of matrices.
 
-    kind: whose names (a key of the table above). element: dtype of an element. rows, columns: how many of each share a
-    scale; 0 for all of a matrix. scale: dtype of the scales; U8 holds the exponents of powers of two, as F8_E8M0 does.
-    form: of the array of scales: "grid" ([rows of blocks, blocks of a row]), "rows" (one dimension less), "one"
-    ([1], for everything) or "scalar" ([]). zero: dtype of zero points, "" for none. whole: "divides" or "multiplies"
-    where there is an F32 scale of the whole tensor; whole_form: "one" or "scalar", or of a stack "matrices" (one for
-    each) or "halves" (two for each: those of gate and up in one matrix). storage: dtype of the stored codes where it is
-    not the element's.
+    kind: whose names (a key of the table above). element: dtype of an element; Q4 is a sign and quarters (MXINT4).
+    rows, columns: how many of each share a scale; 0 for all of a matrix. scale: dtype of the scales; U8 holds the
+    exponents of powers of two, as F8_E8M0 does. form: of the array of scales: "grid" ([rows of blocks, blocks of a
+    row]), "spread" (a grid [rows, 1, columns, 1]), "rows" (one dimension less), "one" ([1], for everything) or "scalar"
+    ([]). zero: dtype of zero points, "" for none. whole: "divides" or "multiplies" where there is an F32 scale of the
+    whole tensor; whole_form: "one" or "scalar", or of a stack "matrices" (one for each) or "halves" (two for each:
+    those of gate and up in one matrix). storage: dtype of the stored codes where it is not the element's.
     """
 
     kind: str
@@ -98,21 +103,21 @@ class Scaled:
         marks = [_ELEMENT_NAMES[self.element], self._grain(), self.scale, self.kind]
         marks += [f"zero-{self.zero}"] if self.zero else []
         marks += [self.whole, self.whole_form] if self.whole else []
-        marks += [self.form] if self.form in ("rows", "scalar") else []
+        marks += [self.form] if self.form in ("rows", "scalar", "spread") else []
         marks += [f"in-{self.storage}"] if self.storage else []
         return "-".join(marks)
 
     @property
     def sliced(self) -> bool:
         """Whether every row has scales of its own and nothing is shared by all."""
-        return self.rows == 1 and self.form in ("grid", "rows") and not self.whole
+        return self.rows == 1 and self.form in ("grid", "spread", "rows") and not self.whole
 
     @property
     def values(self) -> Dense:
         """What holds every value: the dtype of the scales where products are rounded to it."""
         if self.kind in _ROUNDING_KINDS and self.scale in ("F16", "BF16") and not self.whole:
             return DENSE[self.scale]
-        if self.powers_of_two and self.element in ("F4", "F6_E2M3"):
+        if self.powers_of_two and self.element in ("F4", "F6_E2M3", "Q4"):
             return DENSE["BF16"]
         return F32
 
@@ -155,7 +160,7 @@ class Scaled:
         """
         if len(shape) < 2:
             raise PlanError(f"{self.label} stores matrices, not a tensor of shape {list(shape)}")
-        scales = {"one": (1,), "scalar": (), "rows": shape[:-1], "grid": self.grid(shape)}[self.form]
+        scales = {"one": (1,), "scalar": (), "rows": shape[:-1], **self._grids(shape)}[self.form]
         parts = {"data": PartSpec(DTYPES[self.stored], self._data_shape(shape))}
         parts["scales"] = PartSpec(DTYPES[self.scale], scales)
         if self.zero:
@@ -179,6 +184,10 @@ class Scaled:
         """Shape of the grid of scales: one row for each row of blocks, blocks at the edges may be cut."""
         *stack, rows, columns = shape
         return (*stack, _count(rows, self.rows), _count(columns, self.columns))
+
+    def _grids(self, shape: Shape) -> Mapping[str, Shape]:
+        *stack, down, across = self.grid(shape)
+        return {"grid": (*stack, down, across), "spread": (*stack, down, 1, across, 1)}
 
     @property
     def stored(self) -> str:
