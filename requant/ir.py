@@ -26,6 +26,24 @@ QUANTIZATION_FILES: Final = (
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
+def text_config(config: Mapping[str, Json]) -> Mapping[str, Json]:
+    """What config.json says of the text model alone; {} where the model is nothing else.
+
+    Models that can also see or hear have it in a mapping of its own.
+    """
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else {}
+
+
+def flat_config(config: Mapping[str, Json]) -> dict[str, Json]:
+    """config.json with the text model of a multimodal one moved to the top.
+
+    >>> flat_config({"model_type": "mistral3", "text_config": {"model_type": "mistral"}})["model_type"]
+    'mistral'
+    """
+    return {**config, **text_config(config)}
+
+
 class Naming(Enum):
     """Whose names and row orders a checkpoint's tensors follow."""
 

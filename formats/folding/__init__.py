@@ -12,7 +12,7 @@ from typing import Final
 
 from requant.encodings import DENSE, Dense
 from requant.formats.folding.pool import Pool
-from requant.ir import Checkpoint, Tensor
+from requant.ir import Checkpoint, Tensor, text_config
 
 #: dtypes of models that are not quantized; every family has at least one array of another.
 _PLAIN: Final = ("F32", "F16", "BF16", "F64")
@@ -40,13 +40,13 @@ def _untie(pool: Pool) -> None:
 
     EXL2 folders have one, with the config.json of the model they were made from.
     """
-    text = pool.config.get("text_config")
+    text = text_config(pool.config)
     head = pool.get("lm_head.weight")
     if head is None or isinstance(head.encoding, Dense):
         return
     if pool.config.get("tie_word_embeddings") is True:
         pool.config = {**pool.config, "tie_word_embeddings": False}
-    elif isinstance(text, dict) and text.get("tie_word_embeddings") is True:
+    elif text.get("tie_word_embeddings") is True:
         pool.config = {**pool.config, "text_config": {**text, "tie_word_embeddings": False}}
     else:
         return

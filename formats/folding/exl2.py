@@ -13,7 +13,7 @@ from requant.encodings import Dense
 from requant.encodings.exl2 import PADDING, WIDTHS, Exl2, exl2_groups
 from requant.errors import FormatError
 from requant.formats.folding.pool import Pool
-from requant.ir import Json, Tensor, TensorSpec
+from requant.ir import Json, Tensor, TensorSpec, flat_config
 from requant.sources import FileSlice, read
 
 #: The most inputs a layer of any model has, and groups of them: small arrays are read before they are trusted.
@@ -75,8 +75,7 @@ def _groups(pool: Pool, module: str, words: int) -> list[tuple[int, int]]:
 
 def _outputs(pool: Pool, module: str, padded: int) -> int:
     """Columns that are outputs: exllamav2 pads each layer to a multiple of 32, which config.json tells for these."""
-    text = pool.config.get("text_config")
-    config = {**pool.config, **text} if isinstance(text, dict) else pool.config
+    config = flat_config(pool.config)
 
     def number(key: str) -> int:
         value = config.get(key)

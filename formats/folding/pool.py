@@ -12,7 +12,7 @@ from requant.errors import FormatError, PlanError
 from requant.formats.folding.missing import missing_hint
 from requant.formats.safetensors.parts import NamesParts
 from requant.formats.safetensors.stream import shorten
-from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Tensor, TensorSpec
+from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Tensor, TensorSpec, text_config
 from requant.sources import Source, read
 
 
@@ -127,8 +127,8 @@ def _alike(one: Shape, other: Shape) -> bool:
 
 def _configurations(checkpoint: Checkpoint[Tensor]) -> list[tuple[str, Mapping[str, Json]]]:
     """Every quantization config and where it lies, in the order in which they are believed; none of them is empty."""
-    text, found = checkpoint.config.get("text_config"), list[tuple[str, Json]]()
-    for config, inside in ((checkpoint.config, ""), (text if isinstance(text, dict) else {}, "text_config.")):
+    found = list[tuple[str, Json]]()
+    for config, inside in ((checkpoint.config, ""), (text_config(checkpoint.config), "text_config.")):
         for key in ("quantization_config", "compression_config"):
             found.append((f"{inside}{key} of config.json", config.get(key)))
     for name in QUANTIZATION_FILES:

@@ -19,7 +19,7 @@ from requant.architectures.sizes import sizes_of
 from requant.encodings import rows_of
 from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError, UnsupportedError
-from requant.ir import Checkpoint, Json, Naming, Tensor
+from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
 from requant.plan import Loss, Move, Translation, unchanged
 from requant.sources import Source, read
 from requant.transforms import Add, RopeOrder, Rows, Transform, Transpose, Unwoven, Woven
@@ -45,7 +45,7 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming, families: Sequence
 
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Translation:
-    config = _flat(checkpoint.config)
+    config = flat_config(checkpoint.config)
     model = class_of(checkpoint.config, checkpoint.architecture, families)
     if model.known:
         return _of_class(checkpoint, config, model)
@@ -182,12 +182,6 @@ def _to_hf_transforms(item: Expected, sizes: Sizes) -> tuple[Transform, ...]:
     elif rule.order is Order.TRANSPOSED:
         transforms.append(Transpose())
     return tuple(transforms)
-
-
-def _flat(config: Mapping[str, Json]) -> dict[str, Json]:
-    """config.json with the text model of a multimodal one moved to the top."""
-    text = config.get("text_config")
-    return {**config, **text} if isinstance(text, dict) else dict(config)
 
 
 def _family_of_gguf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Family:

@@ -12,7 +12,7 @@ from typing import Final
 from requant.encodings import Encoding
 from requant.encodings.exl2 import Exl2
 from requant.file_types import title
-from requant.ir import Checkpoint, Json, Naming, Tensor
+from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
 from requant.sources import FileSlice
 
 _LAYER: Final = re.compile(r"(?:^|\.)(\d+)\.")
@@ -243,8 +243,7 @@ def _ggml_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
 
 
 def _hf_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
-    text = checkpoint.config.get("text_config")
-    config = text if isinstance(text, dict) else checkpoint.config
+    config = flat_config(checkpoint.config)
 
     def number(*keys: str) -> int | None:
         return next((n for n in (config.get(key) for key in keys) if isinstance(n, int) and n > 0), None)

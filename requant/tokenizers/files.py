@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from requant.errors import FormatError
-from requant.ir import Checkpoint, Json, Tensor
+from requant.ir import Checkpoint, Json, Tensor, text_config
 from requant.sources import read
 
 
@@ -141,5 +141,4 @@ def config_value(config: Mapping[str, Json], key: str) -> Json:
     """A value of config.json, or of its `text_config` for models that can also see or hear."""
     if config.get(key) is not None:
         return config[key]
-    text = config.get("text_config")
-    return text.get(key) if isinstance(text, dict) else None
+    return text_config(config).get(key)
