@@ -41,6 +41,16 @@ _LONGROPE: Final = {
     "long_factor": [2 * x for x in _FACTORS],
     "original_max_position_embeddings": 512,
 }
+_MINISTRAL: Final = {
+    "rope_type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 16.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 _GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
 _GPT_OSS_YARN: Final = {
     "rope_type": "yarn",
@@ -179,6 +189,47 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
     "cohere2": ("Cohere2ForCausalLM", "Cohere2Config", {"num_hidden_layers": 5, "sliding_window": 128}),
     "seedoss": ("SeedOssForCausalLM", "SeedOssConfig", {"head_dim": 32}),
     "nemotron": ("NemotronForCausalLM", "NemotronConfig", {}),
+    "starcoder": (
+        "GPTBigCodeForCausalLM",
+        "GPTBigCodeConfig",
+        {"n_positions": 2048, "n_embd": 64, "n_layer": 2, "n_head": 4},
+    ),
+    "starcoder2": ("Starcoder2ForCausalLM", "Starcoder2Config", {}),
+    "stablelm": ("StableLmForCausalLM", "StableLmConfig", {"use_qkv_bias": True}),
+    "stablelm-parallel": (
+        "StableLmForCausalLM",
+        "StableLmConfig",
+        {"use_parallel_residual": True},
+    ),
+    "ernie": ("Ernie4_5ForCausalLM", "Ernie4_5Config", {"head_dim": 32}),
+    "hunyuan": (
+        "HunYuanDenseV1ForCausalLM",
+        "HunYuanDenseV1Config",
+        {
+            "head_dim": 32,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 1000.0, "factor": 1.0},
+        },
+    ),
+    "jais2": ("Jais2ForCausalLM", "Jais2Config", {}),
+    "glm": ("GlmForCausalLM", "GlmConfig", {"head_dim": 16}),
+    "glm4": ("Glm4ForCausalLM", "Glm4Config", {"head_dim": 16}),
+    "mistral3": (
+        "Ministral3ForCausalLM",
+        "Ministral3Config",
+        {"head_dim": 32, "rope_parameters": {**_MINISTRAL, "original_max_position_embeddings": 512}},
+    ),
+    "exaone4": (
+        "Exaone4ForCausalLM",
+        "Exaone4Config",
+        {"sliding_window": None, "layer_types": ["full_attention", "full_attention"], "head_dim": 16},
+    ),
+    "phi2": ("PhiForCausalLM", "PhiConfig", {"num_key_value_heads": 4, "intermediate_size": 256}),
+    "minimax": (
+        "MiniMaxM2ForCausalLM",
+        "MiniMaxM2Config",
+        {"head_dim": 32, "rotary_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
 }
 
@@ -192,9 +243,9 @@ def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, vocabul
     """
     model_class, config_class, changes = MODELS[name]
     settings = deepcopy({**_COMMON, **changes, "vocab_size": vocabulary})  # transformers writes into what it is given
-    if config_class in ("GPT2Config", "BertConfig"):
+    if config_class in ("GPT2Config", "GPTBigCodeConfig", "BertConfig"):
         settings.pop("num_key_value_heads")
-    if config_class == "GPT2Config":
+    if config_class in ("GPT2Config", "GPTBigCodeConfig"):
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)
         settings.pop("max_position_embeddings")

@@ -13,21 +13,31 @@ from requant.architectures.arcee import ARCEE
 from requant.architectures.bert import BERT
 from requant.architectures.cohere import COHERE, COHERE2
 from requant.architectures.direction import CAUSAL, DIRECTION
+from requant.architectures.ernie import ERNIE
+from requant.architectures.exaone import EXAONE4
 from requant.architectures.gemma import GEMMA, GEMMA2
 from requant.architectures.gemma3 import GEMMA3
+from requant.architectures.glm import GLM, GLM4
 from requant.architectures.gpt2 import GPT2
 from requant.architectures.gpt_oss import GPT_OSS
 from requant.architectures.granite import GRANITE
+from requant.architectures.hunyuan import HUNYUAN
+from requant.architectures.jais2 import JAIS2
 from requant.architectures.joined import joined as _joined
 from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
+from requant.architectures.minimax import MINIMAX_M2
+from requant.architectures.mistral3 import MISTRAL3
 from requant.architectures.nemotron import NEMOTRON
 from requant.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
+from requant.architectures.phi import PHI2
 from requant.architectures.phi3 import PHI3
 from requant.architectures.pooling import POOLING
 from requant.architectures.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
 from requant.architectures.rules import Family
 from requant.architectures.seed_oss import SEED_OSS
 from requant.architectures.smollm3 import SMOLLM3
+from requant.architectures.stablelm import STABLELM
+from requant.architectures.starcoder import STARCODER, STARCODER2
 from requant.architectures.translate import translate as _translate
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Move, Translation
@@ -69,6 +79,18 @@ ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
         COHERE2,
         SEED_OSS,
         NEMOTRON,
+        STARCODER,
+        STARCODER2,
+        STABLELM,
+        ERNIE,
+        HUNYUAN,
+        JAIS2,
+        GLM,
+        GLM4,
+        MISTRAL3,
+        EXAONE4,
+        PHI2,
+        MINIMAX_M2,
     )
 )
 

@@ -35,6 +35,7 @@ COHERE: Final[Family] = decoder(
     "command-r",
     (
         *_RULES,
+        # llama.cpp looks for them in models of 64 layers and more
         Rule(ATTN + "q_norm.weight", "blk.{n}.attn_q_norm.weight", ("heads", "head"), when="use_qk_norm"),
         Rule(ATTN + "k_norm.weight", "blk.{n}.attn_k_norm.weight", ("kv_heads", "head"), when="use_qk_norm"),
     ),

@@ -116,7 +116,7 @@ _MLP_BIASES: Final = (
 )
 
 _MOE: Final = _LAYER + "block_sparse_moe."
-_EXPERTS: Final = (
+MOE_EXPERTS: Final = (
     Rule(_MOE + "gate.weight", "blk.{n}.ffn_gate_inp.weight", ("experts", "hidden")),
     Rule(_MOE + "experts.{e}.w1.weight", "blk.{n}.ffn_gate_exps.weight", ("ffn", "hidden")),
     Rule(_MOE + "experts.{e}.w2.weight", "blk.{n}.ffn_down_exps.weight", ("hidden", "ffn")),
@@ -178,7 +178,7 @@ MIXTRAL: Final = replace(
     model_type="mixtral",
     classes=("MixtralForCausalLM", "MixtralModel"),
     headless=frozenset({"MixtralModel"}),
-    rules=(*TRUNK, *NORMS, *attention(Order.ROPE), *_EXPERTS),
+    rules=(*TRUNK, *NORMS, *attention(Order.ROPE), *MOE_EXPERTS),
     keys=(
         *LLAMA.keys,
         Key(("num_local_experts",), "expert_count", "u32", always(8)),

@@ -39,7 +39,7 @@ class Expected:
 
 def expected(family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str) -> Iterator[Expected]:
     """Every tensor of a model of these sizes: those before the layers, layer by layer, those after them."""
-    rules = [rule for rule in family.rules if not rule.when or flags[rule.when]]
+    rules = [rule for rule in family.rules if rule.applies(flags)]
     before = [rule for rule in rules if not rule.layered and not rule.ggml.startswith("output")]
     after = [rule for rule in rules if not rule.layered and rule.ggml.startswith("output")]
     for rule in before:
@@ -56,7 +56,7 @@ def named(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
     """The tensors of one rule in layer `n`."""
 
     def filled(template: str) -> tuple[str, ...]:
-        experts = range(sizes["experts"]) if "{e}" in template else (0,)
+        experts = range(sizes[rule.each]) if "{e}" in template else (0,)
         return tuple(template.format(base=base, n=n, e=e) for e in experts)
 
     names, apart = filled(rule.hf), tuple(filled(template) for template in rule.apart)
@@ -135,7 +135,9 @@ def unknown(names: list[str], family: Family, sizes: Sizes, flags: Mapping[str, 
         hint = f"the configuration says {sizes['layers']} layers; this one is in layer {int(layer[1])}"
     n = layer[1] if layer else ""
     for rule in family.rules:
-        off = rule.when in family.flags and not flags[rule.when]
+        flag = rule.when.removeprefix("!")
+        off = flag in family.flags and not rule.applies(flags)
         if off and name == rule.hf.format(base=base, n=n, e=0):
-            hint = f"config.json says {rule.when} = false, so transformers would not load it"
+            said = "true" if flags[flag] else "false"
+            hint = f"config.json says {flag} = {said}, so transformers would not load it"
     return PlanError(f"tensor {name!r} does not belong to a {family.model_type} model{more}", hint=hint)

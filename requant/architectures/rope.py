@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from requant.architectures import yarn
 from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rules import Config, Default, Irregular, Sizes, ToGgml, ToHf
 from requant.encodings import F32
@@ -44,17 +45,9 @@ _KEYS: Final = frozenset(
         "scaling.yarn_beta_fast",
         "scaling.yarn_beta_slow",
         "scaling.yarn_truncate",
+        "scaling.yarn_log_multiplier",
     )
 )
-#: Optional parameters of yarn: HF name, GGUF key.
-_YARN: Final = (
-    ("extrapolation_factor", "rope.scaling.yarn_ext_factor"),
-    ("attention_factor", "rope.scaling.yarn_attn_factor"),
-    ("beta_fast", "rope.scaling.yarn_beta_fast"),
-    ("beta_slow", "rope.scaling.yarn_beta_slow"),
-)
-
-
 #: Whether yarn's borders are whole dimensions. No key of llama.cpp, which cuts them always.
 _TRUNCATE: Final = "rope.scaling.yarn_truncate"
 
@@ -63,17 +56,18 @@ _TRUNCATE: Final = "rope.scaling.yarn_truncate"
 class Rope:
     """How one family keeps its rope parameters.
 
-    theta: transformers' default base. outer_original: as in phi3, `original_max_position_embeddings` stands
-    beside the rope parameters and is always written to GGUF. in_part: heads may be rotated in part, as a key of the
-    family says (see `rotary`); transformers' default part, None for whole heads. local: layers with a window may have
-    a base of their own, unscaled. absent: the parameters of a config.json without any. truncate: what yarn's
-    `truncate` is in a GGUF that does not say.
+    theta: transformers' default base. outer_original: as in phi3, `original_max_position_embeddings` stands beside the
+    rope parameters and is always written to GGUF. in_part: heads may be rotated in part, as a key of the family says
+    (see `rotary`); transformers' default part, None for whole heads. local: layers with a window may have a base of
+    their own, unscaled. multiplied: llama.cpp knows yarn's `mscale_all_dim` here. absent: the parameters of a
+    config.json without any. truncate: what yarn's `truncate` is in a GGUF that does not say.
     """
 
     theta: float
     outer_original: bool = False
     in_part: float | None = None
     local: bool = False
+    multiplied: bool = False
     absent: Mapping[str, Json] = field(default_factory=dict)
     truncate: bool = True
 
@@ -104,7 +98,7 @@ class Rope:
                 truncate = scaling.get("truncate", True) is not False
                 if truncate != self.truncate:
                     values[_TRUNCATE] = Typed("bool", truncate)
-                return ToGgml(values | _yarn(scaling, original), losses=_unread_of_yarn(scaling))
+                return ToGgml(values | yarn.to_ggml(scaling, original, self.multiplied), losses=yarn.unread(scaling))
             case "llama3":
                 scaling["original_max_position_embeddings"] = original
                 return ToGgml(values, (_vector(_FREQS, llama3_factors(scaling, sizes["head"])),))
@@ -137,7 +131,7 @@ class Rope:
             if self.outer_original:
                 scaling.pop("original_max_position_embeddings")
         elif kind == "yarn":
-            scaling = _yarn_of(values, factor, original)
+            scaling = yarn.to_hf(values, factor, original)
             if values.get(_TRUNCATE, self.truncate) is False:
                 scaling["truncate"] = False
         elif kind == "linear" and factor != 1.0:
@@ -274,62 +268,6 @@ def _guesses(factors: Factors, theta: float, head: int) -> list[tuple[float, int
             high = float(f"{1 - 1 / offset:.4g}")
             guesses.append((high, round(slope * (1 - 1 / offset - 1))))
     return guesses
-
-
-def _yarn(scaling: Config, original: int) -> dict[str, Typed]:
-    factor = positive(scaling, "factor")
-    values = _typed("yarn") | {
-        "rope.scaling.factor": _f32(scaling, "factor"),
-        "rope.scaling.original_context_length": Typed("u32", original),
-    }
-    named = dict(scaling)
-    if scaling.get("attention_factor") is None:
-        named["attention_factor"] = scaling.get("attn_factor")
-    for hf, ggml in _YARN:
-        if named.get(hf) is not None:
-            values[ggml] = _f32(named, hf)
-    wanted = _attention_of_yarn(named, factor)
-    if not math.isclose(wanted, _mscale(factor), rel_tol=1e-6):
-        # llama.cpp makes up its own attention factor for yarn and multiplies it by this one
-        values["rope.scaling.attn_factor"] = Typed("f32", wanted / _mscale(factor))
-    return values
-
-
-def _unread_of_yarn(scaling: Config) -> tuple[Loss, ...]:
-    """Parameters that llama.cpp has constants for."""
-    constants: dict[str, Json] = {"extrapolation_factor": 1, "beta_fast": 32, "beta_slow": 1, "truncate": True}
-    return tuple(
-        Loss(LossKind.METADATA_DROPPED, f"rope_scaling.{key}", f"llama.cpp takes {constant}, not {scaling[key]}")
-        for key, constant in constants.items()
-        if scaling.get(key) is not None and scaling[key] != constant
-    )
-
-
-def _attention_of_yarn(scaling: Config, factor: float) -> float:
-    """What cosines and sines are multiplied by in transformers."""
-    if scaling.get("attention_factor") is not None:
-        return number(scaling, "attention_factor")
-    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        return _mscale(factor, number(scaling, "mscale")) / _mscale(factor, number(scaling, "mscale_all_dim"))
-    return _mscale(factor)
-
-
-def _mscale(factor: float, mscale: float = 1.0) -> float:
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-
-def _yarn_of(values: Config, factor: float, original: int) -> dict[str, Json]:
-    scaling: dict[str, Json] = {
-        "rope_type": "yarn",
-        "factor": factor,
-        "original_max_position_embeddings": original,
-    }
-    for hf, ggml in _YARN:
-        if values.get(ggml) is not None:
-            scaling[hf] = shortest(number(values, ggml))
-    if "attention_factor" not in scaling and values.get("rope.scaling.attn_factor") is not None:
-        scaling["attention_factor"] = shortest(number(values, "rope.scaling.attn_factor") * _mscale(factor))
-    return scaling
 
 
 def _longrope(values: dict[str, Typed], scaling: Config, context: float, sizes: Sizes) -> ToGgml:

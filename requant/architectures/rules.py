@@ -50,11 +50,12 @@ class Rule:
     """One tensor in both namings.
 
     hf: `{base}` stands for the family's prefix, `{n}` for the layer, `{e}` for the expert: one HF tensor of each expert
-    is a matrix of the one ggml tensor. shape: sizes by name, as HF stores it. heads: the size that counts the heads of
-    a tensor in rope order. turn: where the rows of one HF tensor are those of two ggml tensors in turn, whether this is
-    the first (0) or the second (1), whose rule follows; the size that counts them is called `…_pair`. apart: what other
-    libraries call it where they keep it as ggml does; with `{e}`, the matrix of each expert. add: ggml's values are
-    HF's plus this. when: the flag without which there is no such tensor.
+    is a matrix of the one ggml tensor. each: the size that counts them, where they are no experts. shape: sizes by
+    name, as HF stores it. heads: the size that counts the heads of a tensor in rope order. turn: where the rows of one
+    HF tensor are those of two ggml tensors in turn, whether this is the first (0) or the second (1), whose rule
+    follows; the size that counts them is called `…_pair`. apart: what other libraries call it where they keep it as
+    ggml does; with `{e}`, the matrix of each expert. add: ggml's values are HF's plus this. when: the flag without
+    which there is no such tensor; with "!" before it, with which there is none.
     """
 
     hf: str
@@ -66,6 +67,7 @@ class Rule:
     apart: tuple[str, ...] = ()
     add: float = 0.0
     when: str = ""
+    each: str = "experts"
 
     @property
     def ggml_shape(self) -> tuple[str, ...]:
@@ -74,6 +76,10 @@ class Rule:
         if self.order is Order.TRANSPOSED:
             shape = (*shape[:-2], shape[-1], shape[-2])
         return shape if self.turn is None else tuple(name.removesuffix("_pair") for name in shape)
+
+    def applies(self, flags: Mapping[str, bool]) -> bool:
+        """Whether a model of these flags has the tensor."""
+        return not self.when or flags[self.when.removeprefix("!")] != self.when.startswith("!")
 
     @property
     def layered(self) -> bool:

@@ -279,10 +279,15 @@ def _leftovers(family: Family, left: list[Tensor], sizes: Sizes, flags: Mapping[
 
 
 def _present(family: Family, flag: str, tensors: Mapping[str, Tensor], sizes: Sizes) -> bool:
-    """Whether a GGUF has any tensor of this flag: if one layer has it, all must."""
-    return any(
-        rule.ggml.format(n=n) in tensors
-        for rule in family.rules
-        if rule.when == flag
-        for n in (range(sizes["layers"]) if rule.layered else (0,))
-    )
+    """Whether a GGUF is one of this flag, by its tensors: if one layer has them, all must."""
+
+    def found(when: str) -> bool:
+        return any(
+            rule.ggml.format(n=n) in tensors
+            for rule in family.rules
+            if rule.when == when
+            for n in (range(sizes["layers"]) if rule.layered else (0,))
+        )
+
+    without = "!" + flag
+    return found(flag) or (any(rule.when == without for rule in family.rules) and not found(without))

@@ -1,0 +1,29 @@
+"""ERNIE 4.5, dense: Llama rotated in pairs, as llama.cpp does it here, too.
+
+Facts: llama.cpp's conversion/ernie.py and src/models/ernie4-5.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from requant.architectures.decoders import SIZES, decoder, rms_norm_eps, trunk
+from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU
+from requant.architectures.rope import Rope
+from requant.architectures.rules import Assumption, Family, always
+
+ERNIE: Final[Family] = replace(
+    decoder(
+        "Ernie4_5",
+        "ernie4_5",
+        "ernie4_5",
+        (*trunk(), *NORMS, *MLP),
+        (*SIZES, rms_norm_eps(1e-5), replace(HEAD_KEYS[0], default=always(128)), HEAD_KEYS[1]),
+        (Rope(theta=500000.0).pair(),),
+        assumptions=(SILU, Assumption("use_bias", (False,), False)),
+        tied=True,
+        more=("Ernie4_5_ForCausalLM",),
+    ),
+    bases=("model.", "ernie.", ""),
+)

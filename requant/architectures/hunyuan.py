@@ -1,0 +1,68 @@
+"""HunYuan, dense: norms of each head, and a rotation whose base `alpha` raises.
+
+Facts: llama.cpp's conversion/hunyuan.py and src/models/hunyuan-dense.cpp; transformers' modeling_hunyuan_v1_dense.py.
+llama.cpp's converter writes a context of 256 K for such a model whatever config.json says; here config.json is
+believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from requant.architectures.decoders import ATTN, SIZES, decoder, norm, rms_norm_eps, trunk
+from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU
+from requant.architectures.numbers import number, positive, shortest
+from requant.architectures.rope import Rope, parameters
+from requant.architectures.rules import Assumption, Config, Family, Irregular, Sizes, ToGgml, ToHf
+from requant.ir import Checkpoint, Json, Tensor, Typed
+
+_ROPE: Final = Rope(theta=10000.0)
+
+
+def _raised(theta: float, alpha: float, head: int) -> float:
+    """The base that gives the same frequencies without `alpha`."""
+    return float(theta * alpha ** (head / (head - 2)))
+
+
+def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+    rope = parameters(config, _ROPE.theta)
+    if rope["rope_type"] != "dynamic" or not rope.get("alpha"):
+        return _ROPE.to_ggml(checkpoint, config, sizes)
+    base = _raised(positive(rope, "rope_theta"), positive(rope, "alpha"), sizes["head"])
+    return ToGgml(
+        {
+            "rope.freq_base": Typed("f32", base),
+            "rope.scaling.type": Typed("str", "none"),
+            "rope.scaling.factor": Typed("f32", 1.0),
+        }
+    )
+
+
+def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
+    said = _ROPE.to_hf(values, tensors, sizes)
+    if values.get("rope.scaling.type") != "none" or values.get("rope.scaling.factor") != 1.0:
+        return said
+    # base and alpha cannot be told apart: the base of every release is taken
+    raised = number(values, "rope.freq_base") / _ROPE.theta
+    alpha = shortest(raised ** ((sizes["head"] - 2) / sizes["head"]))
+    rope: dict[str, Json] = {"rope_type": "dynamic", "type": "dynamic", "alpha": alpha, "factor": 1.0}
+    return replace(said, config={**said.config, "rope_theta": _ROPE.theta, "rope_scaling": rope})
+
+
+HUNYUAN: Final[Family] = decoder(
+    "HunYuanDenseV1",
+    "hunyuan_v1_dense",
+    "hunyuan-dense",
+    (
+        *trunk(),
+        *NORMS,
+        *norm(ATTN + "query_layernorm", "blk.{n}.attn_q_norm", "head"),
+        *norm(ATTN + "key_layernorm", "blk.{n}.attn_k_norm", "head"),
+        *MLP,
+    ),
+    (*SIZES, rms_norm_eps(1e-5), *HEAD_KEYS),
+    (Irregular(_to_ggml, _to_hf),),
+    assumptions=(SILU, Assumption("attention_bias", (False,), False)),
+)

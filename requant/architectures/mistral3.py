@@ -1,0 +1,90 @@
+"""Ministral 3, Devstral 2: Llama with yarn, and queries that grow with the distance from the beginning.
+
+Facts: llama.cpp's conversion/mistral3.py and src/models/mistral3.cpp; transformers' modeling_ministral3.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from requant.architectures.decoders import SIZES, VOCABULARY_SIZE, decoder, rms_norm_eps, trunk
+from requant.architectures.llama import HEAD_KEYS, LLAMA, MLP, NORMS, SILU, WINDOW_LOSS
+from requant.architectures.numbers import number, positive, shortest
+from requant.architectures.rope import Rope, parameters
+from requant.architectures.rules import (
+    Assumption,
+    Config,
+    Family,
+    Ignored,
+    Irregular,
+    Order,
+    Sizes,
+    ToGgml,
+    ToHf,
+    always,
+)
+from requant.ir import Checkpoint, Json, Tensor, Typed
+
+_THETA: Final = 1_000_000.0
+_YARN: Final[Mapping[str, Json]] = {
+    "rope_type": "yarn",
+    "factor": 16.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 16384,
+    "llama_4_scaling_beta": 0.1,
+}
+_ROPE: Final = Rope(theta=_THETA, multiplied=True, absent=_YARN)
+_SCALE: Final = "attention.temperature_scale"
+_BETA: Final = "llama_4_scaling_beta"
+
+
+def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+    said = _ROPE.to_ggml(checkpoint, config, sizes)
+    written = config.get("rope_parameters") or config.get("rope_scaling") or dict(_YARN)
+    rope = parameters({**config, "rope_parameters": written}, _THETA)
+    if rope.get(_BETA):
+        return replace(said, values={**said.values, _SCALE: Typed("f32", positive(rope, _BETA))})
+    return said
+
+
+def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
+    said = _ROPE.to_hf(values, tensors, sizes)
+    scaling = said.config.get("rope_scaling")
+    if isinstance(scaling, dict):
+        beta = shortest(number(values, _SCALE, 0.0))
+        rope: dict[str, Json] = {**scaling, _BETA: beta}
+        return replace(said, config={**said.config, "rope_scaling": rope}, keys=said.keys | {_SCALE})
+    return said
+
+
+MISTRAL3: Final[Family] = replace(
+    decoder(
+        "Ministral3",
+        "ministral3",
+        "mistral3",
+        (*trunk(Order.ROPE), *NORMS, *MLP),
+        (
+            *SIZES,
+            rms_norm_eps(1e-5),
+            replace(HEAD_KEYS[0], default=always(128)),
+            HEAD_KEYS[1],
+            VOCABULARY_SIZE,
+            LLAMA.keys[-1],
+        ),
+        (Irregular(_to_ggml, _to_hf),),
+        assumptions=(SILU, Assumption("sliding_window", (None,), None, written=False, loss=WINDOW_LOSS)),
+    ),
+    bases=("model.", "model.language_model.", "language_model.model.", ""),
+    ignored=(
+        Ignored(
+            r"(model\.)?(vision_tower|multi_modal_projector)\..*",
+            "the vision model: llama.cpp keeps it in a file of its own (mmproj)",
+            lost=True,
+        ),
+    ),
+)
