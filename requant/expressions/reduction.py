@@ -29,6 +29,10 @@ class Reduction(ABC):
     def inputs(self) -> tuple[Node, ...]:
         """The nodes that are looked at, all with as many rows; the same rows of each at a time, as float32."""
 
+    def needs(self, rows: range, known: Sequence[Any]) -> bool:
+        """Whether a slab is looked at, by what is known already (see `part`); without any, `result` is given None."""
+        return True
+
     @abstractmethod
     def part(self, values: Sequence[Values], rows: range, known: Sequence[Any]) -> Any:
         """What one slab gives.
@@ -42,7 +46,7 @@ class Reduction(ABC):
         """Of two parts, `other` of the later rows, one part; either may be changed and given back."""
 
     def result(self, total: Any | None) -> Any:
-        """What the node finds in its context; `total` is None for tensors without rows."""
+        """What the node finds in its context; `total` is None if no slab was looked at, as of tensors without rows."""
         return total
 
 

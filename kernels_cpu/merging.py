@@ -1,0 +1,194 @@
+"""Arithmetic of merges: weighted sums, differences from a base, and how differences of several models are combined.
+
+`work` is the dtype in which a merge computes, as mergekit does in the dtype of its tensors: every operation is done in
+float32 and its result rounded to that dtype (0: float32, 1: BF16, 2: F16). Arrays are flat; a stack holds the values of
+several models one after another. Kernels here take at least sixteen values of each model: the last sixteen are done
+again when their number is no multiple of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from requant.kernels_cpu._jit import (
+    BYTES,
+    FLOATS,
+    NUMBER,
+    OUT_DOUBLES,
+    OUT_FLOATS,
+    Bytes,
+    Doubles,
+    Floats,
+    inlined,
+    kernel,
+    spliced,
+)
+from requant.kernels_cpu.casts import bfloat_bits
+from requant.kernels_cpu.simd import (
+    F32x16,
+    bits_float,
+    fabs,
+    load16,
+    load_bytes16,
+    rounded_half,
+    splat16,
+    store,
+    store_doubles,
+    where,
+)
+
+_F = np.float32
+#: By the label of a dtype, how kernels are told to compute in it.
+WORK: Final = {"F32": 0, "BF16": 1, "F16": 2}
+
+
+@spliced
+def rounded(x: F32x16, work: int) -> F32x16:
+    """Sixteen values as the dtype that is computed in holds them."""
+    if work == 1:
+        return bits_float(bfloat_bits(x) << 16)
+    return rounded_half(x) if work == 2 else x
+
+
+@kernel(FLOATS, NUMBER, OUT_FLOATS)
+def round_values(values: Floats, work: int, out: Floats) -> None:
+    """Each value rounded; `out` may be `values`."""
+    for i in range(0, values.size, 16):
+        at = min(i, values.size - 16)
+        store(out, at, rounded(load16(values, at), work))
+
+
+@kernel(FLOATS, FLOATS, NUMBER, OUT_FLOATS)
+def subtract(values: Floats, base: Floats, work: int, out: Floats) -> None:
+    """Differences from the base."""
+    for i in range(0, values.size, 16):
+        at = min(i, values.size - 16)
+        store(out, at, rounded(load16(values, at) - load16(base, at), work))
+
+
+@kernel(FLOATS, FLOATS, NUMBER, OUT_FLOATS)
+def add_weighted(stack: Floats, weights: Floats, work: int, out: Floats) -> None:
+    """The sum of all models, each times its weight, divided by the last of `weights`; computed in float32.
+
+    weights: one for each model, and the divisor.
+    """
+    count = weights.size - 1
+    size, divisor = out.size, weights[count]
+    for i in range(0, size, 16):
+        at = min(i, size - 16)
+        total = splat16(_F(0))
+        for n in range(count):
+            total = total + load16(stack, n * size + at) * weights[n]
+        if divisor != _F(1):
+            total = total / divisor
+        store(out, at, rounded(total, work))
+
+
+@inlined
+def _add(sums: Doubles, x: F32x16, held: Doubles) -> None:
+    """Sixteen values to sixteen sums in double precision."""
+    store_doubles(held, 0, x)
+    for n in range(16):
+        sums[n] += held[n]
+
+
+@inlined
+def _total(sums: Doubles) -> float:
+    """All of them, in a fixed order."""
+    total = 0.0
+    for n in range(16):
+        total += sums[n]
+        sums[n] = 0.0
+    return total
+
+
+@kernel(FLOATS, FLOATS, NUMBER, NUMBER, OUT_DOUBLES)
+def multiply_rows(left: Floats, right: Floats, columns: int, work: int, out: Doubles) -> None:
+    """The sum of the products of each row, each product rounded; out: [rows]."""
+    sums, held = np.zeros(16, np.float64), np.empty(16, np.float64)
+    whole = columns // 16 * 16
+    for row in range(out.size):
+        first = row * columns
+        for i in range(first, first + whole, 16):
+            _add(sums, rounded(load16(left, i) * load16(right, i), work), held)
+        added = _total(sums)
+        for i in range(first + whole, first + columns):
+            added += _one(left[i] * right[i], work)
+        out[row] = added
+
+
+@inlined
+def _one(x: np.float32, work: int) -> float:
+    """One value rounded."""
+    held = np.empty(16, np.float32)
+    store(held, 0, rounded(splat16(x), work))
+    return np.float64(held[0])
+
+
+@kernel(FLOATS, FLOATS, BYTES, NUMBER, OUT_DOUBLES)
+def add_sizes(values: Floats, base: Floats, mask: Bytes, work: int, out: Doubles) -> None:
+    """out: [2], the sizes of all differences from the base, and of those the mask keeps, added up."""
+    sums, kept, held = np.zeros(16, np.float64), np.zeros(16, np.float64), np.empty(16, np.float64)
+    whole = values.size // 16 * 16
+    zero = splat16(_F(0))
+    for i in range(0, whole, 16):
+        size = fabs(rounded(load16(values, i) - load16(base, i), work))
+        _add(sums, size, held)
+        _add(kept, where(load_bytes16(mask, i) != 0, size, zero), held)
+    out[0], out[1] = _total(sums), _total(kept)
+    for i in range(whole, values.size):
+        one = abs(_one(values[i] - base[i], work))
+        out[0] += one
+        out[1] += one * (mask[i] != 0)
+
+
+#: Places in the numbers that `combine_tasks` is given.
+LAMBDA, DIVISOR, HEAD = 0, 1, 2
+
+
+@kernel(FLOATS, FLOATS, BYTES, FLOATS, NUMBER, NUMBER, NUMBER, OUT_FLOATS)
+def combine_tasks(
+    stack: Floats, base: Floats, masks: Bytes, numbers: Floats, vote: int, normalize: int, work: int, out: Floats
+) -> None:
+    """The base plus what the models' differences from it make together.
+
+    masks: a byte for each value of each model, 0 where the difference is dropped; empty if none is.
+    numbers: lambda, the divisor without a vote, then a scale and a weight of each model.
+    vote: 1 to take only differences of the sign that their sum has, as TIES does, and to divide by their weights.
+    """
+    size, count = out.size, (numbers.size - HEAD) // 2
+    held = np.empty(16 * count, np.float32)
+    zero, one = splat16(_F(0)), splat16(_F(1))
+    for i in range(0, size, 16):
+        at = min(i, size - 16)
+        origin, total = load16(base, at), zero
+        for n in range(count):
+            scale, weight = numbers[HEAD + 2 * n], numbers[HEAD + 2 * n + 1]
+            task = rounded(load16(stack, n * size + at) - origin, work)
+            if masks.size:
+                task = where(load_bytes16(masks, n * size + at) != 0, task, zero)
+            if scale != _F(1):
+                task = rounded(task * scale, work)
+            task = rounded(task * weight, work)
+            total = total + task
+            if vote:
+                store(held, 16 * n, task)
+        total = rounded(total, work)
+        divisor = splat16(numbers[DIVISOR])
+        if vote:
+            positive = total >= zero
+            total, divisor = zero, zero
+            for n in range(count):
+                task = load16(held, 16 * n)
+                elected = where(positive, task, zero - task) > zero
+                total = total + where(elected, task, zero)
+                divisor = divisor + where(elected, numbers[HEAD + 2 * n + 1], zero)
+            total, divisor = rounded(total, work), rounded(divisor, work)
+            divisor = where(divisor == zero, one, divisor)
+        if normalize:
+            total = rounded(total / divisor, work)
+        if numbers[LAMBDA] != _F(1):
+            total = rounded(total * numbers[LAMBDA], work)
+        store(out, at, rounded(origin + total, work))

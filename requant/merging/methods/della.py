@@ -1,0 +1,22 @@
+"""DELLA: differences dropped at random, the smaller the likelier, with the vote on signs of TIES.
+
+Source: Deep et al., "DELLA-Merging: reducing interference in model merging through magnitude-based sampling" (2024),
+https://arxiv.org/abs/2406.11617.
+"""
+
+from __future__ import annotations
+
+from requant.merging.methods.sparsity import EPSILON, Magprune, epsilon_fits
+from requant.merging.methods.tasks import task_method
+
+DELLA = task_method(
+    "della",
+    "DELLA",
+    "https://arxiv.org/abs/2406.11617",
+    sparsity=Magprune,
+    vote=True,
+    normalize=True,
+    rescale=True,
+    more=(EPSILON,),
+    check=epsilon_fits,
+)

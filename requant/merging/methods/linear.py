@@ -1,0 +1,48 @@
+"""Linear: a weighted average, of models that are fine-tunes of one ("model soup").
+
+Source: Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+increasing inference time" (2022), https://arxiv.org/abs/2203.05482. As mergekit 0.1.5 does, it computes in float32
+whatever the dtype, and divides by the sum of the weights unless `normalize` is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from requant.codecs import Values
+from requant.expressions import Scratch
+from requant.merging.methods.method import Formula, Method, Parameter, Scope, Setting, Stack
+from requant.merging.methods.weighted import weighted
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Formula):
+    """The sum of the models, each times its weight, divided by the sum of the weights."""
+
+    def fill(self, stack: Stack, first: int, known: Sequence[Any], out: Values, scratch: Scratch) -> None:
+        """Value by value."""
+        weights = [np.float32(self.setting.number("weight", n)) for n in range(self.setting.models)]
+        divisor = np.sum(weights, dtype=np.float32) if self.setting.shared["normalize"] else 1.0
+        weighted(stack, weights, divisor, self.setting.precision, out)
+
+
+def _contradiction(setting: Setting) -> str:
+    """Weights that cannot be normalized."""
+    total = sum(setting.number("weight", n) for n in range(setting.models))
+    return (
+        "the weights add up to 0, by which nothing can be divided" if setting.shared["normalize"] and not total else ""
+    )
+
+
+LINEAR = Method(
+    "linear",
+    "Linear",
+    "https://arxiv.org/abs/2203.05482",
+    Linear,
+    (Parameter("weight", float, Scope.INPUT), Parameter("normalize", bool, default=True)),
+    check=_contradiction,
+)
