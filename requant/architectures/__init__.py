@@ -39,6 +39,7 @@ from requant.architectures.smollm3 import SMOLLM3
 from requant.architectures.stablelm import STABLELM
 from requant.architectures.starcoder import STARCODER, STARCODER2
 from requant.architectures.translate import translate as _translate
+from requant.encodings import F16, Dense
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Move, Translation
 
@@ -107,3 +108,13 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming) -> Translation:
 def joined(moves: Sequence[Move], model_type: str) -> tuple[Move, ...]:
     """`moves` of an HF checkpoint, with layers that its family has fused, and its file split, as one again."""
     return _joined(moves, model_type, ARCHITECTURES)
+
+
+def half_of(model_type: str) -> Dense:
+    """The type of two bytes that a family is released in; F16 for what is none of ours."""
+    return next((family.half for family in ARCHITECTURES if family.model_type == model_type), F16)
+
+
+def outgrows_f16(model_type: str) -> bool:
+    """Whether a family computes numbers that F16 has not."""
+    return any(family.outgrows_f16 for family in ARCHITECTURES if family.model_type == model_type)

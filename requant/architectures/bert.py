@@ -9,6 +9,7 @@ from typing import Final
 
 from requant.architectures.classifier import Classifier
 from requant.architectures.rules import Assumption, Family, Ignored, Key, Rule, always
+from requant.encodings import F16
 
 _EMBEDDINGS: Final = "{base}embeddings."
 
@@ -62,6 +63,7 @@ BERT: Final = Family(
         Ignored(r"cls\..*", "a pre-training head, which embeddings do not need", lost=True),
     ),
     tied=True,
+    half=F16,
     renamed=((".gamma", ".weight"), (".beta", ".bias")),
     classifier=Classifier(
         classes=("BertForSequenceClassification",),

@@ -33,10 +33,11 @@ def decoder(
     tied: bool = False,
     more: Sequence[str] = (),
     flags: Sequence[tuple[str, bool]] = (),
+    outgrows_f16: bool = False,
 ) -> Family:
     """A causal decoder as transformers names one: `{stem}ForCausalLM` with an output head, `{stem}Model` without.
 
-    more: other class names. flags: see `Family.flags`.
+    more: other class names. flags, outgrows_f16: see `Family`.
     """
     return Family(
         model_type=model_type,
@@ -52,6 +53,7 @@ def decoder(
         ignored=BUFFERS,
         irregular=tuple(irregular),
         tied=tied,
+        outgrows_f16=outgrows_f16,
     )
 
 

@@ -63,6 +63,7 @@ GEMMA: Final[Family] = decoder(
         TIED,
     ),
     tied=True,
+    outgrows_f16=True,
 )
 
 
@@ -114,4 +115,5 @@ GEMMA2: Final[Family] = decoder(
         TIED,
     ),
     tied=True,
+    outgrows_f16=True,
 )

@@ -155,4 +155,5 @@ GEMMA3: Final = Family(
     irregular=(Rope(theta=1_000_000.0).pair(), Irregular(_to_ggml, _to_hf)),
     tied=True,
     other_types=("gemma3",),
+    outgrows_f16=True,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from requant.architectures.rules import Assumption, Config, Family, Ignored, Key, Order, Rule, always
+from requant.encodings import F16
 from requant.ir import Json
 
 
@@ -64,4 +65,5 @@ GPT2: Final = Family(
     ),
     ignored=(Ignored(r".*\.attn\.(bias|masked_bias)", "the causal mask, which is the same for every model"),),
     tied=True,
+    half=F16,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from requant.encodings import BF16, Dense
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.plan import Loss, Move
 from requant.sources import Source
@@ -173,6 +174,8 @@ class Family:
     whether rules apply, with transformers' defaults. renamed: endings of HF names that very old checkpoints have, and
     what they are called now. claims: whether a GGUF of this architecture, given its keys, is
     this model_type. classifier: the classes that score texts instead of predicting tokens, if llama.cpp runs them.
+    half: the type of two bytes that the family is released in, or bears if it is released in F32. outgrows_f16: what
+    it computes does not fit into F16, as its weights do.
     """
 
     model_type: str
@@ -192,6 +195,8 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     claims: Callable[[Config], bool] = lambda values: True
     classifier: Classifier | None = None
+    half: Dense = BF16
+    outgrows_f16: bool = False
 
     def full_key(self, key: str) -> str:
         """A GGUF key as it stands in the file."""

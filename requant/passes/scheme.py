@@ -10,7 +10,7 @@ from requant.encodings import BF16, F16, Blocks, Dense, Encoding
 from requant.encodings.companions import Companioned
 from requant.encodings.exactness import holds
 from requant.importance import Importance
-from requant.ir import QUANTIZATION_FILES, Json, TensorSpec
+from requant.ir import QUANTIZATION_FILES, Json, Naming, TensorSpec
 from requant.operations.hf_importance import in_hf_names
 from requant.passes.passing import Fact
 from requant.passes.steps import stored_encoding
@@ -62,7 +62,12 @@ class Plain:
 
     def __call__(self, said: Translation) -> Translation:
         """Nothing says that weights are quantized, once none is."""
-        encodings = tuple(hf_encoding(stored_encoding(move), self.asked) for move in said.moves)
+        own = F16
+        if said.source.naming is Naming.GGML:
+            from requant.architectures import half_of
+
+            own = half_of(said.architecture)
+        encodings = tuple(hf_encoding(stored_encoding(move), self.asked, own) for move in said.moves)
         if all(isinstance(encoding, Dense) for encoding in encodings):
             said = _without_quantization(said)
         return replace(said, encodings=encodings)
@@ -91,21 +96,21 @@ def _without_quantization(said: Translation) -> Translation:
     return replace(said, config=config, files=files)
 
 
-def hf_encoding(source: Encoding, asked: Dense | None) -> Encoding:
+def hf_encoding(source: Encoding, asked: Dense | None, own: Dense = F16) -> Encoding:
     """What a tensor becomes in an HF folder without a scheme.
 
-    Integers stay, numbers become `asked`. Unless asked everything stays but ggml's blocks, which become F16, or BF16
-    where that holds their values.
+    Integers stay, numbers become `asked`. Unless asked everything stays but ggml's blocks, which become BF16 where
+    that holds their values, and else `own`, in which the family is released.
     """
     if isinstance(source, Dense) and not source.dtype.is_float:
         return source
     if asked or not isinstance(source, Blocks | Companioned):
         return asked or source
-    return BF16 if holds(source, BF16) else F16
+    return BF16 if holds(source, BF16) else own
 
 
 def _with_dtype(said: Translation) -> dict[str, Json]:
-    """config.json says in which dtype most weights are stored."""
+    """config.json says in which dtype most weights are stored, which is also what transformers computes in."""
     config: Mapping[str, Json] = said.config
     stored: dict[str, int] = {}
     for move, encoding in zip(said.moves, said.encodings, strict=True):
@@ -115,4 +120,10 @@ def _with_dtype(said: Translation) -> dict[str, Json]:
     if not config or not stored:
         return dict(config)
     key = "dtype" if "dtype" in config else "torch_dtype"
-    return {**config, key: max(stored, key=lambda name: stored[name])}
+    name = max(stored, key=lambda name: stored[name])
+    if name == "float16" and said.source.naming is Naming.GGML:
+        from requant.architectures import outgrows_f16
+
+        if outgrows_f16(said.architecture):
+            name = "bfloat16"  # the weights fit into F16; what the model computes with them does not
+    return {**config, key: name}
