@@ -84,16 +84,37 @@ def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor])
     """The tensor of this name, of this shape."""
     tensor = tensors.get(name)
     if tensor is None:
-        raise PlanError(
-            f"{item.where(name)} is missing; {list(shape)} is expected",
-            hint="is a shard of the checkpoint missing, or does the configuration describe another model?",
-        )
+        raise missing(f"{item.where(name)} is missing; {list(shape)} is expected", name, tensors)
     if tensor.shape != shape and (1, *tensor.shape) != shape:  # llama-quantize writes a matrix of one row as a row
         raise PlanError(
             f"{item.where(name)} has the shape {list(tensor.shape)}, the configuration says {list(shape)}",
             hint="config and weights belong to different models, or the tensor was cut",
         )
     return tensor
+
+
+def missing(what: str, name: str, tensors: Mapping[str, Tensor]) -> PlanError:
+    """The error for a tensor that is not there: what stands in its place, if it is only called otherwise.
+
+    what: the message. A shard is asked for only where other tensors have the names that are expected.
+    """
+    longer = next((other for other in tensors if other.endswith(f".{name}")), None)
+    shorter = next((other for other in tensors if name.endswith(f".{other}")), None)
+    if longer is not None:
+        return PlanError(f"{what}; there is {longer!r}, below a prefix that this model does not have")
+    if shorter is not None:
+        return PlanError(f"{what}; there is {shorter!r}, without the prefix that the others have")
+    module = ".".join(name.split(".")[:2])
+    if not any(other.startswith(module) for other in tensors):
+        first = next(iter(tensors), "none")
+        return PlanError(f"{what}; no tensor is called {module}.…, the first is {first!r}")
+    hint = "is a shard of the checkpoint missing, or does the configuration describe another model?"
+    return PlanError(what, hint=hint)
+
+
+def heads(base: str) -> tuple[str, ...]:
+    """What the output head is called below the prefix of its model, beside `lm_head.weight`."""
+    return tuple(dict.fromkeys(f"{prefix}lm_head.weight" for prefix in (base.removesuffix("model."), base) if prefix))
 
 
 def find_apart(item: Expected, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

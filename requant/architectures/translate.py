@@ -12,7 +12,18 @@ from requant.architectures.card import write_card
 from requant.architectures.classes import ModelClass, class_of, unsupported
 from requant.architectures.classifier import base_written
 from requant.architectures.general import general_metadata, generation_config
-from requant.architectures.names import Expected, base_of, expected, find, find_apart, find_parts, limit_counts, unknown
+from requant.architectures.names import (
+    Expected,
+    base_of,
+    expected,
+    find,
+    find_apart,
+    find_parts,
+    heads,
+    limit_counts,
+    missing,
+    unknown,
+)
 from requant.architectures.rules import Config, Family, Order, Rule, Sizes
 from requant.architectures.runtime import OUTPUT_NEEDED
 from requant.architectures.sizes import sizes_of
@@ -61,6 +72,7 @@ def _of_class(checkpoint: Checkpoint[Tensor], config: dict[str, Json], model: Mo
     losses = [*model.losses, *values.assumptions_hold(family, config)]
     tensors = _by_modern_name(family, checkpoint.tensors)
     base = base_of(family, tensors)
+    tensors = _with_head(tensors, base)
     vocabulary = _vocabulary(family, config, tensors, base)
     settings, written = values.to_ggml(family, config | {"vocab_size": vocabulary})
     sizes = sizes_of({key: values.plain(typed.value) for key, typed in written.items()}, vocabulary)
@@ -206,12 +218,18 @@ def _by_modern_name(family: Family, tensors: Sequence[Tensor]) -> dict[str, Tens
     return found
 
 
+def _with_head(tensors: Mapping[str, Tensor], base: str) -> dict[str, Tensor]:
+    """The tensors with a head that lies below the model's prefix under its usual name."""
+    names = [] if "lm_head.weight" in tensors else [name for name in heads(base) if name in tensors]
+    return {"lm_head.weight" if name in names[:1] else name: tensor for name, tensor in tensors.items()}
+
+
 def _vocabulary(family: Family, config: Config, tensors: Mapping[str, Tensor], base: str) -> int:
     """Rows of the embedding; config.json must agree."""
     rule = next(rule for rule in family.rules if rule.ggml == family.embedding)
     name = rule.hf.format(base=base)
     if name not in tensors:
-        raise PlanError(f"tensor {name!r} is missing", hint="is a shard of the checkpoint missing?")
+        raise missing(f"tensor {name!r} is missing", name, tensors)
     rows = rows_of(tensors[name].shape)
     told = config.get("vocab_size")
     if told is not None and told != rows:

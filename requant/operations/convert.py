@@ -25,6 +25,7 @@ from requant.passes.names import Names, OwnNames
 from requant.passes.recipe import Mix
 from requant.passes.steps import Steps
 from requant.passes.tokenizer import TokenizerToGgml, TokenizerToHf
+from requant.passes.unwrap import Unwrap
 from requant.plan import Plan, unchanged
 from requant.recipes import Overrides, recipe_named
 
@@ -59,6 +60,7 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
     recipe = "COPY" if request.recipe is None else request.recipe
     return [
         Claim(Naming.GGML),
+        Unwrap(),
         Names(Naming.GGML),
         TokenizerToGgml(request.vocabulary),
         Mix(recipe, request.overrides, request.importance, request.key_values),
@@ -106,6 +108,7 @@ def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
     scheme = _scheme(request)
     return [
         Claim(Naming.HF),
+        *([Unwrap()] if request.recipe is not None else []),
         OwnNames(),
         *_layers(request, scheme, fuse=scheme is None or not scheme.splits_fused),
         *_types(request, scheme),

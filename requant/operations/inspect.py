@@ -146,7 +146,7 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
         {name: share_of(group) for name, group in roles.items()},
         {number: share_of(layers[number]) for number in sorted(layers)},
         exl2_widths(checkpoint.tensors),
-        not any(tensor.name in ("output.weight", "lm_head.weight") for tensor in checkpoint.tensors),
+        not any(re.fullmatch(r"output\.weight|(.*\.)?lm_head\.(.*\.)?weight", t.name) for t in checkpoint.tensors),
         _memory(checkpoint, total.nbytes),
     )
 
