@@ -26,10 +26,19 @@ _OF_THE_FILE: Final = (
     "split.",
     "quantize.",
 )
-#: Read by `requant.tokenizers`.
 _TOKENIZER: Final = "tokenizer."
-#: Longer arrays are not carried.
+#: What `requant.tokenizers` makes files of, behind that prefix. Ids of other tokens have no place in them.
+_WRITTEN: Final = (
+    *("ggml.model", "ggml.pre", "ggml.tokens", "ggml.scores", "ggml.token_type", "ggml.token_type_count"),
+    *("ggml.merges", "ggml.add_space_prefix", "ggml.remove_extra_whitespaces", "ggml.precompiled_charsmap"),
+    *("ggml.normalizer.lowercase", "ggml.normalizer.strip_accents", "chat_templates"),
+    *(f"ggml.{kind}_token_id" for kind in ("bos", "eos", "unknown", "seperator", "padding", "mask")),
+    *(f"ggml.add_{kind}_token" for kind in ("bos", "eos", "sep")),
+)
+_TEMPLATE: Final = "tokenizer.chat_template"
+#: Longer arrays and texts are not carried.
 _LONGEST: Final = 10_000
+_LONGEST_TEXT: Final = 1 << 20
 _KINDS: Final = frozenset({"u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "bool", "str"})
 
 
@@ -39,7 +48,7 @@ def pack(metadata: Mapping[str, Typed], modelled: Collection[str]) -> tuple[dict
     kept: dict[str, list[object]] = {}
     losses = []
     for key, typed in metadata.items():
-        if key in modelled or key in sampling or key.startswith((*_OF_THE_FILE, _TOKENIZER)):
+        if key in modelled or key in sampling or key.startswith(_OF_THE_FILE) or _in_tokenizer_files(key):
             continue
         if _fits(typed):
             kept[key] = [
@@ -54,24 +63,39 @@ def pack(metadata: Mapping[str, Typed], modelled: Collection[str]) -> tuple[dict
     return found, losses
 
 
-def unpack(metadata: Mapping[str, Typed], architecture: str) -> dict[str, Typed]:
-    """What `pack` kept, as far as it makes sense for a GGUF of `architecture`."""
+def _in_tokenizer_files(key: str) -> bool:
+    """Whether the tokenizer's files say it."""
+    return key.startswith(_TEMPLATE) or (key.startswith(_TOKENIZER) and key.removeprefix(_TOKENIZER) in _WRITTEN)
+
+
+def unpack(metadata: Mapping[str, Typed], architecture: str, vocabulary: int) -> dict[str, Typed]:
+    """What `pack` kept, as far as it makes sense for a GGUF of `architecture`: not the hyperparameters of another, and
+    no id of a token beyond the `vocabulary`."""
     text = metadata[KEY].value if KEY in metadata else None
     try:
         kept = json.loads(text) if isinstance(text, str) else {}
     except (ValueError, RecursionError):
         return {}
+    import gguf
+
     found = {}
+    others = {*gguf.MODEL_ARCH_NAMES.values()} - {architecture}
     for key, pair in kept.items() if isinstance(kept, dict) else ():
-        ours = key.startswith(("general.", f"{architecture}.")) and not key.startswith(_OF_THE_FILE)
-        if ours and isinstance(pair, list) and len(pair) == 2 and _sound(*pair):
-            found[key] = Typed(pair[0], pair[1])
+        if key.startswith(_OF_THE_FILE) or _in_tokenizer_files(key) or key.partition(".")[0] in others:
+            continue
+        if not (isinstance(pair, list) and len(pair) == 2 and _sound(*pair)):
+            continue
+        if key.startswith(_TOKENIZER) and key.endswith("_token_id") and not 0 <= pair[1] < vocabulary:
+            continue
+        found[key] = Typed(pair[0], pair[1])
     return found
 
 
 def _fits(typed: Typed) -> bool:
     """A scalar or a short flat array."""
-    if isinstance(typed.value, bool | int | float | str):
+    if isinstance(typed.value, str):
+        return len(typed.value) <= _LONGEST_TEXT and not any("\ud800" <= letter <= "\udfff" for letter in typed.value)
+    if isinstance(typed.value, bool | int | float):
         return True
     return typed.kind[1:-1] in _KINDS and isinstance(typed.value, Sequence) and len(typed.value) <= _LONGEST
 

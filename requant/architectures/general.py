@@ -28,6 +28,8 @@ SAMPLING: Final = (
     ("repetition_penalty", "general.sampling.penalty_repeat", "f32"),
 )
 GENERATION: Final = "generation_config.json"
+#: The tokens at which llama.cpp stops because a key names them: of a text, a turn, a message.
+_ENDS: Final = ("eos", "eot", "eom")
 
 #: Text files of a model folder larger than this are not read.
 _LARGEST: Final = 16 << 20
@@ -69,16 +71,32 @@ def named_folder(folder: Path) -> Path:
     return Path(cached[1], cached[2]) if cached else folder
 
 
-def generation_config(metadata: Mapping[str, Typed]) -> dict[str, Source]:
-    """generation_config.json with the sampling parameters of a GGUF, if it has any."""
+def generation_config(metadata: Mapping[str, Typed], vocabulary: int) -> dict[str, Source]:
+    """generation_config.json: how a GGUF likes to be sampled, and the tokens that end a turn beside `eos`.
+
+    Nothing if there is neither: transformers then goes by config.json. vocabulary: ids from here on are no tokens.
+    """
     config: dict[str, Json] = {}
     for hf, ggml, kind in SAMPLING:
         value = metadata[ggml].value if ggml in metadata else None
         if isinstance(value, int | float):
             config[hf] = shortest(value) if kind == "f32" else value
-    if not config:
+    sampled: dict[str, Json] = {"do_sample": True} if config else {}
+    ends = [index for name in _ENDS if (index := _token(metadata, name, vocabulary)) is not None]
+    if not config and len(set(ends)) < 2:
         return {}
-    return {GENERATION: Memory(json.dumps({"do_sample": True, **config}, indent=2).encode() + b"\n")}
+    first, padding = (_token(metadata, name, vocabulary) for name in ("bos", "padding"))
+    tokens: dict[str, Json] = {"bos_token_id": first, "pad_token_id": padding}
+    tokens["eos_token_id"] = ends[0] if len(ends) == 1 else [*dict.fromkeys(ends)] or None
+    said = {key: value for key, value in (sampled | tokens | config).items() if value is not None}
+    return {GENERATION: Memory(json.dumps(said, indent=2).encode() + b"\n")}
+
+
+def _token(metadata: Mapping[str, Typed], name: str, vocabulary: int) -> int | None:
+    """The id of a special token, if the GGUF names it and it exists."""
+    typed = metadata.get(f"tokenizer.ggml.{name}_token_id")
+    value = None if typed is None else typed.value
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocabulary else None
 
 
 def json_file(checkpoint: Checkpoint[Tensor], name: str) -> Json:

@@ -103,7 +103,7 @@ def _of_class(checkpoint: Checkpoint[Tensor], config: dict[str, Json], model: Mo
     losses += _leftovers(family, [tensors[name] for name in tensors if name not in used], sizes, flags, base)
     prefixed = {family.full_key(key): typed for key, typed in metadata.items()}
     general, more_losses = general_metadata(checkpoint, family.ggml, moves)
-    back = carried.unpack(checkpoint.metadata, family.ggml)
+    back = carried.unpack(checkpoint.metadata, family.ggml, vocabulary)
     back = {key: typed for key, typed in back.items() if key not in prefixed}
     losses += more_losses
     metadata = general | prefixed | back
@@ -152,7 +152,7 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     config = head | config | {"vocab_size": vocabulary, "tie_word_embeddings": not flags["untied"]}
     card, said = write_card(checkpoint.metadata)
     metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys} | said)
-    files |= generation_config(checkpoint.metadata) | card
+    files |= generation_config(checkpoint.metadata, vocabulary) | card
     return Translation(checkpoint, family.model_type, tuple(moves), config, metadata, files, tuple(losses))
 
 

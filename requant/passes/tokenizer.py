@@ -32,9 +32,15 @@ class TokenizerToGgml:
         rows = next((move.shape[0] for move in said.moves if move.name == "token_embd.weight"), None)
         if not self.vocabulary:  # without a tokenizer, llama.cpp counts the tokens by this key
             size = {} if rows is None else {f"{said.architecture}.vocab_size": Typed("u32", rows)}
-            return replace(said, metadata={**said.metadata, **size, "tokenizer.ggml.model": _NONE})
+            rest = {key: typed for key, typed in said.metadata.items() if not _of_tokens(key)}
+            return replace(said, metadata={**rest, **size, "tokenizer.ggml.model": _NONE})
         outcome = tokenizers.to_ggml(said.source, rows)
         return replace(said, metadata={**said.metadata, **outcome.metadata}).losing(*outcome.losses)
+
+
+def _of_tokens(key: str) -> bool:
+    """Whether a key means nothing without the tokens: all but the count of a BERT's segments, and its templates."""
+    return key.startswith("tokenizer.ggml.") and not key.endswith("token_type_count")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from requant.tokenizers.metadata import GgmlTokenizer, document, ends, placed, s
 from requant.tokenizers.pre_tokenizers import BY_NAME, GPT2, PreTokenizer
 from requant.tokenizers.recognize import Recognized, by_class, recognize
 from requant.tokenizers.special import named_tokens
-from requant.tokenizers.vocabulary import AddedToken, ModelPart, ids_of, laid_out, with_named
+from requant.tokenizers.vocabulary import AddedToken, ModelPart, ids_of, laid_out, rowless, with_named
 
 
 def is_byte_level(tokenizer: Item) -> bool:
@@ -58,7 +58,7 @@ def _part(
 ) -> ModelPart:
     ids = ids_of(vocab)
     added = with_named(named_tokens(files).values(), ids, added, rows)
-    vocabulary = laid_out(ids, added.values(), rows, vocab.path)
+    vocabulary = laid_out(ids, added.values(), rows, vocab.path, rowless(files))
     metadata = {
         MODEL: Typed("str", "gpt2"),
         PRE: Typed("str", recognized.row.name),

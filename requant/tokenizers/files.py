@@ -93,9 +93,10 @@ def puts_space_before(metaspace: Item) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files beside the weights, parsed when asked for."""
+    """The files beside the weights, parsed when asked for; `rows`: of the token embedding, if that is known."""
 
     checkpoint: Checkpoint[Tensor]
+    rows: int | None = None
     _parsed: dict[str, Item] = field(default_factory=dict)  # a tokenizer.json takes 0.2 s
 
     def __contains__(self, name: str) -> bool:

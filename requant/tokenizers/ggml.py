@@ -11,8 +11,8 @@ from requant.plan import Loss, LossKind
 from requant.tokenizers import bpe, sentencepiece, spm, unigram, wordpiece
 from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, MODEL
-from requant.tokenizers.special import special_metadata
-from requant.tokenizers.vocabulary import AddedToken, ModelPart, added_tokens
+from requant.tokenizers.special import named_tokens, special_metadata
+from requant.tokenizers.vocabulary import AddedToken, ModelPart, added_tokens, rowless
 
 #: Where SentencePiece models lie, by the name their authors gave them.
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -32,8 +32,8 @@ def to_ggml(checkpoint: Checkpoint[Tensor], vocab_rows: int | None) -> Tokenizer
     vocab_rows: rows of the token embedding; tokens are padded to it with unused `[PADn]`, and more tokens than rows
     are a `PlanError`. None: as many as config.json's vocab_size says, or as there are tokens.
     """
-    files = Files(checkpoint)
     rows = vocab_rows if vocab_rows is not None else _configured_rows(checkpoint)
+    files = Files(checkpoint, rows)
     part = _part(files, rows)
     special = special_metadata(files, checkpoint.config, part.ids, part.added, part.rows)
     if part.add_bos and "tokenizer.json" in files and part.metadata[MODEL].value != "bert":
@@ -44,7 +44,23 @@ def to_ggml(checkpoint: Checkpoint[Tensor], vocab_rows: int | None) -> Tokenizer
         special.setdefault(ADD_KEYS["bos"], Typed("bool", False))
     metadata = {**part.metadata, **special}
     _refuse_lone_surrogates(metadata, files)
-    return TokenizerOutcome(metadata, part.losses + _strip_losses(part.added))
+    return TokenizerOutcome(metadata, part.losses + _strip_losses(part.added) + _rowless_losses(files))
+
+
+def _rowless_losses(files: Files) -> tuple[Loss, ...]:
+    """Tokens beyond the embedding; none may be the one that begins or ends a text."""
+    losses = []
+    named = named_tokens(files)
+    for token in rowless(files):
+        if token.content in (named.get("bos"), named.get("eos")):
+            raise PlanError(
+                f"{files.checkpoint.path}: the token embedding has {files.rows} rows, none for {token.content!r} "
+                f"({token.id}), which begins or ends a text",
+                hint="are the tokenizer files another checkpoint's, or was the embedding not resized for it?",
+            )
+        detail = f"token {token.id} is left out: the embedding has {files.rows} rows"
+        losses.append(Loss(LossKind.TOKENIZER_CHANGED, token.content, detail))
+    return tuple(losses)
 
 
 def _refuse_lone_surrogates(metadata: Mapping[str, Typed], files: Files) -> None:

@@ -39,6 +39,7 @@ from requant.tokenizers.vocabulary import (
     added_tokens,
     ids_of,
     laid_out,
+    rowless,
     with_named,
 )
 
@@ -56,7 +57,7 @@ def from_sentencepiece(files: Files, model: SentencePiece, name: str, rows: int 
     for index, kind in enumerate(model.types):
         if kind == TokenType.USER_DEFINED:  # no merge makes these: they are looked for in the text, as added ones are
             added.setdefault(index, AddedToken(index, model.pieces[index], special=False))
-    vocabulary = laid_out(ids, added.values(), rows, files.path(name))
+    vocabulary = laid_out(ids, added.values(), rows, files.path(name), rowless(files))
     scores = model.rank(vocabulary, added)
     losses = []
     if model.charsmap:
@@ -93,7 +94,7 @@ def _read_json(
     merges = merges_of(model.get("merges"))
     merges.check(ids, model.path)
     added = with_named(named_tokens(files).values(), ids, added, rows)
-    vocabulary = laid_out(ids, added.values(), rows, model.path)
+    vocabulary = laid_out(ids, added.values(), rows, model.path, rowless(files))
     for text in _BYTES & ids.keys():
         vocabulary.types[ids[text]] = int(TokenType.BYTE)
     unknown = model.get("unk_token").string("")

@@ -41,6 +41,7 @@ from requant.tokenizers.vocabulary import (
     Vocabulary,
     added_tokens,
     laid_out,
+    rowless,
     with_named,
 )
 
@@ -49,7 +50,7 @@ def from_sentencepiece(files: Files, model: SentencePiece, name: str, rows: int 
     """spiece.model or tokenizer.model of T5: ids are the pieces' positions."""
     ids = {piece: index for index, piece in enumerate(model.pieces)}
     added = {i: token for i, token in added_tokens(files).items() if ids.get(token.content) != i}
-    vocabulary = laid_out(ids, added.values(), rows, files.path(name))
+    vocabulary = laid_out(ids, added.values(), rows, files.path(name), rowless(files))
     scores = model.rank(vocabulary, added)
     metadata = _metadata(
         files, vocabulary, scores, model.add_dummy_prefix, model.remove_extra_whitespaces, model.charsmap
@@ -71,7 +72,7 @@ def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> M
     if len(ids) != len(pieces):
         raise FormatError(model.path, f"{model.where}.vocab has {len(pieces) - len(ids)} tokens twice")
     added = with_named(named_tokens(files).values(), ids, added, rows)
-    vocabulary = laid_out(ids, added.values(), rows, model.path)
+    vocabulary = laid_out(ids, added.values(), rows, model.path, rowless(files))
     scores = [score for _, score in pieces]
     scores += [ADDED_SCORE if i in added else PADDING_SCORE for i in range(len(scores), len(vocabulary.tokens))]
     unknown = model.get("unk_id").value

@@ -104,6 +104,23 @@ def ids_of(vocab: Item) -> dict[str, int]:
 
 
 def added_tokens(files: Files, tokenizer_json: bool = True) -> dict[int, AddedToken]:
+    """The added tokens that the embedding has a row for."""
+    return {index: token for index, token in _declared(files, tokenizer_json).items() if _has_row(files, index)}
+
+
+def rowless(files: Files) -> tuple[AddedToken, ...]:
+    """Added tokens beyond the embedding: no text is made of them, so that a vocabulary may do without.
+
+    The published text model of Gemma 3 1B has one, for images.
+    """
+    return tuple(token for index, token in _declared(files, True).items() if not _has_row(files, index))
+
+
+def _has_row(files: Files, index: int) -> bool:
+    return files.rows is None or index < files.rows
+
+
+def _declared(files: Files, tokenizer_json: bool) -> dict[int, AddedToken]:
     """The added tokens of tokenizer.json, tokenizer_config.json and added_tokens.json; the first named wins."""
     found: dict[int, AddedToken] = {}
     for item in files.json("tokenizer.json").get("added_tokens").items() if tokenizer_json else ():
@@ -153,13 +170,22 @@ def _added(item: Item, index: int) -> AddedToken:
     )
 
 
-def laid_out(ids: Mapping[str, int], added: Iterable[AddedToken], rows: int | None, path: Path) -> Vocabulary:
+def laid_out(
+    ids: Mapping[str, int],
+    added: Iterable[AddedToken],
+    rows: int | None,
+    path: Path,
+    without: Iterable[AddedToken] = (),
+) -> Vocabulary:
     """All tokens by id, holes and the rest of the embedding filled with unused `[PADn]` tokens.
 
-    Ids past the embedding are a `PlanError`: llama.cpp would read past the matrix. Two ids of one text are a
-    `FormatError`: llama.cpp stops on them.
+    without: added tokens that are left out (see `rowless`), even if the vocabulary has their texts. Other ids past the
+    embedding are a `PlanError`: llama.cpp would read past the matrix. Two ids of one text are a `FormatError`:
+    llama.cpp stops on them.
     """
-    added = list(added)
+    added, gone = list(added), {token.id: token.content for token in without}
+    if gone:
+        ids = {text: index for text, index in ids.items() if gone.get(index) != text}
     size = max([*ids.values(), *(token.id for token in added)], default=-1) + 1
     if rows is not None and size > rows:
         over = {index: text for text, index in ids.items() if index >= rows}

@@ -14,7 +14,7 @@ from requant.tokenizers.files import Files, Item, config_value
 from requant.tokenizers.keys import LOWERCASE, MODEL, PRE, STRIP_ACCENTS, TOKENS, TYPE_COUNT, TYPES
 from requant.tokenizers.metadata import GgmlTokenizer, assumed_ids, document, placed, template
 from requant.tokenizers.special import named_tokens
-from requant.tokenizers.vocabulary import SPACE, AddedToken, ModelPart, TokenType, ids_of, laid_out, with_named
+from requant.tokenizers.vocabulary import SPACE, AddedToken, ModelPart, TokenType, ids_of, laid_out, rowless, with_named
 
 _CONTINUED = "##"
 _NAMES = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
@@ -49,7 +49,7 @@ def _part(
     ids = ids_of(vocab)
     names = [name for name in {**_NAMES, **named_tokens(files)}.values() if name in ids]
     added = with_named(names, ids, added, rows)
-    vocabulary = laid_out(ids, added.values(), rows, vocab.path)
+    vocabulary = laid_out(ids, added.values(), rows, vocab.path, rowless(files))
     count = config_value(files.checkpoint.config, "type_vocab_size")
     tokens = [
         text if kind == TokenType.CONTROL else text[2:] if text.startswith(_CONTINUED) else SPACE + text
