@@ -46,7 +46,7 @@ from requant.encodings.compressed import Packed
 from requant.encodings.exl2 import Exl2
 from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.encodings.scaled import FP8_BLOCK
-from requant.rows import RUN_VALUES
+from requant.runs import RUN_VALUES
 
 Parts = dict[str, np.ndarray]
 

@@ -241,15 +241,13 @@ def _deed(step: Step) -> str:
 
 
 def _from(step: Step) -> str:
-    return "+".join(dict.fromkeys(short_label(tensor.encoding) for tensor in step.move.inputs))
+    return "+".join(dict.fromkeys(short_label(tensor.encoding) for tensor in step.inputs))
 
 
 def _names(step: Step) -> str:
-    sources = [tensor.name for tensor in step.move.inputs]
-    if sources == [step.target.name]:
-        return step.target.name
-    shown = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
-    return f"{shown} -> {step.target.name}"
+    """The tensor, and what its values are where they are not simply those of the tensor of that name."""
+    values = step.values.explain()
+    return step.target.name if values == step.target.name else f"{step.target.name} = {values}"
 
 
 def _fidelities(plan: Plan) -> str:

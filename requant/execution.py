@@ -13,33 +13,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.encodings import Blocks, rows_of
+from requant.codecs import Parts
+from requant.encodings import Blocks
+from requant.expressions import DTYPES, Context, Form, Scratch, part_of
 from requant.ir import Json
+from requant.jobs import COPY_BYTES, Job, Task, Tasks
 from requant.layout import OutputFile
-from requant.output import OutputSet, Sink
+from requant.output import OutputSet
 from requant.parts import part_slice
 from requant.plan import Fidelity, Plan, Step
-from requant.rows import (
-    Scratch,
-    StepRows,
-    carries_codes,
-    decodes_halves,
-    float_bits,
-    held_bytes,
-    moves_bytes,
-    run_bytes,
-    runs_of,
-    upright,
-)
-from requant.values import check_bits, check_blocks, check_copied_blocks, check_scales, check_values
-
-#: Bytes copied at a time where nothing is computed.
-COPY_BYTES: Final = 4 << 20
+from requant.runs import held_bytes, run_bytes
+from requant.storing import Storing
+from requant.values import check_bits, check_blocks, check_copied_blocks, check_scales, check_values, float_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,55 +111,6 @@ def execute(plan: Plan, options: Options | None = None, progress: Progress = lam
     return Receipt(names, time.monotonic() - began, run.bytes_read, errors, run.replaced)
 
 
-class _Job:
-    """One step on its way into one file, shared by the workers that do its runs."""
-
-    def __init__(self, step: Step, sink: Sink, offsets: Mapping[str, int], runs: int) -> None:
-        self.step, self.sink, self.offsets = step, sink, offsets
-        self.remaining = runs
-        self.moves = moves_bytes(step) or decodes_halves(step)
-        self.whole: dict[str, NDArray[Any]] | None = None
-        self.lock = threading.Lock()
-        self._rows: StepRows | None = None
-
-    def start(self, scratch: Scratch) -> StepRows:
-        """Before every run; the first reads inputs and makes room for outputs that cannot be handled in slices."""
-        with self.lock:
-            if self._rows is not None:
-                return self._rows
-            rows = StepRows(self.step)
-            if not self.step.target.encoding.sliced:
-                self.whole = {
-                    name: np.zeros(part.shape if part.dtype.bits >= 8 else part.nbytes, part.dtype.numpy)
-                    for name, part in self.step.target.parts.items()
-                }
-                rows.begin(self.whole, scratch)
-            self._rows = rows
-            return rows
-
-    def finish(self) -> None:
-        """After every run; the last one writes what was held and lets go of it."""
-        with self.lock:
-            self.remaining -= 1
-            if self.remaining:
-                return
-        self._rows = None
-        if self.whole is not None:
-            for name, array in self.whole.items():
-                self.sink.write(self.offsets[name], array)
-            self.whole = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """Rows of a job; or, without a job, a stretch of bytes to copy."""
-
-    job: _Job
-    start: int
-    stop: int
-    part: str = ""  # set: copy the bytes [start, stop) of this part
-
-
 class _Run:
     """The state of one execution."""
 
@@ -185,9 +125,9 @@ class _Run:
 
     def work(self, outputs: OutputSet) -> None:
         """Run all tasks on the pool; raises the first failure after every worker has stopped."""
-        tasks = self._tasks(outputs)
+        tasks = Tasks(self._jobs(outputs))
         with ExitStack() as stack:
-            stack.callback(self._stop.set)
+            stack.callback(self._halt, tasks)
             workers = [
                 threading.Thread(target=self._worker, args=(tasks,), name=f"requant-{i}", daemon=True)
                 for i in range(max(1, self.options.workers))
@@ -199,85 +139,102 @@ class _Run:
                     while worker.is_alive():
                         worker.join(0.2)  # a bare join would not see Ctrl-C on every platform
             except BaseException:
-                self._stop.set()
+                self._halt(tasks)
                 for worker in workers:
                     worker.join()
                 raise
         if self._failure is not None:
             raise self._failure
 
-    def _tasks(self, outputs: OutputSet) -> Iterator[_Task]:
-        steps = {step.target.name: upright(step) for step in self.plan.steps}
+    def _halt(self, tasks: Tasks) -> None:
+        self._stop.set()
+        tasks.stop()
+
+    def _jobs(self, outputs: OutputSet) -> Iterator[Job]:
+        steps = {step.target.name: step for step in self.plan.steps}
         for file in self.plan.layout.files:
             sink = outputs.sink(file.name)
             for name, offsets in _slots_by_tensor(file).items():
-                yield from _tasks_of(steps[name], sink, offsets)
+                yield Job(steps[name], sink, offsets)
 
-    def _worker(self, tasks: Iterator[_Task]) -> None:
+    def _worker(self, tasks: Tasks) -> None:
         scratch = Scratch()
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and (task := tasks.take()) is not None:
+                with scratch.room():
+                    found = self._do(task, scratch)
+                if tasks.done(task, found):
+                    task.job.finish()
+                done = task.input_bytes
                 with self._lock:
-                    task = next(tasks, None)
-                if task is None:
-                    return
-                self._do(task, scratch)
+                    self.bytes_read += done
+                self.progress(done)
         except BaseException as error:  # raised again by `work`, in the caller's thread
             with self._lock:
                 self._failure = self._failure or error
-            self._stop.set()
+            self._halt(tasks)
 
-    def _do(self, task: _Task, scratch: Scratch) -> None:
-        job = task.job
+    def _do(self, task: Task, scratch: Scratch) -> object:
+        """A task, and what it found if it is one of a reduction."""
+        context = Context(scratch, task.job.shared)
+        if task.stage < len(task.job.stages):
+            reduction, known = task.job.stages[task.stage]
+            return part_of(reduction, range(task.start, task.stop), known, context)
         if task.part:
             self._copy(task, scratch)
-        elif job.moves:
-            self._move(task, scratch)
+        elif task.job.moves:
+            self._move(task, context)
         else:
-            self._convert(task, scratch)
-        job.finish()
-        done = _input_bytes(task)
-        with self._lock:
-            self.bytes_read += done
-        self.progress(done)
+            self._convert(task, context)
+        return None
 
-    def _copy(self, task: _Task, scratch: Scratch) -> None:
-        data = scratch.bytes("copy", task.stop - task.start)
-        task.job.step.move.inputs[0].sources[task.part].read_into(task.start, data)
+    def _copy(self, task: Task, scratch: Scratch) -> None:
+        data = scratch.bytes(task.stop - task.start)
+        task.job.step.inputs[0].sources[task.part].read_into(task.start, data)
         task.job.sink.write(task.job.offsets[task.part] + task.start, data)
 
-    def _move(self, task: _Task, scratch: Scratch) -> None:
-        job = task.job
-        data = job.start(scratch).bytes(task.start, task.stop, scratch)
-        bits = float_bits(job.step.target.encoding)
+    def _move(self, task: Task, context: Context) -> None:
+        job, step = task.job, task.job.step
+        begin, end = part_slice(step.target, step.target.parts["data"], task.start, task.stop)
+        data = context.scratch.bytes(end - begin)
+        rows = data.view(DTYPES[step.form]).reshape(task.stop - task.start, -1)
+        step.values.fill(step.form, range(task.start, task.stop), rows, context)
+        bits = float_bits(step.target.encoding)
         if bits is not None:
-            self._count(job.step, check_bits(job.step, task.start, data, bits, self.options.replace_nan))
-        elif isinstance(job.step.target.encoding, Blocks):
-            self._count(job.step, check_copied_blocks(job.step, task.start, data, self.options.replace_nan))
-        begin, _ = part_slice(job.step.target, job.step.target.parts["data"], task.start, task.stop)
+            self._count(step, check_bits(step, task.start, data, bits, self.options.replace_nan))
+        elif isinstance(step.target.encoding, Blocks):
+            self._count(step, check_copied_blocks(step, task.start, data, self.options.replace_nan))
         job.sink.write(job.offsets["data"] + begin, data)
 
-    def _convert(self, task: _Task, scratch: Scratch) -> None:
-        job, step = task.job, task.job.step
-        rows = job.start(scratch)
-        out = rows.new_parts(task.start, task.stop, scratch) if job.whole is None else job.whole
-        start = 0 if job.whole is None else task.start
-        if carries_codes(step):
-            codes = rows.codes(task.start, task.stop, scratch)
+    def _convert(self, task: Task, context: Context) -> None:
+        job, step, storing = task.job, task.job.step, task.job.storing
+        assert storing is not None
+        whole = job.whole()
+        out = storing.new_parts(task.start, task.stop, context.scratch) if whole is None else whole
+        at = 0 if whole is None else task.start
+        if step.form is Form.CODES:
+            codes = step.values.codes(range(task.start, task.stop), context)
             self._count(step, check_scales(step, task.start, codes, self.options.replace_nan))
-            rows.pack(codes, out, start)
+            storing.pack(codes, out, at)
         else:
-            values = rows.values(task.start, task.stop, scratch)
-            self._count(step, check_values(step, task.start, values, self.options.replace_nan))
-            rows.encode(values, start, out)
-            if self.options.measure and step.fidelity is Fidelity.ROUND:
-                self._measure(step, values, rows.decoded(out, start, len(values), scratch))
+            self._encode(task, storing, out, at, context)
         if isinstance(step.target.encoding, Blocks):
             check_blocks(step, task.start, out["data"])
-        if job.whole is None:
+        if whole is None:
             for name, part in step.target.parts.items():
                 begin, _ = part_slice(step.target, part, task.start, task.stop)
                 job.sink.write(job.offsets[name] + begin, out[name])
+
+    def _encode(self, task: Task, storing: Storing, out: Parts, at: int, context: Context) -> None:
+        step, count = storing.step, task.stop - task.start
+        values = context.scratch.values(count, step.values.columns)
+        step.values.fill(Form.VALUES, range(task.start, task.stop), values, context)
+        self._count(step, check_values(step, task.start, values, self.options.replace_nan))
+        storing.encode(values, task.start, out, at)
+        if self.options.measure and step.fidelity is Fidelity.ROUND:
+            again = context.scratch.values(count, step.values.columns)
+            storing.decoded(out, at, again)
+            self._measure(step, values, again)
 
     def _count(self, step: Step, replaced: int) -> None:
         if replaced:
@@ -301,31 +258,3 @@ def _slots_by_tensor(file: OutputFile) -> dict[str, dict[str, int]]:
     for (name, part), offset in sorted(file.slots.items(), key=lambda slot: slot[1]):
         tensors.setdefault(name, {})[part] = offset
     return tensors
-
-
-def _tasks_of(step: Step, sink: Sink, offsets: Mapping[str, int]) -> Iterator[_Task]:
-    if step.fidelity is Fidelity.COPY and not step.move.transforms and len(step.move.inputs) == 1:
-        bits = float_bits(step.target.encoding)
-        if bits is None:
-            stretches = [
-                (name, at, min(part.nbytes, at + COPY_BYTES))
-                for name, part in step.target.parts.items()
-                for at in range(0, part.nbytes, COPY_BYTES)
-            ]
-            job = _Job(step, sink, offsets, len(stretches))
-            for name, start, stop in stretches:
-                yield _Task(job, start, stop, name)
-            return
-    runs = list(runs_of(step))
-    job = _Job(step, sink, offsets, len(runs))
-    for start, stop in runs:
-        yield _Task(job, start, stop)
-
-
-def _input_bytes(task: _Task) -> int:
-    """Input bytes that a task stands for; rounds off, but adds up to the whole input."""
-    if task.part:
-        return task.stop - task.start
-    total = sum(tensor.nbytes for tensor in task.job.step.move.inputs)
-    rows = max(1, rows_of(task.job.step.target.shape))
-    return total * task.stop // rows - total * task.start // rows

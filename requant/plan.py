@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.encodings import Blocks, Dense, Encoding, Shape
-from requant.encodings.exactness import holds, keeps_codes, shares
+from requant.expressions import Form, Node, Stored
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
 from requant.sources import Source
-from requant.transforms import Add, Transform, Transpose
 
 
 class Fidelity(Enum):
@@ -66,15 +65,20 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One tensor of the output before its encoding is chosen.
-
-    name, shape: in the target's naming. inputs: read as one tall matrix of rows, in this order.
-    """
+    """One tensor of the output before its encoding is chosen: its name in the target's naming, and what it is."""
 
     name: str
-    shape: Shape
-    inputs: tuple[Tensor, ...]
-    transforms: tuple[Transform, ...] = ()
+    values: Node
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape in the output."""
+        return self.values.shape
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The stored tensors that it is made of."""
+        return self.values.leaves()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,63 +90,65 @@ class Step:
     target could take over their codes (Q5_1 those of Q4_1).
     """
 
-    move: Move
+    values: Node
     target: TensorSpec
     importance: NDArray[np.float32] | None = field(default=None, compare=False)
     anew: bool = False
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The stored tensors that are read."""
+        return self.values.leaves()
+
+    @property
     def sources(self) -> tuple[Encoding, ...]:
         """How the inputs are stored, each encoding once."""
-        return tuple(dict.fromkeys(tensor.encoding for tensor in self.move.inputs))
+        return tuple(dict.fromkeys(tensor.encoding for tensor in self.inputs))
+
+    @property
+    def form(self) -> Form:
+        """In which form rows go from the inputs to the output: the strongest that there is."""
+        return Form.VALUES if self._decodes_blocks else self.values.forms(self.target.encoding).strongest
+
+    @property
+    def is_verbatim(self) -> bool:
+        """Whether all bytes of one tensor are written as they are."""
+        tensor = self.values.verbatim
+        return tensor is not None and tensor.encoding == self.target.encoding
 
     @property
     def fidelity(self) -> Fidelity:
-        """How much survives, computed from the encodings and transforms alone."""
-        sources, target = self.sources, self.target.encoding
-        if any(isinstance(transform, Add) for transform in self.move.transforms):
+        """How much survives, as the expression and the target's encoding say."""
+        target = self.target.encoding
+        if not self.values.holds(target) or self._decodes_blocks:
             return Fidelity.ROUND
-        if any(isinstance(transform, Transpose) for transform in self.move.transforms):
-            exact = isinstance(target, Dense) and all(holds(source, target) for source in sources)
-            return Fidelity.REPACK if exact else Fidelity.ROUND
-        if self._joins_shared and not isinstance(target, Dense):
-            return Fidelity.ROUND
-        if sources == (target,):
-            return Fidelity.COPY
-        if self._decodes_blocks:
-            return Fidelity.ROUND
-        return Fidelity.REPACK if all(holds(source, target) for source in sources) else Fidelity.ROUND
+        moved = self.is_verbatim or self.form in (Form.BYTES, Form.CODES)
+        return Fidelity.COPY if moved and self.sources == (target,) else Fidelity.REPACK
 
     @property
     def keeps_codes(self) -> bool:
         """Whether codes and scales are carried over as they are and only what stands beside them is rounded: integer
         zeros, or the scale of a whole tensor (so `fidelity` is ROUND)."""
-        moved = any(isinstance(transform, Add | Transpose) for transform in self.move.transforms)
-        return not (moved or self._decodes_blocks or self._joins_shared) and all(
-            keeps_codes(source, self.target.encoding) for source in self.sources
-        )
-
-    @property
-    def _joins_shared(self) -> bool:
-        """Whether several tensors become one of which all would have to share a scale."""
-        encodings = (*self.sources, self.target.encoding)
-        return len(self.move.inputs) > 1 and any(shares(encoding) for encoding in encodings)
+        return self.form is Form.CODES and self.fidelity is Fidelity.ROUND
 
     @property
     def _decodes_blocks(self) -> bool:
-        return self.anew and all(isinstance(encoding, Blocks) for encoding in (*self.sources, self.target.encoding))
+        """Whether blocks are made anew (see `anew`); those of the target's own type never are."""
+        encodings = (*self.sources, self.target.encoding)
+        return self.anew and len(set(encodings)) > 1 and all(isinstance(encoding, Blocks) for encoding in encodings)
 
     @property
     def rounds_twice(self) -> bool:
         """Whether values that a quantizer has rounded already are rounded to other blocks."""
-        quantized = any(not isinstance(tensor.encoding, Dense) for tensor in self.move.inputs)
+        quantized = any(not isinstance(tensor.encoding, Dense) for tensor in self.inputs)
         return quantized and not isinstance(self.target.encoding, Dense) and self.fidelity is Fidelity.ROUND
 
     def to_json(self) -> Json:
         """As printed by `--dry-run --json`."""
         return {
-            "from": [tensor.name for tensor in self.move.inputs],
+            "from": [tensor.name for tensor in self.inputs],
             "to": self.target.name,
+            "values": self.values.explain(),
             "shape": list(self.target.shape),
             "from_types": [encoding.label for encoding in self.sources],
             "to_type": self.target.encoding.label,
@@ -183,7 +189,7 @@ class Translation:
 
 def unchanged(source: Checkpoint[Tensor]) -> Translation:
     """The checkpoint in its own naming, with nothing decided."""
-    moves = tuple(Move(tensor.name, tensor.shape, (tensor,)) for tensor in source.tensors)
+    moves = tuple(Move(tensor.name, Stored(tensor)) for tensor in source.tensors)
     return Translation(
         source, source.architecture, moves, dict(source.config), dict(source.metadata), dict(source.files)
     )
@@ -217,7 +223,7 @@ class Plan:
     @property
     def input_bytes(self) -> int:
         """Bytes of tensors that will be read."""
-        return sum(tensor.nbytes for step in self.steps for tensor in step.move.inputs)
+        return sum(tensor.nbytes for step in self.steps for tensor in step.inputs)
 
     @property
     def weights(self) -> int:

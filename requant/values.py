@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Codes
-from requant.encodings import F16, Blocks, Encoding, columns_of
+from requant.encodings import F16, Blocks, Dense, Encoding, columns_of
 from requant.errors import Error, FormatError, PlanError
 from requant.plan import Step
 from requant.sources import Bytes, FileSlice
@@ -34,6 +34,11 @@ _HALVES: Final = {
     "TQ1_0": (52, 54, _ONE),
     "TQ2_0": (64, 66, _ONE),
 }
+
+
+def float_bits(encoding: Encoding) -> str | None:
+    """The dtype label of dense floats, whose bits tell NaN and infinity; None for everything else."""
+    return encoding.label if isinstance(encoding, Dense) and encoding.label in _EXPONENT else None
 
 
 def check_values(step: Step, start: int, values: NDArray[np.float32], replacement: float | None) -> int:
@@ -195,11 +200,11 @@ def _index(step: Step, row: int, column: int) -> str:
 
 
 def _source_name(step: Step) -> str:
-    return step.move.inputs[0].name if len(step.move.inputs) == 1 else step.target.name
+    return step.inputs[0].name if len(step.inputs) == 1 else step.target.name
 
 
 def _path(step: Step) -> Path:
-    for source in step.move.inputs[0].sources.values():
+    for source in step.inputs[0].sources.values():
         if isinstance(source, FileSlice):
             return source.path
     return Path("(made by the plan)")

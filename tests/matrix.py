@@ -16,6 +16,7 @@ from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.encodings.hqq import Hqq
 from requant.encodings.scaled import Scaled
 from requant.encodings.sparse import Marlin24
+from requant.expressions import Stored
 from requant.ir import Tensor, TensorSpec
 from requant.operations import companions
 from requant.plan import Fidelity, Move, Step
@@ -44,7 +45,7 @@ _READ_ONLY: Final[Mapping[str, Encoding]] = {
 
 def written(source: Encoding = BF16) -> dict[str, Encoding]:
     """Everything that is written: what a linear layer stored as `source` becomes in each."""
-    move = Move(_NAME, _SHAPE, (Tensor(_NAME, _SHAPE, source, {}),))
+    move = Move(_NAME, Stored(Tensor(_NAME, _SHAPE, source, {})))
     targets: dict[str, Encoding] = {"F32": F32, "F16": F16, "BF16": BF16}
     for name, family in SCHEMES.items():
         if name == "EXL2":  # measures its options on the weights, and there are none here
@@ -64,10 +65,10 @@ def fidelity(source: Encoding, target: Encoding) -> str:
 
     Of weights with a scale of the whole tensor, which a GGUF keeps in a tensor of its own, only the weights are judged.
     """
-    move = Move(_NAME, _SHAPE, (Tensor(_NAME, _SHAPE, source, {}),))
+    move = Move(_NAME, Stored(Tensor(_NAME, _SHAPE, source, {})))
     if target == companions.NVFP4:
         move = companions.bare(replace(move, name="blk.0.ffn_up.weight"), "llama", ()) or move
-    step = Step(move, TensorSpec(_NAME, _SHAPE, target))
+    step = Step(move.values, TensorSpec(_NAME, _SHAPE, target))
     return "zeros" if step.keeps_codes and step.fidelity is Fidelity.ROUND else step.fidelity.value
 
 

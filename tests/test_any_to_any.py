@@ -12,15 +12,15 @@ import pytest
 from requant.cli.types import tensor_values
 from requant.encodings import BLOCKS, Dense
 from requant.execution import Options, execute
+from requant.expressions import Form
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
 from requant.parts import read_values
 from requant.plan import Fidelity
 from requant.recipes import Overrides
-from requant.rows import carries_codes
 from tests import tiny_folder
 from tests.matrix import matrix, matrix_text, readable, written
-from tests.naive_moves import carried_out
+from tests.naive_expressions import carried_out
 from tests.tiny_folder import write_tiny_folder
 
 #: Largest root mean square error of a tensor, relative to its values', by what it is stored as: normally distributed
@@ -79,9 +79,9 @@ def check(sources, folder, name, to):
     again = {tensor.name: tensor for tensor in detect(destination).read(destination).tensors}
     assert set(again) == {step.target.name for step in plan.steps}
     for step in plan.steps:
-        found, wanted = values(again[step.target.name]), carried_out(step.move, values)
+        found, wanted = values(again[step.target.name]), carried_out(step.values, values)
         assert again[step.target.name].encoding == step.target.encoding
-        if carries_codes(step):  # products are the reader's affair: GPTQ rounds them to halves, ggml does not
+        if step.form is Form.CODES:  # products are the reader's affair: GPTQ rounds them to halves, ggml does not
             found, wanted = found.astype(np.float16), wanted.astype(np.float16)
         if step.fidelity in EXACT:
             assert np.array_equal(found, wanted), step.target.name

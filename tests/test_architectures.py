@@ -14,7 +14,7 @@ from requant.formats.safetensors import Safetensors
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Translation
 from requant.sources import Memory
-from tests.naive_moves import carried_out, values
+from tests.naive_expressions import carried_out, values
 from tests.tiny_models import MODELS, make
 
 #: What is lost on the way to GGUF.
@@ -55,7 +55,7 @@ def folders(tmp_path_factory):
 def described(translation: Translation, naming: Naming) -> Checkpoint[Tensor]:
     """The checkpoint that carrying out a translation gives, in memory and in F32."""
     tensors = tuple(
-        Tensor(move.name, move.shape, F32, {"data": Memory(carried_out(move).astype("<f4").tobytes())})
+        Tensor(move.name, move.shape, F32, {"data": Memory(carried_out(move.values).astype("<f4").tobytes())})
         for move in translation.moves
     )
     return Checkpoint(
@@ -149,7 +149,7 @@ def test_same_as_the_converter_of_llama_cpp(name, folders):
     assert more == MORE.get(name, set())
 
     for tensor, (shape, content) in golden["tensors"].items():
-        array = carried_out(moves[tensor]).astype("<f4")
+        array = carried_out(moves[tensor].values).astype("<f4")
         assert array.shape == tuple(shape), tensor
         if isinstance(content, list):
             assert np.allclose(array, content, rtol=3e-7, atol=0), tensor

@@ -14,7 +14,7 @@ from requant.ir import Naming, Typed
 from requant.plan import LossKind
 from requant.sources import Memory, read
 from tests import models
-from tests.naive_moves import carried_out
+from tests.naive_expressions import carried_out
 from tests.test_architectures import described
 from tests.test_architectures_refused import gguf, hf, tensor
 from tests.tiny_models import make
@@ -223,7 +223,7 @@ def renamed(checkpoint, change):
 
 
 def arrays(translation):
-    return {move.name: carried_out(move) for move in translation.moves}
+    return {move.name: carried_out(move.values) for move in translation.moves}
 
 
 @pytest.mark.parametrize(

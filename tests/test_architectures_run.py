@@ -18,7 +18,7 @@ from requant.operations.convert import Request, plan_conversion
 from requant.operations.requantize import plan_requantization
 from requant.verify.llama_cpp import LlamaCpp
 from tests import models
-from tests.naive_moves import values
+from tests.naive_expressions import values
 from tests.test_architectures import LOST
 from tests.tiny_models import MODELS, VOCABULARY, make
 

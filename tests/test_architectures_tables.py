@@ -12,7 +12,9 @@ from requant.architectures import ARCHITECTURES
 from requant.architectures.names import expected
 from requant.architectures.rope import llama3_factors, parameters, scaling_of_factors
 from requant.architectures.rules import Order
-from requant.transforms import RopeOrder
+from requant.encodings import F32
+from requant.expressions import RopeOrder, Stored
+from requant.ir import Tensor
 
 FAMILIES = {family.model_type: family for family in ARCHITECTURES}
 ARCHITECTURE_NUMBERS = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -88,8 +90,8 @@ def test_of_families_that_share_an_architecture_the_last_takes_all():
 
 @given(heads=st.integers(1, 6), half=st.integers(1, 40))
 def test_row_orders_invert(heads, half):
-    order = RopeOrder(heads).source_rows(2 * half)
-    back = RopeOrder(heads, inverse=True).source_rows(2 * half)
+    rows = Stored(Tensor("q", (heads * 2 * half, 1), F32, {}))
+    order, back = RopeOrder(rows, heads).source_rows(), RopeOrder(rows, heads, inverse=True).source_rows()
     assert np.array_equal(order[back], np.arange(2 * half))
     assert np.array_equal(back[order], np.arange(2 * half))
 

@@ -12,6 +12,7 @@ from requant.encodings import F16
 from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.execution import Options, execute
+from requant.expressions import Stored
 from requant.formats import FORMATS, detect
 from requant.ir import Tensor
 from requant.kernels_cpu.bitsandbytes import TABLES, dynamic_map
@@ -176,7 +177,7 @@ def test_gpu_layouts_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize("recipe", ["NF4", "INT8"])
 def test_transposed_matrices_are_refused(recipe):
     """gpt2's lie in the file as [in, out]; bitsandbytes' layers would multiply by the transpose of what is meant."""
-    move = Move("transformer.h.0.attn.c_proj.weight", (64, 64), (Tensor("w", (64, 64), F16, {}),))
+    move = Move("transformer.h.0.attn.c_proj.weight", Stored(Tensor("w", (64, 64), F16, {})))
     scheme = scheme_named(recipe)
     assert scheme.apply([move], {"model_type": "llama"}).encodings[0] != F16
     with pytest.raises(PlanError, match="gpt2 keeps its matrices transposed"):
@@ -184,7 +185,7 @@ def test_transposed_matrices_are_refused(recipe):
 
 
 def _linear(*names):
-    return [Move(f"{name}.weight", (64, 64), (Tensor(name, (64, 64), F16, {}),)) for name in names]
+    return [Move(f"{name}.weight", Stored(Tensor(name, (64, 64), F16, {}))) for name in names]
 
 
 @pytest.mark.parametrize(("recipe", "key"), [("NF4", "llm_int8_skip_modules"), ("AWQ-4-32", "modules_to_not_convert")])

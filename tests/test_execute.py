@@ -13,11 +13,11 @@ import pytest
 from requant.encodings import BF16, F16, F32, Dense
 from requant.errors import Error, FormatError, PlanError
 from requant.execution import Options, execute, peak_bytes
+from requant.expressions import Affine, Joined, RopeOrder, Slice, Stored, Transposed
 from requant.ir import Tensor, TensorSpec
 from requant.layout import Layout, OutputFile
-from requant.plan import Fidelity, Move, Plan, Step
+from requant.plan import Fidelity, Plan, Step
 from requant.sources import FileSlice, Memory
-from requant.transforms import Add, RopeOrder, Rows, Transpose
 from tests.interrupts import heed_interrupts
 
 HEAD = b"HEAD" * 4
@@ -28,8 +28,12 @@ def tensor(name, array, encoding=None):
     return Tensor(name, array.shape, encoding, {"data": Memory(array.tobytes())})
 
 
-def step(inputs, shape, encoding, *transforms):
-    return Step(Move("t", shape, tuple(inputs), transforms), TensorSpec("t", shape, encoding))
+def step(inputs, shape, encoding, change=lambda node: node):
+    """A step of several tensors as one tall matrix, changed."""
+    stored = tuple(Stored(tensor) for tensor in inputs)
+    values = change(Joined(stored) if len(stored) > 1 else stored[0])
+    assert values.shape == shape
+    return Step(values, TensorSpec("t", shape, encoding))
 
 
 def run(folder: Path, one: Step, **options):
@@ -63,23 +67,23 @@ def test_inputs_are_read_as_one_tall_matrix(tmp_path):
 @pytest.mark.parametrize("encoding", [F32, F16], ids=["moved as bytes", "rounded"])
 def test_rope_order_is_that_of_the_reference_and_inverts(tmp_path, encoding):
     values = big((16 * 128, 512))
-    one = step([tensor("q", values)], values.shape, encoding, RopeOrder(16))
+    one = step([tensor("q", values)], values.shape, encoding, lambda node: RopeOrder(node, 16))
     wanted = values.reshape(16, 2, 64, 512).swapaxes(1, 2).reshape(values.shape)
     data = run(tmp_path, one)[0]
     numpy_type = encoding.dtype.numpy
     assert data == wanted.astype(numpy_type).tobytes()
     moved = np.frombuffer(data, numpy_type).reshape(values.shape)
-    back = step([tensor("q", moved)], values.shape, encoding, RopeOrder(16, inverse=True))
+    back = step([tensor("q", moved)], values.shape, encoding, lambda node: RopeOrder(node, 16, inverse=True))
     assert run(tmp_path, back)[0] == values.astype(numpy_type).tobytes()
 
 
 def test_rows_transpose_and_add(tmp_path):
     values = big((300, 200))
-    one = step([tensor("a", values)], (100, 200), F32, Rows(50, 150))
+    one = step([tensor("a", values)], (100, 200), F32, lambda node: Slice(node, 50, 150))
     assert run(tmp_path, one)[0] == values[50:150].tobytes()
-    one = step([tensor("a", values)], (200, 300), F16, Transpose())
+    one = step([tensor("a", values)], (200, 300), F16, Transposed)
     assert run(tmp_path, one)[0] == values.T.astype(np.float16).tobytes()
-    one = step([tensor("a", values)], (300, 200), F32, Add(1.0))
+    one = step([tensor("a", values)], (300, 200), F32, lambda node: Affine(node, term=1.0))
     assert one.fidelity is Fidelity.ROUND
     assert run(tmp_path, one)[0] == (values + np.float32(1)).tobytes()
 
@@ -159,9 +163,10 @@ def test_a_killed_run_leaves_no_file_under_its_name(tmp_path, number):
         from pathlib import Path
         from requant.encodings import F32
         from requant.execution import Options, execute
+        from requant.expressions import Stored
         from requant.ir import Tensor, TensorSpec
         from requant.layout import Layout, OutputFile
-        from requant.plan import Move, Plan, Step
+        from requant.plan import Plan, Step
         class Slow:
             nbytes = 4 << 20
             def read_into(self, start, out):
@@ -169,7 +174,7 @@ def test_a_killed_run_leaves_no_file_under_its_name(tmp_path, number):
                 print("reading", flush=True)
                 time.sleep(0.5)
         shape = (1024, 1024)
-        step = Step(Move("t", shape, (Tensor("a", shape, F32, {"data": Slow()}),)), TensorSpec("t", shape, F32))
+        step = Step(Stored(Tensor("a", shape, F32, {"data": Slow()})), TensorSpec("t", shape, F32))
         file = OutputFile("out.bin", b"", 4 << 20, {("t", "data"): 0})
         execute(Plan((step,), Layout(Path(sys.argv[1]), (file,))), Options(workers=1))
     """)
@@ -192,7 +197,7 @@ def test_a_killed_run_leaves_no_file_under_its_name(tmp_path, number):
 
 def test_the_bound_covers_the_buffers():
     values = Tensor("a", (50_000, 4096), BF16, {"data": Memory(b"")})
-    one = step([values], values.shape, F16, RopeOrder(50))
+    one = step([values], values.shape, F16, lambda node: RopeOrder(node, 50))
     plan = Plan((one,), Layout(Path(), ()))
     assert 2 * 4 * 1000 * 4096 < peak_bytes(plan, 2) < 64 * 1000 * 4096
 

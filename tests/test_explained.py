@@ -9,14 +9,15 @@ from click.testing import CliRunner
 
 from requant.cli.main import cli
 from requant.encodings import BLOCKS, F16, F32
+from requant.expressions import Stacked, Stored
 from requant.formats import FORMATS, detect
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.operations.convert import Request, plan_conversion
-from requant.passes.companions import FoldScales, PartStacks
+from requant.passes.companions import FoldScales
 from requant.passes.explained import did, explained
 from requant.passes.layers import Fuse
 from requant.passes.names import FileOrder
-from requant.plan import Loss, LossKind, unchanged
+from requant.plan import Loss, LossKind, Move, unchanged
 from requant.sources import Memory
 from tests.tiny_folder import write_tiny_folder
 
@@ -56,10 +57,10 @@ def test_layers_that_are_numbered_anew_are_renamed():
 def test_matrices_become_a_stack_and_come_out_of_it():
     matrices = [tensor(f"experts.{n}.up", 4, 32) for n in range(3)]
     apart = begun("x", *matrices, naming=Naming.HF)
-    stack = replace(apart.moves[0], name="up", shape=(3, 4, 32), inputs=tuple(matrices))
+    stack = Move("up", Stacked(tuple(Stored(matrix) for matrix in matrices)))
     assert did(apart, replace(apart, moves=(stack,))) == {"stacked": 1}
     whole = begun("x", tensor("up", 3, 4, 32))
-    parts = tuple(replace(whole.moves[0], name=f"experts.{n}.up", shape=(4, 32)) for n in range(3))
+    parts = tuple(Move(f"experts.{n}.up", whole.moves[0].values.section(4 * n, 4 * n + 4)) for n in range(3))
     assert did(whole, replace(whole, moves=parts)) == {"split": 3}
 
 
@@ -74,7 +75,6 @@ def test_scales_beside_weights_are_folded_and_not_left_out():
     said = begun("llama", weight, tensor("blk.0.ffn_up_exps.scale", 2))
     folded = FoldScales()(said)
     assert did(said, folded) == {"folded": 1}
-    assert did(folded, PartStacks()(folded)) == {}
 
 
 def test_types_keys_and_losses_are_counted():

@@ -16,15 +16,15 @@ from requant.encodings import BLOCKS, F16, F32
 from requant.encodings.scaled import GPT_OSS
 from requant.errors import PlanError
 from requant.execution import Options, execute
+from requant.expressions import Deinterleaved, Interleaved, Stored, Transposed, reshaped
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec
 from requant.layout import Layout, OutputFile
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import Fidelity, Move, Plan, Step
-from requant.rows import runs_of
+from requant.plan import Fidelity, Plan, Step
+from requant.runs import runs_of
 from requant.sources import Memory
-from requant.transforms import Transpose, Unwoven, Woven
 from requant.verify.llama_cpp import LlamaCpp
 from tests.test_architectures_run import agree
 from tests.tiny_gpt_oss import blocks_and_scales, write_tiny_gpt_oss
@@ -51,9 +51,19 @@ def carried_out(folder: Path, step: Step) -> dict[str, bytes]:
     return {name: data[slots["t", name] : slots["t", name] + size] for name, size in sizes.items()}
 
 
-def moved(folder, inputs, shape, encoding, *transforms):
-    step = Step(Move("t", shape, tuple(inputs), transforms), TensorSpec("t", shape, encoding))
+def moved(folder, values, shape, encoding):
+    assert values.shape == shape
+    step = Step(values, TensorSpec("t", shape, encoding))
     return step, carried_out(folder, step)
+
+
+def woven_of(*tensors):
+    return Interleaved(tuple(Stored(tensor) for tensor in tensors))
+
+
+def as_rows(tensor):
+    """The numbers of vectors as rows of one."""
+    return reshaped(Stored(tensor), (*tensor.shape, 1))
 
 
 def random(shape, dtype=np.float32):
@@ -67,10 +77,10 @@ def test_rows_are_taken_apart_and_put_together(tmp_path, encoding):
     gate, up = random(SHAPE), random(SHAPE) + 1
     woven = np.stack([gate, up], axis=2).reshape(experts, 2 * rows, columns)
     for turn, wanted in enumerate((gate, up)):
-        step, stored = moved(tmp_path, [tensor(woven)], SHAPE, encoding, Unwoven(turn))
+        step, stored = moved(tmp_path, Deinterleaved(Stored(tensor(woven)), turn), SHAPE, encoding)
         assert len(list(runs_of(step))) > 1
         assert stored["data"] == wanted.astype(dtype).tobytes()
-    step, stored = moved(tmp_path, [tensor(gate), tensor(up)], woven.shape, encoding, Woven())
+    step, stored = moved(tmp_path, woven_of(tensor(gate), tensor(up)), woven.shape, encoding)
     assert len(list(runs_of(step))) > 1
     assert stored["data"] == woven.astype(dtype).tobytes()
 
@@ -78,8 +88,10 @@ def test_rows_are_taken_apart_and_put_together(tmp_path, encoding):
 def test_of_biases_the_numbers_are_rows(tmp_path):
     gate, up = random((5, 70)), random((5, 70)) + 1
     woven = np.stack([gate, up], axis=2).reshape(5, 140)
-    assert moved(tmp_path, [tensor(woven)], gate.shape, F32, Unwoven(1))[1]["data"] == up.tobytes()
-    assert moved(tmp_path, [tensor(gate), tensor(up)], woven.shape, F32, Woven())[1]["data"] == woven.tobytes()
+    half = reshaped(Deinterleaved(as_rows(tensor(woven)), 1), gate.shape)
+    assert moved(tmp_path, half, gate.shape, F32)[1]["data"] == up.tobytes()
+    rows = Interleaved((as_rows(tensor(gate)), as_rows(tensor(up))))
+    assert moved(tmp_path, reshaped(rows, woven.shape), woven.shape, F32)[1]["data"] == woven.tobytes()
 
 
 @pytest.mark.parametrize("encoding", [F32, BLOCKS["Q8_0"]], ids=["plain", "in blocks"])
@@ -87,12 +99,12 @@ def test_transposed_stacks_are_done_expert_by_expert(tmp_path, encoding):
     experts, rows, columns = SHAPE
     gate, up = random(SHAPE), random(SHAPE) + 1
     turned = np.ascontiguousarray(np.stack([gate, up], axis=2).reshape(experts, 2 * rows, columns).swapaxes(1, 2))
-    step, stored = moved(tmp_path, [tensor(turned)], SHAPE, encoding, Transpose(), Unwoven(0))
+    step, stored = moved(tmp_path, Deinterleaved(Transposed(Stored(tensor(turned))), 0), SHAPE, encoding)
     assert len(list(runs_of(step))) == experts
-    upright = moved(tmp_path, [tensor(gate)], SHAPE, encoding)[1]
+    upright = moved(tmp_path, Stored(tensor(gate)), SHAPE, encoding)[1]
     assert stored == upright
     if encoding == F32:
-        back = moved(tmp_path, [tensor(gate), tensor(up)], turned.shape, F32, Woven(), Transpose())[1]
+        back = moved(tmp_path, Transposed(woven_of(tensor(gate), tensor(up))), turned.shape, F32)[1]
         assert back["data"] == turned.tobytes()
 
 
@@ -101,12 +113,12 @@ def test_codes_are_taken_apart_and_put_together(tmp_path):
     woven = tensor(np.empty((3, 600, 640)), GPT_OSS, data=blocks, scales=scales)
     halves = []
     for turn in (0, 1):
-        step, stored = moved(tmp_path, [woven], (3, 300, 640), BLOCKS["MXFP4"], Unwoven(turn))
+        step, stored = moved(tmp_path, Deinterleaved(Stored(woven), turn), (3, 300, 640), BLOCKS["MXFP4"])
         assert step.fidelity is Fidelity.REPACK
         half = np.frombuffer(stored["data"], np.uint8).reshape(3, 300, 20, 17)
         assert np.array_equal(half[..., 0], scales[:, turn::2])
         halves.append(tensor(np.empty((3, 300, 640)), BLOCKS["MXFP4"], data=half))
-    step, stored = moved(tmp_path, halves, (3, 600, 640), GPT_OSS, Woven())
+    step, stored = moved(tmp_path, woven_of(*halves), (3, 600, 640), GPT_OSS)
     assert step.fidelity is Fidelity.REPACK
     assert stored == {"data": blocks.tobytes(), "scales": scales.tobytes()}
 

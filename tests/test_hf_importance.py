@@ -10,7 +10,7 @@ from requant.formats import FORMATS, detect
 from requant.importance import Importance, Measured
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.hf_importance import in_hf_names
-from requant.plan import LossKind
+from requant.plan import LossKind, Move
 from tests.tiny_folder import HIDDEN, LAYERS, MIDDLE, write_tiny_folder
 from tests.tiny_models import make
 
@@ -100,7 +100,8 @@ def test_experts_get_their_own_rows(tmp_path, through_gguf):
         execute(planned(source, tmp_path / "m.gguf", "F16", vocabulary=False), Options(workers=1))
         source = tmp_path / "m.gguf"
     plan = planned(source, tmp_path / "out", "F32")
-    found = in_hf_names(importance, detect(source).read(source), [step.move for step in plan.steps])
+    moves = [Move(step.target.name, step.values) for step in plan.steps]
+    found = in_hf_names(importance, detect(source).read(source), moves)
     assert len(found.entries) == 4
     for expert in range(4):
         name = f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight"

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from requant.encodings import BLOCKS, F16
 from requant.errors import Error, FormatError, PlanError
 from requant.execution import execute
+from requant.expressions import Stored
 from requant.formats.gguf import Gguf
 from requant.formats.imatrix import imatrix_checkpoint, read_imatrix
 from requant.importance import Importance, Measured
 from requant.layout import LayoutOptions
-from requant.plan import LossKind, Move, Plan, Step
+from requant.plan import LossKind, Plan, Step
 from requant.recipes import Choice, Wanted, check_importance, missing_importance, recipe_named
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/imatrix"
@@ -29,7 +30,7 @@ DOWN = "blk.1.ffn_down_exps.weight"
 
 def write(importance, path):
     checkpoint = imatrix_checkpoint(importance)
-    steps = tuple(Step(Move(t.name, t.shape, (t,)), t) for t in checkpoint.tensors)
+    steps = tuple(Step(Stored(t), t) for t in checkpoint.tensors)
     execute(Plan(steps, Gguf().layout(checkpoint, path, LayoutOptions())))
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from requant.codecs import codec_for
 from requant.encodings import BF16, BLOCKS
 from requant.execution import Options, execute, peak_bytes
+from requant.expressions import Stored
 from requant.formats import FORMATS
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec, Typed
 from requant.layout import LayoutOptions
-from requant.plan import Move, Plan, Step
+from requant.plan import Plan, Step
 
 class Noise:
     nbytes = {rows} * 4096 * 2
@@ -30,7 +31,7 @@ PATTERN = (noise.view("<u4") >> 16).astype("<u2").tobytes()
 def plan(rows):
     shape = (rows, 4096)
     tensor = Tensor("t", shape, BF16, {{"data": Noise()}})
-    step = Step(Move("t", shape, (tensor,)), TensorSpec("t", shape, BLOCKS["{label}"]))
+    step = Step(Stored(tensor), TensorSpec("t", shape, BLOCKS["{label}"]))
     metadata = {{"general.architecture": Typed("str", "llama")}}
     described = Checkpoint(Naming.GGML, "llama", (step.target,), metadata=metadata)
     return Plan((step,), FORMATS["gguf"].layout(described, Path(sys.argv[1]), LayoutOptions()))

@@ -272,7 +272,7 @@ def test_experts_have_a_scale_each(tmp_path):
     assert all(np.array_equal(array, wanted[name]) for name, array in found.items())
     experts = [step for step in back.steps if ".experts." in step.target.name]
     assert experts
-    assert all(step.move.inputs[0].shape == step.target.shape for step in experts)  # no stack is read per expert
+    assert all(step.inputs[0].shape == step.target.shape for step in experts)  # no stack is read per expert
     convert(tmp_path / "modelopt", tmp_path / "f32.gguf", "F32")
     logits = []
     for name in ("m.gguf", "f32.gguf"):

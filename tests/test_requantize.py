@@ -18,6 +18,7 @@ from requant.cli.main import cli
 from requant.encodings import BLOCKS, F32
 from requant.errors import PlanError
 from requant.execution import execute
+from requant.expressions import Form
 from requant.formats.gguf import Gguf
 from requant.formats.imatrix import read_imatrix
 from requant.ir import Tensor, Typed
@@ -25,7 +26,6 @@ from requant.layout import LayoutOptions
 from requant.operations.requantize import Request, plan_requantization
 from requant.plan import Fidelity, LossKind
 from requant.recipes import Overrides, encoding_named
-from requant.rows import carries_codes
 from requant.sources import Memory, read
 from tests import ggml_oracle, models, quantizable
 
@@ -140,7 +140,7 @@ def test_a_file_is_like_another(made, tmp_path):
 def test_layers_are_pruned_with_their_importance(made, tmp_path):
     importance = importance_of(made, "gqa")
     plan = plan_of(made, tmp_path, "IQ4_XS", prune=(0,), importance=importance)
-    assert [step.move.inputs[0].name for step in plan.steps if step.target.name == "blk.1.attn_q.weight"] == [
+    assert [step.inputs[0].name for step in plan.steps if step.target.name == "blk.1.attn_q.weight"] == [
         "blk.2.attn_q.weight"
     ]
     (step,) = [step for step in plan.steps if step.target.name == "blk.1.attn_q.weight"]
@@ -283,8 +283,8 @@ def test_blocks_are_rounded_anew_even_where_their_codes_would_fit(first, then, m
     source = FORMAT.read(tmp_path / "first.gguf")
     plan = plan_requantization(source, FORMAT, tmp_path / "out.gguf", Request(then, Overrides(pure=True)))
     (step,) = [step for step in plan.steps if step.target.name == "blk.0.ffn_up.weight"]
-    assert step.rounds_twice and not step.keeps_codes and not carries_codes(step)
+    assert step.rounds_twice and not step.keeps_codes and step.form is Form.VALUES
     execute(plan)
-    values = ggml_oracle.decode(first, read(step.move.inputs[0].sources["data"]))
+    values = ggml_oracle.decode(first, read(step.inputs[0].sources["data"]))
     (tensor,) = [tensor for tensor in FORMAT.read(tmp_path / "out.gguf").tensors if tensor.name == step.target.name]
     assert read(tensor.sources["data"]).tobytes() == ggml_oracle.encode(then, values.reshape(tensor.shape)).tobytes()

@@ -17,10 +17,11 @@ from requant.dtypes import DTYPES
 from requant.encodings import BLOCKS, DENSE, F16, F32, PartSpec
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.execution import execute
+from requant.expressions import Stored
 from requant.formats import FORMATS, detect
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec, Typed
 from requant.layout import LayoutOptions
-from requant.plan import Move, Plan, Step
+from requant.plan import Plan, Step
 from requant.sources import Memory, read
 from tests import models
 
@@ -50,7 +51,7 @@ def tensors(draw, dtypes=tuple(DTYPES)):
 
 
 def write(checkpoint, destination, **options):
-    steps = tuple(Step(Move(t.name, t.shape, (t,)), t) for t in checkpoint.tensors)
+    steps = tuple(Step(Stored(t), t) for t in checkpoint.tensors)
     return execute(Plan(steps, FORMAT.layout(checkpoint, destination, LayoutOptions(**options))))
 
 

@@ -9,8 +9,9 @@ import pytest
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS, DENSE
 from requant.errors import FormatError, PlanError
+from requant.expressions import Stored
 from requant.ir import Tensor, TensorSpec
-from requant.plan import Move, Step
+from requant.plan import Step
 from requant.sources import Memory
 from requant.values import check_bits, check_blocks, check_copied_blocks, check_values
 from tests import ggml_oracle
@@ -24,9 +25,7 @@ def moved(label, columns):
     """A step that moves ten rows; what is looked at are the last five."""
     shape = (2 * ROWS, columns)
     part = Memory(bytes(DENSE[label].dtype.bits // 8 * 2 * ROWS * columns))
-    return Step(
-        Move("t", shape, (Tensor("a", shape, DENSE[label], {"data": part}),), ()), TensorSpec("t", shape, DENSE[label])
-    )
+    return Step(Stored(Tensor("a", shape, DENSE[label], {"data": part})), TensorSpec("t", shape, DENSE[label]))
 
 
 def stored(label, values):
@@ -77,7 +76,7 @@ def encoded(label, rows):
     """A step that makes ten rows of four blocks, and the bytes of the last five, with scales of one."""
     block, shape = BLOCKS[label], (2 * ROWS, 4 * BLOCKS[label].values)
     dense = Tensor("a", shape, DENSE["F32"], {"data": Memory(bytes(4 * shape[0] * shape[1]))})
-    return Step(Move("t", shape, (dense,), ()), TensorSpec("t", shape, block)), rows.reshape(ROWS, 4, block.nbytes)
+    return Step(Stored(dense), TensorSpec("t", shape, block)), rows.reshape(ROWS, 4, block.nbytes)
 
 
 def decoded(label, rows):

@@ -19,10 +19,10 @@ from requant.architectures.names import Expected, base_of, find, named
 from requant.architectures.rules import Config, Family, Irregular, Rule, Sizes, ToGgml, ToHf
 from requant.encodings import Dense
 from requant.errors import PlanError, UnsupportedError
+from requant.expressions import Joined, Stored, reshaped
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.plan import Loss, LossKind, Move
 from requant.sources import Memory
-from requant.transforms import Rows
 
 LABELS: Final = "classifier.output_labels"
 #: llama.h's `llama_pooling_type` of the same name.
@@ -74,7 +74,7 @@ class Classifier:
         return [named(rule, None, sizes, base) for rule in self.rules]
 
     def _move(self, item: Expected, tensors: Mapping[str, Tensor]) -> Move:
-        return Move(item.ggml, item.ggml_shape, (find(item, item.hf[0], item.shape, tensors),))
+        return Move(item.ggml, reshaped(Stored(find(item, item.hf[0], item.shape, tensors)), item.ggml_shape))
 
     def _sigmoid(self, labels: list[str]) -> bool:
         return self.softmax and len(labels) == 1
@@ -95,10 +95,8 @@ class Classifier:
         for item in self._expected({**sizes, "labels": len(labels)}, base_written(family, tensors)):
             tensor = find(item, item.ggml, item.ggml_shape, tensors)
             used.add(tensor.name)
-            move = Move(item.hf[0], item.shape, (tensor,))
-            if zeros and item.ggml == _OUTPUT:
-                move = replace(move, shape=(1, item.shape[1]), transforms=(Rows(0, 1),))
-            moves.append(move)
+            node = reshaped(Stored(tensor), item.shape)
+            moves.append(Move(item.hf[0], node.section(0, 1) if zeros and item.ggml == _OUTPUT else node))
         return ToHf(config, keys=frozenset({LABELS, "pooling_type"}), tensors=frozenset(used), moves=tuple(moves))
 
 
@@ -137,4 +135,4 @@ def _with_zeros(move: Move) -> Move:
             f"tensor {tensor.name!r} is {tensor.encoding.label}; a row of zeros must stand beside it"
         )
     zeros = Tensor(f"{tensor.name} (zeros)", tensor.shape, tensor.encoding, {"data": Memory(bytes(tensor.nbytes))})
-    return replace(move, shape=(2, move.shape[1]), inputs=(tensor, zeros))
+    return replace(move, values=Joined((move.values, Stored(zeros))))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from requant.architectures.names import SPLIT
 from requant.architectures.rules import Family
+from requant.expressions import Joined
 from requant.plan import Move
 
 
@@ -23,6 +24,5 @@ def joined(moves: Sequence[Move], model_type: str, families: Sequence[Family]) -
         if len(parts) < len(group) or len({part.shape[1] for part in parts}) != 1:
             result.append(move)
         elif move is parts[0]:
-            rows, inputs = sum(part.shape[0] for part in parts), tuple(t for part in parts for t in part.inputs)
-            result.append(Move(f"{module}.{name}.weight", (rows, move.shape[1]), inputs))
+            result.append(Move(f"{module}.{name}.weight", Joined(tuple(part.values for part in parts))))
     return tuple(result)

@@ -17,6 +17,7 @@ from requant.architectures.general import json_file, named_folder
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
 from requant.encodings import Dense
 from requant.errors import UnsupportedError
+from requant.expressions import Joined, Stored
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.plan import Loss, LossKind, Move
 from requant.sources import Memory, read
@@ -44,14 +45,14 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     names = ("lm_head.weight", "model.embed_tokens.weight", "embed_tokens.weight")
     head = next(tensors[name] for name in names if name in tensors)
-    rows = tuple(_row(head, n) for n in ids)
+    rows = tuple(Stored(_row(head, n)) for n in ids)
     values = {
         "pooling_type": Typed("u32", RANK),
         LABELS: Typed("[str]", list(_LABELS)),
         _TEMPLATES: Typed("[str]", ["rerank"]),
         _TEMPLATE: Typed("str", _PROMPT),
     }
-    return ToGgml(values, moves=(Move("cls.output.weight", (len(rows), head.shape[1]), rows),))
+    return ToGgml(values, moves=(Move("cls.output.weight", Joined(rows)),))
 
 
 def _called_reranker(checkpoint: Checkpoint[Tensor], config: Config) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,13 +27,24 @@ from requant.architectures.names import (
 from requant.architectures.rules import Config, Family, Order, Rule, Sizes
 from requant.architectures.runtime import OUTPUT_NEEDED
 from requant.architectures.sizes import sizes_of
-from requant.encodings import rows_of
+from requant.encodings import Shape, rows_of
 from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError, UnsupportedError
+from requant.expressions import (
+    Affine,
+    Deinterleaved,
+    Interleaved,
+    Joined,
+    Node,
+    RopeOrder,
+    Stacked,
+    Stored,
+    Transposed,
+    reshaped,
+)
 from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
 from requant.plan import Loss, Move, Translation, unchanged
 from requant.sources import Source, read
-from requant.transforms import Add, RopeOrder, Rows, Transform, Transpose, Unwoven, Woven
 
 #: Bytes compared at a time when a tied head is stored twice.
 _COMPARE = 4 << 20
@@ -85,10 +96,11 @@ def _of_class(checkpoint: Checkpoint[Tensor], config: dict[str, Json], model: Mo
     for item in expected(family, sizes, flags, base):
         apart = find_apart(item, tensors)
         inputs = apart or tuple(part for name in item.hf for part in find_parts(item, name, item.shape, tensors))
-        transforms = () if apart else _to_ggml_transforms(item, inputs[0], sizes)
         used.update(tensor.name for tensor in inputs)
         used.update(item.hf)
-        moves.append(Move(item.ggml, item.ggml_shape, inputs, transforms))
+        node = _joined(item, inputs)
+        node = node if apart else _to_ggml_values(item, node, inputs[0].name, sizes)
+        moves.append(Move(item.ggml, reshaped(node, item.ggml_shape)))
     if family.ggml in OUTPUT_NEEDED and not untied:
         embedding = next(move for move in moves if move.name == family.embedding)
         moves.append(replace(embedding, name="output.weight"))
@@ -99,7 +111,7 @@ def _of_class(checkpoint: Checkpoint[Tensor], config: dict[str, Json], model: Mo
         metadata |= more.values
         losses += more.losses
         used |= more.used
-        moves = [Move(tensor.name, tensor.shape, (tensor,)) for tensor in more.tensors] + moves + [*more.moves]
+        moves = [Move(tensor.name, Stored(tensor)) for tensor in more.tensors] + moves + [*more.moves]
     losses += _leftovers(family, [tensors[name] for name in tensors if name not in used], sizes, flags, base)
     prefixed = {family.full_key(key): typed for key, typed in metadata.items()}
     general, more_losses = general_metadata(checkpoint, family.ggml, moves)
@@ -136,13 +148,14 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
         used |= more.tensors
         moves += more.moves
         keys |= more.keys
+    found: list[tuple[Expected, list[Node]]] = []
     for item in expected(family, sizes, flags, base):
         tensor = find(item, item.ggml, item.ggml_shape, tensors)
         used.add(item.ggml)
-        if item.rule.turn:  # the second half of the tensor that the last rule has begun
-            moves[-1] = replace(moves[-1], inputs=(*moves[-1].inputs, tensor))
-        else:
-            moves += _moves_to_hf(item, tensor, sizes)
+        if not item.rule.turn:  # else it is the second half of the tensor that the last rule has begun
+            found.append((item, []))
+        found[-1][1].append(reshaped(Stored(tensor), item.ggml_shape))
+    moves += [move for item, nodes in found for move in _moves_to_hf(item, nodes, sizes)]
     left = [name for name in tensors if name not in used]
     if left:
         raise unknown(left, family, sizes, flags, base)
@@ -156,44 +169,70 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     return Translation(checkpoint, family.model_type, tuple(moves), config, metadata, files, tuple(losses))
 
 
-def _moves_to_hf(item: Expected, tensor: Tensor, sizes: Sizes) -> list[Move]:
-    transforms = _to_hf_transforms(item, sizes)
+def _joined(item: Expected, inputs: Sequence[Tensor]) -> Node:
+    """What is stored as one expression: the tensor, its parts, or the experts as a stack."""
+    nodes = tuple(Stored(tensor) for tensor in inputs)
+    if len(nodes) == 1:
+        shape = inputs[0].shape
+        return reshaped(nodes[0], (1, *shape) if (1, *shape) in (item.shape, item.ggml_shape) else shape)
+    stacked = len({tensor.shape for tensor in inputs}) == 1 and (len(nodes), *inputs[0].shape) == item.ggml_shape
+    return Stacked(nodes) if stacked else Joined(nodes)
+
+
+def _moves_to_hf(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> list[Move]:
     if "{e}" not in item.rule.hf:
-        return [Move(item.hf[0], item.shape, (tensor,), transforms)]
+        return [Move(item.hf[0], _to_hf_values(item, nodes, sizes))]
     rows = rows_of(item.shape)
     return [
-        Move(name, item.shape, (tensor,), (Rows(e * rows, (e + 1) * rows), *transforms))
+        Move(name, _to_hf_values(item, [node.section(e * rows, (e + 1) * rows) for node in nodes], sizes))
         for e, name in enumerate(item.hf)
     ]
 
 
-def _to_ggml_transforms(item: Expected, found: Tensor, sizes: Sizes) -> tuple[Transform, ...]:
+def _to_ggml_values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
     rule: Rule = item.rule
-    upright = found.name == f"{item.hf[0]}.weight"  # as `find_parts` says; the shape may be square
-    transforms: list[Transform] = []
+    upright = name == f"{item.hf[0]}.weight"  # as `find_parts` says; the shape may be square
     if rule.order is Order.ROPE:
-        transforms.append(RopeOrder(sizes[rule.heads]))
+        node = _by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, sizes[rule.heads]))
     elif rule.order is Order.TRANSPOSED and not upright:
-        transforms.append(Transpose())
+        node = Transposed(node)
     if rule.turn is not None:
-        transforms.append(Unwoven(rule.turn))
-    if rule.add:
-        transforms.append(Add(rule.add))
-    return tuple(transforms)
+        turn = rule.turn
+        node = _by_outputs(node, item.ggml_shape, lambda rows: Deinterleaved(rows, turn))
+    return Affine(node, term=rule.add) if rule.add else node
 
 
-def _to_hf_transforms(item: Expected, sizes: Sizes) -> tuple[Transform, ...]:
+def _to_hf_values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
     rule: Rule = item.rule
-    transforms: list[Transform] = []
     if rule.add:
-        transforms.append(Add(-rule.add))
+        nodes = [Affine(node, term=-rule.add) for node in nodes]
+    node = nodes[0]
     if rule.turn is not None:
-        transforms.append(Woven())
+        node = _woven(nodes, item.shape, turned=rule.order is Order.TRANSPOSED)
     if rule.order is Order.ROPE:
-        transforms.append(RopeOrder(sizes[rule.heads], inverse=True))
+        node = _by_outputs(node, item.shape, lambda rows: RopeOrder(rows, sizes[rule.heads], inverse=True))
     elif rule.order is Order.TRANSPOSED:
-        transforms.append(Transpose())
-    return tuple(transforms)
+        node = Transposed(node)
+    return reshaped(node, item.shape)
+
+
+def _by_outputs(node: Node, shape: Shape, change: Callable[[Node], Node]) -> Node:
+    """`change` done to rows; of a vector of outputs, or of one for each expert, to the numbers.
+
+    shape: of the result. Vectors of one bias for each expert are told from matrices by their length, which changes.
+    """
+    if len(shape) > 1 and shape[-1] == node.columns:
+        return change(node)
+    upright = change(reshaped(node, (*node.shape, 1)))
+    return reshaped(upright, upright.shape[:-1])
+
+
+def _woven(nodes: Sequence[Node], shape: Shape, *, turned: bool) -> Node:
+    """Rows in turn, or the numbers of vectors (see `_by_outputs`). shape: of the result, transposed if `turned`."""
+    if turned or shape[-1] == nodes[0].columns:
+        return Interleaved(tuple(nodes))
+    upright = Interleaved(tuple(reshaped(node, (*node.shape, 1)) for node in nodes))
+    return reshaped(upright, upright.shape[:-1])
 
 
 def _family_of_gguf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Family:

@@ -26,14 +26,14 @@ from requant.expressions.context import Context, Scratch, Shared
 from requant.expressions.deinterleaved import Deinterleaved
 from requant.expressions.elementwise import Elementwise
 from requant.expressions.exponentials import LogNeg, NegExp
-from requant.expressions.form import Form
+from requant.expressions.form import DTYPES, Form
 from requant.expressions.granules import InGranules
 from requant.expressions.interleaved import Interleaved
 from requant.expressions.joined import Joined, Stacked
 from requant.expressions.moving import Moving
 from requant.expressions.node import Node
 from requant.expressions.permuted import Permuted
-from requant.expressions.reduction import Reduction, slabs
+from requant.expressions.reduction import Reduction, part_of, slabs
 from requant.expressions.regrouped import Regrouped
 from requant.expressions.reshaped import Regarded, Reshaped, reshaped
 from requant.expressions.rope_order import RopeOrder
@@ -44,6 +44,7 @@ from requant.expressions.transposed import Transposed
 from requant.expressions.wording import listed
 
 __all__ = [
+    "DTYPES",
     "Affine",
     "Arithmetic",
     "Chosen",
@@ -75,6 +76,7 @@ __all__ = [
     "Stored",
     "Transposed",
     "listed",
+    "part_of",
     "reshaped",
     "slabs",
 ]

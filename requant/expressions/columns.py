@@ -40,10 +40,10 @@ class Columns(Single):
         """Dense numbers are moved, blocks too if they are whole; groups of others are not the same any more."""
         return self._is_cut_between(target) and self.of.holds(target)
 
-    def run_bytes(self, form: Form, rows: int, width: int) -> int:
+    def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """Whole rows of the child."""
         wide = -(-width * self.of.columns // max(self.columns, 1))
-        return rows * wide + self.of.run_bytes(form, rows, wide)
+        return rows * wide + self.of.run_bytes(form, rows, wide, straight)
 
     def fill(self, form: Form, rows: range, out: NDArray[Any], context: Context) -> None:
         """Whole rows, of which some columns are taken; bytes by the number or by the block."""

@@ -50,7 +50,7 @@ class ColumnsJoined(Node):
         """Numbers and blocks are moved; groups that span columns of several inputs are others."""
         return self._fits_beside(target) and all(node.holds(target) for node in self.inputs)
 
-    def run_bytes(self, form: Form, rows: int, width: int) -> int:
+    def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """What the inputs take, one after another, and a buffer for what cannot be written to a part of a row."""
         return max(node.run_bytes(form, rows, self._width(node, width)) for node in self.inputs)
 

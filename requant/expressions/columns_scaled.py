@@ -45,11 +45,11 @@ class ColumnsScaled(Arithmetic):
         """The matrix's."""
         return self.of.granule
 
-    def run_bytes(self, form: Form, rows: int, width: int) -> int:
+    def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """What the matrix takes, and the factors."""
         factors = 4 * self.of.columns
-        once = factors + self.factors.run_bytes(form, self.factors.rows, 4 * self.factors.columns)
-        return max(self.of.run_bytes(form, rows, width), once + 128)
+        once = factors + self.factors.run_bytes(form, self.factors.rows, 4 * self.factors.columns, straight=True)
+        return max(self.of.run_bytes(form, rows, width, straight), once + 128)
 
     def fill(self, form: Form, rows: range, out: NDArray[Any], context: Context) -> None:
         """The matrix's rows, each multiplied."""

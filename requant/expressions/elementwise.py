@@ -28,9 +28,9 @@ class Elementwise(Arithmetic):
     def change(self, values: Values, rows: range) -> None:
         """In place; `rows` are the numbers of these rows."""
 
-    def run_bytes(self, form: Form, rows: int, width: int) -> int:
+    def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """What the child takes."""
-        return self.children[0].run_bytes(form, rows, width)
+        return self.children[0].run_bytes(form, rows, width, straight)
 
     def fill(self, form: Form, rows: range, out: NDArray[Any], context: Context) -> None:
         """The child's rows, changed."""

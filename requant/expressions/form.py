@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Flag
+from typing import Any, Final
 
 import numpy as np
 
@@ -33,7 +35,11 @@ class Form(Flag):
 
 
 #: Forms as arrays: those that a node fills in. Codes come with arrays of their own.
-DTYPES = {Form.BYTES: np.dtype("u1"), Form.HALVES: np.dtype("<u2"), Form.VALUES: np.dtype("<f4")}
+DTYPES: Final[Mapping[Form, np.dtype[Any]]] = {
+    Form.BYTES: np.dtype("u1"),
+    Form.HALVES: np.dtype("<u2"),
+    Form.VALUES: np.dtype("<f4"),
+}
 
 
 def is_half(encoding: Encoding) -> bool:

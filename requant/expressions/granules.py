@@ -30,8 +30,10 @@ class InGranules(Node):
     def granule_bytes(self, form: Form, rows: int, width: int) -> int:
         """What `fill_granules` takes for `rows` rows, besides `out`."""
 
-    def run_bytes(self, form: Form, rows: int, width: int) -> int:
+    def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """With the rows that are made only because they are of the same granules."""
+        if straight:
+            return self.granule_bytes(form, rows, width)
         rows = min(self.rows, -(-rows // self.granule) * self.granule + (self.granule if self.granule > 1 else 0))
         return self.granule_bytes(form, rows, width) + rows * width
 

@@ -38,6 +38,11 @@ class Joined(Moving):
         """For example `joined(q, k, v)`."""
         return f"joined({listed(self.inputs)})"
 
+    @property
+    def is_straight(self) -> bool:
+        """If each begins with a whole granule of all."""
+        return all(node.rows % self.granule == 0 for node in self.inputs)
+
     def places(self, rows: range) -> Iterator[tuple[Node, range, slice]]:
         """The inputs that the rows lie in."""
         ends = list(accumulate(node.rows for node in self.inputs))

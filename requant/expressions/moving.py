@@ -47,10 +47,16 @@ class Moving(Node):
         child, rows, _ = next(iter(self.places(range(row, row + 1))))
         return child.origin(rows.start)
 
-    def run_bytes(self, form: Form, rows: int, width: int) -> int:
+    def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """What the children take, one after another; codes are put together anew."""
-        most = max((child.run_bytes(form, min(rows, child.rows), width) for child in self.children), default=0)
-        return most + (rows * width if form is Form.CODES and len(self.children) > 1 else 0)
+        straight = straight and self.is_straight
+        taken = [child.run_bytes(form, min(rows, child.rows), width, straight) for child in self.children]
+        return max(taken) + (rows * width if form is Form.CODES and len(self.children) > 1 else 0)
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether rows that follow each other do so in the child, too, and whole granules are whole granules there."""
+        return False
 
     def fill(self, form: Form, rows: range, out: NDArray[Any], context: Context) -> None:
         """Each child writes to its places in `out`."""

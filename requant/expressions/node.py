@@ -112,9 +112,9 @@ class Node(ABC):
         return ()
 
     @abstractmethod
-    def run_bytes(self, form: Form, rows: int, width: int) -> int:
+    def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """Upper bound on the memory that getting `rows` rows (of `width` bytes each) takes, besides the rows
-        themselves."""
+        themselves. straight: they are whole granules, each row follows the one before it, and `out` has no gaps."""
 
     @abstractmethod
     def fill(self, form: Form, rows: range, out: NDArray[Any], context: Context) -> None:

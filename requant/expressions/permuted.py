@@ -57,7 +57,7 @@ class Permuted(Single, InGranules):
 
     def granule_bytes(self, form: Form, rows: int, width: int) -> int:
         """The rows in the child's order."""
-        return rows * width + self.of.run_bytes(form, rows, width)
+        return rows * width + self.of.run_bytes(form, rows, width, straight=True)
 
     def fill_granules(self, form: Form, start: int, stop: int, out: NDArray[Any], context: Context) -> None:
         """The child's rows, taken in order."""

@@ -8,12 +8,14 @@ from math import lcm
 from typing import TYPE_CHECKING, Any, Final
 
 from requant.codecs import Values
+from requant.expressions.context import Context
+from requant.expressions.form import Form
 
 if TYPE_CHECKING:
     from requant.expressions.node import Node
 
 #: Values of one input in a slab.
-SLAB_VALUES: Final = 1 << 16
+SLAB_VALUES: Final = 1 << 18
 
 
 class Reduction(ABC):
@@ -57,3 +59,12 @@ def slabs(inputs: Sequence[Node]) -> Iterator[range]:
     length = granule * max(1, SLAB_VALUES // (granule * columns))
     for start in range(0, rows, length):
         yield range(start, min(rows, start + length))
+
+
+def part_of(reduction: Reduction, rows: range, known: Sequence[Any], context: Context) -> Any:
+    """What one slab gives: its rows of every input are made, and looked at."""
+    with context.scratch.room() as scratch:
+        values = [scratch.values(len(rows), node.columns) for node in reduction.inputs]
+        for node, out in zip(reduction.inputs, values, strict=True):
+            node.fill(Form.VALUES, rows, out, context)
+        return reduction.part(values, rows, known)

@@ -40,6 +40,11 @@ class Regarded(Single, Moving):
         """As the child: rows are what is stored, whatever they are called."""
         return self.of.explain()
 
+    @property
+    def is_straight(self) -> bool:
+        """They are the same rows."""
+        return True
+
     def places(self, rows: range) -> Iterator[tuple[Node, range, slice]]:
         """The same rows."""
         yield self.of, rows, slice(None)
@@ -78,7 +83,7 @@ class Reshaped(Single, InGranules):
     def granule_bytes(self, form: Form, rows: int, width: int) -> int:
         """What the child takes for as many numbers."""
         count = -(-rows * self.columns // max(self.of.columns, 1))
-        return self.of.run_bytes(form, count, width * self.of.columns // max(self.columns, 1))
+        return self.of.run_bytes(form, count, width * self.of.columns // max(self.columns, 1), straight=True)
 
     def fill_granules(self, form: Form, start: int, stop: int, out: NDArray[Any], context: Context) -> None:
         """The child writes to the same memory, which it sees in its own shape."""

@@ -23,6 +23,11 @@ class Slice(Single, Moving):
         """[stop - start, columns]."""
         return (self.stop - self.start, self.of.columns)
 
+    @property
+    def is_straight(self) -> bool:
+        """If it begins and ends with a granule."""
+        return self.start % self.of.granule == 0 and (self.stop % self.of.granule == 0 or self.stop == self.of.rows)
+
     def explain(self) -> str:
         """For example `rows(qkv, 0, 512)`."""
         return f"rows({self.of.explain()}, {self.start}, {self.stop})"

@@ -46,10 +46,11 @@ class Transposed(Single):
         """A whole matrix, which is read for any of its rows."""
         return max(self.shape[-2], 1)
 
-    def run_bytes(self, form: Form, rows: int, width: int) -> int:
+    def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """A whole matrix of the child, whatever is wanted of it."""
         height = self.columns
-        return 4 * height * self.of.columns + self.of.run_bytes(form, height, 4 * self.of.columns)
+        whole = height % self.of.granule == 0 or height == self.of.rows
+        return 4 * height * self.of.columns + self.of.run_bytes(form, height, 4 * self.of.columns, straight=whole)
 
     def fill(self, form: Form, rows: range, out: NDArray[Any], context: Context) -> None:
         """Matrix by matrix; of each, only the columns that are wanted."""

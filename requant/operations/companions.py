@@ -20,10 +20,10 @@ from requant.encodings.companions import Companioned
 from requant.encodings.scaled import Scaled
 from requant.encodings.small_floats import takes
 from requant.errors import PlanError
+from requant.expressions import Stored
 from requant.ir import Checkpoint, Tensor
-from requant.plan import Loss, Move, Translation
-from requant.sources import FileSlice, Memory, Source, read
-from requant.transforms import RopeOrder, Rows
+from requant.plan import Loss, Move
+from requant.sources import Memory, read
 
 NVFP4: Final = BLOCKS["NVFP4"]
 _ATTENTION: Final = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output")
@@ -62,23 +62,31 @@ def applies(architecture: str, weight: str, names: Collection[str]) -> bool:
 
 def bare(move: Move, architecture: str, names: Collection[str]) -> Move | None:
     """The same weight without the scales of whole tensors, if a GGUF can have these as its companion; else None."""
-    if len(move.inputs) > 1 and (len(move.shape) < 3 or len(move.inputs) != move.shape[0]):
+    if not applies(architecture, move.name, names) or not _has_own_scales(move):
         return None
-    if not applies(architecture, move.name, names):
+    if not all(takes(_alone(tensor).encoding, NVFP4) for tensor in move.inputs):
         return None
-    if not all(isinstance(transform, RopeOrder | Rows) for transform in move.transforms):
-        return None
-    inputs = []
-    for tensor in move.inputs:
-        encoding = tensor.encoding
-        if not isinstance(encoding, Scaled) or not encoding.whole:
-            return None
-        alone = replace(encoding, whole="")
-        if not takes(alone, NVFP4):
-            return None
-        sources = {part: source for part, source in tensor.sources.items() if part != "whole"}
-        inputs.append(Tensor(tensor.name, tensor.shape, alone, sources))
-    return replace(move, inputs=tuple(inputs))
+    return replace(move, values=move.values.mapped(_alone))
+
+
+def _has_own_scales(move: Move) -> bool:
+    """Whether every matrix has the rows of one tensor, as they are, and that one a scale for all of it."""
+    if not all(isinstance(tensor.encoding, Scaled) and tensor.encoding.whole for tensor in move.inputs):
+        return False
+    matrices = move.shape[0] if len(move.shape) > 2 else 1
+    height = move.values.rows // max(matrices, 1)
+    origins = [move.values.origin(matrix * height) for matrix in range(matrices)]
+    owners = move.inputs * matrices if len(move.inputs) == 1 else move.inputs
+    return len(owners) == matrices and all(
+        origin is not None and origin[0] is owner for origin, owner in zip(origins, owners, strict=True)
+    )
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The same without the scale of the whole tensor."""
+    assert isinstance(tensor.encoding, Scaled)
+    sources = {part: source for part, source in tensor.sources.items() if part != "whole"}
+    return Tensor(tensor.name, tensor.shape, replace(tensor.encoding, whole=""), sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,7 @@ def _companion(move: Move, ending: str, scales: Sequence[Tensor | None]) -> list
     name = next(scale.name for scale in scales if scale is not None)
     data = Memory(np.array(wholes, "<f8" if rounded else "<f4").tobytes())
     source = Tensor(name, (len(wholes),), DENSE["F64"] if rounded else F32, {"data": data})
-    return [Move(move.name.removesuffix("weight") + ending, source.shape, (source,))]
+    return [Move(move.name.removesuffix("weight") + ending, Stored(source))]
 
 
 def _whole(move: Move) -> list[Tensor]:
@@ -182,31 +190,6 @@ def _with(weight: Tensor, scale: Tensor) -> Tensor:
     return Tensor(weight.name, weight.shape, encoding, sources)
 
 
-def apart(said: Translation) -> Translation:
-    """The same with each matrix that is taken out of a stack as a tensor of its own: stacks are not read once more for
-    each of their experts."""
-    return replace(said, moves=tuple(_apart(move) for move in said.moves))
-
-
-def _apart(move: Move) -> Move:
-    tensor, rows = move.inputs[0], next(iter(move.transforms), None)
-    if not isinstance(tensor.encoding, Companioned) or not isinstance(rows, Rows) or len(tensor.shape) < 3:
-        return move
-    height = tensor.shape[-2]
-    first, rest = divmod(rows.start, height)
-    assert not rest and rows.stop - rows.start == height
-    sources = {part: _slice(source, first, tensor.shape[0]) for part, source in tensor.sources.items()}
-    matrix = Tensor(tensor.name, tensor.shape[1:], tensor.encoding, sources)
-    return replace(move, inputs=(matrix,), transforms=move.transforms[1:])
-
-
-def _slice(source: Source, number: int, count: int) -> Source:
-    size = source.nbytes // count
-    if isinstance(source, FileSlice):
-        return FileSlice(source.path, source.offset + number * size, size)
-    return Memory(read(source, number * size, (number + 1) * size).tobytes())
-
-
 def multiplied_output(
     moves: Sequence[Move], encodings: Sequence[Encoding]
 ) -> tuple[list[Move], list[Encoding], list[Loss]]:
@@ -224,7 +207,7 @@ def multiplied_output(
     losses = [Loss.of_tensor(named[name].inputs[0], "llama.cpp has it beside NVFP4 only") for name in dropped]
     if "output.scale" in named:
         whole = _with(output.inputs[0], named["output.scale"].inputs[0])
-        output = replace(output, inputs=(whole,))
+        output = replace(output, values=output.values.mapped(lambda _: whole))
         losses[0] = replace(losses[0], detail=f"multiplied into {_OUTPUT}: {losses[0].detail}")
     kept = [(output if move.name == _OUTPUT else move, became[move.name]) for move in moves if move.name not in dropped]
     return [move for move, _ in kept], [encoding for _, encoding in kept], losses

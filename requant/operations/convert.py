@@ -17,7 +17,7 @@ from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
 from requant.passes import Pass, planned
 from requant.passes.claim import Claim
-from requant.passes.companions import DropScales, FoldScales, OutputScale, PartStacks, ScalesBeside
+from requant.passes.companions import DropScales, FoldScales, OutputScale, ScalesBeside
 from requant.passes.layout import Place
 from requant.passes.losses import Losses, UnusedImportance
 from requant.passes.metadata import ConvertedMetadata
@@ -94,7 +94,6 @@ def ggml_to_hf(request: Request, target: Format, destination: Path) -> list[Pass
         Claim(Naming.HF),
         FoldScales(),
         Names(Naming.HF),
-        PartStacks(),
         TokenizerToHf(),
         *_layers(request, scheme, fuse=False),
         *_types(request, scheme),

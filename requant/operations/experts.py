@@ -12,7 +12,6 @@ from typing import Final
 
 from requant.encodings.scaled import Scaled
 from requant.plan import Move
-from requant.transforms import Transpose
 
 _PARAMETER: Final = re.compile(r".*\.mlp\.experts\.(?:gate_up|down)_proj")
 
@@ -38,7 +37,4 @@ def upright(moves: Sequence[Move]) -> tuple[Move, ...]:
 
 def _turned(move: Move, name: str) -> Move:
     """The move by another name, every matrix transposed, or no longer."""
-    *stack, rows, columns = move.shape
-    turned = move.transforms[-1:] == (Transpose(),)
-    transforms = move.transforms[:-1] if turned else (*move.transforms, Transpose())
-    return Move(name, (*stack, columns, rows), move.inputs, transforms)
+    return Move(name, move.values.turned())

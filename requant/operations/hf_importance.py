@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from requant.encodings import Dense, Encoding, Shape, rows_of
+from requant.encodings import Dense, Encoding, Shape
 from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.encodings.scaled import Scaled
 from requant.importance import Importance, Measured
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Fidelity, Loss, LossKind, Move, Step
-from requant.transforms import Rows, Transpose
 
 
 def in_hf_names(importance: Importance, source: Checkpoint[Tensor], moves: Sequence[Move]) -> Importance:
@@ -51,19 +50,17 @@ def _is_weighed(encoding: Encoding) -> bool:
 def _from_ggml(moves: Sequence[Move]) -> Iterator[tuple[str, tuple[str, Shape, int]]]:
     """HF name -> (entry, shape of its tensor, matrix of a stack of experts)."""
     for move in moves:
-        tensor = move.inputs[0]
-        if any(isinstance(transform, Transpose) for transform in move.transforms):
-            continue  # its columns are others
-        start = sum(transform.start for transform in move.transforms if isinstance(transform, Rows))
-        stacked = len(tensor.shape) > 2
-        yield move.name, (tensor.name, tensor.shape, start // rows_of(move.shape) if stacked else 0)
+        origin = move.values.origin(0)
+        if origin is not None:  # else its columns are others
+            tensor, row = origin
+            yield move.name, (tensor.name, tensor.shape, row // tensor.shape[-2] if len(tensor.shape) > 2 else 0)
 
 
 def _from_hf(source: Checkpoint[Tensor]) -> Iterator[tuple[str, tuple[str, Shape, int]]]:
     from requant.architectures import translate
 
     for move in translate(source, Naming.GGML).moves:
-        if any(isinstance(transform, Transpose) for transform in move.transforms):
+        if move.values.origin(0) is None:
             continue
         for number, tensor in enumerate(move.inputs):
             yield tensor.name, (move.name, move.shape, number if len(move.shape) > 2 else 0)

@@ -26,19 +26,6 @@ class FoldScales:
 
 
 @dataclass(frozen=True, slots=True)
-class PartStacks:
-    """Experts with scales of their own are taken out of their stacks."""
-
-    name: ClassVar = "part stacks"
-    needs: ClassVar = frozenset({Fact.NAMED})
-    ensures: ClassVar = frozenset[Fact]()
-
-    def __call__(self, said: Translation) -> Translation:
-        """Stacks are then not read once more for each of their experts."""
-        return companions.apart(said)
-
-
-@dataclass(frozen=True, slots=True)
 class ScalesBeside:
     """Scales of whole tensors follow what becomes NVFP4, as tensors.
 

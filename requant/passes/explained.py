@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from requant.ir import Json
 from requant.plan import Move, Passed, Translation
@@ -86,9 +86,14 @@ def _change(old: Move, new: Move, heirs: Counter[str]) -> Counter[str]:
     """What became of the values of one tensor."""
     if heirs[old.name] > 1:  # a part of it
         return Counter()
-    changed = old.transforms != new.transforms
+    changed = _deeds(old) != _deeds(new)
     folded = any(len(a.sources) != len(b.sources) for a, b in zip(old.inputs, new.inputs, strict=False))
     return Counter({"values moved": int(changed), "folded": int(folded), "reshaped": int(old.shape != new.shape)})
+
+
+def _deeds(move: Move) -> str:
+    """What is done to the stored tensors, whatever they are called."""
+    return move.values.mapped(lambda tensor: replace(tensor, name="")).explain()
 
 
 def _sources(move: Move) -> set[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import ClassVar
 
+from requant.expressions import Stored, reshaped
 from requant.ir import Naming, Tensor
 from requant.layout import LayoutOptions
 from requant.passes.passing import Fact
@@ -67,9 +68,11 @@ class FileOrder:
         names = pruned_names(by_name, self.prune) if self.prune else {name: name for name in file_order(by_name)}
         if self.keep_split:
             # llama.cpp's order would mix the files
-            stored = sorted(said.source.tensors, key=_place)
-            names = {tensor.name: names[tensor.name] for tensor in stored if tensor.name in names}
-        moves = tuple(Move(new, ggml_shape(by_name[old].shape), (by_name[old],)) for old, new in names.items())
+            in_files = sorted(said.source.tensors, key=_place)
+            names = {tensor.name: names[tensor.name] for tensor in in_files if tensor.name in names}
+        moves = tuple(
+            Move(new, reshaped(Stored(by_name[old]), ggml_shape(by_name[old].shape))) for old, new in names.items()
+        )
         return replace(said, moves=moves)
 
 

@@ -43,7 +43,7 @@ def steps_for(
         _ = target.parts  # an impossible shape is an error now
         _need_numbers(move, encoding)
         weights = None if importance is None else importance.weights_for(move.name, move.shape)
-        step = Step(move, target, anew=anew)
+        step = Step(move.values, target, anew=anew)
         steps.append(replace(step, importance=weights) if step.fidelity is Fidelity.ROUND else step)
     return steps
 
@@ -79,7 +79,7 @@ def _loses_whole(step: Step) -> bool:
 
 
 def _labels(step: Step) -> str:
-    return "+".join(dict.fromkeys(tensor.encoding.label for tensor in step.move.inputs))
+    return "+".join(dict.fromkeys(tensor.encoding.label for tensor in step.inputs))
 
 
 def stored_encoding(move: Move) -> Encoding:

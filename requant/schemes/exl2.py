@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import codec_for
-from requant.encodings import F16, F32, Dense, Encoding
+from requant.encodings import F16, Dense, Encoding
 from requant.encodings.exl2 import PADDING, Exl2, exl2_groups
 from requant.errors import PlanError
+from requant.expressions import Context, Form
 from requant.importance import Importance
-from requant.ir import Json, TensorSpec
-from requant.plan import Loss, LossKind, Move, Step
-from requant.rows import Scratch, StepRows, granule_of
+from requant.ir import Json
+from requant.plan import Loss, LossKind, Move
 from requant.schemes.linear import Applied, is_linear
 from requant.schemes.scheme import Scheme
 
@@ -334,13 +334,16 @@ def _errors(move: Move, texts: Sequence[str], importance: NDArray[np.float32] | 
 
 def _sample(move: Move) -> NDArray[np.float32]:
     """Some outputs of a layer [outputs, inputs], spread over all of them."""
-    other = F16 if move.inputs[0].encoding == F32 else F32  # so that the step is no copy of bytes but gives values
-    rows = StepRows(step := Step(move, TensorSpec(move.name, move.shape, other)))
-    granule, total = granule_of(step), move.shape[0]
+    node, context = move.values, Context()
+    granule, total = node.granule, node.rows
     runs = max(1, min(total, _SAMPLE) // granule)
-    starts = [total * n // runs // granule * granule for n in range(runs)]
-    scratch = Scratch()
-    return np.concatenate([rows.values(s, min(total, s + granule), scratch).copy() for s in dict.fromkeys(starts)])
+    starts = dict.fromkeys(total * n // runs // granule * granule for n in range(runs))
+    found = []
+    for start in starts:
+        rows = range(start, min(total, start + granule))
+        found.append(np.empty((len(rows), node.columns), np.float32))
+        node.fill(Form.VALUES, rows, found[-1], context)
+    return np.concatenate(found)
 
 
 def _plain(move: Move) -> Dense:

@@ -1,0 +1,186 @@
+"""Steps on their way into files, as tasks for workers: first what must be known of whole tensors, then runs of rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from requant.encodings import rows_of
+from requant.expressions import Form, Reduction, Shared, slabs
+from requant.output import Sink
+from requant.plan import Step
+from requant.runs import reducing, runs_of
+from requant.storing import Storing
+from requant.values import float_bits
+
+#: Bytes copied at a time where nothing is computed.
+COPY_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Rows of a job in one of its stages; or a stretch of bytes to copy.
+
+    stage: a reduction, by its number, or the last one, which stores. part: set where the bytes [start, stop) of this
+    part are copied. number: of the task in its stage.
+    """
+
+    job: Job
+    stage: int
+    number: int
+    start: int
+    stop: int
+    part: str = ""
+
+    @property
+    def input_bytes(self) -> int:
+        """Input bytes that it stands for; rounds off, but adds up to the whole input."""
+        if self.part:
+            return self.stop - self.start
+        total = sum(tensor.nbytes for tensor in self.job.step.inputs)
+        rows = max(1, rows_of(self.job.step.target.shape))
+        stages = len(self.job.stages) + 1
+        before = self.stage * rows
+        return total * (before + self.stop) // (rows * stages) - total * (before + self.start) // (rows * stages)
+
+
+class Job:
+    """One step on its way into one file, shared by the workers that do its tasks."""
+
+    def __init__(self, step: Step, sink: Sink, offsets: Mapping[str, int]) -> None:
+        self.step, self.sink, self.offsets = step, sink, offsets
+        self.shared = Shared()
+        self.moves = step.form in (Form.BYTES, Form.HALVES)
+        self.storing = None if self.moves or self.copies else Storing(step)
+        #: (reduction, the list its result goes to), in the order in which they must be made.
+        self.stages: list[tuple[Reduction, list[Any]]] = []
+        for node in reducing(step.values):
+            found = self.shared.results[id(node)] = list[Any]()
+            self.stages += [(reduction, found) for reduction in node.reductions()]
+        self._known: list[Any] = []
+        self.stages += [(reduction, self._known) for reduction in (self.storing.reductions() if self.storing else ())]
+        self._whole: dict[str, NDArray[Any]] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def copies(self) -> bool:
+        """Whether bytes are copied that nobody looks at: dense floats are looked at, for NaN."""
+        return self.step.is_verbatim and float_bits(self.step.target.encoding) is None
+
+    def tasks(self, stage: int) -> Iterator[Task]:
+        """All tasks of a stage; those of the next may begin when they are done."""
+        if stage < len(self.stages):
+            for number, rows in enumerate(slabs(self.stages[stage][0].inputs)):
+                yield Task(self, stage, number, rows.start, rows.stop)
+        elif self.copies:
+            for name, part in self.step.target.parts.items():
+                for at in range(0, part.nbytes, COPY_BYTES):
+                    yield Task(self, stage, 0, at, min(part.nbytes, at + COPY_BYTES), name)
+        else:
+            for start, stop in runs_of(self.step):
+                yield Task(self, stage, 0, start, stop)
+
+    def conclude(self, stage: int, parts: Mapping[int, Any]) -> None:
+        """After the last task of a reduction: `parts` by the numbers of the tasks become its result."""
+        reduction, found = self.stages[stage]
+        ordered = [parts[number] for number in sorted(parts)]
+        found.append(reduction.result(reduce(reduction.merge, ordered) if ordered else None))
+
+    def whole(self) -> dict[str, NDArray[Any]] | None:
+        """The parts of an output that cannot be stored in slices; the first who asks makes room for them."""
+        assert self.storing is not None
+        with self._lock:
+            if self._whole is None and not self.step.target.encoding.sliced:
+                self._whole = self.storing.whole_parts(self._known)
+            return self._whole
+
+    def finish(self) -> None:
+        """After the last task: writes what was held, and lets go of it."""
+        self.shared.held.clear()
+        if self._whole is not None:
+            for name, array in self._whole.items():
+                self.sink.write(self.offsets[name], array)
+            self._whole = None
+
+
+class _Begun:
+    """A job that is worked on: its stage, the task of it that comes next, and how many are being done."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.stage, self.doing = job, 0, 0
+        self.parts: dict[int, Any] = {}
+        self._left = job.tasks(0)
+        self._next = next(self._left, None)
+
+    def take(self) -> Task | None:
+        """The next task of the stage; None if those of the next one have to wait."""
+        task = self._next
+        if task is not None:
+            self._next = next(self._left, None)
+            self.doing += 1
+        return task
+
+    def is_over(self) -> bool:
+        """Whether all is done; goes on to the next stage where one is."""
+        while self._next is None and not self.doing:
+            if self.stage == len(self.job.stages):
+                return True
+            self.job.conclude(self.stage, self.parts)
+            self.stage, self.parts = self.stage + 1, {}
+            self._left = self.job.tasks(self.stage)
+            self._next = next(self._left, None)
+        return False
+
+
+class Tasks:
+    """Hands out the tasks of jobs, in order as far as may be; safe to use from many threads.
+
+    Where the tasks of a job wait for others of it, the next job is begun: no more are in progress than there are
+    workers.
+    """
+
+    def __init__(self, jobs: Iterator[Job]) -> None:
+        self._jobs = jobs
+        self._begun: list[_Begun] = []
+        self._changed = threading.Condition()
+        self._stopped = False
+
+    def take(self) -> Task | None:
+        """The next task, as soon as one may be done; None when there is none any more."""
+        with self._changed:
+            while not self._stopped:
+                for begun in self._begun:
+                    if (task := begun.take()) is not None:
+                        return task
+                job = next(self._jobs, None)
+                if job is not None:
+                    begun = _Begun(job)
+                    self._begun += [] if begun.is_over() else [begun]  # a tensor without rows has nothing to do
+                elif self._begun:
+                    self._changed.wait()
+                else:
+                    return None
+            return None
+
+    def done(self, task: Task, part: Any = None) -> bool:
+        """After each task, with what was found if it is one of a reduction; whether it was the last of its job."""
+        with self._changed:
+            begun = next(begun for begun in self._begun if begun.job is task.job)
+            begun.doing -= 1
+            begun.parts[task.number] = part
+            over = begun.is_over()
+            if over:
+                self._begun.remove(begun)
+            self._changed.notify_all()
+            return over
+
+    def stop(self) -> None:
+        """Hand out no more."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
