@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from requant import formats
+from requant.cli.documents import say_document
 from requant.cli.options import MAX_THREADS, located, read_text
-from requant.cli.tables import json_text, size
+from requant.cli.tables import size
 from requant.cli.terminal import say
 from requant.errors import PlanError, VerifyError
 from requant.printable import printable
@@ -95,7 +96,10 @@ def check(
     opener = None if other is None else _opener(other, reference, trial.n_ctx, trial.threads)
     with _bars(quiet) as progress:
         report = check_model(path, trial, Limits(**asked), opener, progress)
-    say(json_text(report.to_json()) if as_json else report_text(report))
+    if as_json:
+        say_document("check", report.to_json())
+    else:
+        say(report_text(report))
     if report.failures:
         raise VerifyError(f"{path}: {'; '.join(report.failures)}")
 

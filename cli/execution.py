@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from requant.cli.documents import failure, say_document
 from requant.cli.explanation import explanation_text
 from requant.cli.options import RunOptions
-from requant.cli.tables import count, json_text, size, table
+from requant.cli.tables import count, size, table
 from requant.cli.terminal import remark, say
 from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
@@ -35,12 +36,12 @@ def carry_out(
 
     measure: decode what was written and tell each tensor's error. tolerated: losses `--fail-on-loss` lets pass.
     """
-    passes: dict[str, Json] = {"passes": [one.to_json() for one in explained(plan.passes)]} if how.explain else {}
     if how.explain and not how.as_json:
         say(explanation_text(plan) + "\n")
-    if how.dry_run:
-        document = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers), **passes}
-        say(json_text(document) if how.as_json else plan_text(plan, how.workers))
+    if how.dry_run and how.as_json:
+        _say_plan(plan, how, refusal_of(plan, tolerated) if how.fail_on_loss else None)
+    elif how.dry_run:
+        say(plan_text(plan, how.workers))
     if how.fail_on_loss:
         refuse_losses(plan, tolerated)
     if how.dry_run:
@@ -49,14 +50,30 @@ def carry_out(
         refuse_to_replace(plan)
     receipt = run(plan, Options(how.workers, how.replace_nan, measure), how.quiet)
     if how.as_json:
-        document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses]}
-        if measure:
-            document["steps"] = [step.to_json() for step in plan.steps]
-        document |= {"removed": [str(path) for path in plan.obsolete]}
-        document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
-        say(json_text(document | passes))
+        _say_receipt(plan, receipt, how, measure)
     elif not how.quiet:
         say((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
+
+
+def _say_plan(plan: Plan, how: RunOptions, refusal: PlanError | None) -> None:
+    document: dict[str, object] = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers), **_passes(plan, how)}
+    if refusal is not None:
+        document["error"] = failure("PlanError", str(refusal), refusal.hint, refusal.exit_code)
+    say_document("plan", document)
+
+
+def _say_receipt(plan: Plan, receipt: Receipt, how: RunOptions, measure: bool) -> None:
+    document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses], **_passes(plan, how)}
+    if measure:
+        document["steps"] = [step.to_json() for step in plan.steps]
+    document |= {"obsolete": [str(path) for path in plan.obsolete]}
+    document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
+    say_document("receipt", document)
+
+
+def _passes(plan: Plan, how: RunOptions) -> dict[str, Json]:
+    """What `--explain` adds."""
+    return {"passes": [one.to_json() for one in explained(plan.passes)]} if how.explain else {}
 
 
 def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
@@ -207,14 +224,21 @@ def refuse_to_replace(plan: Plan) -> None:
 
 
 def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> None:
-    """`--fail-on-loss`: any loss is an error, told before anything is written; what others load is none of ours."""
-    refused = [loss for loss in plan.losses if loss.kind not in tolerated | {LossKind.UNLOADED}]
-    if refused:
+    """`--fail-on-loss`: any loss is an error, told before anything is written."""
+    refusal = refusal_of(plan, tolerated)
+    if refusal is not None:
         remark(losses_text(plan).strip())
-        raise PlanError(
-            f"{len(refused)} things would be lost or changed",
-            hint="leave out --fail-on-loss to convert all the same",
-        )
+        raise refusal
+
+
+def refusal_of(plan: Plan, tolerated: frozenset[LossKind]) -> PlanError | None:
+    """The error that losses are to `--fail-on-loss`, if there are any; what others load is none of ours."""
+    refused = [loss for loss in plan.losses if loss.kind not in tolerated | {LossKind.UNLOADED}]
+    if not refused:
+        return None
+    return PlanError(
+        f"{len(refused)} things would be lost or changed", hint="leave out --fail-on-loss to convert all the same"
+    )
 
 
 def _obsolete(plan: Plan) -> str:

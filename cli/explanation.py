@@ -24,4 +24,6 @@ def explanation_text(plan: Plan) -> str:
 
 def _did(one: Explained) -> str:
     """`renamed 20, values moved 4`."""
-    return ", ".join(f"{what} {count(number)}" for what, number in one.did.items()) or "nothing"
+    done = [f"{what.replace('_', ' ')} {count(number)}" for what, number in one.did.items()]
+    types = [f"to {label} {count(number)}" for label, number in one.types.items()]
+    return ", ".join([*types, *done]) or "nothing"

@@ -9,8 +9,9 @@ from typing import Final
 
 import click
 
+from requant.cli.documents import say_document
 from requant.cli.options import located
-from requant.cli.tables import count, json_text, size, table
+from requant.cli.tables import count, size, table
 from requant.cli.terminal import say
 from requant.formats import detect
 from requant.ir import Json, Tensor, Typed
@@ -55,7 +56,7 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
             checkpoint = result.checkpoint
             document["config"] = dict(checkpoint.config)
             document["metadata"] = {key: _plain(field.value) for key, field in checkpoint.metadata.items()}
-        say(json_text(document))
+        say_document("inspection", document)
         return
     say(_summary(result))
     if wanted is not None:

@@ -8,11 +8,12 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
-from requant.cli.terminal import complain, complain_of, remark, show_usage, take_any_text
+from requant.cli.documents import asked_for, failure, say_failure
+from requant.cli.terminal import complain, remark, show_usage, take_any_text
 from requant.errors import Error
 
 #: command -> what it does; the module of that name holds the function of that name, and is imported when it is used.
@@ -25,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 
 _INTERRUPTED: Final = 130
+_UNCHANGED: Final = "interrupted; nothing was changed"
 
 
 class _Group(click.Group):
@@ -47,22 +49,37 @@ class _Group(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Whether `--json` is among them is needed before anything goes wrong."""
+        asked_for(ctx, args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
-        """Turn an `Error` into text and an exit code."""
+        """Turn an `Error` into text, a document if that was asked for, and an exit code."""
         try:
             return super().invoke(ctx)
         except Error as error:
-            complain_of(error)
-            ctx.exit(error.exit_code)
+            _fail(ctx, type(error).__name__, str(error), error.hint, error.exit_code)
         except BrokenPipeError:
             raise  # whoever read the output has seen enough
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            complain(f"{where}{error.strerror or error}")
-            ctx.exit(Error.exit_code)
+            _fail(ctx, type(error).__name__, f"{where}{error.strerror or error}")
         except MemoryError:
-            complain("out of memory", "fewer --threads need smaller buffers")
-            ctx.exit(Error.exit_code)
+            _fail(ctx, "MemoryError", "out of memory", "fewer --threads need smaller buffers")
+        except click.ClickException as error:
+            say_failure(ctx, failure("UsageError", error.format_message(), "", error.exit_code))
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            say_failure(ctx, failure("Interrupted", _UNCHANGED, "", _INTERRUPTED))
+            raise
+
+
+def _fail(ctx: click.Context, kind: str, message: str, hint: str = "", code: int = Error.exit_code) -> NoReturn:
+    """Say what is wrong, to people and to programs."""
+    say_failure(ctx, failure(kind, message, hint, code))
+    complain(message, hint)
+    ctx.exit(code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -112,7 +129,7 @@ def _run() -> int:
         show_usage(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        remark("interrupted; nothing was changed")
+        remark(_UNCHANGED)
         return _INTERRUPTED
     return code if isinstance(code, int) else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant import formats
-from requant.cli.tables import json_text, table
+from requant.cli.documents import Speed, TypeRow, say_document
+from requant.cli.tables import table
 from requant.cli.terminal import say
 from requant.codecs import codec_for
 from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Blocks, Dense, Encoding
@@ -43,34 +45,54 @@ def types(measure: bool, tensor: str | None, as_json: bool) -> None:
         samples[tensor.rpartition(":")[2]] = tensor_values(tensor)
     measured: list[Dense | Blocks] = [F32, F16, BF16, *BLOCKS.values()]
     rows = [_row(encoding, samples) for encoding in measured]
-    rows += [{"type": name, "bits per weight": DENSE[name].dtype.bits, "note": "copied only"} for name in _PASS_THROUGH]
+    rows += [_row(DENSE[name], {}, copied_only=True) for name in _PASS_THROUGH]
     if as_json:
-        say(json_text(rows))
-        return
-    heads = [*dict.fromkeys(key for row in rows for key in row if key != "note"), "note"]
-    body = [[_cell(row.get(head, "")) for head in heads] for row in rows]
-    say(table([heads, *body], right=frozenset(range(1, len(heads) - 1))))
-
-
-def _row(encoding: Blocks | Dense, samples: dict[str, NDArray[np.float32]]) -> dict[str, object]:
-    row: dict[str, object] = {"type": encoding.label}
-    if isinstance(encoding, Blocks):
-        row["bits per weight"] = encoding.bits_per_weight
-        row["block"] = f"{encoding.values} in {encoding.nbytes} bytes"
+        say_document("types", {"types": rows})
     else:
-        row["bits per weight"] = encoding.dtype.bits
-    for name, values in samples.items():
-        error, encode, decode = _measured(encoding, values)
-        row[f"error on {name}"] = error
-        row.setdefault("encode M/s", encode)
-        row.setdefault("decode M/s", decode)
-    if isinstance(encoding, Blocks) and encoding.needs_importance:
-        row["note"] = "needs an importance matrix"
-    return row
+        say(_table(rows))
 
 
-def _measured(encoding: Encoding, values: NDArray[np.float32]) -> tuple[object, object, object]:
-    """Relative error, and million weights a second to encode and decode on one thread (best of three, compiled)."""
+def _row(encoding: Blocks | Dense, samples: Mapping[str, NDArray[np.float32]], *, copied_only: bool = False) -> TypeRow:
+    blocks = encoding if isinstance(encoding, Blocks) else None
+    return {
+        "type": encoding.label,
+        "bits_per_weight": encoding.dtype.bits if isinstance(encoding, Dense) else encoding.bits_per_weight,
+        "block_values": blocks.values if blocks else None,
+        "block_bytes": blocks.nbytes if blocks else None,
+        "needs_importance": blocks is not None and blocks.needs_importance,
+        "copied_only": copied_only,
+        "measured": [_measured(encoding, name, values) for name, values in samples.items()],
+    }
+
+
+def _table(rows: Sequence[TypeRow]) -> str:
+    """For people: errors on each tensor, the speeds once."""
+    names = [speed["values"] for speed in rows[0]["measured"]]
+    errors = [f"error on {name}" for name in names]
+    speeds = ["encode M/s", "decode M/s"] if names else []
+    heads = ["type", "bits per weight", "block", *errors[:1], *speeds, *errors[1:], "note"]
+    body = [[row["type"], *_figures(row, len(names)), _note(row)] for row in rows]
+    return table([heads, *body], right=frozenset(range(1, len(heads) - 1)))
+
+
+def _figures(row: TypeRow, samples: int) -> list[str]:
+    """What stands between a type's name and what is to be known of it."""
+    block = f"{row['block_values']} in {row['block_bytes']} bytes" if row["block_values"] else ""
+    if not row["measured"]:
+        return [_cell(row["bits_per_weight"]), block, *[""] * (samples + 2 if samples else 0)]
+    errors = [_cell(speed["relative_error"]) for speed in row["measured"]]
+    first = row["measured"][0]
+    rates = [first["encoded_per_second"], first["decoded_per_second"]]
+    speeds = ["-" if rate is None else _cell(rate / 1e6) for rate in rates]
+    return [_cell(row["bits_per_weight"]), block, errors[0], *speeds, *errors[1:]]
+
+
+def _note(row: TypeRow) -> str:
+    return "copied only" if row["copied_only"] else "needs an importance matrix" if row["needs_importance"] else ""
+
+
+def _measured(encoding: Encoding, name: str, values: NDArray[np.float32]) -> Speed:
+    """Relative error, and weights a second to encode and decode on one thread (best of three, compiled)."""
     codec = codec_for(encoding)
     rows, importance = len(values), None
     if isinstance(encoding, Blocks) and encoding.needs_importance:
@@ -90,9 +112,13 @@ def _measured(encoding: Encoding, values: NDArray[np.float32]) -> tuple[object, 
             encode.append(middle - start)
             decode.append(time.perf_counter() - middle)
     except Error:
-        return "-", "-", "-"
-    error = float(np.linalg.norm(again - values) / np.linalg.norm(values))
-    return error, values.size / min(encode[1:]) / 1e6, values.size / min(decode[1:]) / 1e6
+        return {"values": name, "relative_error": None, "encoded_per_second": None, "decoded_per_second": None}
+    return {
+        "values": name,
+        "relative_error": float(np.linalg.norm(again - values) / np.linalg.norm(values)),
+        "encoded_per_second": values.size / min(encode[1:]),
+        "decoded_per_second": values.size / min(decode[1:]),
+    }
 
 
 def tensor_values(reference: str) -> NDArray[np.float32]:
@@ -110,4 +136,4 @@ def tensor_values(reference: str) -> NDArray[np.float32]:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return "-" if value is None else str(value)

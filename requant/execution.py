@@ -75,7 +75,7 @@ class Receipt:
     def to_json(self) -> dict[str, Json]:
         """As printed by `--json`."""
         return {
-            "files": dict(self.files),
+            "files": [{"name": name, "bytes": nbytes} for name, nbytes in self.files.items()],
             "seconds": round(self.seconds, 3),
             "bytes_read": self.bytes_read,
             "bytes_written": sum(self.files.values()),

@@ -251,7 +251,7 @@ class Plan:
             "parameters": self.weights,
             "bits_per_weight": round(self.bits_per_weight, 4),
             "fidelity": {fidelity.value: count for fidelity, count in self.fidelities().items()},
-            "removes": [str(path) for path in self.obsolete],
+            "obsolete": [str(path) for path in self.obsolete],
             "losses": [loss.to_json() for loss in self.losses],
             "steps": [step.to_json() for step in self.steps],
         }

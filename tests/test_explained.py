@@ -14,7 +14,7 @@ from requant.formats import FORMATS, detect
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.operations.convert import Request, plan_conversion
 from requant.passes.companions import FoldScales
-from requant.passes.explained import did, explained
+from requant.passes.explained import chosen, did, explained
 from requant.passes.layers import Fuse
 from requant.passes.names import FileOrder
 from requant.plan import Loss, LossKind, Move, unchanged
@@ -44,14 +44,14 @@ def test_nothing_is_said_of_what_did_not_change():
 def test_tensors_that_are_left_out_added_or_placed_elsewhere():
     said = begun("llama", *(tensor(f"blk.{n}.attn_norm.weight", 8) for n in range(3)))
     a, b, c = said.moves
-    assert did(said, replace(said, moves=(a, c))) == {"left out": 1}
-    assert did(replace(said, moves=(a, c)), replace(said, moves=(b, c))) == {"added": 1, "left out": 1}
-    assert did(said, replace(said, moves=(c, b, a))) == {"placed elsewhere": 2}
+    assert did(said, replace(said, moves=(a, c))) == {"left_out": 1}
+    assert did(replace(said, moves=(a, c)), replace(said, moves=(b, c))) == {"added": 1, "left_out": 1}
+    assert did(said, replace(said, moves=(c, b, a))) == {"placed_elsewhere": 2}
 
 
 def test_layers_that_are_numbered_anew_are_renamed():
     said = begun("llama", *(tensor(f"blk.{n}.attn_norm.weight", 8) for n in range(3)))
-    assert did(said, FileOrder((0,))(said)) == {"renamed": 2, "left out": 1}
+    assert did(said, FileOrder((0,))(said)) == {"renamed": 2, "left_out": 1}
 
 
 def test_matrices_become_a_stack_and_come_out_of_it():
@@ -80,24 +80,26 @@ def test_scales_beside_weights_are_folded_and_not_left_out():
 def test_types_keys_and_losses_are_counted():
     said = begun("llama", tensor("a", 2, 32), tensor("b", 2, 32))
     typed = replace(said, encodings=(F16, BLOCKS["Q8_0"]), metadata={"x": 1, "y": 2}, files={"f": Memory(b"")})
-    assert did(said, typed) == {"to F16": 1, "to Q8_0": 1, "metadata keys added": 2, "files added": 1}
+    assert did(said, typed) == {"metadata_keys_added": 2, "files_added": 1}
+    assert chosen(said, typed) == {"F16": 1, "Q8_0": 1} and chosen(typed, typed) == {}
     assert did(typed, replace(typed, metadata={"y": 3, "z": 4})) == {
-        "metadata keys added": 1,
-        "metadata keys changed": 1,
-        "metadata keys removed": 1,
+        "metadata_keys_added": 1,
+        "metadata_keys_changed": 1,
+        "metadata_keys_removed": 1,
     }
     lost = said.losing(Loss(LossKind.SUSPECT, "x", "y"))
-    assert did(said, lost) == {"losses": 1} and did(lost, said) == {"losses taken back": 1}
+    assert did(said, lost) == {"losses": 1} and did(lost, said) == {"losses_taken_back": 1}
 
 
 def test_a_folder_on_its_way_to_a_gguf(tiny):
     plan = plan_conversion(detect(tiny).read(tiny), FORMATS["gguf"], Path("out.gguf"), Request("Q4_K_M"))
-    found = {one.name: one.did for one in explained(plan.passes)}
+    passes = explained(plan.passes)
+    found = {one.name: one.did for one in passes}
     assert found["names"]["renamed"] == len(plan.steps) == 20
-    assert found["names"]["values moved"] == 4  # q and k of two layers
-    assert found["types"] == {"to Q4_K": 12, "to Q6_K": 3, "to F32": 5}
+    assert found["names"]["values_moved"] == 4  # q and k of two layers
+    assert {one.name: one.types for one in passes if one.types} == {"types": {"Q4_K": 12, "Q6_K": 3, "F32": 5}}
     assert found["steps"] == {"rounded": 15, "repacked": 5}
-    assert found["layout"] == {"files written": 1}
+    assert found["layout"] == {"files_written": 1}
 
 
 def run(*words):

@@ -10,25 +10,31 @@ from requant.ir import Json
 from requant.plan import Move, Passed, Translation
 
 #: What config, metadata and files are called.
-_MAPPINGS = {"config": "config keys", "metadata": "metadata keys", "files": "files"}
+_MAPPINGS = {"config": "config_keys", "metadata": "metadata_keys", "files": "files"}
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One pass. did: what it did -> how many times; for `to Q4_K` and the like the number of tensors."""
+    """One pass. did: what it did -> how many times. types: label of each type it has chosen -> for how many tensors."""
 
     name: str
     does: str
     did: Mapping[str, int]
+    types: Mapping[str, int]
 
     def to_json(self) -> dict[str, Json]:
         """As printed by `--explain --json`."""
-        return {"name": self.name, "does": self.does, "did": dict(self.did)}
+        return {"name": self.name, "does": self.does, "did": dict(self.did), "types": dict(self.types)}
 
 
 def explained(passes: Iterable[Passed]) -> list[Explained]:
     """What each of the passes did, in order."""
-    return [Explained(one.name, one.does, did(one.before, one.after)) for one in passes]
+    return [Explained(one.name, one.does, did(one.before, one.after), chosen(one.before, one.after)) for one in passes]
+
+
+def chosen(before: Translation, after: Translation) -> dict[str, int]:
+    """Types that were chosen, counted; nothing where they were known before."""
+    return {} if before.encodings else dict(Counter(encoding.label for encoding in after.encodings))
 
 
 def did(before: Translation, after: Translation) -> dict[str, int]:
@@ -36,17 +42,15 @@ def did(before: Translation, after: Translation) -> dict[str, int]:
     counts = Counter[str]()
     if before.moves != after.moves:
         counts += _tensors(before, after)
-    if before.encodings != after.encodings and not before.encodings:
-        counts += Counter(f"to {encoding.label}" for encoding in after.encodings)
     for attribute, what in _MAPPINGS.items():
         counts += _keys(getattr(before, attribute), getattr(after, attribute), what)
     if after.steps and not before.steps:
         counts += Counter(_DEEDS[step.fidelity.value] for step in after.steps)
-        counts["with importance"] = sum(step.importance is not None for step in after.steps)
+        counts["with_importance"] = sum(step.importance is not None for step in after.steps)
     if after.layout is not None and before.layout is None:
-        counts["files written"] = len(after.layout.files)
+        counts["files_written"] = len(after.layout.files)
     lost = len(after.losses) - len(before.losses)
-    counts["losses" if lost > 0 else "losses taken back"] = abs(lost)
+    counts["losses" if lost > 0 else "losses_taken_back"] = abs(lost)
     return {what: number for what, number in counts.items() if number}
 
 
@@ -75,10 +79,10 @@ def _tensors(before: Translation, after: Translation) -> Counter[str]:
             counts["split" if heirs[origin] > 1 else "renamed"] += 1
             counts += _change(given[origin], move, heirs)
     sources = {id(source) for move in after.moves for leaf in move.inputs for source in leaf.sources.values()}
-    counts["left out"] = sum(name not in heirs and not _sources(move) & sources for name, move in given.items())
-    if len(given) == len(made) and "left out" not in +counts:
+    counts["left_out"] = sum(name not in heirs and not _sources(move) & sources for name, move in given.items())
+    if len(given) == len(made) and "left_out" not in +counts:
         places = zip(before.moves, after.moves, strict=True)
-        counts["placed elsewhere"] = sum(not set(leaves(one)) & set(leaves(other)) for one, other in places)
+        counts["placed_elsewhere"] = sum(not set(leaves(one)) & set(leaves(other)) for one, other in places)
     return counts
 
 
@@ -88,7 +92,7 @@ def _change(old: Move, new: Move, heirs: Counter[str]) -> Counter[str]:
         return Counter()
     changed = _deeds(old) != _deeds(new)
     folded = any(len(a.sources) != len(b.sources) for a, b in zip(old.inputs, new.inputs, strict=False))
-    return Counter({"values moved": int(changed), "folded": int(folded), "reshaped": int(old.shape != new.shape)})
+    return Counter({"values_moved": int(changed), "folded": int(folded), "reshaped": int(old.shape != new.shape)})
 
 
 def _deeds(move: Move) -> str:
@@ -111,8 +115,8 @@ def _keys(before: Mapping[str, object], after: Mapping[str, object], what: str) 
     same = before.keys() & after.keys()
     return Counter(
         {
-            f"{what} added": len(after.keys() - before.keys()),
-            f"{what} changed": sum(before[key] != after[key] for key in same),
-            f"{what} removed": len(before.keys() - after.keys()),
+            f"{what}_added": len(after.keys() - before.keys()),
+            f"{what}_changed": sum(before[key] != after[key] for key in same),
+            f"{what}_removed": len(before.keys() - after.keys()),
         }
     )

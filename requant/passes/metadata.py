@@ -32,14 +32,14 @@ class ConvertedMetadata:
 
     def __call__(self, said: Translation) -> Translation:
         """Nothing is lost here."""
-        recipe, wanted = ggml_recipe(self.recipe), wanted_by(said)
+        recipe = ggml_recipe(self.recipe)
         if said.source.naming is Naming.GGML:
             if recipe.main is None:
                 return replace(said, metadata={**said.metadata, **dict(self.key_values)})
-            metadata = quantized_metadata(said.metadata, recipe, wanted, self.key_values, self.importance)
+            metadata = quantized_metadata(said.metadata, recipe, wanted_by(said), self.key_values, self.importance)
             return replace(said, metadata=metadata)
-        pairs = zip(wanted, said.encodings, strict=True)
-        now = [Wanted(want.name, want.shape, encoding) for want, encoding in pairs]
+        pairs = zip(said.moves, said.encodings, strict=True)
+        now = [Wanted(move.name, move.shape, encoding) for move, encoding in pairs]
         own = {**said.metadata, **own_file_type(now)}
         metadata = quantized_metadata(own, recipe, now, self.key_values, self.importance)
         return replace(said, metadata=dict(sorted(metadata.items(), key=lambda item: _ORDER.index(_group(item[0])))))

@@ -84,6 +84,9 @@ def _labels(step: Step) -> str:
 
 def stored_encoding(move: Move) -> Encoding:
     """How a tensor's values are stored now; for several inputs, what holds the values of all of them."""
-    stored = tuple(dict.fromkeys(tensor.encoding for tensor in move.inputs))
+    encodings = [tensor.encoding for tensor in move.inputs]
+    if encodings.count(encodings[0]) == len(encodings):  # compares where hashing would take half of planning
+        return encodings[0]
+    stored = tuple(dict.fromkeys(encodings))
     fitting = (one for one in (*stored, F16, BF16) if all(holds(other, one) for other in stored))
     return next(fitting, F32)

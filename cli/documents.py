@@ -1,0 +1,312 @@
+"""What `--json` prints: one document on standard output, whatever happens, in the shapes below.
+
+docs/json.md is made from these classes, the texts included. Within one `SCHEMA`, keys are added and never taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
+
+import click
+
+from requant.cli.tables import json_text
+from requant.cli.terminal import say
+
+#: The version of the shapes: higher once a key is taken away or means something else.
+SCHEMA: Final = 1
+#: In the context of a command: whether `--json` was given, and whether a document is printed.
+_ASKED: Final = "requant.json"
+_SAID: Final = "requant.said"
+
+#: What JSON has no number for is a word.
+Real = float | Literal["nan", "inf", "-inf"]
+
+
+class Document(TypedDict):
+    """Every document."""
+
+    schema: Annotated[Literal[1], "version of these shapes"]
+    command: Annotated[str, "the command that was given"]
+    document: Annotated[str, "which of the shapes this is"]
+
+
+class Failure(TypedDict):
+    """Why a command ended with an exit code that is not 0; standard error has it in words, too."""
+
+    kind: Annotated[str, "FormatError, UnsupportedError, PlanError, VerifyError, UsageError, OSError, Interrupted, ..."]
+    message: Annotated[str, "what is wrong, naming file, tensor and byte"]
+    hint: Annotated[str, "the next move; empty where none is known"]
+    exit_code: Annotated[int, "as the process ends"]
+
+
+class ErrorDocument(Document):
+    """`error`: what any command prints in place of its own document when it fails."""
+
+    error: Annotated[Failure, "why"]
+
+
+class OutputFile(TypedDict):
+    """A file of the output."""
+
+    name: Annotated[str, "relative to the destination, or to its folder"]
+    bytes: Annotated[int, "its size"]
+
+
+class Lost(TypedDict):
+    """One thing that is not in the output as it was, or as it was asked for."""
+
+    kind: Annotated[str, "such as `requantized` or `tensor dropped`"]
+    subject: Annotated[str, "the tensor, key or file"]
+    detail: Annotated[str, "what happens to it, and why"]
+    bytes: Annotated[int, "what a tensor that is dropped takes in the source, else 0"]
+
+
+class PassDone(TypedDict):
+    """One pass of planning (see passes.md)."""
+
+    name: Annotated[str, "of the pass"]
+    does: Annotated[str, "what it is for"]
+    did: Annotated[dict[str, int], "what it did -> how many times; what it did not do is left out"]
+    types: Annotated[dict[str, int], "types it has chosen -> for how many tensors"]
+
+
+StepDocument = TypedDict(  # a class cannot have a field of the name `from`
+    "StepDocument",
+    {
+        "from": Annotated[list[str], "stored tensors that are read"],
+        "to": Annotated[str, "the tensor that is written"],
+        "shape": Annotated[list[int], "of what is written, slowest dimension first"],
+        "from_types": Annotated[list[str], "how the values are stored now, each type once"],
+        "to_type": Annotated[str, "how they will be stored"],
+        "bytes": Annotated[int, "what they will take"],
+        "fidelity": Annotated[Literal["copy", "repack", "round"], "same bytes, same values, or rounded"],
+        "keeps_codes": Annotated[bool, "whether codes and scales are carried over, and only zeros or scales rounded"],
+        "rounds_twice": Annotated[bool, "whether values are rounded that a quantizer has rounded before"],
+        "values": Annotated[str, "what the values are, as an expression over stored tensors"],
+        "importance": Annotated[bool, "whether an importance matrix is heeded"],
+    },
+)
+
+
+class PlanDocument(Document):
+    """`plan`: what `--dry-run --json` prints."""
+
+    files: Annotated[list[OutputFile], "what would be written"]
+    input_bytes: Annotated[int, "bytes of tensors that would be read"]
+    output_bytes: Annotated[int, "bytes of all files that would be written"]
+    parameters: Annotated[int, "numbers in all tensors of the output"]
+    bits_per_weight: Annotated[float, "stored bits of one of them, scales and all else included"]
+    fidelity: Annotated[dict[str, int], "copy, repack, round -> how many tensors"]
+    obsolete: Annotated[list[str], "files of the model that is replaced, which would be removed"]
+    losses: Annotated[list[Lost], "all of them"]
+    steps: Annotated[list[StepDocument], "one for each tensor, in the order of the output"]
+    peak_bytes: Annotated[int, "bound on the buffers with these threads"]
+    passes: NotRequired[Annotated[list[PassDone], "with `--explain`: how it was planned"]]
+    error: NotRequired[Annotated[Failure, "with `--fail-on-loss`: why the plan is refused"]]
+
+
+class ReceiptDocument(Document):
+    """`receipt`: what a command that has written prints with `--json`."""
+
+    files: Annotated[list[OutputFile], "what was written"]
+    seconds: Annotated[float, "the time it took"]
+    bytes_read: Annotated[int, "bytes of tensors that were read"]
+    bytes_written: Annotated[int, "bytes of all files"]
+    relative_errors: Annotated[dict[str, Real], "tensor -> root of squared error over squared values, where measured"]
+    replaced_values: Annotated[dict[str, int], "tensor -> how many of its values `--replace-nan` has replaced"]
+    parameters: Annotated[int, "as in `plan`"]
+    bits_per_weight: Annotated[float, "as in `plan`"]
+    obsolete: Annotated[list[str], "files of the model that was replaced, which were removed"]
+    losses: Annotated[list[Lost], "all of them"]
+    steps: NotRequired[Annotated[list[StepDocument], "by `requantize`: as in `plan`"]]
+    passes: NotRequired[Annotated[list[PassDone], "with `--explain`: how it was planned"]]
+
+
+class Share(TypedDict):
+    """What some tensors add up to."""
+
+    tensors: Annotated[int, "how many"]
+    parameters: Annotated[int, "numbers in them"]
+    bytes: Annotated[int, "stored bytes"]
+    bits_per_weight: Annotated[float, "stored bits of one number"]
+    types: Annotated[dict[str, int], "type -> how many tensors"]
+
+
+class Memory(TypedDict):
+    """Bytes that llama.cpp needs at one context length."""
+
+    context: Annotated[int, "tokens"]
+    weights: Annotated[int, "bytes of all tensors"]
+    kv_cache_f16: Annotated[int, "bytes of keys and values in F16"]
+    compute_estimate: Annotated[int, "bytes of buffers, roughly"]
+    total: Annotated[int, "all of it"]
+
+
+class StoredTensor(TypedDict):
+    """A tensor of a model."""
+
+    name: Annotated[str, "as the file has it"]
+    shape: Annotated[list[int], "logical, slowest dimension first"]
+    type: Annotated[str, "how it is stored"]
+    bytes: Annotated[int, "all of its parts"]
+    bits_per_weight: Annotated[float, "stored bits of one number"]
+
+
+class InspectionDocument(Document):
+    """`inspection`: what `inspect --json` prints."""
+
+    path: Annotated[str, "what was opened"]
+    format: Annotated[str, "gguf, safetensors or torch"]
+    naming: Annotated[Literal["hf", "ggml"], "whose names the tensors have"]
+    architecture: Annotated[str, "general.architecture or model_type; empty where the file does not say"]
+    file_type: Annotated[str | None, "what a GGUF says it was quantized to"]
+    parameters: Annotated[int, "numbers in all tensors"]
+    tensor_bytes: Annotated[int, "bytes of all tensors"]
+    file_bytes: Annotated[int, "bytes of all files"]
+    bits_per_weight: Annotated[float, "stored bits of one number"]
+    tied_output: Annotated[bool, "whether the embedding stands for the output"]
+    notices: Annotated[list[str], "what the reader found strange"]
+    types: Annotated[dict[str, Share], "type -> its tensors"]
+    roles: Annotated[dict[str, Share], "name without layer -> its tensors"]
+    layers: Annotated[dict[str, Share], "number of a layer -> its tensors"]
+    exl2_weights_by_bits: Annotated[dict[str, int], "width of codes -> weights of EXL2 layers"]
+    memory: Annotated[list[Memory], "at 4,096 tokens and at the trained context; empty where nothing says the sizes"]
+    tensors: Annotated[list[StoredTensor], "those whose name contains a match for --tensors; all without it"]
+    config: NotRequired[Annotated[dict[str, Any], "with `--metadata`: config.json"]]
+    metadata: NotRequired[Annotated[dict[str, Any], "with `--metadata`: key-values of a GGUF, or `__metadata__`"]]
+
+
+class Figure(TypedDict):
+    """A figure and its standard error."""
+
+    value: Annotated[Real, "the figure"]
+    error: Annotated[Real, "its standard error"]
+
+
+class Loaded(TypedDict):
+    """What llama.cpp says of a model it has loaded."""
+
+    description: Annotated[str, "its words"]
+    parameters: Annotated[int, "numbers in all tensors"]
+    nbytes_weights: Annotated[int, "bytes of all tensors"]
+    n_vocab: Annotated[int, "tokens"]
+    n_ctx_train: Annotated[int, "tokens of context it was trained with"]
+    n_embd: Annotated[int, "width of an embedding"]
+    causal: Annotated[bool, "whether it predicts the next token; an encoder does not"]
+    bos: Annotated[int, "token; -1 for none"]
+    eos: Annotated[int, "token; -1 for none"]
+    add_bos: Annotated[bool, "whether the tokenizer puts `bos` first"]
+    chat_template: Annotated[str | None, "its source"]
+    seconds: Annotated[float, "that loading took"]
+
+
+class Said(TypedDict):
+    """What the model said."""
+
+    prompt: Annotated[str, "as given"]
+    text: Annotated[str, "the answer"]
+    chat: Annotated[bool, "whether the prompt went through the chat template"]
+    tokens: Annotated[int, "of the answer"]
+    tokens_per_second: Annotated[float, "generated"]
+
+
+class Divergences(TypedDict):
+    """A language model beside its reference."""
+
+    kl: Annotated[Figure, "Kullback-Leibler divergence, mean over positions, in nats"]
+    kl_99: Annotated[Real, "of the worst hundredth"]
+    kl_max: Annotated[Real, "of the worst"]
+    top1: Annotated[Figure, "share of positions with the same likeliest token"]
+    ratio: Annotated[Figure, "perplexity over the reference's"]
+
+
+class Compared(TypedDict):
+    """The comparison with a reference."""
+
+    reference: Annotated[str, "who computed it"]
+    tokens_equal: Annotated[bool, "whether both tokenizers agree on the text"]
+    perplexity: Annotated[Figure | None, "of the reference"]
+    divergence: Annotated[Divergences | None, "of a language model"]
+    cosine: Annotated[Real | None, "of an encoder: the worst similarity"]
+
+
+class CheckDocument(Document):
+    """`check`: what `check --json` prints; a model that does badly has `failures`, and ends in exit code 5."""
+
+    ok: Annotated[bool, "whether it passed"]
+    model: Annotated[str, "the file"]
+    info: Annotated[Loaded, "what it is"]
+    warnings: Annotated[list[str], "of llama.cpp's log"]
+    answer: Annotated[Said | None, "to the prompt"]
+    perplexity: Annotated[Figure | None, "of the text"]
+    scored_tokens: Annotated[int, "whose prediction was measured"]
+    window: Annotated[int, "tokens of a window"]
+    tokens_per_second: Annotated[float | None, "read"]
+    embedded: Annotated[int, "texts that an encoder has embedded"]
+    against: Annotated[Compared | None, "with `--against`"]
+    failures: Annotated[list[str], "why it failed; empty where it passed"]
+
+
+class Speed(TypedDict):
+    """How exact and fast a type is, on values and a machine."""
+
+    values: Annotated[str, "`N(0,1)`, or the name of the tensor"]
+    relative_error: Annotated[Real | None, "root of squared error over squared values; null where rows do not fit"]
+    encoded_per_second: Annotated[float | None, "weights, on one thread"]
+    decoded_per_second: Annotated[float | None, "weights, on one thread"]
+
+
+class TypeRow(TypedDict):
+    """A type of GGUF."""
+
+    type: Annotated[str, "its name"]
+    bits_per_weight: Annotated[float, "stored bits of one number"]
+    block_values: Annotated[int | None, "numbers that share a block; null where there are none"]
+    block_bytes: Annotated[int | None, "bytes of a block"]
+    needs_importance: Annotated[bool, "whether it is not made without an importance matrix"]
+    copied_only: Annotated[bool, "whether tensors that have it keep it, and none is made"]
+    measured: Annotated[list[Speed], "with `--measure` or `--tensor`"]
+
+
+class TypesDocument(Document):
+    """`types`: what `types --json` prints."""
+
+    types: Annotated[list[TypeRow], "all types"]
+
+
+#: Name of a document -> its shape.
+DOCUMENTS: Final[Mapping[str, type]] = {
+    "plan": PlanDocument,
+    "receipt": ReceiptDocument,
+    "inspection": InspectionDocument,
+    "check": CheckDocument,
+    "types": TypesDocument,
+    "error": ErrorDocument,
+}
+
+
+def asked_for(context: click.Context, args: list[str]) -> None:
+    """Remember whether the words of a command have `--json` among them, even if they turn out to be wrong."""
+    context.meta[_ASKED] = "--json" in args
+
+
+def say_document(kind: str, content: Mapping[str, object]) -> None:
+    """Print the one document of this command; `kind` is a name of `DOCUMENTS`."""
+    context = click.get_current_context()
+    context.meta[_SAID] = True
+    command = context.info_name or ""
+    say(json_text({"schema": SCHEMA, "command": command, "document": kind, **content}))
+
+
+def failure(kind: str, message: str, hint: str, exit_code: int) -> Failure:
+    """As `error` of a document; foreign text in it is JSON's to escape."""
+    return {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
+
+
+def say_failure(context: click.Context, failure: Failure) -> None:
+    """Print an `error` where `--json` was given and nothing is printed yet."""
+    if context.meta.get(_ASKED) and not context.meta.get(_SAID):
+        context.meta[_SAID] = True
+        command = context.invoked_subcommand or ""
+        say(json_text({"schema": SCHEMA, "command": command, "document": "error", "error": failure}))

@@ -1,0 +1,255 @@
+"""`--json`: every command prints one document, of a shape that docs/json.md tells."""
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
+
+import pytest
+from click.testing import CliRunner
+
+from requant.cli import documents
+from requant.cli.documents import DOCUMENTS, SCHEMA, Document
+from requant.cli.main import COMMANDS, cli
+from requant.cli.tables import json_text
+from requant.verify.check import Against, Answer, Report
+from requant.verify.llama_cpp import ModelInfo
+from requant.verify.logits import Divergence, Measure
+from tests.tiny_folder import write_tiny_folder
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def shapes():
+    """Every class of `documents`, in the order of the file."""
+    return [found for found in vars(documents).values() if is_typeddict(found)]
+
+
+def fit(value, kind, where="document"):
+    """AssertionError unless `value` is of a type of `documents`: every key there, no other."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_typeddict(kind):
+        assert isinstance(value, dict), where
+        hints = get_type_hints(kind, include_extras=True)
+        needed = {key for key, hint in hints.items() if get_origin(hint) is not NotRequired}
+        assert needed <= set(value) <= set(hints), (where, needed - set(value), set(value) - set(hints))
+        for key, item in value.items():
+            fit(item, hints[key], f"{where}.{key}")
+    elif origin in (Annotated, NotRequired):
+        fit(value, inner[0], where)
+    elif origin is list:
+        assert isinstance(value, list), where
+        for item in value:
+            fit(item, inner[0], f"{where}[]")
+    elif origin is dict:
+        assert isinstance(value, dict), where
+        for key, item in value.items():
+            fit(item, inner[1], f"{where}.{key}")
+    elif origin is Literal:
+        assert value in inner, (where, value)
+    elif inner:  # a union
+        assert any(fits(value, one) for one in inner), (where, value)
+    elif kind is not Any:
+        numbers = (int, float) if kind is float else kind
+        assert isinstance(value, numbers) and isinstance(value, bool) <= (kind is bool), (where, value)
+
+
+def fits(value, kind):
+    try:
+        fit(value, kind)
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("json")
+    write_tiny_folder(root / "tiny")
+    run(root, "convert", "tiny", "tiny.gguf", "--to", "Q8_0")
+    return root
+
+
+def run(root, *words):
+    """(the one document that is printed, exit code); it has the shape that it says."""
+    here = Path.cwd()
+    os.chdir(root)
+    try:
+        result = CliRunner().invoke(cli, [*words, "--json"])
+    finally:
+        os.chdir(here)
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    document = json.loads(result.stdout)
+    assert document["schema"] == SCHEMA
+    fit(document, DOCUMENTS[document["document"]])
+    assert document["command"] == (words[0] if words[0] in COMMANDS else "")
+    return document, result.exit_code
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("convert tiny out.gguf --to Q4_K_M --dry-run", "plan"),
+        ("convert tiny out.gguf --to Q4_K_M --dry-run --explain", "plan"),
+        ("convert tiny.gguf back --to GPTQ --dry-run", "plan"),
+        ("convert tiny.gguf back --to BF16 --explain", "receipt"),
+        ("convert tiny tiny.gguf --to Q8_0 --force", "receipt"),
+        ("requantize tiny.gguf less.gguf Q4_0 --explain", "receipt"),
+        ("requantize tiny.gguf any.gguf Q4_0 --dry-run", "plan"),
+        ("inspect tiny --metadata", "inspection"),
+        ("inspect tiny.gguf --metadata", "inspection"),
+        ("inspect tiny.gguf --tensors attn_q", "inspection"),
+        ("types", "types"),
+    ],
+)
+def test_a_command_prints_its_document(folder, words, kind):
+    document, code = run(folder, *words.split())
+    assert (document["document"], code) == (kind, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "code"),
+    [
+        ("convert nothing out.gguf", "FormatError", 2),
+        ("inspect nothing", "FormatError", 2),
+        ("convert tiny other.gguf --to Q9", "PlanError", 4),
+        ("convert tiny tiny.gguf", "PlanError", 4),
+        ("check tiny", "PlanError", 4),
+        ("types --tensor tiny", "PlanError", 4),
+        ("requantize tiny.gguf", "UsageError", 2),
+        ("convert tiny out.gguf --threads many", "UsageError", 2),
+        ("convert tiny out.gguf --nonsense", "UsageError", 2),
+        ("nonsense", "UsageError", 2),
+    ],
+)
+def test_an_error_is_a_document_too(folder, words, kind, code):
+    document, ended = run(folder, *words.split())
+    error = document["error"]
+    assert (document["document"], error["kind"], error["exit_code"]) == ("error", kind, code)
+    assert error["message"] and ended == code
+
+
+def test_what_fail_on_loss_refuses_is_a_plan_with_the_error_in_it(folder):
+    words = ["requantize", "tiny.gguf", "out.gguf", "Q4_0", "--dry-run", "--fail-on-loss"]
+    document, code = run(folder, *words)
+    assert code == 4 and document["document"] == "plan" and document["losses"]
+    assert document["error"]["kind"] == "PlanError" and document["error"]["hint"]
+    document, code = run(folder, *words[:4], "--fail-on-loss")
+    assert code == 4 and document["document"] == "error" and not (folder / "out.gguf").exists()
+
+
+def test_standard_error_stays_text(folder):
+    words = [sys.executable, "-m", "requant", "inspect", "nothing", "--json"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == json.loads(done.stdout)["error"]["exit_code"] == 2
+    assert done.stderr.startswith("error: nothing: there is no such file")
+
+
+def test_without_json_nothing_of_an_error_goes_to_standard_output(folder):
+    words = [sys.executable, "-m", "requant", "inspect", "nothing"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+
+
+def test_an_interrupted_command_says_so(folder, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("requant.cli.inspect.report", interrupted)
+    document, _ = run(folder, "inspect", "tiny.gguf")
+    assert document["error"]["kind"] == "Interrupted" and document["error"]["exit_code"] == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_a_report_of_check_has_the_shape_it_is_documented_with(encoder):
+    figure = Measure(1.5, float("nan"))
+    divergence = None if encoder else Divergence(figure, 0.5, float("inf"), figure, figure)
+    against = Against("x", True, None if encoder else figure, divergence, 0.99 if encoder else None)
+    info = ModelInfo("x", 1, 2, 3, 4, 5, not encoder, -1, 2, True, None, 0.5)
+    answer = None if encoder else Answer("x", "y", False, 3, 4.5)
+    report = Report(Path("x"), info, ("warned",), answer, None if encoder else figure, 3, 4, 5.5, 6, against, ["bad"])
+    envelope = {"schema": SCHEMA, "command": "check", "document": "check"}
+    fit(json.loads(json_text(envelope | report.to_json())), DOCUMENTS["check"])
+
+
+def test_every_command_that_takes_json_prints_through_one_place():
+    for name in COMMANDS:
+        command = getattr(importlib.import_module(f"requant.cli.{name}"), name)
+        assert any("--json" in option.opts for option in command.params), name
+    for path in (DOCS.parent / "cli").glob("*.py"):
+        if path.name not in ("tables.py", "documents.py"):
+            assert "json_text" not in path.read_text(), path
+
+
+def test_the_shapes_can_fail(folder):
+    told, _ = run(folder, "inspect", "tiny.gguf")
+    shape = DOCUMENTS["inspection"]
+    assert fits(told, shape)
+    for wrong in ({"more": 1}, {"tied_output": 1}, {"parameters": "1"}, {"layers": {"0": {}}}, {"naming": "x"}):
+        assert not fits(told | wrong, shape), wrong
+    assert not any(fits({key: told[key] for key in told if key != left_out}, shape) for left_out in told)
+
+
+def table(shape):
+    """One class as docs/json.md prints it."""
+    rows = []
+    own = set(get_type_hints(Document)) if shape is not Document and issubclass_of_document(shape) else set()
+    for key, hint in get_type_hints(shape, include_extras=True).items():
+        optional = get_origin(hint) is NotRequired
+        annotated = get_args(hint)[0] if optional else hint
+        kind, means = get_args(annotated)
+        if key not in own:
+            rows.append(f"| `{key}`{' (optional)' if optional else ''} | {worded(kind)} | {means} |")
+    return "\n".join(["| key | value | means |", "| - | - | - |", *rows])
+
+
+def issubclass_of_document(shape):
+    return set(get_type_hints(Document)) <= set(get_type_hints(shape))
+
+
+WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
+
+
+def worded(kind):
+    """A type in words."""
+    if kind in WORDS:
+        return WORDS[kind]
+    if is_typeddict(kind):
+        return f"[{title(kind)}](#{title(kind).replace(' ', '-')})"
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is list:
+        return f"list of {worded(inner[0])}"
+    if origin is dict:
+        return f"text → {worded(inner[1])}"
+    if origin is Literal:
+        return ", ".join(f"`{json.dumps(value)}`" for value in inner)
+    if inner:
+        return " or ".join(worded(one) for one in inner)
+    return "anything"
+
+
+def title(shape):
+    """`InspectionDocument` is `inspection`, `OutputFile` is `output file`."""
+    name = re.sub(r"(?<=[a-z])Document$", "", shape.__name__)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
+def documented():
+    blocks = []
+    for shape in shapes():
+        doc = "One tensor's way from files to a file." if shape is documents.StepDocument else shape.__doc__
+        blocks += [f"## {title(shape)}", doc, table(shape)]
+    return "\n\n".join(blocks)
+
+
+def test_the_documented_shapes_are_those_of_the_code():
+    if os.environ.get("REQUANT_ACCEPT"):
+        marked = re.compile(r"(<!-- shapes -->\n).*(<!-- end -->\n)", re.DOTALL)
+        text = (DOCS / "json.md").read_text()
+        (DOCS / "json.md").write_text(marked.sub(lambda match: f"{match[1]}\n{documented()}\n\n{match[2]}", text))
+    assert documented() in (DOCS / "json.md").read_text()
