@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from requant.codecs import Codes, Parts, Values
 from requant.dtypes import DTYPES
 from requant.encodings import DENSE
-from requant.encodings.scaled import ELEMENT_BITS, Scaled
+from requant.encodings.scaled import ELEMENT_BITS, LARGEST_PRODUCT, Scaled
 from requant.errors import UnsupportedError
 from requant.kernels_cpu import scaled
 from requant.kernels_cpu._jit import Floats
@@ -74,7 +74,7 @@ class ScaledCodec:
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """The largest value of what shares a scale becomes the largest element; 4-bit floats search for better."""
         how = self.encoding
-        if how.zero or how.element not in LARGEST or how.whole_form in ("matrices", "halves"):
+        if how.zero or how.element not in LARGEST or how.whole == "largest" or how.whole_form in ("matrices", "halves"):
             raise UnsupportedError(f"{how.label} is read, not written", hint="choose FP8, FP8-BLOCK, NVFP4 or MXFP4")
         if not values.size:
             return
@@ -121,7 +121,9 @@ class ScaledCodec:
         whole = float(parts["whole"].reshape(-1)[0])
         whole = whole if np.isfinite(whole) else np.nan
         with np.errstate(all="ignore"):  # a damaged file's
-            multiplier = whole if self.encoding.whole == "multiplies" else float(1 / np.float64(whole))
+            multiplier = whole if self.encoding.whole != "divides" else float(1 / np.float64(whole))
+        if self.encoding.whole == "largest":
+            multiplier = float(np.float32(whole) / np.float32(LARGEST_PRODUCT))
         return Codes(codes, scales, none, whole=multiplier)
 
     def pack(self, codes: Codes, out: Parts, start: int = 0) -> None:
@@ -188,6 +190,8 @@ class ScaledCodec:
         """The scales of whole tensors for some rows: [1, 1] or [rows, 1]; of a stack, each is for as many rows."""
         stored = parts["whole"].reshape(-1).view(np.float32)
         stored = np.where(np.isfinite(stored), stored, np.float32(np.nan))  # dividing by infinity would hide it
+        if self.encoding.whole == "largest":
+            stored = stored / np.float32(LARGEST_PRODUCT)
         if stored.size == 1:
             return stored.reshape(1, 1)
         together = int(np.prod(parts["data"].shape[:-1])) // stored.size

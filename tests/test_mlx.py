@@ -29,13 +29,14 @@ MXFP4 = Scaled("mlx", "F4", 1, 32, "U8", storage="U32")
 def said(name):
     """The configuration of a file by its name."""
     if not name.startswith("affine"):
-        return {"bits": 8 if name == "mxfp8" else 4, "group_size": 16 if name == "nvfp4" else 32, "mode": name}
+        mode = name.removesuffix("_experts")
+        return {"bits": 8 if mode == "mxfp8" else 4, "group_size": 16 if mode == "nvfp4" else 32, "mode": mode}
     bits, group = (int(n) for n in re.findall(r"_(\d)b_g(\d+)_", name)[0])
     return {"bits": bits, "group_size": group}
 
 
 def test_there_is_a_file_of_every_mode():
-    assert len(FILES) == 14 and len(VECTORS) == 4
+    assert len(FILES) == 18 and len(VECTORS) == 4
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -43,7 +44,7 @@ def test_files_of_mlx_are_decoded_bit_for_bit(tmp_path, name):
     checkpoint = read_folder(tmp_path, (FIXTURES / f"{name}.safetensors").read_bytes(), {"quantization": said(name)})
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     wanted = values_of(tensors["dequant"])
-    assert set(tensors) == {"m.weight", "dequant"} and tensors["m.weight"].shape == wanted.shape
+    assert set(tensors) == {"m.weight", "dequant"} and tensors["m.weight"].shape == tensors["dequant"].shape
     for start in (0, 5):
         assert np.array_equal(values_of(tensors["m.weight"], start), wanted[start:])
     assert not checkpoint.notices
@@ -90,6 +91,39 @@ def test_a_module_of_its_own_counts_before_all(tmp_path):
     quantization = {"group_size": 32, "bits": 8, "m": {"group_size": 64, "bits": 4}}
     checkpoint = read_folder(tmp_path, only("affine_4b_g64_f16"), {"quantization": quantization})
     assert [tensor.encoding.label for tensor in checkpoint.tensors] == ["MLX-4b-g64-F16"]
+
+
+@pytest.mark.parametrize(
+    ("config", "label"),
+    [
+        ({"group_size": 128, "bits": 8, "m": {"group_size": None, "bits": 4}}, "MLX-4b-g64-F16"),
+        ({"group_size": 128, "bits": 8, "m": {"group_size": 64, "bits": None}}, "MLX-4b-g64-F16"),
+        ({"group_size": None, "bits": None}, "MLX-4b-g64-F16"),
+        ({"group_size": 16, "bits": 1, "m": {"group_size": 32, "bits": 8}}, "MLX-8b-g32-F16"),
+    ],
+)
+def test_null_stands_for_what_mlx_takes(tmp_path, config, label):
+    checkpoint = read_folder(tmp_path, only("affine_4b_g64_f16"), {"quantization": config})
+    assert [tensor.encoding.label for tensor in checkpoint.tensors] == [label] and not checkpoint.notices
+
+
+@pytest.mark.parametrize(
+    ("width", "label"), [(256, "MLX-4b-g64-F16"), (512, "MLX-2b-g128-F16"), (128, "MLX-8b-g32-F16")]
+)
+def test_a_module_that_is_not_named_has_the_rows_that_the_model_needs(tmp_path, width, label):
+    """As mlx-lm loads it: what is said of all may be another pair with the same product of bits and groups."""
+    config = {"hidden_size": width, "quantization": {"group_size": 32, "bits": 8}}
+    checkpoint = read_folder(tmp_path, only("affine_4b_g64_f16"), config)
+    assert [tensor.encoding.label for tensor in checkpoint.tensors] == [label]
+    assert bool(checkpoint.notices) == (width != 128)
+
+
+def test_groups_of_sixteen_are_read(tmp_path):
+    arrays = only("affine_4b_g64_f16", scales=np.ones((12, 16), np.float16), biases=np.zeros((12, 16), np.float16))
+    checkpoint = read_folder(tmp_path, arrays, {"quantization": {"group_size": 16, "bits": 4}})
+    assert [tensor.encoding.label for tensor in checkpoint.tensors] == ["MLX-4b-g16-F16"]
+    stored = np.unpackbits(arrays["m.weight"].view(np.uint8), bitorder="little").reshape(12, 256, 4)
+    assert np.array_equal(values_of(checkpoint.tensors[0]), (stored * [1, 2, 4, 8]).sum(2))
 
 
 @pytest.mark.parametrize(("config", "label"), [({}, "MLX-4b-g64-F16"), ({"group_size": 32}, "MLX-8b-g32-F16")])

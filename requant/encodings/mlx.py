@@ -14,9 +14,9 @@ from requant.encodings import DENSE, Dense, PartSpec, Shape
 from requant.encodings.exactness import Offsets
 from requant.errors import PlanError
 
-#: Bits of a code, and columns that share a scale, as MLX has them.
-WIDTHS: Final = (2, 3, 4, 5, 6, 8)
-GROUPS: Final = (32, 64, 128)
+#: Bits of a code, and columns that share a scale, as MLX has them; groups of 16 it dequantizes, and does not make.
+WIDTHS: Final = (1, 2, 3, 4, 5, 6, 8)
+GROUPS: Final = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ _NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "stack-inv": {"data": "{t}", "scales": "{t}_scale_inv"},
     "gpt-oss": {"data": "{m}_blocks", "scales": "{m}_scales"},
     "gpt-oss-original": {"data": "{m}.blocks", "scales": "{m}.scales"},
-    "mlx": {"data": "{m}.weight", "scales": "{m}.scales"},
+    "mlx": {"data": "{m}.weight", "scales": "{m}.scales", "whole": "{m}.global_scale"},
 }
 #: What stacks have instead, where that is no "{t}" for "{m}.weight".
 _STACK_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
@@ -58,6 +58,9 @@ _STACK_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
 _ROUNDING_KINDS: Final = ("ct", "packed")
 #: Kinds whose rows of codes are cut into blocks by one more dimension.
 _BLOCKED_KINDS: Final = ("gpt-oss", "gpt-oss-original")
+
+#: 6 * 448: the largest E2M1 times the largest E4M3.
+LARGEST_PRODUCT: Final = 2688.0
 
 #: Names of what only something that runs the quantized model needs: scales of activations and of the cache, and scales
 #: of weights that are stored as plain numbers beside them ("frozen" in compressed-tensors).
@@ -78,8 +81,9 @@ class Scaled:
     exponents of powers of two, as F8_E8M0 does. form: of the array of scales: "grid" ([rows of blocks, blocks of a
     row]), "spread" (a grid [rows, 1, columns, 1]), "rows" (one dimension less), "one" ([1], for everything) or "scalar"
     ([]). zero: dtype of zero points, "" for none. whole: "divides" or "multiplies" where there is an F32 scale of the
-    whole tensor; whole_form: "one" or "scalar", or of a stack "matrices" (one for each) or "halves" (two for each:
-    those of gate and up in one matrix). storage: dtype of the stored codes where it is not the element's.
+    whole tensor, or "largest" where there is what the largest code under the largest scale stands for
+    (`LARGEST_PRODUCT`); whole_form: "one" or "scalar", or of a stack "matrices" (one for each) or "halves" (two for
+    each: those of gate and up in one matrix). storage: dtype of the stored codes where it is not the element's.
     """
 
     kind: str
@@ -167,6 +171,8 @@ class Scaled:
             parts["zeros"] = PartSpec(DTYPES[self.zero], scales)
         if self.whole:
             stack = shape[:-2]
+            if self.whole_form == "halves" and shape[-2] % 2:
+                raise PlanError(f"{self.label}: {shape[-2]} rows are no two halves")
             wholes = {"one": (1,), "scalar": (), "matrices": stack, "halves": (*stack, 2)}[self.whole_form]
             parts["whole"] = PartSpec(DTYPES["F32"], wholes)
         return parts
