@@ -39,7 +39,12 @@ def test_names_are_a_bijection(model_type, sizes, data):
     items = list(expected(family, sizes, flags, base))
     theirs = [(name, item.rule.turn) for item in items for name in item.hf]
     assert len(set(theirs)) == len(theirs)
-    others = [name for item in items for names in item.apart for name in names]
+    others = [
+        (name, other.part)
+        for item in items
+        for other, names in zip(item.rule.apart, item.apart, strict=True)
+        for name in names
+    ]
     assert len(set(others)) == len(others)
     assert len({item.ggml for item in items}) == len(items)
 

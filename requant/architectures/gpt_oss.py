@@ -25,6 +25,7 @@ from requant.architectures.llama import (
 )
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
+    Apart,
     Assumption,
     Family,
     Key,
@@ -62,9 +63,9 @@ def _woven(part: str, turn: int) -> tuple[Rule, Rule]:
     )
 
 
-def _apart(part: str, kind: str) -> tuple[str, ...]:
+def _apart(part: str, kind: str) -> tuple[Apart, ...]:
     """Names in MLX, whose stacks are not woven, and in compressed-tensors, where each expert is a module."""
-    return f"{_EXPERTS}{part}_proj.{kind}", f"{_EXPERTS}{{e}}.{part}_proj.{kind}"
+    return Apart(f"{_EXPERTS}{part}_proj.{kind}"), Apart(f"{_EXPERTS}{{e}}.{part}_proj.{kind}")
 
 
 _GATE, _GATE_BIAS = _woven("gate", 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from requant.architectures.experts import expert_rules
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
     Assumption,
@@ -116,12 +117,7 @@ _MLP_BIASES: Final = (
 )
 
 _MOE: Final = _LAYER + "block_sparse_moe."
-MOE_EXPERTS: Final = (
-    Rule(_MOE + "gate.weight", "blk.{n}.ffn_gate_inp.weight", ("experts", "hidden")),
-    Rule(_MOE + "experts.{e}.w1.weight", "blk.{n}.ffn_gate_exps.weight", ("ffn", "hidden")),
-    Rule(_MOE + "experts.{e}.w2.weight", "blk.{n}.ffn_down_exps.weight", ("hidden", "ffn")),
-    Rule(_MOE + "experts.{e}.w3.weight", "blk.{n}.ffn_up_exps.weight", ("ffn", "hidden")),
-)
+MOE_EXPERTS: Final = expert_rules(_MOE, "ffn", ("w1", "w2", "w3"), memory=_LAYER + "mlp.")
 
 _GGML_ONLY: Final = (
     Key((), "vocab_size", "u32", default=same_as("vocab_size"), implied=same_as("vocabulary")),

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from requant.architectures.rules import Family, Order, Rule, Sizes
-from requant.encodings import Shape
+from requant.architectures.rules import Apart, Family, Order, Rule, Sizes
+from requant.encodings import Shape, rows_of
 from requant.errors import PlanError
 from requant.ir import Tensor
+from requant.sectioned import sectioned
 
 #: Fused layers, and what exllamav2 calls their parts.
 SPLIT: Final = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -59,7 +60,7 @@ def named(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
         experts = range(sizes[rule.each]) if "{e}" in template else (0,)
         return tuple(template.format(base=base, n=n, e=e) for e in experts)
 
-    names, apart = filled(rule.hf), tuple(filled(template) for template in rule.apart)
+    names, apart = filled(rule.hf), tuple(filled(other.name) for other in rule.apart)
     stack = (len(names),) if "{e}" in rule.hf else ()
     ggml_shape = (*stack, *(sizes[name] for name in rule.ggml_shape))
     return Expected(rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape), ggml_shape, apart)
@@ -118,12 +119,37 @@ def heads(base: str) -> tuple[str, ...]:
 
 
 def find_apart(item: Expected, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """What other libraries keep as ggml does, a stack or the matrices of the experts; none if they are not here."""
-    for template, names in zip(item.rule.apart, item.apart, strict=True):
+    """What lies elsewhere as in ggml, a stack or the matrices of the experts; none if it is not here."""
+    for other, names in zip(item.rule.apart, item.apart, strict=True):
         if names[0] in tensors:
-            shape = item.ggml_shape[1:] if "{e}" in template else item.ggml_shape
-            return tuple(find(item, name, shape, tensors) for name in names)
+            shape = item.ggml_shape[1:] if "{e}" in other.name else item.ggml_shape
+            if other.of > 1:
+                shape = (*shape[:-2], other.of * shape[-2], shape[-1])
+            found = [find(item, name, shape, tensors) for name in names]
+            return tuple(part for tensor in found for part in matrices(tensor, other))
     return ()
+
+
+def matrices(tensor: Tensor, other: Apart) -> list[Tensor]:
+    """What a rule means of a tensor that lies elsewhere: the tensor, or its part of every matrix.
+
+    Matrices of a stack that cannot be read in runs of rows come one by one, so that none is held whole.
+    """
+    height = tensor.shape[-2] if len(tensor.shape) > 1 else 1
+    rows = height // other.of
+    if other.of == 1 and (tensor.encoding.sliced or len(tensor.shape) < 3):
+        return [tensor]
+    starts = range(other.part * rows, rows_of(tensor.shape), height)
+    found = [sectioned(tensor, start, start + rows) for start in starts]
+    if other.of == 1 and None in found:
+        return [tensor]
+    if None in found:
+        raise PlanError(
+            f"tensor {tensor.name!r} is {tensor.encoding.label}, whose scales cannot be parted between its "
+            f"{other.of} parts of {rows} rows",
+            hint="make plain numbers of the source first: --to BF16 into a folder, and convert that",
+        )
+    return [part for part in found if part is not None]
 
 
 def find_parts(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from requant.architectures.classifier import Classifier
+from requant.architectures.experts import expert_rules
 from requant.architectures.llama import (
     BUFFERS,
     DECODER_KEYS,
@@ -39,12 +40,7 @@ _HEAD_NORMS: Final = (
     Rule(_LAYER + "self_attn.k_norm.weight", "blk.{n}.attn_k_norm.weight", ("head",)),
 )
 _MOE: Final = _LAYER + "mlp."
-EXPERTS: Final = (
-    Rule(_MOE + "gate.weight", "blk.{n}.ffn_gate_inp.weight", ("experts", "hidden")),
-    Rule(_MOE + "experts.{e}.gate_proj.weight", "blk.{n}.ffn_gate_exps.weight", ("expert_ffn", "hidden")),
-    Rule(_MOE + "experts.{e}.down_proj.weight", "blk.{n}.ffn_down_exps.weight", ("hidden", "expert_ffn")),
-    Rule(_MOE + "experts.{e}.up_proj.weight", "blk.{n}.ffn_up_exps.weight", ("expert_ffn", "hidden")),
-)
+EXPERTS: Final = expert_rules(_MOE, "expert_ffn")
 
 _SHARED: Final = (
     Rule(_MOE + "shared_expert_gate.weight", "blk.{n}.ffn_gate_inp_shexp.weight", ("one", "hidden")),

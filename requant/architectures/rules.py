@@ -47,6 +47,20 @@ class Order(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """What a tensor is called elsewhere, by another library or in transformers' memory, where it lies as in ggml.
+
+    name: as `Rule.hf`; with `{e}`, the matrix of each expert. part, of: which of how many equal parts of the rows of
+    each matrix it is: gate is the first half of `gate_up_proj`. loaded: transformers 5 loads files that have it so.
+    """
+
+    name: str
+    part: int = 0
+    of: int = 1
+    loaded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One tensor in both namings.
 
@@ -65,7 +79,7 @@ class Rule:
     order: Order = Order.SAME
     heads: str = "heads"
     turn: int | None = None
-    apart: tuple[str, ...] = ()
+    apart: tuple[Apart, ...] = ()
     add: float = 0.0
     when: str = ""
     each: str = "experts"
