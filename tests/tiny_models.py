@@ -234,8 +234,15 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
 }
 
 
-def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, vocabulary: int = VOCABULARY) -> Any:
-    """Save the model into `folder` and return it.
+def make(
+    name: str,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    vocabulary: int = VOCABULARY,
+    positions: int | None = None,
+) -> Any:
+    """Save the model into `folder` and return it. positions: of GPT-2, where they shall be fewer.
 
     Every weight is random, norms and biases too, so that a tensor in the wrong place cannot go unnoticed; they are
     rounded to bfloat16 first, because then adding one (gemma's norms) and taking it away is exact. A weight depends
@@ -249,6 +256,8 @@ def make(name: str, folder: Path, *, dtype: torch.dtype = torch.float32, vocabul
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)
         settings.pop("max_position_embeddings")
+    if positions is not None:
+        settings["n_positions"] = positions
     config = getattr(transformers, config_class)(**settings)
     config.architectures = [model_class]
     model = getattr(transformers, model_class)(config)
