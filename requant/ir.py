@@ -6,6 +6,7 @@ tokenizer files *mean* is read by `requant.architectures` and `requant.tokenizer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,6 +23,10 @@ QUANTIZATION_FILES: Final = (
     "hf_quant_config.json",
     "quantization_config.json",
 )
+
+#: What the reader of a folder says of an index that does not fit its files.
+STALE_INDEX: Final = "does not count"
+_SHARD: Final = re.compile(r".*-(\d{5})-of-(\d{5})\.\w+")
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -120,3 +125,16 @@ class Checkpoint(Generic[T_co]):
     def folder(self) -> Path:
         """Where `files` lie: what was opened, or the folder around it. A name does not tell: `Qwen2.5-0.5B`."""
         return self.path.parent if self.path.is_file() else self.path
+
+    @property
+    def missing_hint(self) -> str:
+        """The next move where a tensor, or a part of one, is missing; "" where nothing says what became of it.
+
+        A folder whose shards or index are incomplete is refused when it is read. What is left is one shard that was
+        opened by itself, and an index that names tensors which its files do not have.
+        """
+        shard = _SHARD.fullmatch(self.path.name) if self.path.is_file() else None
+        if shard and int(shard[2]) > 1:
+            return f"this file is shard {int(shard[1])} of {int(shard[2])}: open the folder, or its index"
+        stale = next((notice for notice in self.notices if STALE_INDEX in notice), None)
+        return f"{stale}: if the index is right, fetch the files that it names again" if stale else ""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from requant.encodings import Dense, Shape
 from requant.errors import FormatError, PlanError
-from requant.formats.folding.missing import missing_hint
 from requant.formats.safetensors.parts import NamesParts
 from requant.formats.safetensors.stream import shorten
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Tensor, TensorSpec, text_config
@@ -31,7 +30,7 @@ class Pool:
         self.path: Path = checkpoint.path
         self.config: Mapping[str, Json] = checkpoint.config
         self.notices: list[str] = []
-        self.missing = missing_hint(checkpoint)
+        self.missing = checkpoint.missing_hint
         self._remarks: dict[str, list[str]] = {}
         self.configurations = _configurations(checkpoint)
         self.quantization: Mapping[str, Json] = next((config for _, config in self.configurations), {})

@@ -12,7 +12,7 @@ from requant.errors import FormatError
 from requant.formats.safetensors.header import Header
 from requant.formats.safetensors.index import MAX_FILES, read_index
 from requant.formats.safetensors.stream import shorten
-from requant.ir import Tensor
+from requant.ir import STALE_INDEX, Tensor
 
 _SHARD: Final = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})(\.\w+)")
 #: Not the model itself: something to be put on top of it, or a second copy of it in another naming.
@@ -29,6 +29,11 @@ class WeightFiles:
     pattern: str
     index: str
     read: Callable[[Path], Header]
+
+    @property
+    def whole(self) -> str:
+        """The name of the one file that is the whole model."""
+        return self.index.removesuffix(".index.json")
 
     @property
     def index_suffix(self) -> str:
@@ -57,7 +62,8 @@ def read_folder(folder: Path, weights: WeightFiles, index: Path | None = None) -
     `index`: the index to go by; else the usual one or the only one there is. An index counts when every file it names
     is there and holds what it says. One that does not fit is stale (EXL2 folders carry that of the unquantized model)
     and all weight files are taken, unless one shard of a set is missing: that is an error. What does not fit is told in
-    the header's notices.
+    the header's notices. Where there is no index, the file that is the whole model by its name counts before its copies
+    (`model.fp16.safetensors`, a set of shards), as it does in transformers.
     """
     given = index is not None
     notices: list[str] = []
@@ -69,12 +75,26 @@ def read_folder(folder: Path, weights: WeightFiles, index: Path | None = None) -
         if not why:
             beside = [] if given else [file.name for file in weights.found(folder) if file not in headers]
             return _joined(headers, _unnamed(index, weight_map, headers, beside))
-        notices = [f"{index.name} does not count: {why}; all weight files of the folder are read"]
+        notices = [f"{index.name} {STALE_INDEX}: {why}; all weight files of the folder are read"]
     files = weights.found(folder)
     if not files:
         raise FormatError(folder, f"no {weights.pattern}", hint="if there is an index, its shards are missing")
-    _check_complete(folder, [file.name for file in files])
-    return _joined({file: weights.read(file) for file in files}, notices)
+    headers, copies = _without_copies({file: weights.read(file) for file in files}, folder / weights.whole)
+    if copies:
+        notices = [*notices, f"{weights.whole} counts; {_listed(copies)} hold the same tensors: not read"]
+    _check_complete(folder, [file.name for file in headers])
+    return _joined(headers, notices)
+
+
+def _without_copies(headers: dict[Path, Header], whole: Path) -> tuple[dict[Path, Header], list[str]]:
+    """The files without those that hold tensors of the one that is the model by its name, and the names of these."""
+    if whole not in headers:
+        return headers, []
+    named = {tensor.name for tensor in headers[whole].tensors}
+    copies = [
+        file for file, header in headers.items() if file != whole and any(t.name in named for t in header.tensors)
+    ]
+    return {file: header for file, header in headers.items() if file not in copies}, [file.name for file in copies]
 
 
 def _find_index(folder: Path, weights: WeightFiles) -> tuple[Path | None, list[str]]:

@@ -94,10 +94,15 @@ def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor])
     return tensor
 
 
+class MissingTensor(PlanError):
+    """A tensor of the family is not here, under whatever name; files may tell why (`Checkpoint.missing_hint`)."""
+
+
 def missing(what: str, name: str, tensors: Mapping[str, Tensor]) -> PlanError:
     """The error for a tensor that is not there: what stands in its place, if it is only called otherwise.
 
-    what: the message. A shard is asked for only where other tensors have the names that are expected.
+    what: the message. Where other tensors have the names that are expected, whoever knows the files says what may have
+    become of this one.
     """
     longer = next((other for other in tensors if other.endswith(f".{name}")), None)
     shorter = next((other for other in tensors if name.endswith(f".{other}")), None)
@@ -109,8 +114,7 @@ def missing(what: str, name: str, tensors: Mapping[str, Tensor]) -> PlanError:
     if not any(other.startswith(module) for other in tensors):
         first = next(iter(tensors), "none")
         return PlanError(f"{what}; no tensor is called {module}.…, the first is {first!r}")
-    hint = "is a shard of the checkpoint missing, or does the configuration describe another model?"
-    return PlanError(what, hint=hint)
+    return MissingTensor(what, hint="does the configuration describe another model?")
 
 
 def heads(base: str) -> tuple[str, ...]:
@@ -176,7 +180,10 @@ def unknown(names: list[str], family: Family, sizes: Sizes, flags: Mapping[str, 
     """The error for tensors that no rule knows."""
     name = names[0]
     more = f"; {len(names) - 1} more are unknown" if len(names) > 1 else ""
-    hint = "nothing is dropped silently: remove the tensor from the checkpoint if it is not needed"
+    hint = (
+        "nothing is dropped silently: a tensor that is surely no part of the model may be removed, but what lies beside "
+        "a weight may scale or turn it"
+    )
     layer = re.search(r"\.(\d{1,9})\.", name)
     if layer and int(layer[1]) >= sizes["layers"]:
         hint = f"the configuration says {sizes['layers']} layers; this one is in layer {int(layer[1])}"

@@ -14,6 +14,7 @@ from requant.architectures.classifier import base_written
 from requant.architectures.general import general_metadata, generation_config
 from requant.architectures.names import (
     Expected,
+    MissingTensor,
     base_of,
     expected,
     find,
@@ -27,6 +28,7 @@ from requant.architectures.names import (
 from requant.architectures.rules import Config, Family, Order, Rule, Sizes
 from requant.architectures.runtime import OUTPUT_NEEDED
 from requant.architectures.sizes import sizes_of
+from requant.architectures.tied import same_values, with_embedding
 from requant.encodings import Shape, rows_of
 from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError, UnsupportedError
@@ -44,10 +46,7 @@ from requant.expressions import (
 )
 from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
 from requant.plan import Loss, Move, Translation, unchanged
-from requant.sources import Source, read
-
-#: Bytes compared at a time when a tied head is stored twice.
-_COMPARE = 4 << 20
+from requant.sources import Source
 
 
 def translate(checkpoint: Checkpoint[Tensor], naming: Naming, families: Sequence[Family]) -> Translation:
@@ -63,7 +62,8 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming, families: Sequence
     except (PlanError, UnsupportedError) as error:
         if checkpoint.path == Path():
             raise
-        raise type(error)(f"{checkpoint.path}: {error}", hint=error.hint) from error
+        files = checkpoint.missing_hint if isinstance(error, MissingTensor) else ""
+        raise type(error)(f"{checkpoint.path}: {error}", hint=files or error.hint) from error
 
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Translation:
@@ -82,6 +82,7 @@ def _of_class(checkpoint: Checkpoint[Tensor], config: dict[str, Json], model: Mo
     family = model.family
     losses = [*model.losses, *values.assumptions_hold(family, config)]
     tensors = _by_modern_name(family, checkpoint.tensors)
+    tensors = with_embedding(family, config, tensors)
     base = base_of(family, tensors)
     tensors = _with_head(tensors, base)
     vocabulary = _vocabulary(family, config, tensors, base)
@@ -298,24 +299,12 @@ def _untied(
         )
     if head not in tensors:
         return False, set()
-    if _same(tensors[head], tensors[embedding]):
+    if same_values(tensors[head], tensors[embedding]):
         return False, {head}
     raise PlanError(
         f"config.json says that {head!r} is tied to {embedding!r}, but both are stored and differ",
         hint="set tie_word_embeddings to false if the head is meant, or remove it from the checkpoint",
     )
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same bytes; stops at the first stretch that differs."""
-    if one.shape != other.shape or one.encoding != other.encoding:
-        return False
-    for part, source in one.sources.items():
-        for start in range(0, source.nbytes, _COMPARE):
-            stop = min(source.nbytes, start + _COMPARE)
-            if (read(source, start, stop) != read(other.sources[part], start, stop)).any():
-                return False
-    return True
 
 
 def _leftovers(family: Family, left: list[Tensor], sizes: Sizes, flags: Mapping[str, bool], base: str) -> list[Loss]:

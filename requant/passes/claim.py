@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from requant.errors import UnsupportedError
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.passes.passing import Fact
 from requant.plan import Loss, LossKind, Translation
+
+#: Ends of the names of parameters; buffers may be empty.
+_PARAMETERS: Final = (".weight", ".bias")
+#: What PEFT hangs on a layer.
+_LORA: Final = re.compile(r"\.(?:lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)|hada_w\d_[ab]|lokr_\w+|oft_r)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,37 @@ class Claim:
         source = said.source
         if source.naming is Naming.HF and self.target is Naming.GGML and not source.config:
             raise _not_a_model(source)
+        _refuse_empty(source)
+        _refuse_adapter(source)
         return said.losing(*(Loss(LossKind.SUSPECT, source.path.name, notice) for notice in source.notices))
+
+
+def _refuse_empty(source: Checkpoint[Tensor]) -> None:
+    """Parameters without a number, which a trainer that shards them leaves where nobody gathers them."""
+    empty = [tensor.name for tensor in source.tensors if 0 in tensor.shape and tensor.name.endswith(_PARAMETERS)]
+    if empty and source.naming is Naming.HF:
+        raise UnsupportedError(
+            f"{source.path}: {len(empty)} of {len(source.tensors)} tensors are empty, {empty[0]!r} among them, as "
+            "DeepSpeed's ZeRO-3 leaves parameters that nobody gathers",
+            hint="make the weights from the checkpoint with its zero_to_fp32.py, or save the model again with "
+            "stage3_gather_16bit_weights_on_model_save",
+        )
+
+
+def _refuse_adapter(source: Checkpoint[Tensor]) -> None:
+    """Layers of a model that was saved with its adapter in it: alone they are not what the model computes."""
+    names = {tensor.name for tensor in source.tensors}
+    inside = next((name for name in names if ".base_layer." in name), None)
+    beside = next((name for name in names if (found := _LORA.search(name)) and _has_weight(found, names)), None)
+    if inside or beside:
+        raise UnsupportedError(
+            f"{source.path}: {inside or beside!r}: an adapter (LoRA) is in the model, and not merged into its weights",
+            hint="merge it (PEFT's merge_and_unload), save the model, and convert the result",
+        )
+
+
+def _has_weight(found: re.Match[str], names: set[str]) -> bool:
+    return f"{found.string[: found.start()]}.weight" in names
 
 
 def _not_a_model(source: Checkpoint[Tensor]) -> UnsupportedError:

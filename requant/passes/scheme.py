@@ -61,14 +61,15 @@ class Plain:
     asked: Dense | None = None
 
     def __call__(self, said: Translation) -> Translation:
-        """Nothing says that weights are quantized, once none is."""
+        """Nothing says that weights are quantized, once none is; a folder that is only copied keeps what it says."""
         own = F16
         if said.source.naming is Naming.GGML:
             from requant.architectures import half_of
 
             own = half_of(said.architecture)
         encodings = tuple(hf_encoding(stored_encoding(move), self.asked, own) for move in said.moves)
-        if all(isinstance(encoding, Dense) for encoding in encodings):
+        converted = self.asked is not None or said.source.naming is Naming.GGML
+        if converted and all(isinstance(encoding, Dense) for encoding in encodings):
             said = _without_quantization(said)
         return replace(said, encodings=encodings)
 
