@@ -298,7 +298,7 @@ def test_folders_are_recognized(tmp_path, name, key):
     assert checkpoint.notices == ()
 
 
-def test_what_the_configuration_says_of_zeros_counts_and_doubts_are_told(tmp_path):
+def test_what_the_configuration_says_of_zeros_counts(tmp_path):
     layer = {"m.up_proj": parts_of("gptq_4b_g32_sym_seq", V2)}
     checkpoint = read(store(tmp_path / "sym", layer, CONFIG | {"checkpoint_format": "gptq"}))
     assert checkpoint.tensors[0].encoding == Gptq(4, 32, True, Zeros.V2)
@@ -309,8 +309,7 @@ def test_what_the_configuration_says_of_zeros_counts_and_doubts_are_told(tmp_pat
             config = CONFIG | {"checkpoint_format": said, "sym": False, "bits": int(golden["bits"])}
             checkpoint = read(store(tmp_path / "asym", {"m.up_proj": parts_of(name, stored)}, config))
             assert checkpoint.tensors[0].encoding.zeros is not zeros, (name, said)
-            (notice,) = checkpoint.notices
-            assert f"look like {zeros.value}: --gptq-format" in notice
+            assert checkpoint.notices == ()  # weights need not balance
 
 
 def test_a_group_map_may_be_missing_or_never_filled_in(tmp_path):

@@ -38,8 +38,6 @@ _BIASED: Final[Mapping[str, frozenset[str]]] = {
 _SAMPLE_WORDS: Final = 1 << 18
 #: Layers that keep their inputs turned when a model of GPTQModel that is rotated runs (`loader.py`).
 _TURNED: Final = ".mlp.down_proj"
-#: Words of `--gptq-format`.
-_WORDS: Final = {Zeros.V1: "gptq", Zeros.V2: "gptq_v2"}
 #: What is told where nothing says how zeros are written.
 OPEN_ZEROS: Final = "no configuration says how its zeros are written"
 
@@ -94,11 +92,6 @@ class _Layer:
             self._tell_open(shown)
         elif self.found.symmetric and said not in (None, zeros):
             self._remark(f"the zeros are written as {zeros.value}, not as {said.value} as the configuration says")
-        elif shown not in (None, zeros) and zeros is not Zeros.V1_OLD and not self.found.symmetric:
-            self._remark(
-                f"the zeros are read as {zeros.value}, as the configuration says, and look like {shown.value}: "
-                f"--gptq-format {_WORDS[shown]} reads them so"
-            )
         planar = self.bits in PLANAR_BITS or (self.bits == 3 and self.found.planar)
         scale, index = self.scales.encoding.label, "I32" if self.g_idx is None else self.g_idx.encoding.label
         encoding = Gptq(self.bits, self.group, self.found.symmetric, zeros, self.order, scale, planar, index)
@@ -259,8 +252,8 @@ def put(pool: Pool, spec: TensorSpec) -> None:
 
 def _shown_by_data(layers: list[_Layer]) -> Zeros | None:
     """How zeros are written by what layers show, if any does and none contradicts."""
-    if all(layer.found.symmetric for layer in layers):
-        return None
+    if all(layer.found.symmetric or layer.rule.zeros is not None for layer in layers):
+        return None  # weights need not balance: what they show is no reason to doubt what is said
     words = _SAMPLE_WORDS // len(layers)
     shown = {found for layer in layers if (found := layer.shown_zeros(words)) is not None}
     return shown.pop() if len(shown) == 1 else None

@@ -181,8 +181,8 @@ def unknown(names: list[str], family: Family, sizes: Sizes, flags: Mapping[str, 
     name = names[0]
     more = f"; {len(names) - 1} more are unknown" if len(names) > 1 else ""
     hint = (
-        "nothing is dropped silently: a tensor that is surely no part of the model may be removed, but what lies beside "
-        "a weight may scale or turn it"
+        "nothing is dropped silently: a tensor that is surely no part of the model may be removed, but what lies "
+        "beside a weight may scale or turn it"
     )
     layer = re.search(r"\.(\d{1,9})\.", name)
     if layer and int(layer[1]) >= sizes["layers"]:

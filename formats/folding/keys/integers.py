@@ -166,6 +166,7 @@ AUTO_ROUND: Final = Scheme(
                 "not_use_best_mse",
             ),
             *("damp_percent", "true_sequential", "desc_act", "static_groups", "supported_types", "zero_point"),
+            *("train_bs", "n_samples"),
             *("enable_torch_compile", "low_cpu_mem_usage", "seed", "sampler", "device"),
         ),
         **idle(
