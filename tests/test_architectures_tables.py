@@ -24,7 +24,7 @@ sizes = st.fixed_dictionaries(
         "layers": st.integers(1, 5),
         "experts": st.integers(1, 4),
         **{name: st.integers(1, 9) for name in ("hidden", "vocab", "heads", "kv_heads", "head", "q", "kv", "qkv")},
-        **{name: st.integers(1, 9) for name in ("shared_ffn", "one")},
+        **{name: st.integers(1, 9) for name in ("shared_ffn", "one", "hidden_pair")},
         **{name: st.integers(1, 9) for name in ("ffn", "ffn_pair", "expert_ffn", "positions", "types", "rotary")},
     }
 )
@@ -34,7 +34,9 @@ sizes = st.fixed_dictionaries(
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_names_are_a_bijection(model_type, sizes, data):
     family = FAMILIES[model_type]
-    flags = {flag: data.draw(st.booleans(), flag) for flag in (*family.flags, "untied")}
+    flags = {flag: data.draw(st.booleans(), flag) for flag in (*family.flags, *family.present, "untied")}
+    some = st.lists(st.booleans(), min_size=sizes["layers"], max_size=sizes["layers"])
+    flags |= {flag: data.draw(some, flag) for flag in family.layers}
     base = data.draw(st.sampled_from(family.bases), "base")
     items = list(expected(family, sizes, flags, base))
     theirs = [(name, item.rule.turn) for item in items for name in item.hf]

@@ -1,5 +1,6 @@
 """Tiny random models of every supported architecture, made with transformers."""
 
+import json
 import zlib
 from collections.abc import Mapping
 from copy import deepcopy
@@ -9,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 VOCABULARY = 96
 
@@ -50,6 +52,13 @@ _MINISTRAL: Final = {
     "mscale": 1.0,
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.1,
+}
+_MIXTURE: Final = {
+    "num_hidden_layers": 3,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "head_dim": 32,
+    "num_nextn_predict_layers": 0,
 }
 _GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
 _GPT_OSS_YARN: Final = {
@@ -214,6 +223,13 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
     "jais2": ("Jais2ForCausalLM", "Jais2Config", {}),
     "glm": ("GlmForCausalLM", "GlmConfig", {"head_dim": 16}),
     "glm4": ("Glm4ForCausalLM", "Glm4Config", {"head_dim": 16}),
+    "glm4moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", {**_MIXTURE, "n_routed_experts": 4}),
+    "glm4moe-norms": (
+        "Glm4MoeForCausalLM",
+        "Glm4MoeConfig",
+        {**_MIXTURE, "n_routed_experts": 4, "use_qk_norm": True, "first_k_dense_replace": 2, "n_shared_experts": 2},
+    ),
+    "glm4moe-ahead": ("Glm4MoeForCausalLM", "Glm4MoeConfig", {**_MIXTURE, "n_routed_experts": 4}),
     "mistral3": (
         "Ministral3ForCausalLM",
         "Ministral3Config",
@@ -271,4 +287,31 @@ def make(
             weight.copy_(value.to(torch.bfloat16))
     model = model.to(dtype).eval()
     model.save_pretrained(folder)
+    if name.endswith("-ahead"):
+        _add_layer_ahead(folder)
     return model
+
+
+def _add_layer_ahead(folder: Path) -> None:
+    """A layer that predicts one token ahead, which transformers does not keep: a copy of the last, and what is its
+    own."""
+    config = json.loads((folder / "config.json").read_text())
+    layers, hidden, vocabulary = (config[key] for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
+    tensors = load_file(folder / "model.safetensors")
+    last, new = f"model.layers.{layers - 1}.", f"model.layers.{layers}."
+    tensors |= {
+        new + name.removeprefix(last): value.clone() for name, value in tensors.items() if name.startswith(last)
+    }
+    shapes = {
+        "eh_proj": (hidden, 2 * hidden),
+        "enorm": (hidden,),
+        "hnorm": (hidden,),
+        "shared_head.norm": (hidden,),
+        "shared_head.head": (vocabulary, hidden),
+        "embed_tokens": (vocabulary, hidden),
+    }
+    for number, (name, shape) in enumerate(shapes.items()):
+        values = np.random.default_rng(number).standard_normal(shape, np.float32)
+        tensors[f"{new}{name}.weight"] = torch.from_numpy(values).to(torch.bfloat16).to(torch.float32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 1}))

@@ -17,7 +17,7 @@ from requant.architectures.ernie import ERNIE
 from requant.architectures.exaone import EXAONE4
 from requant.architectures.gemma import GEMMA, GEMMA2
 from requant.architectures.gemma3 import GEMMA3
-from requant.architectures.glm import GLM, GLM4
+from requant.architectures.glm import GLM, GLM4, GLM4_MOE
 from requant.architectures.gpt2 import GPT2
 from requant.architectures.gpt_oss import GPT_OSS
 from requant.architectures.granite import GRANITE
@@ -88,6 +88,7 @@ ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
         JAIS2,
         GLM,
         GLM4,
+        GLM4_MOE,
         MISTRAL3,
         EXAONE4,
         PHI2,

@@ -1,4 +1,4 @@
-"""GLM-4: gate and up in one matrix, which llama.cpp keeps; half of each head rotated, in pairs.
+"""GLM-4 to 4.7: gate and up in one matrix, which llama.cpp keeps; half of each head rotated, in pairs.
 
 Facts: llama.cpp's conversion/chatglm.py, glm.py and src/models/chatglm.cpp, glm4.cpp. For the first llama.cpp's
 converter takes the context from a key that transformers has not, and writes the hidden size without it.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from requant.architectures.decoders import LAYER, SIZES, decoder, norm, rms_norm_eps, trunk
+from requant.architectures import ahead, mixture
+from requant.architectures.decoders import LAYER, SIZES, decoder, head_norms, norm, rms_norm_eps, trunk
 from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU, attention_biases
 from requant.architectures.rope import Rope, rotary
 from requant.architectures.rules import Family, Key, Order, Rule, always
@@ -45,4 +46,45 @@ GLM4: Final[Family] = decoder(
     (Rope(theta=10000.0, in_part=0.5).pair(),),
     assumptions=(SILU,),
     flags=(("attention_bias", False),),
+)
+
+GLM4_MOE: Final[Family] = replace(
+    decoder(
+        "Glm4Moe",
+        "glm4_moe",
+        "glm4moe",
+        (
+            *trunk(),
+            NORMS[0],
+            Rule(NORMS[1].hf, "blk.{n}.post_attention_norm.weight", ("hidden",)),
+            *attention_biases(Order.SAME, "attention_bias"),
+            *(replace(rule, when="use_qk_norm") for rule in head_norms()),
+            *mixture.DENSE_MLP,
+            *mixture.SPARSE_EXPERTS,
+            mixture.correction("mlp.gate.e_score_correction_bias"),
+            *mixture.shared_expert("shared_experts"),
+            *ahead.RULES,
+        ),
+        (
+            ahead.BLOCKS,
+            *SIZES[1:],
+            rms_norm_eps(1e-5),
+            *HEAD_KEYS,
+            _ROTARY,
+            *mixture.counts(128, 8, "n_routed_experts", "num_local_experts", "num_experts", ffn=always(1408)),
+            Key(("n_shared_experts",), "expert_shared_count", "u32", always(1)),
+            Key(("first_k_dense_replace",), mixture.LEADING, "u32", always(1), always(0)),
+            mixture.gating(mixture.SIGMOID),
+            Key(("routed_scaling_factor",), "expert_weights_scale", "f32", always(1.0), always(1.0)),
+            Key(("norm_topk_prob",), "expert_weights_norm", "bool", always(True), always(False)),
+            Key(("n_group",), "expert_group_count", "u32", always(1), always(1)),
+            Key(("topk_group",), "expert_group_used_count", "u32", always(1), always(1)),
+            ahead.AHEAD,
+        ),
+        (Rope(theta=10000.0, in_part=0.5).pair(), ahead.COUNTED),
+        assumptions=(SILU,),
+        flags=(("attention_bias", False), ("use_qk_norm", False)),
+    ),
+    present=ahead.PRESENT,
+    layers={**mixture.DENSE_LAYERS, **ahead.AHEAD_LAYERS},
 )

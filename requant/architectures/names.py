@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from requant.architectures.rules import Apart, Family, Order, Rule, Sizes
+from requant.architectures.rules import Apart, Family, Flags, Order, Rule, Sizes
 from requant.encodings import Shape, rows_of
 from requant.errors import PlanError
 from requant.ir import Tensor
@@ -38,16 +38,16 @@ class Expected:
         return f"tensor {name!r}" if self.layer is None else f"tensor {name!r} (layer {self.layer})"
 
 
-def expected(family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str) -> Iterator[Expected]:
+def expected(family: Family, sizes: Sizes, flags: Flags, base: str) -> Iterator[Expected]:
     """Every tensor of a model of these sizes: those before the layers, layer by layer, those after them."""
-    rules = [rule for rule in family.rules if rule.applies(flags)]
-    before = [rule for rule in rules if not rule.layered and not rule.ggml.startswith("output")]
-    after = [rule for rule in rules if not rule.layered and rule.ggml.startswith("output")]
+    whole = [rule for rule in family.rules if not rule.layered and rule.applies(flags, None)]
+    before = [rule for rule in whole if not rule.ggml.startswith("output")]
+    after = [rule for rule in whole if rule.ggml.startswith("output")]
     for rule in before:
         yield named(rule, None, sizes, base)
     for n in range(sizes["layers"]):
-        for rule in rules:
-            if rule.layered:
+        for rule in family.rules:
+            if rule.layered and rule.applies(flags, n):
                 yield named(rule, n, sizes, base)
     for rule in after:
         yield named(rule, None, sizes, base)
@@ -176,7 +176,7 @@ def find_parts(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Te
     return (find(item, split[0], (rows[0], *shape[1:]), tensors), *found)
 
 
-def unknown(names: list[str], family: Family, sizes: Sizes, flags: Mapping[str, bool], base: str) -> PlanError:
+def unknown(names: list[str], family: Family, sizes: Sizes, flags: Flags, base: str) -> PlanError:
     """The error for tensors that no rule knows."""
     name = names[0]
     more = f"; {len(names) - 1} more are unknown" if len(names) > 1 else ""
@@ -190,7 +190,7 @@ def unknown(names: list[str], family: Family, sizes: Sizes, flags: Mapping[str, 
     n = layer[1] if layer else ""
     for rule in family.rules:
         flag = rule.when.removeprefix("!")
-        off = flag in family.flags and not rule.applies(flags)
+        off = flag in family.flags and not rule.applies(flags, None)
         if off and name == rule.hf.format(base=base, n=n, e=0):
             said = "true" if flags[flag] else "false"
             hint = f"config.json says {flag} = {said}, so transformers would not load it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Config = Mapping[str, Json]
 #: Sizes by name: `hidden`, `heads`, `q`, `ffn`, … (see `requant.architectures.sizes`).
 Sizes = Mapping[str, int]
+#: What a model has and what it has not, by name: of the whole model, or of each of its layers.
+Flags = Mapping[str, bool | Sequence[bool]]
 #: Computes a value that is not written down from those that are.
 Default = Callable[[Config], Json]
 
@@ -92,14 +94,20 @@ class Rule:
             shape = (*shape[:-2], shape[-1], shape[-2])
         return shape if self.turn is None else tuple(name.removesuffix("_pair") for name in shape)
 
-    def applies(self, flags: Mapping[str, bool]) -> bool:
-        """Whether a model of these flags has the tensor."""
-        return not self.when or flags[self.when.removeprefix("!")] != self.when.startswith("!")
+    def applies(self, flags: Flags, layer: int | None) -> bool:
+        """Whether a model of these flags has the tensor (in this layer)."""
+        return all(_holds(name, flags, layer) for name in self.when.split("+") if name)
 
     @property
     def layered(self) -> bool:
         """Whether every layer has one."""
         return "{n}" in self.ggml
+
+
+def _holds(name: str, flags: Flags, layer: int | None) -> bool:
+    flag = flags[name.removeprefix("!")]
+    said = flag if isinstance(flag, bool) else layer is not None and flag[layer]
+    return said != name.startswith("!")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +193,11 @@ class Family:
 
     classes: transformers classes, the one written into config.json first. headless: those without an output head.
     bases: prefixes of the model's tensors in HF, the one that is written first. flags: config.json keys that decide
-    whether rules apply, with transformers' defaults. renamed: endings of HF names that very old checkpoints have, and
-    what they are called now. claims: whether a GGUF of this architecture, given its keys, is
-    this model_type. classifier: the classes that score texts instead of predicting tokens, if llama.cpp runs them.
+    whether rules apply, with transformers' defaults. present: flags that a checkpoint tells by having any tensor whose
+    HF name ends in this (a regular expression). layers: flags of each layer, from GGUF keys. renamed: endings of HF
+    names that very old checkpoints have, and what they are called now. claims: whether a GGUF of this architecture,
+    given its keys, is this model_type. classifier: the classes that score texts instead of predicting tokens, if
+    llama.cpp runs them.
     half: the type of two bytes that the family is released in, or bears if it is released in F32. outgrows_f16: what
     it computes does not fit into F16, as its weights do.
     """
@@ -202,6 +212,8 @@ class Family:
     embedding: str
     assumptions: tuple[Assumption, ...] = ()
     flags: Mapping[str, bool] = field(default_factory=dict)
+    present: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, Callable[[Config], Sequence[bool]]] = field(default_factory=dict)
     ignored: tuple[Ignored, ...] = ()
     irregular: tuple[Irregular, ...] = ()
     tied: bool = False
@@ -211,6 +223,10 @@ class Family:
     classifier: Classifier | None = None
     half: Dense = BF16
     outgrows_f16: bool = False
+
+    def of_layers(self, values: Config) -> dict[str, Sequence[bool]]:
+        """The flags of each layer; values: GGUF keys without prefix."""
+        return {name: told(values) for name, told in self.layers.items()}
 
     def full_key(self, key: str) -> str:
         """A GGUF key as it stands in the file."""

@@ -33,9 +33,11 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
             raise PlanError(f"{count} {what}, where no model has more than {_MOST}")
     if experts and not 0 < _count(values, "expert_used_count") <= experts:
         raise PlanError(f"{values['expert_used_count']} experts used out of {experts}")
+    expert_ffn, shared = _count(values, "expert_feed_forward_length", ffn), _count(values, "expert_shared_count", 0)
     return {
         "layers": layers,
         "hidden": hidden,
+        "hidden_pair": 2 * hidden,
         "vocab": vocabulary,
         "heads": heads,
         "kv_heads": kv_heads,
@@ -45,8 +47,8 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "qkv": (heads + 2 * kv_heads) * head,
         "ffn": ffn,
         "ffn_pair": 2 * ffn,
-        "expert_ffn": _count(values, "expert_feed_forward_length", ffn),
-        "shared_ffn": _count(values, "expert_shared_feed_forward_length", ffn),
+        "expert_ffn": expert_ffn,
+        "shared_ffn": _count(values, "expert_shared_feed_forward_length", shared * expert_ffn if shared else ffn),
         "experts": experts,
         "one": 1,
         "rotary": _count(values, "rope.dimension_count", head),

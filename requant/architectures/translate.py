@@ -25,7 +25,7 @@ from requant.architectures.names import (
     missing,
     unknown,
 )
-from requant.architectures.rules import Config, Family, Order, Rule, Sizes
+from requant.architectures.rules import Config, Family, Flags, Order, Rule, Sizes
 from requant.architectures.runtime import OUTPUT_NEEDED
 from requant.architectures.sizes import sizes_of
 from requant.architectures.tied import same_values, with_embedding
@@ -86,11 +86,17 @@ def _of_class(checkpoint: Checkpoint[Tensor], config: dict[str, Json], model: Mo
     base = base_of(family, tensors)
     tensors = _with_head(tensors, base)
     vocabulary = _vocabulary(family, config, tensors, base)
+    present = {flag: any(re.search(f"{end}$", name) for name in tensors) for flag, end in family.present.items()}
+    config = {**config, **present}
     settings, written = values.to_ggml(family, config | {"vocab_size": vocabulary})
-    sizes = sizes_of({key: values.plain(typed.value) for key, typed in written.items()}, vocabulary)
+    plain = {key: values.plain(typed.value) for key, typed in written.items()}
+    sizes = sizes_of(plain, vocabulary)
     limit_counts(sizes, len(tensors))
 
-    flags = {name: bool(config.get(name, default)) for name, default in family.flags.items()}
+    flags: dict[str, bool | Sequence[bool]] = {
+        name: bool(config.get(name, default)) for name, default in family.flags.items()
+    }
+    flags |= {**present, **family.of_layers(plain)}
     untied, head_copy = _untied(family, config, tensors, base, model.headless)
     flags["untied"] = untied
     moves, used = [], set(head_copy)
@@ -135,9 +141,10 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     sizes = sizes_of(known, vocabulary)
     limit_counts(sizes, len(tensors))
 
-    flags = {flag: _present(family, flag, tensors, sizes) for flag in {*family.flags, "untied"}}
+    told = {flag: _present(family, flag, tensors, sizes) for flag in {*family.flags, *family.present, "untied"}}
+    flags: dict[str, bool | Sequence[bool]] = {**told, **family.of_layers(known)}
     base = base_written(family, tensors)
-    config |= values.assumed(family) | {name: flags[name] for name in family.flags}
+    config |= values.assumed(family) | {name: told[name] for name in family.flags}
     files: dict[str, Source] = {}
     moves: list[Move] = []
     used: set[str] = set()
@@ -163,7 +170,7 @@ def _to_hf(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Transl
     head: dict[str, Json] = {"architectures": [family.classes[0]], "model_type": family.model_type}
     # transformers' own defaults would be ids of another vocabulary; the tokenizer knows better, if there is one
     head |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    config = head | config | {"vocab_size": vocabulary, "tie_word_embeddings": not flags["untied"]}
+    config = head | config | {"vocab_size": vocabulary, "tie_word_embeddings": not told["untied"]}
     card, said = write_card(checkpoint.metadata)
     metadata, losses = carried.pack(checkpoint.metadata, {family.full_key(key) for key in keys} | said)
     files |= generation_config(checkpoint.metadata, vocabulary) | card
@@ -307,7 +314,7 @@ def _untied(
     )
 
 
-def _leftovers(family: Family, left: list[Tensor], sizes: Sizes, flags: Mapping[str, bool], base: str) -> list[Loss]:
+def _leftovers(family: Family, left: list[Tensor], sizes: Sizes, flags: Flags, base: str) -> list[Loss]:
     """Losses for tensors that are left out on purpose; an error for unknown ones."""
     losses, strange = [], []
     for tensor in left:
@@ -331,9 +338,9 @@ def _present(family: Family, flag: str, tensors: Mapping[str, Tensor], sizes: Si
         return any(
             rule.ggml.format(n=n) in tensors
             for rule in family.rules
-            if rule.when == when
+            if when in rule.when.split("+")
             for n in (range(sizes["layers"]) if rule.layered else (0,))
         )
 
     without = "!" + flag
-    return found(flag) or (any(rule.when == without for rule in family.rules) and not found(without))
+    return found(flag) or (any(without in rule.when.split("+") for rule in family.rules) and not found(without))
