@@ -109,7 +109,6 @@ MORE = {
     "mixtral": {"llama.attention.key_length", "llama.attention.value_length"},
     "gemma": {"gemma.rope.freq_base"},
     "stablelm": {"stablelm.rope.freq_base"},
-    "stablelm-parallel": {"stablelm.rope.freq_base"},
     "glm": {"chatglm.attention.key_length", "chatglm.attention.value_length"},
     "phi2": {"phi2.rope.freq_base"},
     # transformers 5 no longer writes the key that the converter reads; the choice is always this
@@ -125,9 +124,11 @@ OTHER = {
     # it reads keys of the first releases, and without them takes the hidden size and an epsilon 64 times as large
     "glm": {"chatglm.context_length", "chatglm.attention.layer_norm_rms_epsilon"},
 }
+#: Models that it cannot convert: its function that stacks the norms of heads is a generator nobody iterates over.
+WITHOUT_GOLDEN = {"stablelm-parallel"}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in WITHOUT_GOLDEN])
 def test_same_as_the_converter_of_llama_cpp(name, folders):
     golden = json.loads((GOLDENS / f"{name}.json").read_text())
     said = translate(Safetensors().read(folders(name)), Naming.GGML)
@@ -158,4 +159,4 @@ def test_same_as_the_converter_of_llama_cpp(name, folders):
 
 
 def test_every_golden_has_its_model():
-    assert {path.stem for path in GOLDENS.glob("*.json")} == MODELS.keys()
+    assert {path.stem for path in GOLDENS.glob("*.json")} == MODELS.keys() - WITHOUT_GOLDEN

@@ -208,7 +208,7 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
     "stablelm-parallel": (
         "StableLmForCausalLM",
         "StableLmConfig",
-        {"use_parallel_residual": True},
+        {"use_parallel_residual": True, "qk_layernorm": True},
     ),
     "ernie": ("Ernie4_5ForCausalLM", "Ernie4_5Config", {"head_dim": 32}),
     "hunyuan": (
