@@ -10,7 +10,7 @@ from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.passes.passing import Fact
 from requant.passes.recipe import ggml_recipe, wanted_by
 from requant.plan import Translation
-from requant.recipes import Wanted, own_file_type, quantized_metadata
+from requant.recipes import Wanted, check_against, fitted, overridden, own_file_type, quantized_metadata
 
 #: Groups of keys in a GGUF made from an HF folder; "" stands for the architecture's and all others.
 _ORDER: Final = ("general", "", "tokenizer", "quantize")
@@ -31,11 +31,12 @@ class ConvertedMetadata:
     importance: Importance | None = None
 
     def __call__(self, said: Translation) -> Translation:
-        """Nothing is lost here."""
+        """Raises `PlanError` for key-values that llama.cpp could not read."""
+        check_against(self.key_values, said.architecture, {move.name: move.shape for move in said.moves})
         recipe = ggml_recipe(self.recipe)
         if said.source.naming is Naming.GGML:
             if recipe.main is None:
-                return replace(said, metadata={**said.metadata, **dict(self.key_values)})
+                return replace(said, metadata=overridden(said.metadata, fitted(said.metadata, self.key_values)))
             metadata = quantized_metadata(said.metadata, recipe, wanted_by(said), self.key_values, self.importance)
             return replace(said, metadata=metadata)
         pairs = zip(said.moves, said.encodings, strict=True)
@@ -61,7 +62,8 @@ class RequantizedMetadata:
     like: Checkpoint[Tensor] | None = None
 
     def __call__(self, said: Translation) -> Translation:
-        """Nothing is lost here."""
+        """Raises `PlanError` for key-values that llama.cpp could not read."""
+        check_against(self.key_values, said.architecture, {move.name: move.shape for move in said.moves})
         before = [Wanted(tensor.name, tensor.shape, tensor.encoding) for tensor in said.source.tensors]
         recipe = ggml_recipe(self.recipe)
         metadata = quantized_metadata(said.metadata, recipe, before, self.key_values, self.importance)

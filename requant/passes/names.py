@@ -11,7 +11,7 @@ from requant.expressions import Stored, reshaped
 from requant.ir import Naming, Tensor
 from requant.layout import LayoutOptions
 from requant.passes.passing import Fact
-from requant.plan import Move, Translation
+from requant.plan import Loss, LossKind, Move, Translation
 from requant.recipes import file_order, ggml_shape, pruned_metadata, pruned_names
 from requant.sources import FileSlice
 
@@ -70,10 +70,12 @@ class FileOrder:
             # llama.cpp's order would mix the files
             in_files = sorted(said.source.tensors, key=_place)
             names = {tensor.name: names[tensor.name] for tensor in in_files if tensor.name in names}
+        before = [by_name[old] for old in names]
         moves = tuple(
-            Move(new, reshaped(Stored(by_name[old]), ggml_shape(by_name[old].shape))) for old, new in names.items()
+            Move(new, reshaped(Stored(tensor), ggml_shape(tensor.shape)))
+            for new, tensor in zip(names.values(), before, strict=True)
         )
-        return replace(said, moves=moves)
+        return replace(said, moves=moves).losing(*filter(None, map(_told, moves, before)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,14 @@ class PrunedMetadata:
         """As llama-quantize counts them."""
         metadata = pruned_metadata(said.metadata, said.architecture, self.prune)
         return replace(said, metadata=metadata)
+
+
+def _told(move: Move, before: Tensor) -> Loss | None:
+    """llama-quantize writes [1, n] as [n]; llama.cpp reads both, loaders of image models compare."""
+    if move.shape == before.shape:
+        return None
+    detail = f"{list(before.shape)} becomes {list(move.shape)}, as llama-quantize writes it; `requant convert` keeps it"
+    return Loss(LossKind.UNLOADED, move.name, detail)
 
 
 def as_split(moves: Sequence[Move], cut: LayoutOptions) -> LayoutOptions:

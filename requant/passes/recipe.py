@@ -20,6 +20,7 @@ from requant.recipes import (
     check_importance,
     choose_converted,
     choose_encodings,
+    fitted,
     overridden,
     recipe_named,
     unused_overrides,
@@ -49,7 +50,7 @@ class Mix:
     def __call__(self, said: Translation) -> Translation:
         """Raises `PlanError` for a recipe that is none, and for types that these tensors or data do not allow."""
         recipe, wanted = ggml_recipe(self.recipe), wanted_by(said)
-        facts = Facts(said.architecture, overridden(said.metadata, self.key_values))
+        facts = Facts(said.architecture, overridden(said.metadata, fitted(said.metadata, self.key_values)))
         overrides, importance = self.overrides, self._renamed(said)
         if self.like is not None:
             overrides = replace(overrides, like={tensor.name: tensor.encoding for tensor in self.like.tensors})

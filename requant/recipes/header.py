@@ -11,6 +11,7 @@ from typing import Final
 from requant.importance import Importance
 from requant.ir import Typed
 from requant.recipes.choose import Wanted
+from requant.recipes.key_kinds import fitted
 from requant.recipes.names import file_order
 from requant.recipes.options import overridden
 from requant.recipes.table import Recipe, guessed_file_type
@@ -28,14 +29,14 @@ def quantized_metadata(
 ) -> dict[str, Typed]:
     """The metadata llama-quantize writes with a model, keys in its order.
 
-    tensors: as they were before. overrides: of `--override-kv`. Layers that were pruned are `pruned_metadata`'s,
-    afterwards.
+    tensors: as they were before. overrides: of `--override-kv`, put into the types that llama.cpp reads. Layers that
+    were pruned are `pruned_metadata`'s, afterwards.
     """
     changes = [
         ("general.quantization_version", Typed("u32", QUANTIZATION_VERSION)),
         ("general.file_type", Typed("u32", file_type(recipe, metadata, tensors))),
     ]
-    return overridden(metadata, (*changes, *overrides, *importance_metadata(importance)))
+    return overridden(metadata, (*changes, *fitted(metadata, overrides), *importance_metadata(importance)))
 
 
 def file_type(recipe: Recipe, metadata: Mapping[str, Typed], tensors: Sequence[Wanted]) -> int:
