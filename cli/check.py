@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from requant import formats
+from requant.cli import interrupts
 from requant.cli.documents import say_document
 from requant.cli.options import MAX_THREADS, located, read_text
 from requant.cli.tables import size
@@ -94,7 +95,7 @@ def check(
         raise PlanError(f"{path} is a folder; llama.cpp loads GGUF files", hint="requant convert makes one of it")
     other = None if against is None else located(against, quiet)
     opener = None if other is None else _opener(other, reference, trial.n_ctx, trial.threads)
-    with _bars(quiet) as progress:
+    with interrupts.cleaning_up(), _bars(quiet) as progress:
         report = check_model(path, trial, Limits(**asked), opener, progress)
     if as_json:
         say_document("check", report.to_json())

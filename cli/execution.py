@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from requant.cli import interrupts
 from requant.cli.documents import failure, say_document
 from requant.cli.explanation import explanation_text
 from requant.cli.options import RunOptions
@@ -19,6 +20,7 @@ from requant.execution import Options, Receipt, execute, peak_bytes
 from requant.ir import Json
 from requant.losses import LossGroup, grouped
 from requant.operations.inspect import short_label
+from requant.output import on_published
 from requant.passes.explained import explained
 from requant.plan import Fidelity, LossKind, Plan, Step
 from requant.printable import printable
@@ -90,8 +92,12 @@ def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
         desc="converting",
         leave=False,
     )
-    with bar, _telling_of_compilation(quiet):
-        return execute(plan, options, bar.update)
+    on_published.append(interrupts.completed)
+    try:
+        with bar, _telling_of_compilation(quiet), interrupts.cleaning_up():
+            return execute(plan, options, bar.update)
+    finally:
+        on_published.remove(interrupts.completed)
 
 
 @contextmanager

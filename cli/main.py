@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final, NoReturn
 
 import click
 
+from requant.cli import interrupts
 from requant.cli.documents import asked_for, failure, say_failure
 from requant.cli.terminal import complain, remark, show_usage, take_any_text
 from requant.errors import Error
@@ -24,9 +24,6 @@ COMMANDS: Final[Mapping[str, str]] = {
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",
     "types": "List every tensor type of GGUF.",
 }
-
-_INTERRUPTED: Final = 130
-_UNCHANGED: Final = "interrupted; nothing was changed"
 
 
 class _Group(click.Group):
@@ -52,6 +49,7 @@ class _Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Whether `--json` is among them is needed before anything goes wrong."""
         asked_for(ctx, args)
+        interrupts.on_end(lambda: _say_interrupted(ctx))
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -71,8 +69,12 @@ class _Group(click.Group):
             say_failure(ctx, failure("UsageError", error.format_message(), "", error.exit_code))
             raise
         except (KeyboardInterrupt, click.Abort):
-            say_failure(ctx, failure("Interrupted", _UNCHANGED, "", _INTERRUPTED))
+            _say_interrupted(ctx)
             raise
+
+
+def _say_interrupted(ctx: click.Context) -> None:
+    say_failure(ctx, failure("Interrupted", interrupts.last_line(), "", interrupts.CODE))
 
 
 def _fail(ctx: click.Context, kind: str, message: str, hint: str = "", code: int = Error.exit_code) -> NoReturn:
@@ -98,11 +100,9 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console script: SIGTERM and a terminal that closes do what Ctrl-C does: nothing unfinished stays behind."""
+    """Run a command and end the process."""
     _open_streams()
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-        signal.signal(signal.SIGHUP, _interrupt)
+    interrupts.install()
     code = _run()
     try:
         sys.stdout.flush()
@@ -129,13 +129,17 @@ def _run() -> int:
         show_usage(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        remark(_UNCHANGED)
-        return _INTERRUPTED
+        return _interrupted()
+    except Exception:
+        if interrupts.came():  # and was turned into something else, as extension modules do
+            return _interrupted()
+        raise
     return code if isinstance(code, int) else 0
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _interrupted() -> int:
+    remark(interrupts.last_line())
+    return interrupts.CODE
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ import click
 from requant.cli.terminal import remark
 from requant.errors import FormatError, PlanError
 from requant.importance import Importance
+from requant.journal import finish_around
 from requant.layout import LayoutOptions
 from requant.recipes import Overrides, encoding_named, tensor_type, tensor_type_file
+from requant.system import processors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,7 +76,7 @@ class RunOptions:
     @property
     def workers(self) -> int:
         """Threads to use."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or processors()
 
 
 #: Shared by every command that writes a checkpoint.
@@ -196,6 +198,7 @@ def located(model: str, quiet: bool = False) -> Path:
     from requant.hub import HubModel
 
     path = Path(model)
+    finish_around(path)
     if path.exists():
         return path if path != Path() else path.absolute()
     named = HubModel.named(model)
@@ -240,6 +243,7 @@ def cut(max_shard_size: str | None, max_shard_tensors: int | None) -> LayoutOpti
 
 def refuse_to_overwrite(destination: Path, force: bool) -> None:
     """An existing file, or a folder with something in it, needs `--force`."""
+    finish_around(destination)
     taken = (destination.is_dir() and any(destination.iterdir())) or (destination.exists() and not destination.is_dir())
     if taken and not force:
         raise PlanError(f"{destination} exists", hint="--force replaces it")

@@ -26,7 +26,7 @@ Examples:
 
 
 @click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
-@click.argument("source", metavar="IN.gguf", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", metavar="IN.gguf", type=click.Path(path_type=Path))
 @click.argument("rest", metavar="[OUT.gguf] TYPE [THREADS]", nargs=-1)
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")
 @options.rounding_options
@@ -62,6 +62,7 @@ def requantize(
     """
     from requant.operations.requantize import Request, plan_requantization
 
+    model = formats.open(source)
     words = arguments(source, rest, has_like=like is not None)
     how = replace(how, threads=words.threads or how.threads)
     request = Request(
@@ -77,7 +78,7 @@ def requantize(
     if not how.dry_run and words.destination.exists() and words.destination.samefile(source):
         raise PlanError(f"{source} is both input and output", hint="write to another name")
     options.refuse_to_overwrite(words.destination, how.force or how.dry_run)
-    plan = plan_requantization(formats.open(source), FORMATS["gguf"], words.destination, request)
+    plan = plan_requantization(model, FORMATS["gguf"], words.destination, request)
     tolerated = frozenset({LossKind.REQUANTIZED} if allow_requantize else ())
     carry_out(plan, how, measure=True, tolerated=tolerated)
 

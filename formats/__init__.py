@@ -11,6 +11,7 @@ from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.formats.torch_zip import TorchZip
 from requant.ir import Checkpoint, Tensor
+from requant.journal import finish_around
 from requant.layout import Format
 
 #: Every format by the name users type, the specific ones first.
@@ -47,6 +48,10 @@ def detect(path: Path) -> Format:
 
 
 def open(path: Path | str) -> Checkpoint[Tensor]:
-    """Describe the model at `path`, whatever its format; no tensor byte is read. Raises `Error`."""
+    """Describe the model at `path`, whatever its format; no tensor byte is read. Raises `Error`.
+
+    If it was just being replaced when a process was killed, that is finished first.
+    """
     path = Path(path)
+    finish_around(path)
     return detect(path).read(path)

@@ -1,5 +1,5 @@
 """`python -m requant`."""
 
-from requant.cli.main import main
+from requant.cli.start import main
 
 main()

@@ -7,7 +7,6 @@ on the disk, so an interrupted or failed run changes nothing.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,9 @@ from requant.output import OutputSet
 from requant.parts import part_slice
 from requant.plan import Fidelity, Plan, Step
 from requant.runs import held_bytes, run_bytes
+from requant.sources import Source, check_unchanged
 from requant.storing import Storing
+from requant.system import processors
 from requant.values import check_bits, check_blocks, check_copied_blocks, check_scales, check_values, float_bits
 
 
@@ -40,7 +41,7 @@ class Options:
     measure: decode what was encoded and sum up the error of every rounded tensor.
     """
 
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=processors)
     replace_nan: float | None = None
     measure: bool = False
 
@@ -103,12 +104,22 @@ def execute(plan: Plan, options: Options | None = None, progress: Progress = lam
     """Write every file of `plan`; `progress` is called with the bytes of input done, from any thread."""
     began = time.monotonic()
     run = _Run(plan, options or Options(), progress)
-    with OutputSet(plan.layout) as outputs:
+    with OutputSet(plan.layout, plan.obsolete) as outputs:
         run.work(outputs)
-        outputs.publish(plan.obsolete)
+        outputs.publish(lambda: check_unchanged(_inputs(plan)))
     names = {file.name: file.nbytes for file in plan.layout.files}
     errors = {name: total.relative for name, total in run.errors.items()}
     return Receipt(names, time.monotonic() - began, run.bytes_read, errors, run.replaced)
+
+
+def _inputs(plan: Plan) -> Iterator[Source]:
+    """Everything that is read while the plan is carried out."""
+    for step in plan.steps:
+        for tensor in step.inputs:
+            yield from tensor.sources.values()
+    for file in plan.layout.files:
+        if file.body is not None:
+            yield file.body
 
 
 class _Run:

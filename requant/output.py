@@ -1,58 +1,63 @@
-"""Files that appear under their names only when all of them are whole."""
+"""Files that appear under their names only when all of them are whole, and all of them at once.
+
+* One file is made beside its place and renamed.
+* A folder that is new is made beside its place and renamed.
+* A folder that exists is replaced by exchanging it with the new one, at one instant, where the system can do that; what
+  lies in it besides the model goes along.
+* Where it cannot, and for several files in a folder that holds other things, a journal sees to it (`requant.journal`).
+"""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from requant import system
 from requant.errors import PlanError
+from requant.foreign import carry_along, rescue
+from requant.journal import Journal, finish_around
 from requant.layout import Layout, OutputFile
 from requant.sources import Source, read
+from requant.staging import Busy, Staging, claim_file, has_name, new_file, partial_of
 
-SUFFIX: Final = ".partial"
 #: Bytes of a carried file read at a time.
 COPY_BYTES: Final = 1 << 20
 #: Bytes that wait in memory before the disk is told to begin with them, instead of with everything at the end.
 _WAITING: Final = 32 << 20
-_BEGIN: Final = 2  # SYNC_FILE_RANGE_WRITE
 
-
-@cache
-def _begin_writing() -> Callable[[int, int, int, int], int] | None:
-    """Linux's sync_file_range, which Python does not have; it starts writing back and does not wait."""
-    function: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return function  # type: ignore[no-any-return]
+#: Called when a model has its name, before anything can interrupt.
+on_published: Final[list[Callable[[], None]]] = []
 
 
 class Sink:
-    """One file under construction; writes at given offsets, from any thread."""
+    """One file under construction; writes at given offsets, from any thread.
 
-    def __init__(self, path: Path, file: OutputFile) -> None:
-        self.path, self.partial = path, path.with_name(path.name + SUFFIX)
-        self._descriptor = self._claim()
+    path: the name that it will have. descriptor: the file as it is called now, which the sink closes.
+    """
+
+    def __init__(self, path: Path, descriptor: int, file: OutputFile) -> None:
+        self.path = path
+        self._descriptor = descriptor
         self._waiting = 0
         try:
-            os.ftruncate(self._descriptor, 0)
             if file.nbytes:
-                self._reserve(file.nbytes)
+                system.reserve(descriptor, file.nbytes)
             self.write(0, memoryview(file.head))
             if file.body is not None:
                 self._copy(file.body, len(file.head))
+        except OSError as error:
+            self.close()
+            raise _disk_error(error, path) from error
         except BaseException:
-            self.discard()
+            self.close()
             raise
 
     def write(self, offset: int, data: NDArray[Any] | memoryview) -> None:
@@ -60,92 +65,64 @@ class Sink:
         view = memoryview(data.reshape(-1).view("u1").data) if not isinstance(data, memoryview) else data
         while view:
             try:
-                count = os.pwrite(self._descriptor, view, offset)
+                count = system.write_at(self._descriptor, view, offset)
             except OSError as error:
                 raise _disk_error(error, self.path) from error
             view, offset = view[count:], offset + count
             self._waiting += count  # two threads may lose a few bytes here: it is only a hint to the disk
-        begin = _begin_writing()
-        if begin is not None and self._waiting > _WAITING:
+        if self._waiting > _WAITING:
             self._waiting = 0
-            begin(self._descriptor, 0, 0, _BEGIN)
+            system.begin_writing(self._descriptor)
 
     def _copy(self, source: Source, offset: int) -> None:
         for start in range(0, source.nbytes, COPY_BYTES):
             self.write(offset + start, read(source, start, min(source.nbytes, start + COPY_BYTES)))
 
     def sync(self) -> None:
-        """Have every byte on the disk."""
+        """Have every byte on the disk; a closed file has been synced."""
         try:
-            os.fsync(self._descriptor)
+            if self._descriptor != -1:
+                system.sync(self._descriptor)
         except OSError as error:
             raise _disk_error(error, self.path) from error
 
-    def publish(self) -> None:
-        """Give the file its name."""
-        self.partial.replace(self.path)
-        os.close(self._descriptor)
-
-    def discard(self) -> None:
-        """Remove what was written; while it is locked, so that it is not another process's file."""
-        self.partial.unlink(missing_ok=True)
-        os.close(self._descriptor)
-
-    def _claim(self) -> int:
-        """Open the partial file for this process alone: a second requant would destroy the first one's work.
-
-        What a killed process left is taken over. A link is not followed: it would lead out of the folder.
-        """
-        while True:
-            descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+    def close(self) -> None:
+        """Let go of the file. What `sync` promised is on the disk, whatever closing says; it is never tried twice."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor != -1:
+            with suppress(OSError):
                 os.close(descriptor)
-                raise PlanError(
-                    f"{self.path}: another process is writing this file",
-                    hint="wait for it, or choose another destination",
-                ) from error
-            except OSError:
-                return descriptor  # file systems without locks
-            if self._is_partial(descriptor):
-                return descriptor
-            os.close(descriptor)  # its owner gave it its name, or removed it, before we had the lock
-
-    def _is_partial(self, descriptor: int) -> bool:
-        """Whether the open file is the one that has the partial name now."""
-        try:
-            return os.path.samestat(os.fstat(descriptor), self.partial.lstat())
-        except FileNotFoundError:
-            return False
-
-    def _reserve(self, nbytes: int) -> None:
-        """Full length at once: a full disk is found now, not after an hour."""
-        try:
-            os.posix_fallocate(self._descriptor, 0, nbytes)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise _disk_error(error, self.path) from error
-            os.ftruncate(self._descriptor, nbytes)
 
 
 class OutputSet:
-    """All files of a layout; on leaving, whatever was not published is removed."""
+    """All files of a layout; on leaving, whatever was not published is removed.
 
-    def __init__(self, layout: Layout) -> None:
+    obsolete: files of the model that is replaced, which nothing replaces; they go when the new ones have their names.
+    """
+
+    def __init__(self, layout: Layout, obsolete: Iterable[Path] = ()) -> None:
         self._layout = layout
+        self._names = [file.name for file in layout.files]
+        self._obsolete = [path.relative_to(layout.root).as_posix() for path in obsolete]
+        self._root = layout.root.resolve()
         self._sinks: dict[str, Sink] = {}
+        self._alone: Path | None = None
+        self._staging: Staging | None = None
         self._folders: list[Path] = []
+        self._there: set[str] = set()
 
     def __enter__(self) -> OutputSet:
-        """Make the folders and the partial files."""
+        """Make the folders and the files, under names that no reader takes for a model."""
         try:
-            self._need_room()
-            for file in self._layout.files:
-                path = self._layout.root / file.name
-                _need_name(path)
-                self._make_folder(path.parent)
-                self._sinks[file.name] = Sink(path, file)
+            finish_around(self._root)
+            _need_room(self._layout)
+            for name in self._names:
+                _need_name(self._layout.root / name)
+            self._there = {name for name in self._names if has_name(self._root / name)}
+            if len(self._names) == 1 and not self._obsolete:
+                self._open_alone(self._layout.files[0])
+            else:
+                self._open_staged()
         except OSError as error:
             self._discard()
             raise _disk_error(error, Path(error.filename or self._layout.root)) from error
@@ -164,32 +141,133 @@ class OutputSet:
         """The file of this name."""
         return self._sinks[name]
 
-    def publish(self, obsolete: Iterable[Path] = ()) -> None:
-        """Sync every file, give each its name, and remove what they replace."""
+    def publish(self, check: Callable[[], None] = lambda: None) -> None:
+        """Have every file on the disk, `check` that it should be so, and give all of them their names.
+
+        Nothing interrupts the last part. An error says whether the new model is complete or nothing was changed.
+        """
         for sink in self._sinks.values():
             sink.sync()
-        self._folders.clear()
+        check()
+        with system.interrupts_held():
+            try:
+                exchanged = self._give_names()
+            except OSError as error:
+                raise _disk_error(error, Path(error.filename or self._layout.root)) from error
+            for tell in on_published:
+                tell()
+            self._tidy(exchanged)
+
+    def _open_alone(self, file: OutputFile) -> None:
+        path = self._root / file.name
+        self._make_folder(path.parent)
+        descriptor = claim_file(partial_of(path), path)
+        self._alone = partial_of(path)
+        self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file)
+
+    def _open_staged(self) -> None:
+        staging = self._staging = self._stage()
+        self._remove_left_overs(staging)
+        staging.new.mkdir()
+        for file in self._layout.files:
+            made = staging.new / file.name
+            made.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = new_file(made, self._root / file.name)
+            sink = self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file)
+            if not file.slots:  # it is whole: a thousand open files would be too many
+                sink.sync()
+                sink.close()
+
+    def _stage(self) -> Staging:
+        """A staging folder beside the model's own folder; inside it where it could not be exchanged from there."""
+        root = self._root
+        if not root.is_dir():
+            self._make_folder(root.parent)
+            return Staging.claim(partial_of(root))
+        if "config.json" in self._names and _is_movable(root):
+            with suppress(PermissionError):
+                return Staging.claim(partial_of(root))
+        return Staging.claim(root / _stem(self._names[0]))
+
+    def _remove_left_overs(self, staging: Staging) -> None:
+        """What a killed process left of the same model, wherever it staged it."""
+        staging.clear()
+        for place in {partial_of(self._root), self._root / _stem(self._names[0])} - {staging.path}:
+            with suppress(OSError, Busy):
+                left = Staging.held(place)
+                if left is not None:
+                    left.remove()
+
+    def _give_names(self) -> bool:
+        """The step after which the model is complete; whether the staging folder has the old one now."""
+        for name in self._names:
+            if name not in self._there and has_name(self._root / name):
+                path = self._layout.root / name
+                raise PlanError(f"{path} appeared meanwhile; nothing was changed", hint="see what it is")
+        if self._alone is not None:
+            if not system.FREES_NAMES:
+                self._close()
+            self._alone.replace(self._root / self._names[0])
+            self._alone = None
+            self._close()
+            return False
+        assert self._staging is not None
+        self._close()
+        if not self._root.exists():
+            _sync_tree(self._staging.new)
+            self._staging.new.rename(self._root)
+            return False
+        if self._staging.path.parent != self._root and self._exchanged(self._staging):
+            return True
+        self._replace_one_by_one(self._staging)
+        return False
+
+    def _exchanged(self, staging: Staging) -> bool:
+        """Exchange the old folder and the new at one instant; False where that cannot be, and nothing is done."""
+        if not carry_along(self._root, staging.new, self._replaced):
+            return False
+        _sync_tree(staging.new)
+        return system.exchange(staging.new, self._root)
+
+    def _replace_one_by_one(self, staging: Staging) -> None:
+        journal = Journal.of(self._root, self._names, self._obsolete)
         try:
-            for name, sink in list(self._sinks.items()):
-                sink.publish()
-                del self._sinks[name]
-            for path in obsolete:
-                path.unlink(missing_ok=True)
+            _sync_tree(staging.new)
+            journal.write(staging)
+        except OSError:
+            staging.journal.unlink(missing_ok=True)
+            raise
+        try:
+            journal.settle(staging)
+        except PlanError:  # both models are in there
+            staging.release()
+            self._staging = None
+            raise
+
+    @property
+    def _replaced(self) -> set[str]:
+        return {*self._names, *self._obsolete}
+
+    def _tidy(self, exchanged: bool) -> None:
+        """After the names are given: have that on the disk, and remove the old model."""
+        changed = {folder.parent for folder in self._folders} | {self._root, self._root.parent}
+        self._folders.clear()
+        staging, self._staging = self._staging, None
+        try:
+            for folder in sorted(changed):
+                system.sync_folder(folder)
+            if staging is not None:
+                if exchanged:
+                    rescue(staging.new, self._root, self._replaced)
+                staging.remove()
         except OSError as error:
             raise PlanError(
-                f"{error.filename}: {error.strerror}", hint="the files before it have their names"
+                f"{error.filename or self._root}: {error.strerror}; the new model is complete",
+                hint="see to the disk" if staging is None else f"see to the disk; then {staging.path} can be removed",
             ) from error
-
-    def _need_room(self) -> None:
-        folder = self._layout.root
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        free = shutil.disk_usage(folder).free
-        if free < self._layout.nbytes:
-            raise PlanError(
-                f"{self._layout.root}: the output takes {self._layout.nbytes} bytes, the disk has {free} free",
-                hint="free some space, or choose another destination",
-            )
+        finally:
+            if staging is not None:
+                staging.release()
 
     def _make_folder(self, folder: Path) -> None:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -197,14 +275,59 @@ class OutputSet:
             path.mkdir()
             self._folders.append(path)
 
-    def _discard(self) -> None:
+    def _close(self) -> None:
         for sink in self._sinks.values():
-            sink.discard()
-        self._sinks.clear()
+            sink.close()
+
+    def _discard(self) -> None:
+        """Remove everything that was made, as far as that is possible."""
+        if self._alone is not None:
+            with suppress(OSError):  # while it is locked, so that it is not another process's file
+                self._alone.unlink(missing_ok=True)
+            self._alone = None
+        self._close()
+        if self._staging is not None:
+            with suppress(OSError):
+                self._staging.remove()
+            self._staging = None
         for folder in reversed(self._folders):
             with suppress(OSError):
                 folder.rmdir()
         self._folders.clear()
+
+
+def _is_movable(folder: Path) -> bool:
+    """Whether a folder may give its place to another: nobody's shell stands in it, and it is no mount point."""
+    try:
+        here = Path.cwd().resolve()
+    except OSError:
+        here = Path()
+    same_disk = folder.stat().st_dev == folder.parent.stat().st_dev
+    return same_disk and not folder.is_mount() and folder not in (here, *here.parents)
+
+
+def _stem(name: str) -> str:
+    """What the staging folder of several files in a shared folder is called: as one file by itself would be."""
+    stem, dash, _ = name.partition("-00001-of-")
+    return partial_of(Path(stem + Path(name).suffix if dash else name)).name
+
+
+def _sync_tree(folder: Path) -> None:
+    """Have the names in a folder and its subfolders on the disk."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        system.sync_folder(Path(place))
+
+
+def _need_room(layout: Layout) -> None:
+    root = layout.root
+    while not root.exists() and root != root.parent:
+        root = root.parent
+    free = shutil.disk_usage(root).free
+    if free < layout.nbytes:
+        raise PlanError(
+            f"{layout.root}: the output takes {layout.nbytes} bytes, the disk has {free} free",
+            hint="free some space, or choose another destination",
+        )
 
 
 def _need_name(path: Path) -> None:
@@ -215,7 +338,7 @@ def _need_name(path: Path) -> None:
 
 
 def _disk_error(error: OSError, path: Path) -> PlanError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
     hint = "nothing was changed; free some space, or choose another destination" if full else "nothing was changed"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         hint = "nothing was changed; fewer and larger files, or a higher `ulimit -n`, would do"

@@ -1,18 +1,23 @@
-"""Bytes that can be had when they are wanted."""
+"""Bytes that can be had when they are wanted, and files that must not change meanwhile."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from requant import system
 from requant.errors import FormatError
 
 Bytes = NDArray[np.uint8]
+
+_WAIT = "convert again when no other program changes it"
 
 
 class Source(Protocol):
@@ -29,25 +34,60 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file it is and when it was last touched: what changes when a file is replaced, written to, or appended to.
+
+    modified, changed: nanoseconds, of the content and of whatever else the system keeps.
+    """
+
+    device: int
+    inode: int
+    nbytes: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """Of the file that `os.stat` or `os.fstat` told of."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def departure(self, now: Identity) -> str:
+        """What has happened to the file since; empty if nothing has."""
+        if self == now:
+            return ""
+        if (self.device, self.inode) != (now.device, now.inode):
+            return "another file has taken its place"
+        if self.nbytes != now.nbytes:
+            return f"it had {self.nbytes} bytes and has {now.nbytes}"
+        if self.modified != now.modified:
+            return "it has been written to"
+        return "its name, its links or its permissions have changed"
+
+
+@dataclass(frozen=True, slots=True)
 class FileSlice:
     """A stretch of a file.
 
     It is read with `pread`, never mapped: a file that shrinks while it is read is an error here and a
     crash there, and buffers that are reused keep memory bounded where mapped pages would pile up.
+    identity: of the file when it was first looked into; whatever is read must come from that one.
     """
 
     path: Path
     offset: int
     nbytes: int
+    identity: Identity | None = field(default=None, compare=False)
 
     def read_into(self, start: int, out: Bytes) -> None:
-        """Read; a file that ends early is a `FormatError`."""
+        """Read; a file that ends early, or is not the one it was, is a `FormatError`."""
         view = memoryview(out.data).cast("B")
         position = self.offset + start
-        descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = open_regular(self.path)
         try:
+            if self.identity is not None:
+                _check(self.path, self.identity, os.fstat(descriptor))
             while view:
-                count = os.preadv(descriptor, [view], position)
+                count = system.read_into(descriptor, view, position)
                 if count == 0:
                     raise FormatError(
                         self.path,
@@ -58,6 +98,17 @@ class FileSlice:
                 view, position = view[count:], position + count
         finally:
             os.close(descriptor)
+
+    def check_unchanged(self) -> None:
+        """Raises `FormatError` if the file is not the one that it was."""
+        if self.identity is not None:
+            try:
+                now = self.path.stat()
+            except OSError as error:
+                raise FormatError(
+                    self.path, f"it has changed since it was opened: {error.strerror}", hint=_WAIT
+                ) from None
+            _check(self.path, self.identity, now)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,3 +132,36 @@ def read(source: Source, start: int = 0, stop: int | None = None) -> Bytes:
     out = np.empty((source.nbytes if stop is None else stop) - start, np.uint8)
     source.read_into(start, out)
     return out
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor for reading; `FormatError` for what is missing, unreadable, or no regular file.
+
+    A pipe or a device is not opened at all, which could wait, or set something going.
+    """
+    try:
+        descriptor = os.open(path, system.READING) if stat.S_ISREG(path.stat().st_mode) else -1
+        if descriptor != -1 and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FormatError(path, f"cannot be opened: {reason}") from None
+    if descriptor != -1:
+        os.close(descriptor)
+    raise FormatError(path, "not a regular file")
+
+
+def check_unchanged(sources: Iterable[Source]) -> None:
+    """Raises `FormatError`, naming the file, if one of the files behind `sources` is not what it was."""
+    seen: set[tuple[Path, Identity]] = set()
+    for source in sources:
+        found = getattr(source, "file", source)  # a view of a file has its file
+        if isinstance(found, FileSlice) and found.identity and (found.path, found.identity) not in seen:
+            seen.add((found.path, found.identity))
+            found.check_unchanged()
+
+
+def _check(path: Path, then: Identity, status: os.stat_result) -> None:
+    what = then.departure(Identity.of(status))
+    if what:
+        raise FormatError(path, f"it has changed since it was opened: {what}", hint=_WAIT)

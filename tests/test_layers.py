@@ -14,6 +14,8 @@ MAY_IMPORT = {
         "requant.formats",
         "requant.ir",
         "requant.sources",
+        "requant.system",
+        "requant.journal",
         "requant.layout",
         "requant.importance",
         "requant.dtypes",

@@ -397,13 +397,62 @@ def test_what_is_carried_and_what_is_not(folder):
     (folder / "1_Pooling" / "model.safetensors").write_bytes(b"")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "rag.jinja").write_text("x")
-    (folder.parent / "blob").write_text("linked")
-    (folder / "tokenizer.json").symlink_to(folder.parent / "blob")
+    (folder / "tokenizer.json.v2").write_text("linked")
+    (folder / "tokenizer.json").symlink_to("tokenizer.json.v2")
     os.mkfifo(folder / "pipe")
     checkpoint = FORMAT.read(folder)
     inner = {"1_Pooling/config.json", "additional_chat_templates/rag.jinja"}
-    assert set(checkpoint.files) == {"LICENSE", "tokenizer.json", *inner}
+    assert set(checkpoint.files) == {"LICENSE", "tokenizer.json", "tokenizer.json.v2", *inner}
     assert bytes(read(checkpoint.files["tokenizer.json"])) == b"linked"
+
+
+def test_links_are_followed_into_the_cache_of_the_hub(folder, tmp_path):
+    blobs = tmp_path / "hub/models--org--name/blobs"
+    snapshot = blobs.parent / "snapshots" / ("c" * 40)
+    for directory in (blobs, snapshot / "1_Pooling"):
+        directory.mkdir(parents=True)
+    files = [path for path in folder.iterdir() if path.is_file()]
+    for number, path in enumerate([*files, Path("1_Pooling/config.json"), Path("tokenizer.json")]):
+        blob = blobs / f"{number:0{40 if path.suffix == '.json' else 64}x}"
+        blob.write_bytes(path.read_bytes() if path.is_absolute() else b"{}")
+        place = snapshot / (path.name if path.is_absolute() else path)
+        place.symlink_to(os.path.relpath(blob, place.parent))
+    checkpoint = FORMAT.read(snapshot)
+    assert [tensor.name for tensor in checkpoint.tensors] == [tensor.name for tensor in FORMAT.read(folder).tensors]
+    assert set(checkpoint.files) == {"1_Pooling/config.json", "tokenizer.json"}
+    assert checkpoint.notices == ()
+    # as `download --local-dir` once left them
+    (folder / "tokenizer.json").symlink_to((snapshot / "tokenizer.json").resolve())
+    assert bytes(read(FORMAT.read(folder).files["tokenizer.json"])) == b"{}"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "secret"])
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_a_link_out_of_the_folder_is_refused(folder, tmp_path, name, linked):
+    """Whatever it names would be copied into the output."""
+    target = tmp_path / "elsewhere" / Path(name).name
+    target.parent.mkdir()
+    target.write_text("{}")
+    place = folder / name
+    if linked == "folder":
+        place = folder / "2_Dense" / target.name
+        place.parent.symlink_to(target.parent)
+    else:
+        place.parent.mkdir(exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(target)
+    refused(folder, "a link out of the model's folder", str(target), str(place))
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "figure.png", "1_Pooling/README.md"])
+def test_a_link_out_of_the_folder_to_prose_is_left_out_and_told(folder, tmp_path, name):
+    (tmp_path / "passwd").write_text("secret")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(tmp_path / "passwd")
+    checkpoint = FORMAT.read(folder)
+    assert checkpoint.files == {}
+    told = f"{name} is a link out of the folder, to {tmp_path / 'passwd'}: not followed, left out"
+    assert checkpoint.notices == (told,)
 
 
 def test_an_adapter_beside_a_model_is_told(folder):

@@ -23,7 +23,7 @@ from requant.formats.gguf.cursor import Cursor
 from requant.formats.gguf.ggml_types import encoding_of
 from requant.formats.gguf.values import ARRAY, KINDS, NUMBERS, STRING
 from requant.ir import Tensor, Typed
-from requant.sources import FileSlice
+from requant.sources import FileSlice, Identity, open_regular
 
 MAGIC: Final = b"GGUF"
 ALIGNMENT_KEY: Final = "general.alignment"
@@ -65,12 +65,9 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Read and check one file; tensors beyond its end, overlapping or misaligned are errors."""
-    try:
-        file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise FormatError(path, f"cannot be opened: {error.strerror}") from None
-    with file:
-        cursor = Cursor(path, file, os.fstat(file.fileno()).st_size)
+    with open(open_regular(path), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+        identity = Identity.of(os.fstat(file.fileno()))
+        cursor = Cursor(path, file, identity.nbytes)
         tensor_count, pair_count = _preamble(cursor)
         metadata = _Metadata(cursor).pairs(pair_count)
         alignment = alignment_of(path, metadata)
@@ -79,7 +76,9 @@ def read_header(path: Path) -> Header:
         del cursor.buffer[cursor.position :]
     _check_extents(path, infos, data, alignment, cursor.size)
     tensors = tuple(
-        Tensor(info.name, info.shape, info.encoding, {"data": FileSlice(path, data + info.offset, info.nbytes)})
+        Tensor(
+            info.name, info.shape, info.encoding, {"data": FileSlice(path, data + info.offset, info.nbytes, identity)}
+        )
         for info in infos
     )
     return Header(metadata, tensors)

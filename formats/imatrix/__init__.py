@@ -5,6 +5,7 @@ Source: common/imatrix-loader.cpp and tools/imatrix/imatrix.cpp of llama.cpp.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from requant.formats.gguf import Gguf
 from requant.formats.imatrix.legacy import VALUES_LIMIT, read_legacy
 from requant.importance import Importance, Measured
 from requant.ir import Checkpoint, Naming, Tensor, Typed
-from requant.sources import Memory, read
+from requant.sources import Memory, open_regular, read
 
 _SUMS = ".in_sum2"
 _COUNTS = ".counts"
@@ -29,8 +30,7 @@ DEFAULT_CHUNK_TOKENS = 512
 
 def read_imatrix(path: Path) -> Importance:
     """Read either form, told apart by its first bytes. Raises `FormatError` for anything else."""
-    if not path.is_file():
-        raise FormatError(path, "there is no such file")
+    os.close(open_regular(path))
     return _read_gguf(path) if Gguf().recognizes(path) else read_legacy(path)
 
 

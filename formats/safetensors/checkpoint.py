@@ -37,6 +37,7 @@ def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -
     header = read_folder(folder, weights, index)
     config = read_config(folder)
     model_type = config.get("model_type")
+    files, left_out = carried_files(folder)
     adapters = [f"{name} is an adapter: it is not put on the model" for name in weights.adapters(folder)]
     return Checkpoint(
         Naming.HF,
@@ -44,9 +45,9 @@ def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -
         header.tensors,
         config,
         _typed(header.metadata),
-        carried_files(folder),
+        files,
         path,
-        (*header.notices, *adapters),
+        (*header.notices, *adapters, *left_out),
     )
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from requant.errors import FormatError
-from requant.formats.safetensors.header import open_regular
+from requant.formats.safetensors.links import is_prose, refuse_to_leave, way_out
 from requant.formats.safetensors.stream import integer, shorten
 from requant.ir import Json
-from requant.sources import FileSlice, Source
+from requant.sources import FileSlice, Identity, Source, open_regular
+from requant.system import read_at
 
 CONFIG: Final = "config.json"
 #: Bytes, and commas and brackets, of the longest config.json; the largest known have 2 MB.
@@ -54,11 +55,12 @@ def read_config(folder: Path) -> dict[str, Json]:
         return {}
     descriptor = open_regular(path)
     try:
+        refuse_to_leave(path, folder)
         if os.fstat(descriptor).st_size > MAX_CONFIG:
             raise FormatError(
                 path, f"more than {MAX_CONFIG} bytes", hint="this is probably not a model's configuration"
             )
-        data = os.pread(descriptor, MAX_CONFIG, 0)
+        data = read_at(descriptor, MAX_CONFIG, 0)
     finally:
         os.close(descriptor)
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_CONFIG_ITEMS:
@@ -87,25 +89,38 @@ def write_config(config: Mapping[str, Json]) -> bytes:
     return (json.dumps(config, indent=2) + "\n").encode()
 
 
-def carried_files(folder: Path) -> dict[str, Source]:
+def carried_files(folder: Path) -> tuple[dict[str, Source], list[str]]:
     """What goes along untouched, by relative name: tokenizer, generation_config.json, chat templates, README, licence.
 
     Not: config.json, weights of any format and their indexes, hidden files, and subfolders but those that `SUBFOLDER`
-    matches. Links are followed, because the cache of the Hugging Face hub is made of them.
+    matches. Links are followed into the cache of the Hugging Face Hub and within the folder; of others, those to what
+    is for people only are left out, which is told (the second value), the rest is refused.
     """
     found: dict[str, Source] = {}
-    for entry in _regular_files(folder):
-        if entry.name != CONFIG:
-            found[entry.name] = FileSlice(Path(entry.path), 0, entry.stat().st_size)
-    for inner in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if SUBFOLDER.fullmatch(inner.name) and inner.is_dir():
-            for entry in _regular_files(Path(inner.path)):
-                found[f"{inner.name}/{entry.name}"] = FileSlice(Path(entry.path), 0, entry.stat().st_size)
-    return found
+    told: list[str] = []
+    subfolders = [entry for entry in _listed(folder) if SUBFOLDER.fullmatch(entry.name) and entry.is_dir()]
+    for prefix, place in (("", folder), *((f"{entry.name}/", Path(entry.path)) for entry in subfolders)):
+        for entry in _regular_files(place):
+            path, name = Path(entry.path), prefix + entry.name
+            if name == CONFIG:
+                continue
+            real = way_out(path, folder)
+            if real is not None and is_prose(entry.name):
+                told.append(f"{name} is a link out of the folder, to {real}: not followed, left out")
+                continue
+            refuse_to_leave(path, folder)
+            status = entry.stat()
+            found[name] = FileSlice(path, 0, status.st_size, Identity.of(status))
+    return found, told
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _regular_files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in _listed(folder):
         if entry.is_symlink() and not os.path.exists(entry):  # noqa: PTH110 - an entry is no Path
             raise FormatError(Path(entry.path), "this link leads nowhere", hint="fetch the file, or remove the link")
         if entry.name.startswith(".") or not entry.is_file():

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,8 @@ from requant.encodings import DENSE, Shape
 from requant.errors import FormatError, PlanError
 from requant.formats.safetensors.stream import JsonStream, is_text, shorten
 from requant.ir import Tensor
-from requant.sources import FileSlice
+from requant.sources import FileSlice, Identity, open_regular
+from requant.system import read_at
 
 #: Longest header, in bytes, that the reference reader accepts.
 MAX_HEADER: Final = 100_000_000
@@ -62,11 +62,12 @@ def read_header(path: Path) -> Header:
     """Read and check the whole header of `path`; raises `FormatError`. No tensor byte is read."""
     descriptor = open_regular(path)
     try:
-        size = os.fstat(descriptor).st_size
-        length = _length(path, os.pread(descriptor, _LENGTH.size, 0), size)
+        identity = Identity.of(os.fstat(descriptor))
+        size = identity.nbytes
+        length = _length(path, read_at(descriptor, _LENGTH.size, 0), size)
         data = _LENGTH.size + length
         stream = JsonStream(path, descriptor, _LENGTH.size, data)
-        metadata, tensors = _parse(path, stream, data)
+        metadata, tensors = _parse(FileSlice(path, data, size - data, identity), stream)
     finally:
         os.close(descriptor)
     tensors.sort(key=_extent)
@@ -98,19 +99,6 @@ def write_header(
         )
     head = _LENGTH.pack(len(text)) + text
     return head, [len(head) + start for start in starts]
-
-
-def open_regular(path: Path) -> int:
-    """A descriptor for reading; `FormatError` for what is missing, unreadable, or no regular file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise FormatError(path, f"cannot be opened: {reason}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise FormatError(path, "not a regular file")
-    return descriptor
 
 
 def _length(path: Path, start: bytes, size: int) -> int:
@@ -145,7 +133,7 @@ _STRANGERS: Final = {
 }
 
 
-def _parse(path: Path, stream: JsonStream, data: int) -> tuple[dict[str, str], list[Tensor]]:
+def _parse(data: FileSlice, stream: JsonStream) -> tuple[dict[str, str], list[Tensor]]:
     metadata: dict[str, str] | None = None
     tensors: dict[str, Tensor] = {}
     for name in stream.keys(MAX_NAME):
@@ -160,7 +148,7 @@ def _parse(path: Path, stream: JsonStream, data: int) -> tuple[dict[str, str], l
         elif len(tensors) == MAX_TENSORS:
             raise stream.error(f"more than {MAX_TENSORS} tensors", hint="split the file into shards")
         else:
-            tensors[name] = _tensor(path, stream, name, data)
+            tensors[name] = _tensor(data, stream, name)
     stream.end()
     return metadata or {}, list(tensors.values())
 
@@ -184,7 +172,7 @@ def _metadata(stream: JsonStream) -> dict[str, str]:
     return metadata
 
 
-def _tensor(path: Path, stream: JsonStream, name: str, data: int) -> Tensor:
+def _tensor(data: FileSlice, stream: JsonStream, name: str) -> Tensor:
     if match := stream.match(_ENTRY):
         label, start, stop = match[1], int(match[3]), int(match[4])
         shape = [int(n) for n in match[2].split(",")] if match[2] else []
@@ -197,7 +185,9 @@ def _tensor(path: Path, stream: JsonStream, name: str, data: int) -> Tensor:
         )
     if (problem := _size_problem(dtype, shape, stop - start)) is not None:
         raise stream.error(f"tensor {shorten(name)}: {label}{shorten(shape)} {problem}")
-    return Tensor(name, tuple(shape), DENSE[label], {"data": FileSlice(path, data + start, stop - start)})
+    return Tensor(
+        name, tuple(shape), DENSE[label], {"data": replace(data, offset=data.offset + start, nbytes=stop - start)}
+    )
 
 
 def _entry(stream: JsonStream, name: str) -> tuple[str, list[int], int, int]:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from requant.formats.safetensors.header import MAX_NAME, MAX_TENSORS, open_regular
+from requant.formats.safetensors.header import MAX_NAME, MAX_TENSORS
 from requant.formats.safetensors.stream import JsonStream, shorten
+from requant.sources import open_regular
 
 SUFFIX: Final = ".safetensors.index.json"
 MAX_FILES: Final = 10_000

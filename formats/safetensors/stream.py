@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 import reprlib
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from requant.errors import FormatError
+from requant.system import read_at
 
 WINDOW: Final = 1 << 18
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
@@ -125,7 +125,7 @@ class JsonStream:
         if self._read == self._stop:
             return False
         rest = self._text[self._at :]
-        chunk = os.pread(self._descriptor, min(max(WINDOW, len(rest)), self._stop - self._read), self._read)
+        chunk = read_at(self._descriptor, min(max(WINDOW, len(rest)), self._stop - self._read), self._read)
         if not chunk:
             raise FormatError(self._path, "the file became shorter while it was read", offset=self._read)
         self._read += len(chunk)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from requant.errors import FormatError, UnsupportedError
+from requant.sources import Identity
+from requant.system import read_at
 
 #: Bounds that keep a hostile archive cheap.
 MAX_MEMBERS: Final = 100_000
@@ -42,12 +44,13 @@ class Archive:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self._descriptor = path, descriptor
-        self.size = os.fstat(descriptor).st_size
+        self.identity = Identity.of(os.fstat(descriptor))
+        self.size = self.identity.nbytes
         self.members = self._directory()
 
     def offset(self, member: Member) -> int:
         """Where the data of a member begin; checked to lie in the file."""
-        local = os.pread(self._descriptor, _LOCAL.size, member.header)
+        local = read_at(self._descriptor, _LOCAL.size, member.header)
         if len(local) < _LOCAL.size or not local.startswith(b"PK\x03\x04"):
             raise self.error("no local header where the directory says", member.header)
         *_, name, extra = _LOCAL.unpack(local)
@@ -64,7 +67,7 @@ class Archive:
         if member.nbytes > limit:
             raise self.error(f"the member {name!r} has {member.nbytes} bytes; at most {limit} are read")
         start = self.offset(member)
-        data = os.pread(self._descriptor, member.nbytes, start)
+        data = read_at(self._descriptor, member.nbytes, start)
         if zlib.crc32(data) != member.crc:
             raise self.error(f"the member {name!r} is damaged: its checksum differs", start)
         return data
@@ -79,7 +82,7 @@ class Archive:
             raise self.error(f"a directory of {count} members in {length} bytes; at most {MAX_MEMBERS} are read", start)
         if start + length > self.size:
             raise self.error("the directory reaches past the end of the file", start)
-        data = os.pread(self._descriptor, length, start)
+        data = read_at(self._descriptor, length, start)
         members: dict[str, Member] = {}
         at = 0
         for _ in range(count):
@@ -115,7 +118,7 @@ class Archive:
     def _place(self) -> tuple[int, int, int]:
         """Offset, length and number of entries of the directory."""
         tail_start = max(0, self.size - _END.size - 0xFFFF)
-        tail = os.pread(self._descriptor, self.size - tail_start, tail_start)
+        tail = read_at(self._descriptor, self.size - tail_start, tail_start)
         at = tail.rfind(b"PK\x05\x06")
         if at < 0 or at + _END.size > len(tail):
             raise self.error("no directory at the end of the archive", self.size)
@@ -124,7 +127,7 @@ class Archive:
         if locator < 0 or tail[locator : locator + 4] != b"PK\x06\x07":
             return start, length, count
         _, _, end64, _ = _END64_LOCATOR.unpack_from(tail, locator)
-        wide = os.pread(self._descriptor, _END64.size, min(end64, self.size))
+        wide = read_at(self._descriptor, _END64.size, min(end64, self.size))
         if len(wide) < _END64.size or not wide.startswith(b"PK\x06\x06"):
             raise self.error("no 64-bit directory record where the archive says", end64)
         *_, count, length, start = _END64.unpack(wide)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from requant.sources import Bytes, FileSlice, read
+from requant.sources import Bytes, FileSlice, Identity, read
 
 Sizes = tuple[int, ...]
 
@@ -27,6 +27,12 @@ class StridedSlice:
     itemsize: int
     shape: Sizes
     strides: Sizes
+    identity: Identity | None = field(default=None, compare=False)
+
+    @property
+    def file(self) -> FileSlice:
+        """What it is a view of."""
+        return FileSlice(self.path, self.offset, 0, self.identity)
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +72,7 @@ class StridedSlice:
         """All numbers of a view: at once where they lie close together, else half by half."""
         span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if span * self.itemsize <= max(_GAP, 4 * out.size):
-            data = read(FileSlice(self.path, offset, span * self.itemsize)).reshape(-1, self.itemsize)
+            data = read(replace(self.file, offset=offset, nbytes=span * self.itemsize)).reshape(-1, self.itemsize)
             steps = (*(stride * self.itemsize for stride in strides), 1)
             out[...] = as_strided(data, (*shape, self.itemsize), steps, writeable=False).reshape(out.shape)
             return

@@ -11,13 +11,14 @@ from typing import Final
 
 from requant.encodings import DENSE, Dense
 from requant.errors import FormatError, UnsupportedError
-from requant.formats.safetensors.header import Header, open_regular
+from requant.formats.safetensors.header import Header
 from requant.formats.safetensors.stream import shorten
 from requant.formats.torch_zip.archive import Archive
 from requant.formats.torch_zip.pickled import PickleError, Storage, UnknownGlobalError, View, load
 from requant.formats.torch_zip.strided import StridedSlice
 from requant.ir import Tensor
-from requant.sources import FileSlice, Source
+from requant.sources import FileSlice, Source, open_regular
+from requant.system import read_at
 
 MAX_PICKLE: Final = 1 << 24
 #: How a file begins that torch wrote before version 1.6: a pickled magic number.
@@ -44,7 +45,7 @@ def read_torch(path: Path) -> Header:
     """The tensors of `path` in the order of its dictionary. Nothing of the file is run, no tensor byte is read."""
     descriptor = open_regular(path)
     try:
-        start = os.pread(descriptor, len(LEGACY), 0)
+        start = read_at(descriptor, len(LEGACY), 0)
         if start == LEGACY:
             raise UnsupportedError(
                 f"{path}: written by torch before version 1.6, or with _use_new_zipfile_serialization=False",
@@ -64,7 +65,7 @@ def is_torch(path: Path) -> bool:
     """Whether a file was written by torch.save; may raise `OSError` or an `Error`."""
     descriptor = open_regular(path)
     try:
-        start = os.pread(descriptor, len(LEGACY), 0)
+        start = read_at(descriptor, len(LEGACY), 0)
         if start == LEGACY:
             return True
         return start.startswith(b"PK\x03\x04") and bool(_root(Archive(path, descriptor)))
@@ -146,8 +147,8 @@ class _Reader:
         member = self.archive.members[f"{self.root}/data/{view.storage.key}"]
         start = self.archive.offset(member) + view.offset * itemsize
         if _is_contiguous(view):
-            return FileSlice(self.archive.path, start, count * itemsize)
-        return StridedSlice(self.archive.path, start, itemsize, view.shape, view.strides)
+            return FileSlice(self.archive.path, start, count * itemsize, self.archive.identity)
+        return StridedSlice(self.archive.path, start, itemsize, view.shape, view.strides, self.archive.identity)
 
     def _nbytes(self, name: str, storage: Storage) -> int:
         """Bytes of a storage, which its member must hold."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -165,5 +165,5 @@ def _matrices(tensor: Tensor, start: int, stop: int) -> Tensor | None:
 
 def _cut(source: Source, start: int, nbytes: int) -> Source:
     if isinstance(source, FileSlice):
-        return FileSlice(source.path, source.offset + start, nbytes)
+        return replace(source, offset=source.offset + start, nbytes=nbytes)
     return Memory(read(source, start, start + nbytes).tobytes())

@@ -6,7 +6,6 @@ a multiple-choice knapsack spends the bits where they save most. Nothing is cali
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from requant.ir import Json
 from requant.plan import Loss, LossKind, Move
 from requant.schemes.linear import Applied, is_linear
 from requant.schemes.scheme import Scheme
+from requant.system import processors
 
 #: Called with (layers measured, layers in all) while options are measured, from any thread.
 on_measured: Final[list[Callable[[int, int], None]]] = []
@@ -295,7 +295,7 @@ def _measured(
             move, texts, None if importance is None else importance.weights_for(move.name, move.shape)
         )
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         for index, found in pool.map(measure, wanted):
             errors |= {(index, text): error for text, error in found.items()}
             done += 1

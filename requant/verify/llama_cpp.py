@@ -28,6 +28,7 @@ import numpy as np
 
 import requant
 from requant.errors import UnsupportedError, VerifyError
+from requant.system import processors, read_at
 from requant.verify.logits import BATCH, Logits
 
 LOG_TAIL = 4000  # bytes of llama.cpp's log that go into an error
@@ -107,7 +108,7 @@ class LlamaCpp:
                 model=str(model),
                 vocab_only=vocab_only,
                 n_ctx=n_ctx,
-                threads=threads or len(os.sched_getaffinity(0)),
+                threads=threads or processors(),
                 precise=precise,
                 embeddings=embeddings,
             )
@@ -208,7 +209,7 @@ class LlamaCpp:
     def _log_text(self, last: int | None = None) -> str:
         size = os.fstat(self._log.fileno()).st_size
         start = max(0, size - last) if last else 0
-        return os.pread(self._log.fileno(), size - start, start).decode("utf-8", "replace")
+        return read_at(self._log.fileno(), size - start, start).decode("utf-8", "replace")
 
     def _ask(self, operation: str, **arguments: object) -> dict[str, Any]:
         return self._exchange(operation, **arguments)[0]
