@@ -19,6 +19,7 @@ from requant.errors import Error
 #: command -> what it does; the module of that name holds the function of that name, and is imported when it is used.
 COMMANDS: Final[Mapping[str, str]] = {
     "convert": "Convert a model file or folder to another format, dtype or quantization.",
+    "merge": "Merge several models into one, or keep some layers of one.",
     "requantize": "Change the quantization types of a GGUF, with the arguments of llama-quantize.",
     "inspect": "Show what a model file or folder consists of.",
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",

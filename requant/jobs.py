@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Final
 
 from numpy.typing import NDArray
@@ -75,7 +74,9 @@ class Job:
     def tasks(self, stage: int) -> Iterator[Task]:
         """All tasks of a stage; those of the next may begin when they are done."""
         if stage < len(self.stages):
-            for number, rows in enumerate(slabs(self.stages[stage][0].inputs)):
+            reduction, found = self.stages[stage]
+            needed = (rows for rows in slabs(reduction.inputs) if reduction.needs(rows, found))
+            for number, rows in enumerate(needed):
                 yield Task(self, stage, number, rows.start, rows.stop)
         elif self.copies:
             for name, part in self.step.target.parts.items():
@@ -85,11 +86,10 @@ class Job:
             for start, stop in runs_of(self.step):
                 yield Task(self, stage, 0, start, stop)
 
-    def conclude(self, stage: int, parts: Mapping[int, Any]) -> None:
-        """After the last task of a reduction: `parts` by the numbers of the tasks become its result."""
+    def conclude(self, stage: int, total: Any | None) -> None:
+        """After the last task of a reduction: what all parts together are becomes its result."""
         reduction, found = self.stages[stage]
-        ordered = [parts[number] for number in sorted(parts)]
-        found.append(reduction.result(reduce(reduction.merge, ordered) if ordered else None))
+        found.append(reduction.result(total))
 
     def whole(self) -> dict[str, NDArray[Any]] | None:
         """The parts of an output that cannot be stored in slices; the first who asks makes room for them."""
@@ -113,7 +113,9 @@ class _Begun:
 
     def __init__(self, job: Job) -> None:
         self.job, self.stage, self.doing = job, 0, 0
-        self.parts: dict[int, Any] = {}
+        self._total: Any | None = None
+        self._merged = 0
+        self._waiting: dict[int, Any] = {}
         self._left = job.tasks(0)
         self._next = next(self._left, None)
 
@@ -125,13 +127,21 @@ class _Begun:
             self.doing += 1
         return task
 
+    def add(self, number: int, part: Any) -> None:
+        """What a task of a reduction has found: merged as soon as all before it are, so that few are ever kept."""
+        self._waiting[number] = part
+        while self._merged in self._waiting:
+            part = self._waiting.pop(self._merged)
+            self._total = part if self._merged == 0 else self.job.stages[self.stage][0].merge(self._total, part)
+            self._merged += 1
+
     def is_over(self) -> bool:
         """Whether all is done; goes on to the next stage where one is."""
         while self._next is None and not self.doing:
             if self.stage == len(self.job.stages):
                 return True
-            self.job.conclude(self.stage, self.parts)
-            self.stage, self.parts = self.stage + 1, {}
+            self.job.conclude(self.stage, self._total)
+            self.stage, self._total, self._merged = self.stage + 1, None, 0
             self._left = self.job.tasks(self.stage)
             self._next = next(self._left, None)
         return False
@@ -172,7 +182,8 @@ class Tasks:
         with self._changed:
             begun = next(begun for begun in self._begun if begun.job is task.job)
             begun.doing -= 1
-            begun.parts[task.number] = part
+            if task.stage < len(task.job.stages):
+                begun.add(task.number, part)
             over = begun.is_over()
             if over:
                 self._begun.remove(begun)

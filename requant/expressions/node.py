@@ -64,6 +64,10 @@ class Node(ABC):
         """The same over other stored tensors: each leaf as `change` makes it."""
         return self.over([child.mapped(change) for child in self.children])
 
+    def grafted(self, change: Callable[[Tensor], Node]) -> Node:
+        """The same over other nodes: each leaf as `change` makes it."""
+        return self.over([child.grafted(change) for child in self.children])
+
     # What survives
 
     @abstractmethod

@@ -52,6 +52,10 @@ class Stored(InGranules):
         """Another tensor."""
         return Stored(change(self.tensor))
 
+    def grafted(self, change: Callable[[Tensor], Node]) -> Node:
+        """What takes its place."""
+        return change(self.tensor)
+
     def forms(self, target: Encoding) -> Form:
         """What its encoding can be read as."""
         source, forms = self.tensor.encoding, Form.VALUES

@@ -56,7 +56,7 @@ class Merged(InGranules):
 
     def granule_bytes(self, form: Form, rows: int, width: int) -> int:
         """The models' rows, what one of them takes to be read, and what the formula works in."""
-        making = max(node.run_bytes(form, rows, width) for node in self.of)
+        making = max(node.run_bytes(form, rows, width, straight=True) for node in self.of)
         return (len(self.of) + self.formula.buffers()) * rows * width + making
 
     def fill_granules(self, form: Form, start: int, stop: int, out: NDArray[Any], context: Context) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from requant.codecs import Values
 from requant.expressions import Node, Reduction
-from requant.merging.methods.method import Base, Lacking, Method
+from requant.merging.methods.method import Base, Method
 from requant.merging.methods.ranks import Wanted, finding, found
 from requant.merging.methods.rowwise import Rowwise
 
@@ -73,5 +73,4 @@ ARCEE_FUSION = Method(
     ArceeFusion,
     base=Base.REQUIRED,
     inputs=(2, 2),
-    lacking=Lacking.SINGLE,
 )

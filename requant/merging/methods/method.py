@@ -39,15 +39,6 @@ class Base(Enum):
     IGNORED = "ignored"  # a model like any other
 
 
-class Lacking(Enum):
-    """What becomes of a tensor that some models lack and may lack, such as a tied head."""
-
-    ERROR = "error"
-    SINGLE = "single"  # if only one has it, it is taken as it is
-    BASE = "base"  # the same, if that one is the base
-    SKIP = "skip"  # the base's is taken as it is; without one there is none
-
-
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter, by mergekit's name. kind: bool, int or float. choice: None is a value too, and the default."""
@@ -147,7 +138,6 @@ class Method:
     base: Base = Base.IGNORED
     inputs: tuple[int, int | None] = (1, None)
     others: tuple[int, int | None] = (0, None)
-    lacking: Lacking = Lacking.ERROR
     check: Callable[[Setting], str] = lambda setting: ""
 
     def parameter(self, name: str) -> Parameter | None:

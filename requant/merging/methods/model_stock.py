@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from requant.codecs import Values
 from requant.expressions import Node, Reduction
-from requant.merging.methods.method import Base, Lacking, Method, Parameter
+from requant.merging.methods.method import Base, Method, Parameter
 from requant.merging.methods.rowwise import Rowwise, part_of
 from requant.merging.methods.sums import RowSums, Totals, products
 
@@ -72,5 +72,4 @@ MODEL_STOCK = Method(
     (Parameter("filter_wise", bool, default=False),),
     base=Base.REQUIRED,
     inputs=(3, None),
-    lacking=Lacking.SKIP,
 )

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from requant.codecs import Values
-from requant.merging.methods.method import Base, Lacking, Method, Parameter
+from requant.merging.methods.method import Base, Method, Parameter
 from requant.merging.methods.rowwise import Rowwise
 
 #: Nearer than this counts as this.
@@ -41,5 +41,4 @@ NEARSWAP = Method(
     (Parameter("t", float),),
     base=Base.REQUIRED,
     inputs=(2, 2),
-    lacking=Lacking.BASE,
 )

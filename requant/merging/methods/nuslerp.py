@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from requant.codecs import Values
 from requant.expressions import Node, Reduction
-from requant.merging.methods.method import Base, Lacking, Method, Parameter, Scope, Setting
+from requant.merging.methods.method import Base, Method, Parameter, Scope, Setting
 from requant.merging.methods.rowwise import Rowwise, part_of
 from requant.merging.methods.sums import RowSums, Totals, products
 
@@ -123,6 +123,5 @@ NUSLERP = Method(
     ),
     base=Base.OPTIONAL,
     others=(2, 2),
-    lacking=Lacking.SINGLE,
     check=_contradiction,
 )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from requant.codecs import Values
 from requant.expressions import Node, Reduction, Scratch
-from requant.merging.methods.method import Base, Formula, Lacking, Method, Parameter, Stack
+from requant.merging.methods.method import Base, Formula, Method, Parameter, Stack
 from requant.merging.methods.sums import Totals, products
 from requant.merging.methods.weighted import weighted
 
@@ -60,5 +60,4 @@ SLERP = Method(
     (Parameter("t", float),),
     base=Base.REQUIRED,
     inputs=(2, 2),
-    lacking=Lacking.SINGLE,
 )

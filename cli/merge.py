@@ -1,0 +1,108 @@
+"""`requant merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from requant import formats
+from requant.cli import options
+from requant.cli.convert import WRITABLE, format_for
+from requant.cli.execution import carry_out
+from requant.errors import PlanError
+
+_EXAMPLES: Final = """\b
+Examples:
+  requant merge recipe.yaml -o ./merged
+  requant merge recipe.yaml -o merged-q4.gguf --to Q4_K_M
+  requant merge ./a ./b --method slerp --t 0.5 -o ./merged
+  requant merge a-Q8_0.gguf b-Q4_K_M.gguf --method linear --weight 0.6,0.4 -o merged.gguf --to Q4_K_M
+  requant merge ./a ./b --method ties --base ./base --density 0.5 --weight 1 -o ./merged --dry-run
+  requant merge ./model --keep-layers 0-7,16-23 -o ./smaller
+  requant merge ./model --student 12 --mapping uniform -o ./student
+
+\b
+A recipe:
+  merge_method: ties
+  base_model: ./base
+  models:
+    - model: ./a
+      parameters: {weight: 0.5, density: [0.4, 0.6]}    # from the first layer to the last
+    - model: ./b
+      parameters: {weight: [{filter: mlp, value: 0.3}, {value: 0.6}], density: 0.5}
+  parameters: {normalize: true}
+  dtype: bfloat16
+"""
+
+_MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
+
+
+@click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
+@click.argument("sources", metavar="RECIPE.yaml | MODEL...", nargs=-1, required=True)
+@click.option("-o", "--output", "destination", required=True, type=click.Path(path_type=Path), help="What is written.")
+@click.option("--method", metavar="METHOD", help="Without a recipe: linear, slerp, ties, dare_ties, ...")
+@click.option("--base", metavar="MODEL", help="The base model; by default the first, where a method needs one.")
+@click.option("--weight", metavar="W[,W...]", help="Of every model, or of each (the base left out).")
+@click.option("--density", metavar="D[,D...]", help="The share of differences that is kept, likewise.")
+@click.option("--t", metavar="T[,T...]", help="0 is the base, 1 the other model; several are a gradient over layers.")
+@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Any other parameter. Repeatable.")
+@click.option("--dtype", metavar="DTYPE", help="Compute in float32, bfloat16 or float16 (default: as stored).")
+@click.option("--tokenizer", metavar="union|base|MODEL", help="Whose tokens the result has.")
+@click.option("--keep-layers", metavar="LIST", help="Of one model, these layers in this order: 0-3,8,8,12.")
+@click.option("--drop-layers", metavar="LIST", help="Of one model, all layers but these.")
+@click.option("--student", type=click.IntRange(1), metavar="N", help="Of one model, N layers to start a student with.")
+@click.option("--mapping", type=click.Choice(_MAPPINGS), default="uniform", help="How --student chooses its layers.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of DARE and DELLA (default 0).")
+@click.option("--allow-crimes", is_flag=True, help="Merge models of different families, if their tensors agree.")
+@click.option("--to", "recipe_name", metavar="TYPE", help="Q4_K_M, BF16, NF4, ...; without it as the recipe says.")
+@click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
+@click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
+@options.rounding_options
+@options.run_options
+def merge(
+    sources: tuple[str, ...],
+    destination: Path,
+    seed: int,
+    allow_crimes: bool,
+    recipe_name: str | None,
+    format_name: str | None,
+    max_shard_size: str | None,
+    choices: options.Choices,
+    how: options.RunOptions,
+    **short: Any,
+) -> None:
+    """Merge models by a recipe as mergekit takes it, or by the options here.
+
+    Models may be of any format that requant reads, and are named as for `convert`; so is the destination. Merging
+    computes run by run in little memory, whatever the size.
+    """
+    from requant.merging.model import Model, model_of
+    from requant.merging.recipe import recipes_from
+    from requant.merging.reference import Reference
+    from requant.operations.convert import Request
+    from requant.operations.merge import Options, plan_merge
+
+    target = format_for(destination, format_name)
+    options.refuse_to_overwrite(destination, how.force or how.dry_run)
+
+    def opened(reference: Reference) -> Model:
+        if reference.lora is not None:
+            raise PlanError(f"{reference}: adapters are not merged by recipes yet", hint="merge it with PEFT first")
+        return model_of(reference, formats.open(options.located(reference.model, how.quiet)))
+
+    if len(sources) == 1 and sources[0].endswith((".yaml", ".yml")):
+        given = [name for name, value in short.items() if value and name != "mapping"]
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} stands in the recipe, not beside it")
+        recipes = recipes_from(options.read_text(Path(sources[0])), Path(sources[0]).name)
+    else:
+        from requant.cli.merge_recipe import recipe_text
+
+        layers = len(sources) == 1
+        count = opened(Reference.parse(sources[0])).layers if layers else 0
+        recipes = recipes_from(recipe_text(sources, short, count), "the command line")
+    request = Request(recipe_name, choices.overrides(), choices.importance(), cut=options.cut(max_shard_size, None))
+    plan = plan_merge(recipes, opened, target, destination, Options(seed, allow_crimes, request))
+    carry_out(plan, how)

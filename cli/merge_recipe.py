@@ -1,0 +1,106 @@
+"""The recipe that the short form of `requant merge` means, as YAML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from requant.merging.layers import layer_list, student_layers
+from requant.merging.methods import METHODS
+from requant.merging.methods.method import Base
+
+
+def recipe_text(models: Sequence[str], short: Mapping[str, Any], count: int) -> str:
+    """YAML for models and the options that stand for a recipe. count: layers of the model, where there is but one."""
+    layers = _layers(short, count)
+    if layers is not None:
+        if len(models) != 1 or short["method"]:
+            raise click.UsageError("--keep-layers, --drop-layers and --student take one model and no --method")
+        return _yaml({"merge_method": "passthrough", "slices": _slices(models[0], layers)})
+    method = short["method"] or ("passthrough" if len(models) == 1 else None)
+    if method is None:
+        raise click.UsageError(f"--method is missing: {', '.join(METHODS)}")
+    document: dict[str, Any] = {"merge_method": method}
+    known = METHODS.get(method)
+    base = short["base"] or (models[0] if known is not None and known.base is Base.REQUIRED else None)
+    if base:
+        document["base_model"] = base
+    document["models"] = _models(models, base, short)
+    shared = dict(_pair(text) for text in short["parameters"])
+    if short["t"]:
+        points = _numbers("t", short["t"])
+        shared["t"] = points if len(points) > 1 else points[0]
+    document |= {"parameters": shared} if shared else {}
+    document |= {
+        key: short[name] for key, name in (("dtype", "dtype"), ("tokenizer_source", "tokenizer")) if short[name]
+    }
+    return _yaml(document)
+
+
+def _models(models: Sequence[str], base: str | None, short: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each model with its own parameters; `base` takes none of them."""
+    found: list[dict[str, Any]] = [{"model": model} for model in dict.fromkeys(models)]
+    others = [entry for entry in found if entry["model"] != base]
+    for name in ("weight", "density"):
+        values = _numbers(name, short[name]) if short[name] else []
+        if len(values) not in (0, 1, len(others)):
+            raise click.UsageError(f"--{name} has {len(values)} values for {len(others)} models")
+        for entry, value in zip(others, values * len(others) if len(values) == 1 else values, strict=False):
+            entry.setdefault("parameters", {})[name] = value
+    return found
+
+
+def _layers(short: Mapping[str, Any], count: int) -> tuple[int, ...] | None:
+    """The layers that one model is cut to, if an option says so."""
+    given = [name for name in ("keep_layers", "drop_layers", "student") if short[name]]
+    if len(given) > 1:
+        raise click.UsageError("--keep-layers, --drop-layers and --student cannot be used together")
+    if not given:
+        return None
+    if short["student"]:
+        return student_layers(count, short["student"], short["mapping"])
+    if short["keep_layers"]:
+        return layer_list(short["keep_layers"], count, "--keep-layers")
+    dropped = layer_list(short["drop_layers"], count, "--drop-layers")
+    kept = tuple(n for n in range(count) if n not in dropped)
+    if not kept:
+        raise click.UsageError("--drop-layers leaves no layer")
+    return kept
+
+
+def _slices(model: str, layers: Sequence[int]) -> list[dict[str, Any]]:
+    """Stretches of layers that follow each other."""
+    ranges: list[list[int]] = []
+    for layer in layers:
+        if ranges and ranges[-1][1] == layer:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([layer, layer + 1])
+    return [{"sources": [{"model": model, "layer_range": ends}]} for ends in ranges]
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number, nor several with commas", param_hint=f"--{name}") from None
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--param")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return text

@@ -1,0 +1,120 @@
+"""A model that is merged, whatever its format, in Hugging Face's names and orders of rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from requant.errors import PlanError
+from requant.expressions import Node
+from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
+from requant.merging.reference import Reference
+from requant.merging.vocabulary import Vocabulary
+from requant.passes import Pass, made
+from requant.passes.claim import Claim
+from requant.passes.companions import DropScales, FoldScales
+from requant.passes.names import Names, OwnNames
+from requant.passes.tokenizer import TokenizerToHf
+from requant.passes.unwrap import Unwrap
+from requant.plan import Loss, unchanged
+from requant.sources import Source
+
+#: A tensor of a layer: what stands before the layer's number, the number, and what stands after it.
+_LAYERED: Final = re.compile(r"(.*?\b(?:layers|h|blocks|layer))\.(\d+)\.(.+)", re.ASCII)
+#: How the names of embeddings and of output heads end, whose rows are tokens.
+_EMBEDDINGS: Final = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "tok_embeddings.weight",
+)
+_HEADS: Final = ("lm_head.weight", "embed_out.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """tensors: by Hugging Face name, as expressions over the model's file. config, files: as a folder has them.
+
+    source: what was read. losses: what the way to Hugging Face's names drops.
+    """
+
+    reference: Reference
+    source: Checkpoint[Tensor]
+    config: Mapping[str, Json]
+    files: Mapping[str, Source]
+    tensors: Mapping[str, Node]
+    losses: tuple[Loss, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What it is called in plans and messages."""
+        parts = [Path(part.rstrip("/")).name or part for part in (self.reference.model, self.reference.lora) if part]
+        return "+".join(parts)
+
+    @property
+    def layers(self) -> int:
+        """How many it has."""
+        numbers = [place[1] for name in self.tensors if (place := layer_of(name))]
+        return max(numbers, default=-1) + 1
+
+    @property
+    def embedding(self) -> str | None:
+        """The name of its token embedding."""
+        return next((name for name in self.tensors if is_embedding(name)), None)
+
+    @property
+    def head(self) -> str | None:
+        """The name of its output head, unless the embedding is tied to it."""
+        return next((name for name in self.tensors if is_head(name)), None)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding; 0 if it has none."""
+        return 0 if self.embedding is None else self.tensors[self.embedding].shape[0]
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Its tokenizer."""
+        return Vocabulary.of(self.source, self.files)
+
+    def value(self, key: str) -> Json:
+        """A value of config.json, or of its text model."""
+        return flat_config(self.config).get(key)
+
+
+def model_of(reference: Reference, source: Checkpoint[Tensor]) -> Model:
+    """Read what `source` is; raises `UnsupportedError` and `PlanError` for what no model is made of."""
+    passes: list[Pass] = [Claim(Naming.HF), Unwrap(), OwnNames(), DropScales()]
+    if source.naming is Naming.GGML:
+        passes = [Claim(Naming.HF), FoldScales(), Names(Naming.HF), TokenizerToHf()]
+    said, _ = made(passes, unchanged(source))
+    if not said.config:
+        raise PlanError(
+            f"{reference}: there is no config.json, which says what model the tensors make",
+            hint="name the folder that has it, not a file inside",
+        )
+    tensors = {move.name: move.values for move in said.moves}
+    return Model(reference, source, said.config, said.files, tensors, said.losses)
+
+
+def layer_of(name: str) -> tuple[str, int, str] | None:
+    """What stands before a layer's number, the number, and what stands after it; None for tensors of no layer.
+
+    >>> layer_of("model.layers.12.mlp.up_proj.weight")
+    ('model.layers', 12, 'mlp.up_proj.weight')
+    """
+    match = _LAYERED.fullmatch(name)
+    return None if match is None else (match[1], int(match[2]), match[3])
+
+
+def is_embedding(name: str) -> bool:
+    """Whether its rows are tokens that come in."""
+    return name.endswith(_EMBEDDINGS) and layer_of(name) is None
+
+
+def is_head(name: str) -> bool:
+    """Whether its rows are tokens that go out."""
+    return name.endswith(_HEADS)

@@ -1,0 +1,333 @@
+"""A recipe and its models made into one model, of which nothing is computed yet: expressions by tensor's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from requant.encodings import Dense, Encoding
+from requant.errors import PlanError
+from requant.expressions import Node
+from requant.merging.merged import Merged
+from requant.merging.methods.method import Base, Scope, Setting, Value
+from requant.merging.model import Model, is_embedding, is_head, layer_of
+from requant.merging.narrowed import Narrowed
+from requant.merging.precision import Precision
+from requant.merging.recipe import Input, Recipe, Slice
+from requant.merging.reference import Reference
+from requant.merging.settings import unused, value_of
+from requant.merging.vocabulary import Alignment
+from requant.plan import Loss, LossKind
+
+#: Contradictions that are listed before the rest is counted.
+_SHOWN: Final = 20
+#: Numbers of config.json that change what a model computes, and that no tensor's shape shows.
+_BEHAVIOUR: Final = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "hidden_act",
+    "rms_norm_eps",
+    "sliding_window",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "num_experts_per_tok",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """tensors: by Hugging Face name, in the order of the first model. layers: for each layer of the result, the layer
+    of the model that gives the config. tied: whether the output head is the embedding."""
+
+    tensors: Mapping[str, Node]
+    layers: tuple[int, ...]
+    tied: bool
+    losses: tuple[Loss, ...]
+
+
+@dataclass(slots=True)
+class Merge:
+    """One recipe on its way: problems are gathered, so that all are told at once.
+
+    alignment: how rows of tokens become those of the result's vocabulary, with the models in its order; None where
+    embeddings are taken as they are.
+    """
+
+    recipe: Recipe
+    models: Mapping[Reference, Model]
+    seed: int
+    alignment: Alignment | None = None
+    aligned: tuple[Model, ...] = ()
+    problems: dict[str, list[str]] = field(default_factory=dict)
+
+    def result(self) -> Result:
+        """Raises `PlanError` with everything that contradicts."""
+        for one in self.recipe.slices:
+            self._check_slice(one)
+        self._stop()
+        tensors: dict[str, Node] = {}
+        layers: list[int] = []
+        slices = self.recipe.slices
+        tensors |= self._outside(slices[0], first=True)
+        for one in slices:
+            length = self._length(one)
+            for n in range(length):
+                t = n / (length - 1) if length > 1 else 1.0
+                tensors |= self._layer(one, n, len(layers), t)
+                layers.append((self._first(one).layers or (0, 0))[0] + n)
+        tensors |= self._outside(slices[-1], first=False)
+        self._stop()
+        tied = not any(is_head(name) for name in tensors)
+        return Result(tensors, tuple(layers), tied, tuple(self._losses()))
+
+    # What stands against it
+
+    def problem(self, what: str, where: str) -> None:
+        """Remember a contradiction; `where` is a tensor or a key."""
+        self.problems.setdefault(what, []).append(where)
+
+    def _stop(self) -> None:
+        if not self.problems:
+            return
+        lines = []
+        for what, places in list(self.problems.items())[:_SHOWN]:
+            named = list(dict.fromkeys(place for place in places if place))
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            lines.append(f"  {what}" + (f": {', '.join(named[:3])}{more}" if named else ""))
+        left = len(self.problems) - _SHOWN
+        lines += [f"  and {left} more"] if left > 0 else []
+        file = self.recipe.entry.file
+        raise PlanError("\n".join([f"{file}: {len(self.problems)} contradictions:", *lines]), hint=self._hint())
+
+    def _hint(self) -> str:
+        if any("rows" in what and "tokens" in what for what in self.problems):
+            return "tokenizer_source: union (or base) in the recipe gives every token its own row"
+        return ""
+
+    def _check_slice(self, one: Slice) -> None:
+        """The models that the method needs are there, and have the layers."""
+        method, models = self.recipe.method, [source.model for source in one.inputs]
+        base, where = one.base or self.recipe.base, one.entry.where
+        for model in dict.fromkeys(models):
+            if models.count(model) > 1:
+                self.problem(f"{where}: {model} is merged with itself", "")
+        if method.base is Base.REQUIRED and base not in models:
+            told = f"base_model {base} is none of its models" if base else "needs a base_model"
+            self.problem(f"{where}: {method.name} {told}", "")
+        others = [model for model in models if method.base is Base.IGNORED or model != base]
+        self._count(f"{where}: {method.name} takes", len(models), method.inputs, "models")
+        self._count(f"{where}: {method.name} takes", len(others), method.others, "models besides the base")
+        for source in one.inputs:
+            has = self.models[source.model].layers
+            if source.layers and source.layers[1] > has:
+                told = f"layers {source.layers[0]} to {source.layers[1] - 1} of a model with {has}"
+                self.problem(f"{source.entry.where}: {told}", "")
+        if any(source.layers is None for source in one.inputs):
+            counts = {self.models[source.model].layers for source in one.inputs}
+            if len(counts) > 1:
+                self.problem(f"{where}: the models have {' and '.join(map(str, sorted(counts)))} layers", "")
+
+    def _count(self, what: str, count: int, limits: tuple[int, int | None], of: str) -> None:
+        least, most = limits
+        if count < least or (most is not None and count > most):
+            wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+            self.problem(f"{what} {wanted} {of}, not {count}", "")
+
+    # Tensors
+
+    def _first(self, one: Slice) -> Input:
+        """The input of a slice that gives its layers their kind: the base, if it is one of them."""
+        base = one.base or self.recipe.base
+        return next((source for source in one.inputs if source.model == base), one.inputs[0])
+
+    def _length(self, one: Slice) -> int:
+        layers = self._first(one).layers
+        return layers[1] - layers[0] if layers else self.models[self._first(one).model].layers
+
+    def _outside(self, one: Slice, *, first: bool) -> dict[str, Node]:
+        """Tensors of no layer: embeddings from the first slice, norms and heads from the last."""
+        found: dict[str, Node] = {}
+        for name in self._names(one, None):
+            if _comes_first(name) is first:
+                node = self._tensor(one, name, [name] * len(one.inputs), 0.0)
+                found |= {} if node is None else {name: node}
+        return found
+
+    def _layer(self, one: Slice, offset: int, layer: int, t: float) -> dict[str, Node]:
+        """One layer of the result."""
+        found: dict[str, Node] = {}
+        starts = [source.layers[0] + offset if source.layers else offset for source in one.inputs]
+        for name in self._names(one, starts):
+            place = layer_of(name)
+            assert place is not None
+            names = [f"{place[0]}.{start}.{place[2]}" for start in starts]
+            node = self._tensor(one, f"{place[0]}.{layer}.{place[2]}", names, t)
+            if node is not None:
+                found[f"{place[0]}.{layer}.{place[2]}"] = node
+        return found
+
+    def _names(self, one: Slice, layers: Sequence[int] | None) -> Iterator[str]:
+        """Names of a layer, or of no layer, that any input has; as the layer of the first input is numbered."""
+        seen: set[tuple[str, str]] = set()
+        order = sorted(range(len(one.inputs)), key=lambda n: one.inputs[n] is not self._first(one))
+        for n in order:
+            for name in self.models[one.inputs[n].model].tensors:
+                place = layer_of(name)
+                if (place is None) != (layers is None) or (place and layers and place[1] != layers[n]):
+                    continue
+                key = (name, "") if place is None else (place[0], place[2])
+                if key not in seen:
+                    seen.add(key)
+                    yield name
+
+    def _tensor(self, one: Slice, name: str, names: Sequence[str], t: float) -> Node | None:
+        """One tensor of the result; None if it has none, or if something contradicts."""
+        nodes: list[Node | None] = []
+        for source, own in zip(one.inputs, names, strict=True):
+            nodes.append(self._found(source.model, own))
+        if is_head(name):
+            if all(self.models[source.model].head is None for source in one.inputs):
+                return None
+            nodes = [  # a tied head is the embedding
+                node if node is not None else self._found(source.model, self.models[source.model].embedding or "")
+                for node, source in zip(nodes, one.inputs, strict=True)
+            ]
+        present = [(source, node) for source, node in zip(one.inputs, nodes, strict=True) if node is not None]
+        for source, node, own in zip(one.inputs, nodes, names, strict=True):
+            if node is None:
+                self.problem(f"{self.models[source.model].label} lacks tensors that others have", own)
+        if len(present) < len(nodes):
+            return None
+        return self._merged(one, name, present, names, t)
+
+    def _found(self, reference: Reference, name: str) -> Node | None:
+        model = self.models[reference]
+        node = model.tensors.get(name)
+        if node is None or self.alignment is None or not (is_embedding(name) or is_head(name)):
+            return node
+        order = [one.reference for one in self.aligned]
+        every = [one.tensors.get(name) or one.tensors[one.embedding or ""] for one in self.aligned]
+        if len({one.columns for one in every}) > 1:
+            return node  # told with the shapes
+        return self.alignment.aligned(tuple(every), order.index(reference), self._promoted(every))
+
+    def _merged(
+        self, one: Slice, name: str, present: Sequence[tuple[Input, Node]], names: Sequence[str], t: float
+    ) -> Node | None:
+        nodes = [node for _, node in present]
+        if not all(_is_float(node) for node in nodes):
+            return self._copied(name, nodes)
+        shapes = list(dict.fromkeys(node.shape for node in nodes))
+        if len(shapes) > 1:
+            of = " of tokens" if is_embedding(name) or is_head(name) else ""
+            what = f"rows{of} differ" if of else "shapes differ"
+            self.problem(what, f"{name} {' and '.join(str(list(shape)) for shape in shapes)}")
+            return None
+        setting = self._setting(one, name, present, names, t)
+        if setting is None:
+            return None
+        method = self.recipe.method
+        if told := method.check(setting):
+            self.problem(f"{method.name}: {told}", name)
+            return None
+        if method.name == "passthrough" and setting.each[0]["scale"] is None:
+            return nodes[0]
+        precision = setting.precision
+        exact = precision is Precision.F32
+        children = tuple(x if exact or x.holds(precision.encoding) else Narrowed(x, precision) for x in nodes)
+        return Merged(children, method.formula(setting), self._wording(one, setting, names, name))
+
+    def _copied(self, name: str, nodes: Sequence[Node]) -> Node | None:
+        """Integers, which are the same in all models, or cannot be merged."""
+        encodings = {leaf.encoding for node in nodes for leaf in node.leaves()}
+        if len(encodings) > 1 or len({node.shape for node in nodes}) > 1:
+            self.problem("tensors of integers differ", name)
+            return None
+        return nodes[0]
+
+    def _setting(
+        self, one: Slice, name: str, present: Sequence[tuple[Input, Node]], names: Sequence[str], t: float
+    ) -> Setting | None:
+        method, recipe = self.recipe.method, self.recipe
+        outer = [one.settings, recipe.module, recipe.settings]
+        base = one.base or recipe.base
+        inputs = [source.model for source, _ in present]
+        at = inputs.index(base) if base in inputs and method.base is not Base.IGNORED else None
+        shared: dict[str, Value] = {}
+        each: list[dict[str, Value]] = [{} for _ in present]
+        for parameter in method.parameters:
+            if parameter.scope is Scope.TENSOR:
+                shared[parameter.name] = value_of(parameter, outer, name, t)
+            for n, (source, _) in enumerate(present if parameter.scope is not Scope.TENSOR else ()):
+                if parameter.scope is Scope.INPUT or n != at:
+                    value = value_of(parameter, [source.settings, *outer], names[n], t)
+                    each[n][parameter.name] = value
+                    if value is None and parameter.required:
+                        self.problem(f"{method.name} needs {parameter.name} of {source.model}", name)
+            if parameter.scope is Scope.TENSOR and shared[parameter.name] is None and parameter.required:
+                self.problem(f"{method.name} needs {parameter.name}", name)
+        missing = [p for p in method.parameters if p.required]
+        gone = any(
+            shared.get(p.name) is None
+            if p.scope is Scope.TENSOR
+            else any(values.get(p.name) is None for n, values in enumerate(each) if p.scope is Scope.INPUT or n != at)
+            for p in missing
+        )
+        if gone:
+            return None
+        precision = recipe.dtype or self._promoted([node for _, node in present])
+        return Setting(name, present[0][1].shape, at, shared, tuple(each), precision, self.seed)
+
+    def _promoted(self, nodes: Sequence[Node]) -> Precision:
+        """The dtype that holds what all of them are stored as: of quantized tensors float32."""
+        if self.recipe.dtype is not None:
+            return self.recipe.dtype
+        labels = {leaf.encoding.label for node in nodes for leaf in node.leaves()}
+        return Precision(labels.pop()) if len(labels) == 1 and labels <= {"BF16", "F16", "F32"} else Precision.F32
+
+    def _wording(self, one: Slice, setting: Setting, names: Sequence[str], name: str) -> str:
+        """`ties(base, a weight=0.5, b weight=0.3 density=0.5; lambda=1)`."""
+        parts = []
+        for source, own, values in zip(one.inputs, names, setting.each, strict=True):
+            label = self.models[source.model].label + (f":{own}" if own != name else "")
+            parts.append(" ".join([label, *(f"{key}={_number(value)}" for key, value in values.items())]))
+        shared = " ".join(f"{key}={_number(value)}" for key, value in setting.shared.items() if key != "int8_mask")
+        return f"{self.recipe.method.name}({', '.join(parts)}{'; ' + shared if shared else ''})"
+
+    # What is told
+
+    def _losses(self) -> Iterator[Loss]:
+        recipe = self.recipe
+        every = [recipe.settings, recipe.module, *(one.settings for one in recipe.slices)]
+        every += [source.settings for one in recipe.slices for source in one.inputs]
+        for name in dict.fromkeys(name for settings in every for name in unused(recipe.method, settings)):
+            yield Loss(LossKind.SUSPECT, name, f"{recipe.method.name} has no such parameter; it is passed over")
+        first, *others = [self.models[reference] for reference in recipe.references()]
+        for key in _BEHAVIOUR:
+            found = {model.label: model.value(key) for model in others if model.value(key) != first.value(key)}
+            if found and first.value(key) is not None:
+                label, value = next(iter(found.items()))
+                yield Loss(
+                    LossKind.SUSPECT, key, f"{value} in {label}, {first.value(key)} in {first.label}, which stays"
+                )
+
+
+def _comes_first(name: str) -> bool:
+    """Whether a tensor of no layer is used before the layers."""
+    return "embed" in name or name.endswith(("wte.weight", "wpe.weight"))
+
+
+def _is_float(node: Node) -> bool:
+    return all(_floating(leaf.encoding) for leaf in node.leaves())
+
+
+def _floating(encoding: Encoding) -> bool:
+    return not isinstance(encoding, Dense) or encoding.dtype.is_float
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()

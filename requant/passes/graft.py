@@ -1,0 +1,58 @@
+"""Tensors that are computed stand in for tensors that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Final
+
+from requant.encodings import Encoding
+from requant.expressions import Node, Stored
+from requant.ir import Tensor
+from requant.passes.passing import Fact
+from requant.plan import Translation
+from requant.sources import FileSlice
+
+#: Where stand-ins say that they lie; there is no such file.
+_NOWHERE: Final = Path("(computed)")
+
+
+def stand_in(name: str, values: Node, encoding: Encoding) -> Tensor:
+    """A tensor that planning takes for a stored one, until `Graft` puts `values` in its place."""
+    parts = encoding.parts(values.shape)
+    sources = {part: FileSlice(_NOWHERE / name, 0, about.nbytes) for part, about in parts.items()}
+    return Tensor(name, values.shape, encoding, sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """Stand-ins give way to what computes them.
+
+    values: by the names of the stand-ins. Of a stand-in that a pass has cut, the same rows are taken.
+    """
+
+    name: ClassVar = "merge"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset[Fact]()
+    values: Mapping[str, Node] = field(compare=False)
+
+    def __call__(self, said: Translation) -> Translation:
+        """Every tensor keeps its name and its shape."""
+        moves = tuple(replace(move, values=move.values.grafted(self._grafted)) for move in said.moves)
+        return replace(said, moves=moves)
+
+    def _grafted(self, tensor: Tensor) -> Node:
+        slices = [source for source in tensor.sources.values() if isinstance(source, FileSlice)]
+        if not slices or _NOWHERE not in slices[0].path.parents:
+            return Stored(tensor)
+        node = self.values[slices[0].path.relative_to(_NOWHERE).as_posix()]
+        if tensor.shape == node.shape:
+            return node
+        from requant.expressions import reshaped
+
+        whole = stand_in("", node, tensor.encoding)
+        part, cut = next((name, source) for name, source in tensor.sources.items() if isinstance(source, FileSlice))
+        width = whole.sources[part].nbytes // max(node.rows, 1)
+        start = cut.offset // max(width, 1)
+        return reshaped(node.section(start, start + cut.nbytes // max(width, 1)), tensor.shape)
