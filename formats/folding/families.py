@@ -17,6 +17,7 @@ from requant.formats.folding import (
     scaled,
     smoothed,
     sparse,
+    torchao,
     turned,
 )
 from requant.formats.folding.awq import fold_awq
@@ -41,6 +42,7 @@ FOLDS: Final[Mapping[str, Fold]] = {
     "sparse": sparse.fold,
     "compressed": compressed.fold,
     "comfy": comfy.fold,
+    "torchao": torchao.fold,
     "scaled": scaled.fold,
     "smoothed": smoothed.fold,
     "turned": turned.fold,

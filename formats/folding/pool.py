@@ -29,6 +29,7 @@ class Pool:
         self._places = {tensor.name: place for place, tensor in enumerate(checkpoint.tensors)}
         self.path: Path = checkpoint.path
         self.config: Mapping[str, Json] = checkpoint.config
+        self.metadata = checkpoint.metadata
         self.notices: list[str] = []
         self.missing = checkpoint.missing_hint
         self._remarks: dict[str, list[str]] = {}

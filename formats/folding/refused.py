@@ -25,7 +25,6 @@ _ARRAYS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "dense_weights": ("SpQR", ("row_offsets",)),
     "tables2": ("HIGGS", ("scales",)),
     "forward_hadamard_matrix": ("FP-Quant", ()),
-    "_weight_qdata": ("torchao", ()),
     "weight._data": ("quanto", ("weight._scale",)),
     "weight_scales": ("EETQ", ("weight",)),
     "weight_quantizer.scale": ("Quark", ()),

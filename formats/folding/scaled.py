@@ -282,6 +282,11 @@ def _by_scales(pool: Pool, kind: str, weight: Tensor, scales: Tensor, block: Blo
     return Scaled(kind, element, rows, columns, dtype, form, zero)
 
 
+def grain_of(pool: Pool, tensor: str, shape: Shape, scales: Tensor) -> tuple[int, int, str]:
+    """Rows and columns that share a scale, and the form of the array of scales (see `Scaled`), by shapes alone."""
+    return _grain(pool, tensor, shape, scales, ())
+
+
 def _grain(pool: Pool, tensor: str, shape: Shape, scales: Tensor, block: Blocks) -> tuple[int, int, str]:
     """Rows and columns that share a scale, and the form of the array of scales (see `Scaled`)."""
     if scales.shape in ((), (1,)):

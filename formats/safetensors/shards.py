@@ -18,6 +18,8 @@ _SHARD: Final = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})(\.\w+)")
 #: Not the model itself: something to be put on top of it, or a second copy of it in another naming.
 _ADAPTER: Final = "adapter_"
 _BESIDE: Final = ("consolidated", _ADAPTER)
+#: Where torchao lists the tensors of each file: it differs, and the files themselves say it.
+_TENSOR_NAMES: Final = "tensor_names"
 #: How many names, or keys, one notice tells.
 _SHOWN: Final = 3
 
@@ -166,7 +168,7 @@ def _joined(headers: Mapping[Path, Header], notices: Sequence[str]) -> Header:
     for path, header in headers.items():
         for key, value in header.metadata.items():
             first, where = metadata.setdefault(key, (value, path))
-            if first != value:
+            if first != value and key != _TENSOR_NAMES:
                 found = f"{shorten(first)} in {where.name} and {shorten(value)} in {path.name}"
                 differing.setdefault(key, f"__metadata__ {shorten(key)} is {found}: the first counts")
         for tensor in header.tensors:

@@ -46,6 +46,7 @@ _NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "qscale": {"data": "{m}.weight", "scales": "{m}.qscale_weight"},
     "stack": {"data": "{t}", "scales": "{t}_scale"},
     "stack-inv": {"data": "{t}", "scales": "{t}_scale_inv"},
+    "torchao": {"data": "{m}._weight_qdata", "scales": "{m}._weight_scale", "zeros": "{m}._weight_zero_point"},
     "gpt-oss": {"data": "{m}_blocks", "scales": "{m}_scales"},
     "gpt-oss-original": {"data": "{m}.blocks", "scales": "{m}.scales"},
     "mlx": {"data": "{m}.weight", "scales": "{m}.scales", "whole": "{m}.global_scale"},
@@ -55,7 +56,7 @@ _STACK_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "modelopt": {"data": "{t}", "scales": "{t}_weight_scale", "whole": "{t}_weight_scale_2"},
 }
 #: Kinds in whose libraries products are rounded to the dtype of the scales.
-_ROUNDING_KINDS: Final = ("ct", "packed")
+_ROUNDING_KINDS: Final = ("ct", "packed", "torchao")
 #: Kinds whose rows of codes are cut into blocks by one more dimension.
 _BLOCKED_KINDS: Final = ("gpt-oss", "gpt-oss-original")
 

@@ -10,7 +10,7 @@ from requant.encodings import BF16, F16, Blocks, Dense, Encoding
 from requant.encodings.companions import Companioned
 from requant.encodings.exactness import holds
 from requant.importance import Importance
-from requant.ir import QUANTIZATION_FILES, Json, Naming, TensorSpec
+from requant.ir import QUANTIZATION_FILES, Json, Naming, TensorSpec, Typed
 from requant.operations.hf_importance import in_hf_names
 from requant.passes.passing import Fact
 from requant.passes.steps import stored_encoding
@@ -94,7 +94,13 @@ def _without_quantization(said: Translation) -> Translation:
     """The same, with nothing left that speaks of how the source was quantized."""
     config = {key: value for key, value in said.config.items() if key not in _KEYS}
     files = {name: source for name, source in said.files.items() if name not in QUANTIZATION_FILES}
-    return replace(said, config=config, files=files)
+    metadata = {key: typed for key, typed in said.metadata.items() if not _is_of_torchao(key, said.metadata)}
+    return replace(said, config=config, files=files, metadata=metadata)
+
+
+def _is_of_torchao(key: str, metadata: Mapping[str, Typed]) -> bool:
+    """Whether a key of `__metadata__` says of which class of torchao's a tensor is, or lists all these tensors."""
+    return "tensor_names" in metadata and (key == "tensor_names" or '"_type"' in str(metadata[key].value))
 
 
 def hf_encoding(source: Encoding, asked: Dense | None, own: Dense = F16) -> Encoding:
