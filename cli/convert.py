@@ -52,6 +52,11 @@ class _Command(options.RoundingCommand):
 @click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
 @click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
 @click.option("--max-shard-tensors", type=click.IntRange(1), help="Split into files of at most so many tensors.")
+@click.option(
+    "--gptq-format",
+    type=click.Choice(["gptq", "gptq_v2", "gptq_p"]),
+    help="How a GPTQ source without a configuration stores zero points.",
+)
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
 @options.rounding_options
 @options.run_options
@@ -62,6 +67,7 @@ def convert(
     format_name: str | None,
     max_shard_size: str | None,
     max_shard_tensors: int | None,
+    gptq_format: str | None,
     no_vocab: bool,
     choices: options.Choices,
     how: options.RunOptions,
@@ -85,6 +91,10 @@ def convert(
     )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     model = formats.open(options.located(source, how.quiet))
+    if gptq_format is not None:
+        from requant.operations.gptq_format import read_as
+
+        model = read_as(model, gptq_format)
     with measuring(how.quiet) if _measures(recipe, target) else nullcontext():
         plan = plan_conversion(model, target, destination, request)
     carry_out(plan, how)

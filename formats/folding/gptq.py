@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.encodings.awq import Awq, Marlin
-from requant.encodings.gptq import PLANAR_BITS, Gptq, Order, Zeros
+from requant.encodings.gptq import OPEN_ZEROS, PLANAR_BITS, Gptq, Order, Zeros
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.formats.folding.gptq_config import GptqConfig, Rule
 from requant.formats.folding.gptq_zeros import damaged_words, first_codes, read_words, recognize
@@ -38,8 +38,6 @@ _BIASED: Final[Mapping[str, frozenset[str]]] = {
 _SAMPLE_WORDS: Final = 1 << 18
 #: Layers that keep their inputs turned when a model of GPTQModel that is rotated runs (`loader.py`).
 _TURNED: Final = ".mlp.down_proj"
-#: What is told where nothing says how zeros are written.
-OPEN_ZEROS: Final = "no configuration says how its zeros are written"
 
 
 def fold_gptq(pool: Pool, quantization: Mapping[str, Json]) -> None:

@@ -30,6 +30,8 @@ PLANES: Final = {
     7: ((4, 0), (2, 4), (1, 6)),
     8: ((8, 0),),
 }
+#: What the reader tells of layers where nothing says how zeros are written.
+OPEN_ZEROS: Final = "no configuration says how its zeros are written"
 #: What GPTQModel before 7.0 took off the words of 3-bit zeros, word by word; the ones of those codes are elsewhere.
 OLD_THREE_BITS: Final = (0x24924924, 0x92492492, 0x49249249)
 
