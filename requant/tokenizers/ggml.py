@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.ir import Checkpoint, Tensor, Typed
 from requant.plan import Loss, LossKind
-from requant.tokenizers import bpe, sentencepiece, spm, unigram, wordpiece
+from requant.tokenizers import bpe, sentencepiece, spm, tekken, unigram, wordpiece
 from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, MODEL
 from requant.tokenizers.special import named_tokens, special_metadata
@@ -93,8 +93,11 @@ def _part(files: Files, rows: int | None) -> ModelPart:
         return _with_configured_prefix(files, bpe.from_vocab_and_merges(files, added, rows))
     if "vocab.txt" in files:
         return wordpiece.from_vocab_txt(files, added, rows)
+    if tekken.NAME in files:
+        return tekken.from_tekken(files, rows)
     raise PlanError(
-        f"{files.checkpoint.path}: no tokenizer files (tokenizer.json, tokenizer.model, vocab.json or vocab.txt)",
+        f"{files.checkpoint.path}: no tokenizer files (tokenizer.json, tokenizer.model, tekken.json, vocab.json or "
+        "vocab.txt)",
         hint="download them into the folder, or convert without (--no-vocab)",
     )
 

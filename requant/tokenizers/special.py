@@ -15,6 +15,7 @@ from requant.tokenizers.files import Files, Item, config_value
 from requant.tokenizers.keys import ADD_KEYS, CHAT_TEMPLATE, CHAT_TEMPLATES, ID_KEYS, LOWERCASE, STRIP_ACCENTS
 from requant.tokenizers.vocabulary import AddedToken
 
+_TEKKEN = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -34,6 +35,8 @@ def named_tokens(files: Files) -> dict[str, str]:
             text = _text(document.get(f"{kind}_token"))
             if text is not None:
                 names.setdefault(kind, text)
+    if not names and "tekken.json" in files and "tokenizer.json" not in files:
+        names.update(_TEKKEN)  # which says its special tokens by their texts alone
     return names
 
 
