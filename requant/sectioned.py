@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from requant.encodings import Encoding, Shape, rows_of
+from requant.encodings.companions import Companioned
 from requant.encodings.compressed import Packed
 from requant.encodings.scaled import Scaled
 from requant.ir import Tensor
@@ -54,7 +55,7 @@ def _encoding(encoding: Encoding, whole: Shape, shape: Shape) -> Encoding | None
     if isinstance(encoding, Packed) and len(shape) == 2 and shape[0] < whole[-2] and not encoding.symmetric:
         aligned = encoding.plain_zeros or shape[0] * encoding.bits % 32 == 0
         return encoding if aligned else None
-    return encoding if encoding.sliced or isinstance(encoding, Scaled | Packed) else None
+    return encoding if encoding.sliced or isinstance(encoding, Scaled | Packed | Companioned) else None
 
 
 def _together(encoding: Encoding) -> int:
@@ -94,5 +95,5 @@ def _cut(source: Source, start: int, nbytes: int) -> Source:
     if start == 0 and nbytes == source.nbytes:
         return source
     if isinstance(source, FileSlice):
-        return FileSlice(source.path, source.offset + start, nbytes)
+        return replace(source, offset=source.offset + start, nbytes=nbytes)
     return Memory(read(source, start, start + nbytes).tobytes())

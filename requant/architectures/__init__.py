@@ -29,11 +29,12 @@ from requant.architectures.minimax import MINIMAX_M2
 from requant.architectures.mistral3 import MISTRAL3
 from requant.architectures.nemotron import NEMOTRON
 from requant.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
+from requant.architectures.own_names import own_names as _own_names
 from requant.architectures.phi import PHI2
 from requant.architectures.phi3 import PHI3
 from requant.architectures.pooling import POOLING
 from requant.architectures.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
-from requant.architectures.rules import Family
+from requant.architectures.rules import Config, Family
 from requant.architectures.seed_oss import SEED_OSS
 from requant.architectures.smollm3 import SMOLLM3
 from requant.architectures.stablelm import STABLELM
@@ -104,6 +105,25 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming) -> Translation:
     `UnsupportedError` for an unknown architecture and `PlanError` for whatever contradicts it, naming tensor or key.
     """
     return _translate(checkpoint, naming, ARCHITECTURES)
+
+
+def own_names(moves: Sequence[Move], config: Config, model_type: str, *, single: bool) -> tuple[Move, ...]:
+    """`moves` of an HF checkpoint by the names that transformers loads.
+
+    single: stacks of experts that transformers 5 loads as they are become single experts. Raises `UnsupportedError` for
+    names of other libraries that no table has.
+    """
+    return _own_names(moves, config, _known(config, model_type), single=single)
+
+
+def _known(config: Config, model_type: str) -> Family | None:
+    """The family by class or model type, if it is one of ours."""
+    named = config.get("architectures")
+    classes = named if isinstance(named, list) else []
+    types = (config.get("model_type"), model_type)
+    by_class = (family for family in ARCHITECTURES if any(name in family.classes for name in classes))
+    by_type = (family for family in ARCHITECTURES if {family.model_type, *family.other_types} & set(map(str, types)))
+    return next(by_class, None) or next(by_type, None)
 
 
 def joined(moves: Sequence[Move], model_type: str) -> tuple[Move, ...]:

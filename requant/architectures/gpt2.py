@@ -29,6 +29,7 @@ GPT2: Final = Family(
     classes=("GPT2LMHeadModel", "GPT2Model"),
     headless=frozenset({"GPT2Model"}),
     bases=("transformer.", ""),
+    upright="model.",
     rules=(
         Rule("{base}wte.weight", "token_embd.weight", ("vocab", "hidden")),
         Rule("{base}wpe.weight", "position_embd.weight", ("positions", "hidden")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from requant.architectures.rules import Apart, Family, Flags, Order, Rule, Sizes
@@ -40,17 +40,24 @@ class Expected:
 
 def expected(family: Family, sizes: Sizes, flags: Flags, base: str) -> Iterator[Expected]:
     """Every tensor of a model of these sizes: those before the layers, layer by layer, those after them."""
-    whole = [rule for rule in family.rules if not rule.layered and rule.applies(flags, None)]
+    rules = [_lying(rule, family, base) for rule in family.rules]
+    whole = [rule for rule in rules if not rule.layered and rule.applies(flags, None)]
     before = [rule for rule in whole if not rule.ggml.startswith("output")]
     after = [rule for rule in whole if rule.ggml.startswith("output")]
     for rule in before:
         yield named(rule, None, sizes, base)
     for n in range(sizes["layers"]):
-        for rule in family.rules:
+        for rule in rules:
             if rule.layered and rule.applies(flags, n):
                 yield named(rule, n, sizes, base)
     for rule in after:
         yield named(rule, None, sizes, base)
+
+
+def _lying(rule: Rule, family: Family, base: str) -> Rule:
+    """The rule as tensors below this prefix lie."""
+    upright = family.upright and base == family.upright and rule.order is Order.TRANSPOSED
+    return replace(rule, order=Order.SAME, shape=rule.ggml_shape) if upright else rule
 
 
 def named(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
@@ -69,10 +76,20 @@ def named(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
 def base_of(family: Family, names: Mapping[str, Tensor]) -> str:
     """The prefix this checkpoint uses: the one under which its embedding is found, else the family's own."""
     rule = next(rule for rule in family.rules if rule.ggml == family.embedding)
-    for base in family.bases:
+    for base in (*family.bases, *([family.upright] if family.upright else [])):
         if rule.hf.format(base=base) in names:
             return base
     return family.bases[0]
+
+
+def named_elsewhere(family: Family, other: Apart) -> re.Pattern[str]:
+    """A pattern for the names of what lies elsewhere, with the groups base, n and e."""
+    bases = "|".join(re.escape(base) for base in sorted(family.bases, key=len, reverse=True))
+    fields = {"base": f"(?P<base>{bases})", "n": r"(?P<n>\d{1,6})", "e": r"(?P<e>\d{1,6})"}
+    pieces = re.split(r"\{(base|n|e)\}", other.name)
+    return re.compile(
+        "".join(fields[piece] if at % 2 else re.escape(piece) for at, piece in enumerate(pieces)), re.ASCII
+    )
 
 
 def limit_counts(sizes: Sizes, tensors: int) -> None:

@@ -217,6 +217,7 @@ class Family:
     ignored: tuple[Ignored, ...] = ()
     irregular: tuple[Irregular, ...] = ()
     tied: bool = False
+    upright: str = ""
     other_types: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     claims: Callable[[Config], bool] = lambda values: True

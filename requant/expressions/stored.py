@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from requant.expressions.granules import InGranules
 from requant.expressions.node import Node
 from requant.ir import Tensor
 from requant.parts import part_slice
-from requant.sources import FileSlice, Memory, Source, read
+from requant.sectioned import sectioned
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ class Stored(InGranules):
         return self.tensor, row
 
     def section(self, start: int, stop: int) -> Node:
-        """Whole matrices of a stack become a tensor of their own where, to read one, the whole stack would be."""
-        narrow = None if self.tensor.encoding.sliced else _matrices(self.tensor, start, stop)
+        """They become a tensor of their own where, to read one, the whole tensor would be."""
+        narrow = None if self.tensor.encoding.sliced else sectioned(self.tensor, start, stop)
         return InGranules.section(self, start, stop) if narrow is None else Stored(narrow)
 
     @property
@@ -146,28 +146,3 @@ class Stored(InGranules):
             self.tensor.sources[name].read_into(begin, data)
             parts[name] = data.view(part.dtype.numpy).reshape(stop - start, -1)
         return parts, 0
-
-
-def _matrices(tensor: Tensor, start: int, stop: int) -> Tensor | None:
-    """The matrices of a stack that rows `[start, stop)` are, if the parts of a stack are those of its matrices."""
-    if len(tensor.shape) < 3 or stop <= start:
-        return None
-    height, count = tensor.shape[-2], tensor.shape[0]
-    shape = tensor.shape[1:] if stop - start == height else ((stop - start) // max(height, 1), *tensor.shape[1:])
-    if len(tensor.shape) > 3 or start % height or stop % height:
-        return None
-    first, number = start // height, (stop - start) // height
-    parts = tensor.encoding.parts(shape)
-    if any(part.nbytes * count != tensor.parts[name].nbytes * number for name, part in parts.items()):
-        return None
-    sources = {
-        name: _cut(source, first * parts[name].nbytes // number, parts[name].nbytes)
-        for name, source in tensor.sources.items()
-    }
-    return Tensor(tensor.name, shape, tensor.encoding, sources)
-
-
-def _cut(source: Source, start: int, nbytes: int) -> Source:
-    if isinstance(source, FileSlice):
-        return replace(source, offset=source.offset + start, nbytes=nbytes)
-    return Memory(read(source, start, start + nbytes).tobytes())

@@ -21,7 +21,7 @@ from requant.passes.companions import DropScales, FoldScales, OutputScale, Scale
 from requant.passes.layout import Place
 from requant.passes.losses import Losses, UnusedImportance
 from requant.passes.metadata import ConvertedMetadata
-from requant.passes.names import Names, OwnNames
+from requant.passes.names import FamilyNames, Names, OwnNames
 from requant.passes.recipe import Mix
 from requant.passes.steps import Steps
 from requant.passes.tokenizer import TokenizerToGgml, TokenizerToHf
@@ -107,8 +107,7 @@ def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
     scheme = _scheme(request)
     return [
         Claim(Naming.HF),
-        *([Unwrap()] if request.recipe is not None else []),
-        OwnNames(),
+        *([OwnNames()] if request.recipe is None else [Unwrap(), FamilyNames(scheme)]),
         *_layers(request, scheme, fuse=scheme is None or not scheme.splits_fused),
         *_types(request, scheme),
         Place(target, destination, request.cut),

@@ -21,7 +21,7 @@ def as_parameters(moves: Sequence[Move]) -> tuple[Move, ...]:
     encodings = [move.inputs[0].encoding for move in moves]
     return tuple(
         _turned(move, move.name.removesuffix(".weight"))
-        if isinstance(encoding, Scaled) and encoding.kind.startswith("gpt-oss")
+        if isinstance(encoding, Scaled) and encoding.kind.startswith("gpt-oss") and move.name.endswith(".weight")
         else move
         for move, encoding in zip(moves, encodings, strict=True)
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from requant.expressions import Stored, reshaped
 from requant.ir import Naming, Tensor
@@ -13,7 +14,12 @@ from requant.layout import LayoutOptions
 from requant.passes.passing import Fact
 from requant.plan import Loss, LossKind, Move, Translation
 from requant.recipes import file_order, ggml_shape, pruned_metadata, pruned_names
+from requant.schemes.scheme import Scheme
 from requant.sources import FileSlice
+
+#: Stacks of experts as transformers 5 has them.
+_STACK: Final = re.compile(r".*\.experts\.(?:gate_up|down)_proj")
+_STACKED: Final = "transformers 5 loads experts in stacks; transformers 4 and mlx-lm load single ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,31 @@ class OwnNames:
     def __call__(self, said: Translation) -> Translation:
         """Nothing changes."""
         return said
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyNames:
+    """Tensors get the names by which transformers loads them.
+
+    Libraries have others, for stacks of experts above all. scheme: the quantization; where it stores linear layers,
+    stacks become single experts. Plain numbers stay in stacks that transformers 5 loads, which is told.
+    """
+
+    name: ClassVar = "names"
+    needs: ClassVar = frozenset({Fact.CLAIMED})
+    ensures: ClassVar = frozenset({Fact.NAMED})
+    scheme: Scheme | None = None
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `UnsupportedError` for names of other libraries that no family's table has."""
+        from requant.architectures import own_names
+
+        single = self.scheme is not None and not self.scheme.stores_stacks(said.config)
+        moves = own_names(said.moves, said.config, said.architecture, single=single)
+        own = said.config.get("model_type") == "gpt_oss"  # which never had others
+        stacks = [] if own else [move.name for move in moves if _STACK.fullmatch(move.name)]
+        told = [] if self.scheme is not None else [Loss(LossKind.UNLOADED, name, _STACKED) for name in stacks]
+        return replace(said, moves=moves).losing(*told)
 
 
 @dataclass(frozen=True, slots=True)

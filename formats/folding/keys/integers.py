@@ -218,7 +218,7 @@ HQQ: Final = Scheme(
 )
 
 _MLX_MODULE: Final = {
-    **heeded("group_size", "bits"),
+    **heeded("group_size", "bits", "global_scale"),
     "mode": only("affine mxfp4 mxfp8 nvfp4", "is no mode of MLX that is known here"),
 }
 MLX: Final = Scheme(

@@ -1,0 +1,138 @@
+"""The tensors of an HF checkpoint by its family's own names, whatever library has stored them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from requant.architectures.foreign import refuse_foreign
+from requant.architectures.names import named_elsewhere
+from requant.architectures.rules import Apart, Config, Family, Order, Rule
+from requant.errors import PlanError
+from requant.expressions import Interleaved, Node, Stacked, Transposed, reshaped
+from requant.plan import Move
+
+
+def own_names(moves: Sequence[Move], config: Config, family: Family | None, *, single: bool) -> tuple[Move, ...]:
+    """`moves` by the names that transformers loads: stacks of MLX, numbers after projections, … as single experts.
+
+    family: None for an unknown one, whose names are kept. single: stacks that transformers 5 loads as they are become
+    single experts, too. Raises `UnsupportedError` for names of other libraries that no table has, and `PlanError` for
+    experts that are missing from a stack.
+    """
+    if family is not None:
+        moves = _upright(moves, family)
+        moves = _gathered(moves, family, single=single)
+    if config:
+        refuse_foreign(move.name for move in moves)
+    return tuple(moves)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What is found of one HF tensor, or of one for each expert. nodes: (rule's turn, expert) -> its matrix."""
+
+    rule: Rule
+    base: str
+    layer: str
+    nodes: dict[tuple[int, int], Node] = field(default_factory=dict)
+
+    def moves(self) -> Iterable[Move]:
+        """By the family's names."""
+        count = 1 + max(expert for _, expert in self.nodes)
+        turns = sorted({turn for turn, _ in self.nodes})
+        for turn in turns:
+            for expert in range(count):
+                if (turn, expert) not in self.nodes:
+                    raise PlanError(f"expert {expert} of {self._name(expert)!r} is missing: there are {count}")
+        if "{e}" in self.rule.hf:
+            return [Move(self._name(expert), self.nodes[0, expert]) for expert in range(count)]
+        stacks = [Stacked(tuple(self.nodes[turn, expert] for expert in range(count))) for turn in turns]
+        if self.rule.turn is None:
+            node = stacks[0] if count > 1 else self.nodes[0, 0]
+            return [Move(self._name(0), Transposed(node) if self.rule.order is Order.TRANSPOSED else node)]
+        if len(turns) < 2:
+            raise PlanError(f"{self._name(0)!r} is made of two tensors, of which one is missing")
+        return [Move(self._name(0), _woven(stacks, turned=self.rule.order is Order.TRANSPOSED))]
+
+    def _name(self, expert: int) -> str:
+        return self.rule.hf.format(base=self.base, n=self.layer, e=expert)
+
+
+def _woven(stacks: Sequence[Node], *, turned: bool) -> Node:
+    """Rows of gate and up in turn; of biases, one for each row, the numbers."""
+    if turned:
+        return Transposed(Interleaved(tuple(stacks)))
+    upright = Interleaved(tuple(reshaped(node, (*node.shape, 1)) for node in stacks))
+    return reshaped(upright, upright.shape[:-1])
+
+
+def _gathered(moves: Sequence[Move], family: Family, *, single: bool) -> list[Move]:
+    """Tensors that lie elsewhere put where the family has them."""
+    table = [
+        (named_elsewhere(family, other), rule, other)
+        for rule in family.rules
+        for other in rule.apart
+        if single or not other.loaded
+    ]
+    found: dict[tuple[str, str, str], _Gathered] = {}
+    result: list[Move | _Gathered] = []
+    for move in moves:
+        matches = [(rule, other, match) for pattern, rule, other in table if (match := pattern.fullmatch(move.name))]
+        for rule, other, match in matches:
+            said = match.groupdict()
+            base, layer = said.get("base") or "", said.get("n") or ""
+            gathered = found.get((rule.hf, base, layer))
+            if gathered is None:
+                gathered = found[rule.hf, base, layer] = _Gathered(rule, base, layer)
+                result.append(gathered)
+            for expert, node in _matrices(move, rule, other, said):
+                gathered.nodes[rule.turn or 0, expert] = node
+        if not matches:
+            result.append(move)
+    return [move for one in result for move in ([one] if isinstance(one, Move) else one.moves())]
+
+
+def _matrices(move: Move, rule: Rule, other: Apart, said: Mapping[str, str | None]) -> Iterable[tuple[int, Node]]:
+    """(expert, matrix) of what is stored elsewhere; a tensor that is none of experts is that of expert 0."""
+    node, shape = move.values, move.values.shape
+    stacked = "{e}" not in other.name and rule.each in (*rule.shape, "experts") and _of_experts(rule)
+    if not stacked:
+        expert = int(said.get("e") or 0)
+        return [(expert, _part(node, other))]
+    if len(shape) == 2:  # one bias for each row
+        return [(e, reshaped(node.section(e, e + 1), (shape[1],))) for e in range(shape[0])]
+    if len(shape) != 3 or shape[-2] % other.of:
+        raise PlanError(f"{move.name!r} has the shape {list(shape)}, which is no stack of experts")
+    height = shape[-2]
+    rows, first = height // other.of, other.part * (height // other.of)
+    return [(e, node.section(e * height + first, e * height + first + rows)) for e in range(shape[0])]
+
+
+def _part(node: Node, other: Apart) -> Node:
+    rows = node.rows // other.of
+    return node if other.of == 1 else node.section(other.part * rows, (other.part + 1) * rows)
+
+
+def _of_experts(rule: Rule) -> bool:
+    """Whether a rule is of the experts, and not of what chooses them."""
+    return "_exps." in rule.ggml
+
+
+def _upright(moves: Sequence[Move], family: Family) -> list[Move]:
+    """MLX's matrices, [out, in], where the family has them [in, out], under the prefix that tells."""
+    embedding = next(rule for rule in family.rules if rule.ggml == family.embedding).hf
+    if not family.upright or not any(move.name == embedding.format(base=family.upright) for move in moves):
+        return list(moves)
+    turned = [
+        re.compile(re.escape(rule.hf.format(base="", n="\0")).replace(re.escape("\0"), r"\d{1,6}"))
+        for rule in family.rules
+        if rule.order is Order.TRANSPOSED
+    ]
+    made = []
+    for move in moves:
+        name = move.name.removeprefix(family.upright)
+        values = move.values.turned() if any(pattern.fullmatch(name) for pattern in turned) else move.values
+        made.append(Move(name if name == move.name else family.bases[0] + name, values))
+    return made
