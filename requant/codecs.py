@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -151,6 +152,7 @@ _CODECS: Final[Mapping[type, tuple[str, str]]] = {
 }
 
 
+@lru_cache(1024)  # every run of every tensor asks
 def codec_for(encoding: Encoding) -> Codec:
     """The codec of `encoding`; raises `UnsupportedError` when there is none."""
     if type(encoding) not in _CODECS:

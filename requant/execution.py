@@ -91,10 +91,14 @@ def peak_bytes(plan: Plan, workers: int) -> int:
     Every worker keeps its largest buffers; a step that is held whole counts once, and no more steps are in
     progress than there are workers.
     """
-    buffers = max((run_bytes(step) for step in plan.steps), default=0)
     held = sorted((held_bytes(step) for step in plan.steps), reverse=True)
     heads = sum(len(file.head) for file in plan.layout.files)
-    return workers * max(buffers, COPY_BYTES) + sum(held[:workers]) + heads
+    return workers * _buffers(plan) + sum(held[:workers]) + heads
+
+
+def _buffers(plan: Plan) -> int:
+    """The most that a worker has in its hands at once."""
+    return max(COPY_BYTES, *(run_bytes(step) for step in plan.steps), 0)
 
 
 Progress = Callable[[int], None]
@@ -133,6 +137,7 @@ class _Run:
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._stop = threading.Event()
+        self._buffers = _buffers(plan)
 
     def work(self, outputs: OutputSet) -> None:
         """Run all tasks on the pool; raises the first failure after every worker has stopped."""
@@ -169,7 +174,7 @@ class _Run:
                 yield Job(steps[name], sink, offsets)
 
     def _worker(self, tasks: Tasks) -> None:
-        scratch = Scratch()
+        scratch = Scratch(self._buffers)
         try:
             while not self._stop.is_set() and (task := tasks.take()) is not None:
                 with scratch.room():
@@ -208,8 +213,8 @@ class _Run:
         job, step = task.job, task.job.step
         begin, end = part_slice(step.target, step.target.parts["data"], task.start, task.stop)
         data = context.scratch.bytes(end - begin)
-        rows = data.view(DTYPES[step.form]).reshape(task.stop - task.start, -1)
-        step.values.fill(step.form, range(task.start, task.stop), rows, context)
+        rows = data.view(DTYPES[job.form]).reshape(task.stop - task.start, -1)
+        step.values.fill(job.form, range(task.start, task.stop), rows, context)
         bits = float_bits(step.target.encoding)
         if bits is not None:
             self._count(step, check_bits(step, task.start, data, bits, self.options.replace_nan))
@@ -223,7 +228,7 @@ class _Run:
         whole = job.whole()
         out = storing.new_parts(task.start, task.stop, context.scratch) if whole is None else whole
         at = 0 if whole is None else task.start
-        if step.form is Form.CODES:
+        if job.form is Form.CODES:
             codes = step.values.codes(range(task.start, task.stop), context)
             self._count(step, check_scales(step, task.start, codes, self.options.replace_nan))
             storing.pack(codes, out, at)

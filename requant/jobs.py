@@ -41,8 +41,7 @@ class Task:
         """Input bytes that it stands for; rounds off, but adds up to the whole input."""
         if self.part:
             return self.stop - self.start
-        total = sum(tensor.nbytes for tensor in self.job.step.inputs)
-        rows = max(1, rows_of(self.job.step.target.shape))
+        total, rows = self.job.input_bytes, max(1, rows_of(self.job.step.target.shape))
         stages = len(self.job.stages) + 1
         before = self.stage * rows
         return total * (before + self.stop) // (rows * stages) - total * (before + self.start) // (rows * stages)
@@ -54,7 +53,9 @@ class Job:
     def __init__(self, step: Step, sink: Sink, offsets: Mapping[str, int]) -> None:
         self.step, self.sink, self.offsets = step, sink, offsets
         self.shared = Shared()
-        self.moves = step.form in (Form.BYTES, Form.HALVES)
+        self.form = step.form
+        self.moves = self.form in (Form.BYTES, Form.HALVES)
+        self.input_bytes = sum(tensor.nbytes for tensor in step.inputs)
         self.storing = None if self.moves or self.copies else Storing(step)
         #: (reduction, the list its result goes to), in the order in which they must be made.
         self.stages: list[tuple[Reduction, list[Any]]] = []

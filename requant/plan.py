@@ -120,9 +120,9 @@ class Step:
     def fidelity(self) -> Fidelity:
         """How much survives, as the expression and the target's encoding say."""
         target = self.target.encoding
-        if not self.values.holds(target) or self._decodes_blocks:
-            return Fidelity.ROUND
         moved = self.is_verbatim or self.form in (Form.BYTES, Form.CODES)
+        if not self.values.holds(target) or not (moved or isinstance(target, Dense)):
+            return Fidelity.ROUND
         return Fidelity.COPY if moved and self.sources == (target,) else Fidelity.REPACK
 
     @property

@@ -115,7 +115,7 @@ class FileSlice:
 class Memory:
     """Bytes made by the plan itself, such as the frequency factors of a scaled rope."""
 
-    data: bytes
+    data: bytes = field(repr=False)
 
     @property
     def nbytes(self) -> int:

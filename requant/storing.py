@@ -50,7 +50,8 @@ class Storing:
 
     def reductions(self) -> tuple[Reduction, ...]:
         """What must be known of all values before the first is stored."""
-        needs = isinstance(self._codec, NeedsLargest) and self.step.form is Form.VALUES
+        whole = not self.step.target.encoding.sliced and self.step.form is Form.VALUES
+        needs = whole and isinstance(self._codec, NeedsLargest)
         return (Largest(self.step.values),) if needs else ()
 
     def whole_parts(self, known: Sequence[Any]) -> dict[str, NDArray[Any]]:

@@ -1,8 +1,11 @@
 """Nodes by themselves: rows in any order of any step are those of the naive twin."""
 
+from inspect import isabstract
+
 import numpy as np
 import pytest
 
+from requant import expressions
 from requant.encodings import BF16, BLOCKS, F16, F32
 from requant.expressions import (
     Affine,
@@ -17,6 +20,7 @@ from requant.expressions import (
     Joined,
     LogNeg,
     NegExp,
+    Node,
     Regrouped,
     RopeOrder,
     Slice,
@@ -27,7 +31,7 @@ from requant.expressions import (
 )
 from requant.ir import Tensor
 from requant.sources import Memory
-from tests.naive_expressions import carried_out
+from tests.naive_expressions import carried_out, twin
 
 
 def stored(shape, dtype="<f4"):
@@ -89,3 +93,10 @@ def test_forms_and_what_is_held_exactly():
     assert Transposed(node).holds(F32) and Transposed(node).forms(F16) == Form.VALUES
     assert node.origin(3)[1] == 3 and Transposed(node).origin(3) is None
     assert Transposed(node).turned() is node
+
+
+def test_every_node_has_its_twin():
+    """And is tried above, in trees that are drawn at random, or both."""
+    public = [getattr(expressions, name) for name in expressions.__all__]
+    kinds = {one for one in public if isinstance(one, type) and issubclass(one, Node) and not isabstract(one)}
+    assert kinds and kinds <= set(twin.registry)

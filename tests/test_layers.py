@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from requant.expressions import Node
+
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "kernels_cpu": {"requant.kernels_cpu", "requant.codecs", "requant.dtypes", "requant.encodings", "requant.errors"},
@@ -22,6 +24,14 @@ MAY_IMPORT = {
         "requant.encodings",
         "requant.errors",
         "requant.patterns",
+    },
+    "requant/expressions": {
+        "requant.expressions",
+        "requant.codecs",
+        "requant.encodings",
+        "requant.ir",
+        "requant.parts",
+        "requant.sources",
     },
 }
 
@@ -70,3 +80,45 @@ def test_no_modules_import_each_other_in_a_circle():
         needs.discard(name)
         needs -= {package for package in needs if any(other.startswith(f"{package}.") for other in needs)}
     list(TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+def kinds_of_node() -> set[str]:
+    """The names of all classes of nodes."""
+    found, left = set(), [Node]
+    while left:
+        kind = left.pop()
+        found.add(kind.__name__)
+        left += kind.__subclasses__()
+    return found
+
+
+def told_apart(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Where a class is asked for, by line and name: isinstance and issubclass, `type(x) is`, patterns of `match`."""
+    for node in ast.walk(tree):
+        asked: list[ast.AST] = []
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            asked = node.args[1:]
+        elif isinstance(node, ast.Compare) and "type(" in ast.unparse(node):
+            asked = node.comparators
+        elif isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        for part in (part for one in asked for part in ast.walk(one)):
+            if isinstance(part, ast.Name | ast.Attribute):
+                yield node.lineno, part.id if isinstance(part, ast.Name) else part.attr
+
+
+def test_nobody_asks_what_kind_of_node_it_is():
+    kinds = kinds_of_node()
+    assert {"Stored", "RopeOrder", "Affine"} <= kinds
+    for name, path in modules().items():
+        found = [line for line, asked in told_apart(ast.parse(path.read_text())) if asked in kinds]
+        assert not found, (name, found)
+
+
+def test_nodes_are_short():
+    for path in (ROOT / "requant" / "expressions").glob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) < 200, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 40, (path, node.name)

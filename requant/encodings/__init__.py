@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Final, Protocol, runtime_checkable
 
@@ -74,6 +75,7 @@ class DecodesApart(Protocol):
         ...
 
 
+@lru_cache(4096)  # every run asks, and whether an encoding has a method takes long to find out
 def decoding_granule(encoding: Encoding, shape: Shape) -> int:
     """Rows are decoded in multiples of this many."""
     return encoding.decoding_granule(shape) if isinstance(encoding, DecodesApart) else encoding.granule(shape)

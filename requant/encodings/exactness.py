@@ -156,6 +156,14 @@ def keeps_codes(source: Encoding, target: Encoding) -> bool:
     return small_floats.keeps(source, target)
 
 
+@lru_cache(1024)
+def takes_codes(source: Encoding, target: Encoding) -> bool:
+    """Whether codes and scales can be carried over without computing a value, all as they are or but for one thing."""
+    if isinstance(target, Dense) or (integers_of(source) is None and small_floats.small_floats_of(source) is None):
+        return False
+    return holds(source, target) or keeps_codes(source, target)
+
+
 def shares(encoding: Encoding) -> bool:
     """Whether a stored number belongs to all rows of a tensor, so that tensors cannot be joined row by row."""
     return isinstance(encoding, HasShared) and encoding.shared

@@ -25,10 +25,10 @@ _ALIGNED = 64
 
 class Scratch:
     """Memory of one worker, handed out as from a stack and kept between runs: touching fresh memory costs more than
-    the arithmetic. It grows to what the largest run took, and to no more."""
+    the arithmetic. Should `nbytes` not suffice, it grows to what the largest run took."""
 
-    def __init__(self) -> None:
-        self._block: Bytes = np.empty(0, np.uint8)
+    def __init__(self, nbytes: int = 0) -> None:
+        self._block = _aligned(nbytes)  # pages that nobody touches take no memory
         self._used = 0
         self._wanted = 0
 
@@ -49,16 +49,14 @@ class Scratch:
     def bytes(self, nbytes: int) -> Bytes:
         """A buffer of `nbytes` bytes, aligned to 64; its content is whatever the last user left."""
         if not self._used and self._block.size < self._wanted:
-            self._block = np.empty(0, np.uint8)  # let go of it first
-            raw = np.empty(self._wanted + _ALIGNED, np.uint8)
-            self._block = raw[-raw.ctypes.data % _ALIGNED :][: self._wanted]
+            self._block = _aligned(0)  # let go of it first
+            self._block = _aligned(self._wanted)
         start = self._used
         self._used += nbytes + -nbytes % _ALIGNED
         self._wanted = max(self._wanted, self._used)
         if self._used <= self._block.size:
             return self._block[start : start + nbytes]
-        raw = np.empty(nbytes + _ALIGNED, np.uint8)  # the first run of this size
-        return raw[-raw.ctypes.data % _ALIGNED :][:nbytes]
+        return _aligned(nbytes)  # the first run of this size
 
     def array(self, dtype: np.dtype[Any], rows: int, width: int) -> NDArray[Any]:
         """A matrix."""
@@ -71,6 +69,11 @@ class Scratch:
     def like(self, out: NDArray[Any], rows: int) -> NDArray[Any]:
         """A matrix of `rows` rows such as those of `out`."""
         return self.array(out.dtype, rows, out.shape[1])
+
+
+def _aligned(nbytes: int) -> Bytes:
+    raw = np.empty(nbytes + _ALIGNED, np.uint8)
+    return raw[-raw.ctypes.data % _ALIGNED :][:nbytes]
 
 
 @dataclass(slots=True)

@@ -34,6 +34,11 @@ class Deinterleaved(Single, Moving):
         """As many as make whole granules of the child."""
         return self.of.granule // gcd(self.of.granule, self.count)
 
+    @property
+    def spread(self) -> int:
+        """All that come in turn."""
+        return self.count
+
     def places(self, rows: range) -> Iterator[tuple[Node, range, slice]]:
         """Further apart."""
         start, step = rows.start * self.count + self.turn, rows.step * self.count

@@ -50,13 +50,19 @@ class Moving(Node):
     def run_bytes(self, form: Form, rows: int, width: int, straight: bool = False) -> int:
         """What the children take, one after another; codes are put together anew."""
         straight = straight and self.is_straight
-        taken = [child.run_bytes(form, min(rows, child.rows), width, straight) for child in self.children]
+        spanned = rows * self.spread
+        taken = [child.run_bytes(form, min(spanned, child.rows), width, straight) for child in self.children]
         return max(taken) + (rows * width if form is Form.CODES and len(self.children) > 1 else 0)
 
     @property
     def is_straight(self) -> bool:
         """Whether rows that follow each other do so in the child, too, and whole granules are whole granules there."""
         return False
+
+    @property
+    def spread(self) -> int:
+        """Rows of a child that lie between one row and the next, with that one."""
+        return 1
 
     def fill(self, form: Form, rows: range, out: NDArray[Any], context: Context) -> None:
         """Each child writes to its places in `out`."""

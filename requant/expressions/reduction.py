@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from requant.expressions.node import Node
 
 #: Values of one input in a slab.
-SLAB_VALUES: Final = 1 << 18
+SLAB_VALUES: Final = 1 << 19
 
 
 class Reduction(ABC):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Codes, CodesCodec, HalvesCodec, codec_for
-from requant.encodings import Dense, Encoding, Shape, decoding_granule, exactness
+from requant.encodings import Encoding, Shape, decoding_granule, exactness
 from requant.expressions.context import Context
 from requant.expressions.form import Form, is_half
 from requant.expressions.granules import InGranules
@@ -63,7 +63,7 @@ class Stored(InGranules):
             forms |= Form.BYTES
         if is_half(target) and exactness.values_of(source) == target:
             forms |= Form.HALVES
-        if not isinstance(target, Dense) and (exactness.holds(source, target) or exactness.keeps_codes(source, target)):
+        if exactness.takes_codes(source, target):
             forms |= Form.CODES
         return forms
 
