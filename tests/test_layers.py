@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "requant.encodings",
         "requant.ir",
         "requant.parts",
+        "requant.sectioned",
         "requant.sources",
     },
 }
