@@ -91,6 +91,14 @@ def consumer(module: str) -> ModuleType:
         _missing(f"{module} is not installed: pip install --no-deps -r tests/consumers.txt")
 
 
+def transformers_4() -> Path:
+    """The folder with transformers 4 and what it needs in other versions (tests/transformers-4.txt), for PYTHONPATH."""
+    folder = Path(sys.prefix) / "transformers-4"
+    if not (folder / "transformers").is_dir():
+        _missing(f"{folder} is not there: make test-slow installs it")
+    return folder
+
+
 def _missing(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)

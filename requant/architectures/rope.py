@@ -145,7 +145,8 @@ class Rope:
             config["rope_scaling"] = None
         if self.outer_original:
             config["original_max_position_embeddings"] = original
-        if self.in_part is not None and sizes["rotary"] != int(self.in_part * sizes["head"]):
+        if self.in_part is not None and not self.in_part == 1 == sizes["rotary"] / sizes["head"]:
+            # that of transformers, too: mlx-lm has no default, or another one
             config["partial_rotary_factor"] = sizes["rotary"] / sizes["head"]
         if self.local and "rope.freq_base_swa" in values:
             config["rope_parameters"] = _by_layer_type(values, theta, scaling)

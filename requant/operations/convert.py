@@ -23,6 +23,7 @@ from requant.passes.losses import Losses, UnusedImportance
 from requant.passes.metadata import ConvertedMetadata
 from requant.passes.names import FamilyNames, Names, OwnNames
 from requant.passes.recipe import Mix
+from requant.passes.spellings import Spellings
 from requant.passes.steps import Steps
 from requant.passes.tokenizer import TokenizerToGgml, TokenizerToHf
 from requant.passes.unwrap import Unwrap
@@ -97,6 +98,7 @@ def ggml_to_hf(request: Request, target: Format, destination: Path) -> list[Pass
         TokenizerToHf(),
         *_layers(request, scheme, fuse=False),
         *_types(request, scheme),
+        Spellings(),
         Place(target, destination, request.cut),
         Losses(Naming.HF),
     ]
@@ -110,6 +112,7 @@ def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
         *([OwnNames()] if request.recipe is None else [Unwrap(), FamilyNames(scheme)]),
         *_layers(request, scheme, fuse=scheme is None or not scheme.splits_fused),
         *_types(request, scheme),
+        *([Spellings()] if request.recipe is not None else []),
         Place(target, destination, request.cut),
         Losses(Naming.HF),
     ]
