@@ -55,3 +55,40 @@ def test_memory_stays_under_the_bound(tmp_path, label):
     measured = json.loads(done.stdout)
     assert measured["output"] > 2 * measured["bound"], "the model must be larger than what is allowed"
     assert measured["grown"] <= measured["bound"] + (4 << 20), measured  # 4 MiB for threads and allocator
+
+
+EIGHT = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from requant.encodings import BF16, BLOCKS
+from requant.execution import Options, execute
+from requant.expressions import RopeOrder, Stored
+from requant.ir import Tensor, TensorSpec
+from requant.layout import Layout, OutputFile
+from requant.plan import Plan, Step
+from tests.random_trees import Weighted
+
+PATTERN = (np.random.default_rng(0).standard_normal(4 << 20).astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+SHAPE = (8192, 4096)
+class Noise:
+    nbytes = SHAPE[0] * SHAPE[1] * 2
+    def read_into(self, start, out):
+        out[...] = np.frombuffer(PATTERN, np.uint8, out.size)
+
+inputs = (Stored(Tensor("t", SHAPE, BF16, {"data": Noise()})) for _ in range(8))
+step = Step(Weighted(tuple(RopeOrder(one, 64) for one in inputs)), TensorSpec("t", SHAPE, BLOCKS["Q4_K"]))
+file = OutputFile("out", b"", step.target.nbytes, {("t", "data"): 0})
+execute(Plan((step,), Layout(Path(sys.argv[1]), (file,))), Options(workers=2))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_step_with_eight_inputs_and_two_passes_before_it(tmp_path):
+    """The whole process, half a gigabyte of inputs: eight tensors in rope order at the same rows, reduced twice."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", EIGHT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert 1024 * int(done.stdout) < 250e6
