@@ -104,7 +104,7 @@ class OutputSet:
         self._layout = layout
         self._names = [file.name for file in layout.files]
         self._obsolete = [path.relative_to(layout.root).as_posix() for path in obsolete]
-        self._root = layout.root.resolve()
+        self._root = system.reachable(layout.root.resolve())
         self._sinks: dict[str, Sink] = {}
         self._alone: Path | None = None
         self._staging: Staging | None = None

@@ -140,7 +140,7 @@ def open_regular(path: Path) -> int:
     A pipe or a device is not opened at all, which could wait, or set something going.
     """
     try:
-        descriptor = os.open(path, system.READING) if stat.S_ISREG(path.stat().st_mode) else -1
+        descriptor = os.open(system.reachable(path), system.READING) if stat.S_ISREG(path.stat().st_mode) else -1
         if descriptor != -1 and stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
     except (OSError, ValueError) as error:

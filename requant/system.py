@@ -7,10 +7,10 @@ away. Sources: the manual pages named at each function; for Windows, Python's do
 from __future__ import annotations
 
 import errno
+import ntpath
 import os
 import signal
 import stat
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +34,8 @@ CANNOT: Final = frozenset(
 )
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
+#: Windows takes 260, of which a file in a folder that is being made needs some.
+_LONG: Final = 200
 _RENAME_EXCHANGE: Final = 2  # renameat2(2)
 _RENAME_SWAP: Final = 2  # renamex_np(2) of macOS
 _AT_FDCWD: Final = -100
@@ -143,14 +145,60 @@ def begin_writing(descriptor: int) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Have every byte on the disk itself; macOS's fsync stops at the disk's own memory."""
-    if sys.platform == "darwin":
+    """Have every byte on the disk itself; fsync of macOS stops at the disk's own memory, fcntl(2) goes on."""
+    with suppress(ImportError, AttributeError, OSError):  # other systems; disks that cannot be told so
         import fcntl
 
-        with suppress(OSError):  # disks that cannot be told so
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-            return
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+        return
     os.fsync(descriptor)
+
+
+def read_pipe(descriptor: int, count: int, seconds: float) -> bytes | None:
+    """Up to `count` bytes from a pipe as soon as there are some, none at its end; None if none came for so long.
+
+    Windows can wait for sockets only; a thread waits there, and is left behind with its pipe.
+    """
+    import select
+
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return os.read(descriptor, count) if poll.poll(1000 * seconds) else None
+    arrived: list[bytes] = []
+    reader = threading.Thread(target=lambda: arrived.append(os.read(descriptor, count)), daemon=True)
+    reader.start()
+    reader.join(seconds)
+    return arrived[0] if arrived else None
+
+
+def apart() -> dict[str, Any]:
+    """What `subprocess.Popen` takes for a child that Ctrl-C does not reach."""
+    import subprocess
+
+    group: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    return {"creationflags": group} if group else {"start_new_session": True}
+
+
+def reachable(path: Path) -> Path:
+    """The same file under a name that the system takes at any length."""
+    return Path(long_name(str(path))) if os.name == "nt" else path
+
+
+def long_name(name: str) -> str:
+    r"""An absolute name as Windows takes it beyond 260 characters; shorter and relative ones are left as they are.
+
+    https://learn.microsoft.com/windows/win32/fileio/maximum-file-path-limitation
+
+    >>> print(long_name("C:\\models\\" + 300 * "m")[:15], long_name("C:\\models"))
+    \\?\C:\models\m C:\models
+    >>> print(long_name("\\\\server\\share\\" + 300 * "m")[:22])
+    \\?\UNC\server\share\m
+    """
+    if len(name) < _LONG or name.startswith("\\\\?\\") or not ntpath.isabs(name):
+        return name
+    name = ntpath.normpath(name)
+    return f"\\\\?\\UNC{name[1:]}" if name.startswith("\\\\") else f"\\\\?\\{name}"
 
 
 def sync_folder(folder: Path) -> None:

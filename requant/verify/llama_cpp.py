@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import select
 import signal
 import struct
 import subprocess
@@ -28,7 +27,7 @@ import numpy as np
 
 import requant
 from requant.errors import UnsupportedError, VerifyError
-from requant.system import processors, read_at
+from requant.system import apart, processors, read_at, read_pipe
 from requant.verify.logits import BATCH, Logits
 
 LOG_TAIL = 4000  # bytes of llama.cpp's log that go into an error
@@ -243,15 +242,16 @@ class LlamaCpp:
         out = bytearray(n)
         view, done, pipe = memoryview(out), 0, self._process.stdout.fileno()
         while done < n:
-            if not select.select([pipe], [], [], self.timeout)[0]:
+            arrived = read_pipe(pipe, min(n - done, 1 << 20), self.timeout)
+            if arrived is None:
                 self._process.kill()
                 raise VerifyError(
                     f"{self.model}: llama.cpp gave no sign of life for {self.timeout:g} s", hint=self._hint()
                 )
-            arrived = os.readv(pipe, [view[done:]])
             if not arrived:
                 raise self._died()
-            done += arrived
+            view[done : done + len(arrived)] = arrived
+            done += len(arrived)
         return out
 
     def _died(self) -> VerifyError:
@@ -274,7 +274,12 @@ def find_library() -> tuple[Path, str]:
     """xllamacpp's shared object, which exports llama.cpp's C API, and its release; the package is not imported."""
     spec = importlib.util.find_spec("xllamacpp")
     folders = spec.submodule_search_locations if spec else None
-    found = [path for folder in folders or () for path in sorted(Path(folder).glob("xllamacpp*.so"))]
+    found = [
+        path
+        for folder in folders or ()
+        for path in sorted(Path(folder).glob("xllamacpp*.*"))
+        if path.suffix in (".so", ".pyd")
+    ]
     if not found:
         raise UnsupportedError(
             "checking a model in llama.cpp needs the package xllamacpp", hint='pip install "requant[llama]"'
@@ -296,5 +301,5 @@ def _start(library: Path, version: str, log: int) -> subprocess.Popen[bytes]:
             "PYTHONPATH": os.pathsep.join(paths),
             "GGML_NO_BACKTRACE": "1",  # without it an abort starts a debugger
         },
-        start_new_session=True,
+        **apart(),
     )
