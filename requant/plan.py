@@ -211,7 +211,7 @@ class Plan:
     """A conversion as data: print it, compare it, then run it.
 
     obsolete: files of the model that is replaced, which would be taken for parts of the new one; they are removed
-    when the new files have their names. passes: how it was decided.
+    when the new files have their names. passes: how it was decided. opened: files it was made from, as they were then.
     """
 
     steps: tuple[Step, ...]
@@ -219,6 +219,7 @@ class Plan:
     losses: tuple[Loss, ...] = ()
     obsolete: tuple[Path, ...] = ()
     passes: tuple[Passed, ...] = field(default=(), compare=False, repr=False)
+    opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def input_bytes(self) -> int:
