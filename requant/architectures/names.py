@@ -82,11 +82,11 @@ def base_of(family: Family, names: Mapping[str, Tensor]) -> str:
     return family.bases[0]
 
 
-def named_elsewhere(family: Family, other: Apart) -> re.Pattern[str]:
-    """A pattern for the names of what lies elsewhere, with the groups base, n and e."""
+def named_like(family: Family, template: str) -> re.Pattern[str]:
+    """A pattern for the names that a template stands for, with the groups base, n and e."""
     bases = "|".join(re.escape(base) for base in sorted(family.bases, key=len, reverse=True))
     fields = {"base": f"(?P<base>{bases})", "n": r"(?P<n>\d{1,6})", "e": r"(?P<e>\d{1,6})"}
-    pieces = re.split(r"\{(base|n|e)\}", other.name)
+    pieces = re.split(r"\{(base|n|e)\}", template)
     return re.compile(
         "".join(fields[piece] if at % 2 else re.escape(piece) for at, piece in enumerate(pieces)), re.ASCII
     )

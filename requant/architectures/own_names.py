@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from requant.architectures.foreign import refuse_foreign
-from requant.architectures.names import named_elsewhere
+from requant.architectures.names import SPLIT, named_like
 from requant.architectures.rules import Apart, Config, Family, Order, Rule
+from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError
 from requant.expressions import Interleaved, Node, Stacked, Transposed, reshaped
 from requant.plan import Move
@@ -19,14 +20,44 @@ def own_names(moves: Sequence[Move], config: Config, family: Family | None, *, s
 
     family: None for an unknown one, whose names are kept. single: stacks that transformers 5 loads as they are become
     single experts, too. Raises `UnsupportedError` for names of other libraries that no table has, and `PlanError` for
-    experts that are missing from a stack.
+    experts that are missing from a stack, and for tensors that a class of the family does not have.
     """
     if family is not None:
         moves = _upright(moves, family)
         moves = _gathered(moves, family, single=single)
     if config:
         refuse_foreign(move.name for move in moves)
+    classes = config.get("architectures")
+    if family is not None and isinstance(classes, list) and set(family.classes) & set(map(str, classes)):
+        _refuse_unclaimed((move.name for move in moves), family)
     return tuple(moves)
+
+
+def _refuse_unclaimed(names: Iterable[str], family: Family) -> None:
+    """`PlanError` for a tensor that transformers would not load, or would load as something else."""
+    claimed = [named_like(family, name) for name in _templates(family)]
+    ignored = [re.compile(item.pattern) for item in family.ignored]
+    for name in names:
+        bare = name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name  # quantizers add biases
+        known = any(pattern.fullmatch(one) for pattern in claimed for one in dict.fromkeys((name, bare)))
+        if not known and not BESIDE.fullmatch(name) and not any(pattern.fullmatch(name) for pattern in ignored):
+            raise PlanError(
+                f"tensor {name!r} does not belong to a {family.model_type} model ({family.classes[0]}): transformers "
+                "would not load it",
+                hint="if config.json names the class that the model has, convert what was saved of that class alone",
+            )
+
+
+def _templates(family: Family) -> Iterable[str]:
+    """Names in the language of rules: the family's own, and what becomes of them where they are quantized or split."""
+    for rule in family.rules:
+        yield rule.hf
+        yield from (other.name for other in rule.apart if other.loaded)
+        if rule.order is Order.TRANSPOSED:
+            yield f"{rule.hf}.weight"
+        module, _, layer = rule.hf.removesuffix(".weight").rpartition(".")
+        yield from (f"{module}.{part}.weight" for part in SPLIT.get(layer, ()))
+        yield from (rule.hf.removesuffix(new) + old for old, new in family.renamed if rule.hf.endswith(new))
 
 
 @dataclass(slots=True)
@@ -71,7 +102,7 @@ def _woven(stacks: Sequence[Node], *, turned: bool) -> Node:
 def _gathered(moves: Sequence[Move], family: Family, *, single: bool) -> list[Move]:
     """Tensors that lie elsewhere put where the family has them."""
     table = [
-        (named_elsewhere(family, other), rule, other)
+        (named_like(family, other.name), rule, other)
         for rule in family.rules
         for other in rule.apart
         if single or not other.loaded

@@ -1,0 +1,71 @@
+"""What a folder may hold: tensors that the class of its model has, by the family's own names."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from requant.architectures import own_names
+from requant.encodings import F32
+from requant.errors import PlanError
+from requant.expressions import Stored
+from requant.formats import FORMATS, detect
+from requant.ir import Tensor
+from requant.operations.convert import Request, plan_conversion
+from requant.plan import Move
+from requant.sources import Memory
+from tests.test_architectures_tables import FAMILIES
+from tests.tiny_folder import write_tiny_folder
+
+
+def moves_of(names, shape=(1, 1)):
+    data = Memory(bytes(4 * int(np.prod(shape))))
+    return [Move(name, Stored(Tensor(name, shape, F32, {"data": data}))) for name in names]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_tensor_of_a_family_is_claimed(model_type):
+    family = FAMILIES[model_type]
+    config = {"architectures": [family.classes[0]], "model_type": model_type}
+    names = list(dict.fromkeys(name for rule in family.rules for name in _filled(family, rule.hf)))
+    assert [move.name for move in own_names(moves_of(names), config, model_type, single=True)] == names
+    with pytest.raises(PlanError, match=r"'model\.visual\.merger\.weight' does not belong to a"):
+        own_names(moves_of([*names, "model.visual.merger.weight"]), config, model_type, single=True)
+
+
+def _filled(family, template):
+    return [template.format(base=base, n=n, e=e) for base in family.bases for n in (0, 11) for e in (0, 3)]
+
+
+def folder_with(tmp_path, name, **changes):
+    folder = write_tiny_folder(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({name: np.ones((4, 4), np.float32)}, folder / "other.safetensors")
+    shards = {"model.norm.weight": "model.safetensors", name: "other.safetensors"}
+    tensors = {t.name: "model.safetensors" for t in detect(folder).read(folder).tensors}
+    index = {"metadata": {}, "weight_map": {**tensors, **shards}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def plan(folder, recipe):
+    source = detect(folder).read(folder)
+    return plan_conversion(source, FORMATS["safetensors"], folder.parent / "out", Request(recipe))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.mlp.fc1.weight", "value_head.weight", "model.layers.0.self_attn.q_norm.weight"]
+)
+def test_a_tensor_that_the_class_does_not_have_stops_what_is_asked_for(tmp_path, name):
+    folder = folder_with(tmp_path, name)
+    for recipe in ("BF16", "GPTQ-4-128"):
+        with pytest.raises(PlanError, match="does not belong to a llama model"):
+            plan(folder, recipe)
+    assert name in {step.target.name for step in plan(folder, None).steps}  # a copy is what it was
+
+
+def test_other_classes_have_other_tensors(tmp_path):
+    folder = folder_with(tmp_path, "score.weight", architectures=["LlamaForTokenClassification"])
+    assert "score.weight" in {step.target.name for step in plan(folder, "BF16").steps}
