@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from requant import companions
 from requant.encodings import BF16, BLOCKS, F16, F32, Encoding
 from requant.encodings.awq import Awq, Kind, Marlin
 from requant.encodings.exl2 import Exl2
@@ -18,7 +19,6 @@ from requant.encodings.scaled import Scaled
 from requant.encodings.sparse import Marlin24
 from requant.expressions import Stored
 from requant.ir import Tensor, TensorSpec
-from requant.operations import companions
 from requant.plan import Fidelity, Move, Step
 from requant.schemes import SCHEMES
 from requant.schemes.exl2 import encoding_of

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from requant.cli.main import cli
 from requant.codecs import codec_for
+from requant.companions import applies, folded
 from requant.encodings import BLOCKS, F32
 from requant.encodings.companions import Companioned
 from requant.encodings.exactness import keeps_codes
@@ -20,7 +21,6 @@ from requant.errors import PlanError, UnsupportedError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.ir import Checkpoint, Naming, Tensor
-from requant.operations.companions import applies, folded
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.requantize import Request as Requantize
 from requant.operations.requantize import plan_requantization

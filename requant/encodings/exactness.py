@@ -166,7 +166,8 @@ def takes_codes(source: Encoding, target: Encoding) -> bool:
 
 def shares(encoding: Encoding) -> bool:
     """Whether a stored number belongs to all rows of a tensor, so that tensors cannot be joined row by row."""
-    return isinstance(encoding, HasShared) and encoding.shared
+    # plain numbers first: asking a protocol costs more than all else in a plan with thousands of experts
+    return not isinstance(encoding, Dense) and isinstance(encoding, HasShared) and encoding.shared
 
 
 def integers_of(encoding: Encoding) -> Integers | Offsets | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from requant import companions
 from requant.encodings.scaled import BESIDE
-from requant.operations import companions
 from requant.passes.passing import Fact
 from requant.plan import Loss, Translation, unchanged
 

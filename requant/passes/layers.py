@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from requant.operations import experts
+from requant.passes.gpt_oss_experts import as_parameters, upright
 from requant.passes.passing import Fact
 from requant.plan import Translation
 from requant.schemes.scheme import Scheme
@@ -26,7 +26,8 @@ class Experts:
     def __call__(self, said: Translation) -> Translation:
         """Names and the way matrices lie change."""
         stacked = self.scheme is not None and self.scheme.stores_stacks(said.config)
-        return replace(said, moves=experts.upright(said.moves) if stacked else experts.as_parameters(said.moves))
+        turned = upright if stacked else as_parameters
+        return replace(said, moves=turned(said.moves))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from requant.ir import Naming
-from requant.operations.hf_importance import unused_importance
+from requant.passes.importance import unused_importance
 from requant.passes.passing import Fact
 from requant.passes.steps import rounded_twice
 from requant.plan import Loss, LossKind, Translation

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from requant import companions
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
-from requant.operations import companions
 from requant.passes.passing import Fact
 from requant.passes.steps import stored_encoding
 from requant.plan import Translation

@@ -11,7 +11,7 @@ from requant.encodings.companions import Companioned
 from requant.encodings.exactness import holds
 from requant.importance import Importance
 from requant.ir import QUANTIZATION_FILES, Json, Naming, TensorSpec, Typed
-from requant.operations.hf_importance import in_hf_names
+from requant.passes.importance import in_hf_names
 from requant.passes.passing import Fact
 from requant.passes.steps import stored_encoding
 from requant.plan import Translation
