@@ -112,6 +112,10 @@ MORE = {
     "glm": {"chatglm.attention.key_length", "chatglm.attention.value_length"},
     "phi2": {"phi2.rope.freq_base"},
     # transformers 5 no longer writes the key that the converter reads; the choice is always this
+    # without it the way back would not know the dense layers
+    "hyv3": {"hy_v3.leading_dense_block_count"},
+    "exaonemoe": {"exaone-moe.expert_gating_func"},
+    "dots1": {"dots1.expert_gating_func"},
     "minimax": {"minimax-m2.expert_gating_func"},
     "gemma2": {"gemma2.rope.freq_base"},
     # the converter forgets the list, and llama.cpp would put windows elsewhere

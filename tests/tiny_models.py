@@ -58,8 +58,8 @@ _MIXTURE: Final = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 48,
     "head_dim": 32,
-    "num_nextn_predict_layers": 0,
 }
+_NOT_AHEAD: Final = {"num_nextn_predict_layers": 0}
 _GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
 _GPT_OSS_YARN: Final = {
     "rope_type": "yarn",
@@ -223,13 +223,37 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
     "jais2": ("Jais2ForCausalLM", "Jais2Config", {}),
     "glm": ("GlmForCausalLM", "GlmConfig", {"head_dim": 16}),
     "glm4": ("Glm4ForCausalLM", "Glm4Config", {"head_dim": 16}),
-    "glm4moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", {**_MIXTURE, "n_routed_experts": 4}),
+    "glm4moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", {**_MIXTURE, **_NOT_AHEAD, "n_routed_experts": 4}),
     "glm4moe-norms": (
         "Glm4MoeForCausalLM",
         "Glm4MoeConfig",
-        {**_MIXTURE, "n_routed_experts": 4, "use_qk_norm": True, "first_k_dense_replace": 2, "n_shared_experts": 2},
+        {
+            **_MIXTURE,
+            **_NOT_AHEAD,
+            "n_routed_experts": 4,
+            "use_qk_norm": True,
+            "first_k_dense_replace": 2,
+            "n_shared_experts": 2,
+        },
     ),
-    "glm4moe-ahead": ("Glm4MoeForCausalLM", "Glm4MoeConfig", {**_MIXTURE, "n_routed_experts": 4}),
+    "glm4moe-ahead": ("Glm4MoeForCausalLM", "Glm4MoeConfig", {**_MIXTURE, **_NOT_AHEAD, "n_routed_experts": 4}),
+    "exaonemoe": (
+        "ExaoneMoeForCausalLM",
+        "ExaoneMoeConfig",
+        {**_MIXTURE, "num_experts": 4, "num_hidden_layers": 5, "sliding_window": 128},
+    ),
+    "hyv3": ("HYV3ForCausalLM", "HYV3Config", {**_MIXTURE, "num_experts": 4}),
+    "dots1": (
+        "Dots1ForCausalLM",
+        "Dots1Config",
+        {
+            **_MIXTURE,
+            "n_routed_experts": 4,
+            "n_shared_experts": 2,
+            "first_k_dense_replace": 1,
+            "num_key_value_heads": 4,
+        },
+    ),
     "mistral3": (
         "Ministral3ForCausalLM",
         "Ministral3Config",

@@ -13,15 +13,16 @@ from requant.architectures.arcee import ARCEE
 from requant.architectures.bert import BERT
 from requant.architectures.cohere import COHERE, COHERE2
 from requant.architectures.direction import CAUSAL, DIRECTION
+from requant.architectures.dots1 import DOTS1
 from requant.architectures.ernie import ERNIE
-from requant.architectures.exaone import EXAONE4
+from requant.architectures.exaone import EXAONE4, EXAONE_MOE
 from requant.architectures.gemma import GEMMA, GEMMA2
 from requant.architectures.gemma3 import GEMMA3
 from requant.architectures.glm import GLM, GLM4, GLM4_MOE
 from requant.architectures.gpt2 import GPT2
 from requant.architectures.gpt_oss import GPT_OSS
 from requant.architectures.granite import GRANITE
-from requant.architectures.hunyuan import HUNYUAN
+from requant.architectures.hunyuan import HUNYUAN, HY_V3
 from requant.architectures.jais2 import JAIS2
 from requant.architectures.joined import joined as _joined
 from requant.architectures.llama import LLAMA, MISTRAL, MIXTRAL
@@ -92,6 +93,9 @@ ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
         GLM4_MOE,
         MISTRAL3,
         EXAONE4,
+        EXAONE_MOE,
+        HY_V3,
+        DOTS1,
         PHI2,
         MINIMAX_M2,
     )

@@ -86,5 +86,5 @@ GLM4_MOE: Final[Family] = replace(
         flags=(("attention_bias", False), ("use_qk_norm", False)),
     ),
     present=ahead.PRESENT,
-    layers={**mixture.DENSE_LAYERS, **ahead.AHEAD_LAYERS},
+    layers={**mixture.dense_layers(), **ahead.AHEAD_LAYERS},
 )

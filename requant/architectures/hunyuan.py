@@ -1,4 +1,4 @@
-"""HunYuan, dense: norms of each head, and a rotation whose base `alpha` raises.
+"""HunYuan, dense, and HY 3 with experts: norms of each head, and a rotation whose base `alpha` raises.
 
 Facts: llama.cpp's conversion/hunyuan.py and src/models/hunyuan-dense.cpp; transformers' modeling_hunyuan_v1_dense.py.
 llama.cpp's converter writes a context of 256 K for such a model whatever config.json says; here config.json is
@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from requant.architectures.decoders import ATTN, SIZES, decoder, norm, rms_norm_eps, trunk
-from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU
+from requant.architectures import mixture
+from requant.architectures.decoders import ATTN, SIZES, decoder, head_norms, norm, rms_norm_eps, trunk
+from requant.architectures.llama import BUFFERS, HEAD_KEYS, MLP, NORMS, SILU
 from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rope import Rope, parameters
-from requant.architectures.rules import Assumption, Config, Family, Irregular, Sizes, ToGgml, ToHf
+from requant.architectures.rules import Assumption, Config, Family, Ignored, Irregular, Key, Sizes, ToGgml, ToHf, always
 from requant.ir import Checkpoint, Json, Tensor, Typed
 
 _ROPE: Final = Rope(theta=10000.0)
@@ -65,4 +66,49 @@ HUNYUAN: Final[Family] = decoder(
     (*SIZES, rms_norm_eps(1e-5), *HEAD_KEYS),
     (Irregular(_to_ggml, _to_hf),),
     assumptions=(SILU, Assumption("attention_bias", (False,), False)),
+)
+
+
+_SHARED, _COUNTED = mixture.shared_width("num_shared_experts", 1)
+
+HY_V3: Final[Family] = replace(
+    decoder(
+        "HYV3",
+        "hy_v3",
+        "hy_v3",
+        (
+            *trunk(),
+            *NORMS,
+            *head_norms(),
+            *mixture.DENSE_MLP,
+            replace(mixture.SPARSE_EXPERTS[0], hf=mixture.MLP_ + "router.gate.weight", apart=()),
+            *mixture.SPARSE_EXPERTS[1:],
+            mixture.correction("mlp.expert_bias", "exp_probs_b"),
+            *mixture.shared_expert("shared_mlp"),
+        ),
+        (
+            *SIZES,
+            rms_norm_eps(1e-5),
+            replace(HEAD_KEYS[0], default=always(128)),
+            HEAD_KEYS[1],
+            *mixture.counts(192, 8, ffn=always(1536)),
+            _SHARED,
+            # unread by llama.cpp, which goes by the tensors; the way back would not know the dense layers without it
+            Key((), mixture.LEADING, "u32", mixture.leading_dense(1)),
+            mixture.gating(mixture.SIGMOID),
+            Key(("router_scaling_factor",), "expert_weights_scale", "f32", always(2.826), always(1.0)),
+            Key(("route_norm",), "expert_weights_norm", "bool", always(True), always(False)),
+        ),
+        (Rope(theta=11158840.0).pair(), mixture.LISTED, _COUNTED),
+        assumptions=(
+            SILU,
+            Assumption("attention_bias", (False,), False),
+            Assumption("mlp_bias", (False,), False),
+        ),
+    ),
+    layers=mixture.dense_layers(1),
+    ignored=(
+        *BUFFERS,
+        Ignored(r"model\.mtp.*", "a layer that predicts ahead, which this conversion leaves out", lost=True),
+    ),
 )
