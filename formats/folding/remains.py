@@ -42,6 +42,8 @@ _BUFFERS: Final = re.compile(
 )
 #: The last part of a name that speaks of scales or zeros.
 _SCALE: Final = re.compile(r"(?:.*[._])?q?(?:scales?|absmax|zeros?|zero_points?|qparams|amax)(?:[._].*)?|SCB")
+#: Names in `BESIDE` that are of weights: beside plain numbers they say nothing, beside codes everything.
+_OF_WEIGHT: Final = re.compile(r"(?:.*[._])?(?:weight|proj)_(?:scale|zero_point|g_idx|global_scale)")
 #: The last part of the name of what a module may have beside a quantized weight and that is no part of it.
 _OWN: Final = ("weight", "bias")
 
@@ -79,7 +81,8 @@ def _refuse_codes(pool: Pool, array: Tensor, beside: Mapping[str, list[str]], qu
     label = array.encoding.label
     if len(array.shape) < 2 or _BUFFERS.fullmatch(array.name) or BESIDE.fullmatch(array.name):
         return
-    near = [name for name in beside[_module(array.name)] if name != array.name and _speaks_of_scales(name)]
+    around = {*beside[_module(array.name)], *beside.get(array.name, ())} - {array.name}
+    near = sorted(name for name in around if _speaks_of_scales(name))
     codes = label in _CODES or label in _SMALL_FLOATS
     if (codes or label == "I64") and near:
         raise UnsupportedError(
@@ -118,7 +121,9 @@ def _module(name: str) -> str:
 
 
 def _speaks_of_scales(name: str) -> bool:
-    return bool(_SCALE.fullmatch(name.rpartition(".")[2])) and not BESIDE.fullmatch(name)
+    if BESIDE.fullmatch(name) and not _OF_WEIGHT.fullmatch(name):
+        return False  # of activations
+    return bool(_SCALE.fullmatch(name.rpartition(".")[2]))
 
 
 def _is_part_of_stack(array: Tensor) -> bool:
