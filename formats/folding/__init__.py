@@ -17,7 +17,7 @@ from requant.ir import Checkpoint, Tensor, text_config
 #: dtypes of models that are not quantized; every family has at least one array of another.
 _PLAIN: Final = ("F32", "F16", "BF16", "F64")
 #: Parts of names that only something quantized or rotated has, even where the weights are floats.
-_TELLING: Final = ("scale", "_qdata", "hadamard", "rotation", "spinquant")
+_TELLING: Final = ("scale", "_qdata", "hadamard", "rotation", "spinquant", "had_K")
 
 
 def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
