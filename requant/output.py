@@ -26,7 +26,7 @@ from requant.foreign import carry_along, rescue
 from requant.journal import Journal, finish_around
 from requant.layout import Layout, OutputFile
 from requant.sources import Source, read
-from requant.staging import Busy, Staging, claim_file, has_name, new_file, partial_of
+from requant.staging import Busy, Staging, claim_file, has_name, new_file, partial_of, remove_left_over
 
 #: Bytes of a carried file read at a time.
 COPY_BYTES: Final = 1 << 20
@@ -186,7 +186,9 @@ class OutputSet:
             return Staging.claim(partial_of(root))
         if "config.json" in self._names and _is_movable(root):
             with suppress(PermissionError):
-                return Staging.claim(partial_of(root))
+                staging = Staging.claim(partial_of(root))
+                if _reaches(staging, root / _stem(self._names[0])):
+                    return staging
         return Staging.claim(root / _stem(self._names[0]))
 
     def _remove_left_overs(self, staging: Staging) -> None:
@@ -194,9 +196,7 @@ class OutputSet:
         staging.clear()
         for place in {partial_of(self._root), self._root / _stem(self._names[0])} - {staging.path}:
             with suppress(OSError, Busy):
-                left = Staging.held(place)
-                if left is not None:
-                    left.remove()
+                remove_left_over(place)
 
     def _give_names(self) -> bool:
         """The step after which the model is complete; whether the staging folder has the old one now."""
@@ -304,6 +304,23 @@ def _is_movable(folder: Path) -> bool:
         here = Path()
     same_disk = folder.stat().st_dev == folder.parent.stat().st_dev
     return same_disk and not folder.is_mount() and folder not in (here, *here.parents)
+
+
+def _reaches(staging: Staging, place: Path) -> bool:
+    """Whether a file can be given a name there from the staging folder; if not, that is removed.
+
+    A folder of the same disk that is mounted there (`mount --bind`, a container's volume) differs in nothing else.
+    """
+    staging.clear()
+    probe = staging.path / "probe"
+    try:
+        probe.touch()
+        probe.replace(place)
+        place.unlink()
+    except OSError:
+        staging.remove()
+        return False
+    return True
 
 
 def _stem(name: str) -> str:

@@ -153,6 +153,16 @@ def claim_file(partial: Path, replaced: Path) -> int:
         os.close(descriptor)  # another process took it for a killed one's, before we had the lock
 
 
+def remove_left_over(path: Path) -> None:
+    """Remove what a killed process left at `path`, if anything. Raises `Busy`, and `OSError`."""
+    if path.is_dir() and not path.is_symlink():
+        left = Staging.held(path)
+        if left is not None:
+            left.remove()
+    elif has_name(path):
+        _take_over(path, path)
+
+
 def _take_over(partial: Path, replaced: Path) -> None:
     """Remove what a killed process left under this name."""
     if partial.is_dir() and not partial.is_symlink():

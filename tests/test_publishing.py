@@ -193,6 +193,41 @@ def test_a_folder_of_thousands_of_files_is_left_in_its_place(tmp_path):
     assert len(list(root.iterdir())) == 1001 + len(NAMES)
 
 
+def test_a_folder_whose_parent_may_not_be_written_to(tmp_path, monkeypatch):
+    root = tmp_path / "out"
+    publish(root, "old")
+    mkdir = Path.mkdir
+
+    def refuse(self, *arguments, **named):
+        if self.parent == tmp_path and not self.exists():
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return mkdir(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    publish(root, "new")
+    assert content(tmp_path) == {f"out/{name}": text for name, text in whole("new").items()}
+
+
+MOUNTED = """
+mount --bind "$1/real" "$1/out" || exit 77
+exec "$2" -c "from tests import test_publishing as t; from pathlib import Path; t.publish(Path('$1/out'), 'new')"
+"""
+
+
+def test_a_folder_of_the_same_disk_that_is_mounted(tmp_path):
+    publish(tmp_path / "real", "old")
+    (tmp_path / "real/mine").write_text("mine")
+    (tmp_path / "out").mkdir()
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare")
+    command = ["unshare", "-m", "sh", "-c", MOUNTED, "sh", tmp_path, sys.executable]
+    process = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    if process.returncode in (1, 77) and "Traceback" not in process.stderr:
+        pytest.skip("nothing may be mounted here")
+    assert process.returncode == 0, process.stderr
+    assert content(tmp_path) == {f"real/{name}": text for name, text in {**whole("new"), "mine": "mine"}.items()}
+
+
 def test_a_strange_folder_in_the_way_is_left_alone(tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial/mine").write_text("mine")
@@ -218,6 +253,9 @@ def test_left_overs_are_removed_wherever_they_were_staged(tmp_path, monkeypatch)
         left.new.mkdir()
         (left.new / "config.json").write_text("left")
         left.release()
+    publish(root, "new")
+    assert content(tmp_path) == {f"out/{name}": text for name, text in whole("new").items()}
+    (root / "config.json.partial").write_text("")  # killed while it was tried whether names can be given there
     publish(root, "new")
     assert content(tmp_path) == {f"out/{name}": text for name, text in whole("new").items()}
     (tmp_path / "out.gguf.partial").write_text("left")
