@@ -69,3 +69,23 @@ def test_a_tensor_that_the_class_does_not_have_stops_what_is_asked_for(tmp_path,
 def test_other_classes_have_other_tensors(tmp_path):
     folder = folder_with(tmp_path, "score.weight", architectures=["LlamaForTokenClassification"])
     assert "score.weight" in {step.target.name for step in plan(folder, "BF16").steps}
+
+
+@pytest.mark.parametrize(
+    ("names", "whose"),
+    [
+        (["tok_embeddings.weight", "layers.0.attention.wq.weight"], "Mistral's or Meta's own"),
+        (["model.embed_tokens.weight", "model.layers.0.self_attention.linear_qkv.weight"], "Megatron's"),
+        (["model.embed_tokens.weight", "model.layers.0.mlp.switch_glu.gate_proj.weight"], "MLX's"),
+    ],
+)
+def test_a_gguf_of_other_libraries_names_is_refused_by_name(tmp_path, names, whose):
+    folder = write_tiny_folder(tmp_path / "m")
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    arrays = {name: np.ones((vocabulary if "embed" in name else 256, 256), np.float32) for name in names}
+    arrays |= {f"filler.{n}": np.ones(1, np.float32) for n in range(8)}
+    save_file(arrays, folder / "model.safetensors")
+    source = detect(folder).read(folder)
+    with pytest.raises(PlanError, match=f"{names[-1]}|{names[0]}") as error:
+        plan_conversion(source, FORMATS["gguf"], tmp_path / "m.gguf", Request("BF16", vocabulary=False))
+    assert whose in str(error.value) and "shard" not in error.value.hint

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from requant.architectures.foreign import foreign
 from requant.architectures.rules import Apart, Family, Flags, Order, Rule, Sizes
 from requant.encodings import Shape, rows_of
 from requant.errors import PlanError
@@ -121,8 +122,11 @@ def missing(what: str, name: str, tensors: Mapping[str, Tensor]) -> PlanError:
     what: the message. Where other tensors have the names that are expected, whoever knows the files says what may have
     become of this one.
     """
+    theirs = next(((other, found) for other in tensors if (found := foreign(other))), None)
     longer = next((other for other in tensors if other.endswith(f".{name}")), None)
     shorter = next((other for other in tensors if name.endswith(f".{other}")), None)
+    if theirs is not None:
+        return PlanError(f"{what}; there is {theirs[0]!r}, one of {theirs[1][0]} names", hint=theirs[1][1])
     if longer is not None:
         return PlanError(f"{what}; there is {longer!r}, below a prefix that this model does not have")
     if shorter is not None:

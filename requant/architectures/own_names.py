@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from requant.architectures.foreign import refuse_foreign
 from requant.architectures.names import SPLIT, named_like
@@ -13,6 +14,9 @@ from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError
 from requant.expressions import Interleaved, Node, Stacked, Transposed, reshaped
 from requant.plan import Move
+
+#: Numbers of layers and experts in names.
+_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)", re.ASCII)
 
 
 def own_names(moves: Sequence[Move], config: Config, family: Family | None, *, single: bool) -> tuple[Move, ...]:
@@ -37,7 +41,10 @@ def _refuse_unclaimed(names: Iterable[str], family: Family) -> None:
     """`PlanError` for a tensor that transformers would not load, or would load as something else."""
     claimed = [named_like(family, name) for name in _templates(family)]
     ignored = [re.compile(item.pattern) for item in family.ignored]
+    kinds: dict[str, str] = {}
     for name in names:
+        kinds.setdefault(_NUMBER.sub("0", name), name)
+    for name in kinds.values():
         bare = name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name  # quantizers add biases
         known = any(pattern.fullmatch(one) for pattern in claimed for one in dict.fromkeys((name, bare)))
         if not known and not BESIDE.fullmatch(name) and not any(pattern.fullmatch(name) for pattern in ignored):
@@ -109,8 +116,14 @@ def _gathered(moves: Sequence[Move], family: Family, *, single: bool) -> list[Mo
     ]
     found: dict[tuple[str, str, str], _Gathered] = {}
     result: list[Move | _Gathered] = []
+    kinds: dict[str, list[tuple[re.Pattern[str], Rule, Apart]]] = {}
     for move in moves:
-        matches = [(rule, other, match) for pattern, rule, other in table if (match := pattern.fullmatch(move.name))]
+        kind = _NUMBER.sub("0", move.name)  # of thousands of experts few are of a kind of their own
+        if kind not in kinds:
+            kinds[kind] = [entry for entry in table if entry[0].fullmatch(move.name)]
+        matches = [
+            (rule, other, match) for pattern, rule, other in kinds[kind] if (match := pattern.fullmatch(move.name))
+        ]
         for rule, other, match in matches:
             said = match.groupdict()
             base, layer = said.get("base") or "", said.get("n") or ""
