@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
+from requant.operations.inspect import report
 from tests import tiny_models
 from tests.expert_layouts import LAYOUTS, laid_out
 from tests.stored import values_of
@@ -137,3 +138,12 @@ def test_codes_of_stacks_are_carried_over(tmp_path, single):
     }
     stored = load_file(source / "model.safetensors")["model.layers.0.mlp.experts.gate_up_proj_weight_scale_2"]
     assert np.array_equal(scales["gate"].ravel(), stored[:, 0]) and np.array_equal(scales["up"].ravel(), stored[:, 1])
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_parameters_of_quantized_stacks_are_counted(tmp_path, single, stored):
+    """Two codes in a byte are two parameters; scales are none."""
+    source = laid_out(single["qwen3moe"], tmp_path / "stacks", "in_memory", *STORED[stored])
+    counted, wanted = (report(detect(path).read(path), "x") for path in (source, single["qwen3moe"]))
+    beside = sum("input_scale" in name for name in tensors_of(source))
+    assert counted.total.weights == wanted.total.weights + beside
