@@ -27,6 +27,7 @@ FAMILIES = (
     *("llama", "llama-linear", "llama-llama3", "llama-yarn", "llama-longrope", "mistral-window", "mixtral", "qwen2"),
     *("qwen2-yarn", "qwen2moe", "qwen3", "qwen3moe", "gemma3", "phi3-partial", "phi3-longrope", "phi2", "stablelm"),
     *("olmo2", "olmo3", "olmoe", "cohere", "cohere2", "glm4", "exaone4", "granite", "hunyuan", "gptoss", "gpt2"),
+    *("dots1", "glm4moe"),
 )
 #: What mlx-lm computes otherwise or does not load, whatever config.json says: it takes the long factors of long rope
 #: for every length, knows GPT-2 without the prefix only, and gpt-oss in MXFP4 only.
