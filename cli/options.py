@@ -236,7 +236,7 @@ def cut(max_shard_size: str | None, max_shard_tensors: int | None) -> LayoutOpti
     if max_shard_size is None:
         return LayoutOptions(None, max_shard_tensors)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", max_shard_size.strip().upper())
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < 1e12:
         raise click.BadParameter(f"{max_shard_size!r} is not a size such as 500M or 5GB", param_hint="--max-shard-size")
     return LayoutOptions(int(float(match[1]) * _UNITS[match[2]]), max_shard_tensors)
 

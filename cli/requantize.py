@@ -11,6 +11,7 @@ import click
 from requant import formats
 from requant.cli import options
 from requant.cli.execution import carry_out
+from requant.digits import whole
 from requant.errors import PlanError
 from requant.formats import FORMATS
 from requant.plan import LossKind
@@ -110,9 +111,10 @@ def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -
         if left:
             recipe_named(left[0])  # says which names there are
         raise click.UsageError("TYPE is missing, such as Q4_K_M")
-    if len(left) > 1 or not all(word.isascii() and word.isdigit() and int(word) for word in left):
+    threads = whole(left[0]) if left else None
+    if len(left) > 1 or (left and not threads):
         raise click.UsageError(f"after TYPE comes at most a number of threads, not {' '.join(left)!r}")
-    threads = min(int(left[0]), options.MAX_THREADS) if left else None
+    threads = min(threads, options.MAX_THREADS) if threads else None
     return Arguments(destination or source.with_name(f"ggml-model-{recipe.name}.gguf"), recipe, threads)
 
 

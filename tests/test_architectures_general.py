@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from requant.architectures import carried, translate
-from requant.errors import PlanError, UnsupportedError
+from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.formats.safetensors import Safetensors
 from requant.ir import Naming, Typed
 from requant.plan import LossKind
@@ -163,7 +163,8 @@ def test_sampling_from_generation_config():
     assert said["general.sampling.top_p"] == Typed("f32", 0.9)
     assert said["general.sampling.top_k"] == Typed("i32", 20)
     assert "general.sampling.penalty_repeat" not in said
-    assert "general.sampling.temp" not in metadata_with({"generation_config.json": file("{")}).metadata
+    with pytest.raises(FormatError, match=r"generation_config.json, byte 1: invalid JSON"):
+        metadata_with({"generation_config.json": file("{")})
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ MAY_IMPORT = {
         "requant.encodings",
         "requant.errors",
         "requant.patterns",
+        "requant.json_values",
+        "requant.printable",
     },
     "requant/expressions": {
         "requant.expressions",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from requant.errors import UnsupportedError
 from requant.formats.folding.gptq_config import GptqConfig
+from requant.json_values import Item
 from requant.patterns import (
     MAX_UNROLLED,
     Patience,
@@ -22,7 +23,6 @@ from requant.patterns import (
     wildcard,
 )
 from requant.tokenizers import splitting
-from requant.tokenizers.files import Item
 from requant.tokenizers.recognize import recognize
 
 ROOT = Path(__file__).parents[1]

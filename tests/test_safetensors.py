@@ -359,13 +359,13 @@ def test_broken_indexes(folder, text, words):
     [
         ("", "invalid JSON in line 1"),
         ('{\n"a": }', "invalid JSON in line 2"),
-        ("[]", "must be a JSON object"),
+        ("[]", "must be an object"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
         ('{"a": ' + "9" * 5000 + "}", "5000 digits"),
         ('{"a": ' + "[" * 64 + "]" * 64 + "}", "nested too deeply"),
         ('{"a": 1, "a": 2}', "two values for 'a'"),
-        ('{"a": [' + "0," * 300_000 + "0]}", "more than 200000 items"),
+        ('{"a": [' + "0," * 300_000 + "0]}", "more than 200,000 items"),
         (" " * 9_000_000, "more than"),
         ("\xff", "invalid JSON"),
     ],
@@ -381,7 +381,7 @@ def test_a_config_that_is_not_utf8(folder):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": 1, "a": 1}', '{"a": NaN, "b": -Infinity, "c": 1e999}', '\ufeff{"model_type": 3}']
+    "text", ['{"a": 1, "a": 1}', '{"a": NaN, "b": -Infinity, "c": 1e999}', '\ufeff{"model_type": null}']
 )
 def test_configs_that_transformers_reads_too(folder, text):
     (folder / "config.json").write_text(text)

@@ -51,7 +51,7 @@ def changed(**changes):
         (changed(_pre_tokenizer=[{"type": "ByteLevel"}]), "pre_tokenizer must be an object"),
         (changed(_pre_tokenizer={"type": 5}), "must be a string, found 5"),
         (changed(_model=None), "model must be an object"),
-        (changed(_added_tokens=[{"id": 99, "content": "\ud800"}]), "tokenizer.ggml.tokens holds half a character"),
+        (changed(_added_tokens=[{"id": 99, "content": "\ud800"}]), "half of a surrogate pair"),
         ([], "the file must be an object"),
     ],
 )
@@ -65,10 +65,13 @@ def test_a_broken_tokenizer_json_is_named(document, said):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"tokenizer.json": "{"}, "tokenizer.json: not JSON"),
-        ({"tokenizer.json": b"\xff{}"}, "tokenizer.json, byte 0: not UTF-8"),
-        ({"tokenizer.json": "[" * 100_000}, "tokenizer.json: not usable JSON: nested too deeply"),
-        ({"tokenizer.json": json.dumps(GOOD), "tokenizer_config.json": "]"}, "tokenizer_config.json: not JSON"),
+        ({"tokenizer.json": "{"}, "tokenizer.json, byte 1: invalid JSON in line 1"),
+        ({"tokenizer.json": b"\xff{}"}, "tokenizer.json, byte 0: the JSON text is not UTF-8"),
+        ({"tokenizer.json": "[" * 100_000}, "tokenizer.json: JSON values are nested too deeply"),
+        (
+            {"tokenizer.json": json.dumps(GOOD), "tokenizer_config.json": "]"},
+            "tokenizer_config.json, byte 0: invalid JSON in line 1",
+        ),
         (
             {"tokenizer.json": json.dumps(GOOD), "tokenizer_config.json": '{"chat_template": 3}'},
             "chat_template must be",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from math import prod
 from typing import Final
@@ -13,6 +12,7 @@ from requant.encodings.bitsandbytes import NESTED, FourBit, RowInt8
 from requant.errors import FormatError, UnsupportedError
 from requant.formats.folding.pool import Pool
 from requant.ir import Json, Tensor, TensorSpec
+from requant.json_values import parse_json
 from requant.sources import read
 
 #: A description is a few hundred bytes; a longer one is something else.
@@ -75,10 +75,4 @@ def _int8(pool: Pool, module: str) -> None:
 def _state(pool: Pool, array: Tensor) -> dict[str, Json]:
     if array.nbytes > _LONGEST_STATE:
         raise FormatError(pool.path, f"{array.name}: {array.nbytes} bytes are no description of a tensor")
-    try:
-        state = json.loads(bytes(read(array.sources["data"])))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(pool.path, f"{array.name}: is not JSON: {error}") from None
-    if not isinstance(state, dict):
-        raise FormatError(pool.path, f"{array.name}: is not a JSON object")
-    return state
+    return parse_json(read(array.sources["data"]).tobytes(), pool.path / array.name).object()

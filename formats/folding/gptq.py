@@ -283,7 +283,7 @@ def put_marlin(pool: Pool, module: str, weight: Tensor, scales: Tensor, *, awq: 
     """Fold Marlin's tiles; the shapes leave nothing open."""
     inputs, outputs = weight.shape[0] * 16, weight.shape[1] // 2
     groups = scales.shape[0]
-    if inputs % groups:
+    if not inputs or inputs % groups:
         raise FormatError(pool.path, f"module {module!r}: {inputs} inputs are no {groups} groups")
     encoding = Marlin(-1 if groups == 1 else inputs // groups, awq)
     put(pool, TensorSpec(f"{module}.weight", (outputs, inputs), encoding))

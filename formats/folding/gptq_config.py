@@ -22,7 +22,7 @@ _LESS_ONE: Final = frozenset({"gptq", "auto_gptq", "autogptq", "marlin"})
 _AUTO_ROUND: Final = frozenset({"auto_round", "autoround"})
 #: Where the layout is named, in the order in which it is believed.
 _LAYOUT_KEYS: Final = ("packing_format", "checkpoint_format", "format")
-_VERSION: Final = re.compile(r"gptqmodel:(\d+)")
+_VERSION: Final = re.compile(r"gptqmodel:(\d{1,6})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from requant.errors import FormatError, PlanError
 from requant.formats.safetensors.parts import NamesParts
 from requant.formats.safetensors.stream import shorten
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Tensor, TensorSpec, text_config
+from requant.json_values import CONFIG, parse_json
 from requant.sources import Source, read
 
 
@@ -144,8 +144,4 @@ def _configurations(checkpoint: Checkpoint[Tensor]) -> list[tuple[str, Mapping[s
 
 
 def _read_json(path: Path, source: Source) -> Json:
-    try:
-        found: Json = json.loads(bytes(read(source)))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, f"is not JSON: {error}") from None
-    return found
+    return parse_json(read(source, 0, min(source.nbytes, CONFIG.nbytes + 1)).tobytes(), path).value

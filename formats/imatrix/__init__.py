@@ -44,7 +44,9 @@ def imatrix_checkpoint(importance: Importance) -> Checkpoint[Tensor]:
     for name in sorted(importance.entries):
         entry = importance.entries[name]
         counts = (entry.counts * scale).astype(np.float32)[:, None]
-        for suffix, values in ((_SUMS, entry.sums * np.float32(scale)), (_COUNTS, counts)):
+        with np.errstate(over="ignore", invalid="ignore"):  # what grows beyond F32 is infinite, as there
+            sums = entry.sums * np.float32(scale)
+        for suffix, values in ((_SUMS, sums), (_COUNTS, counts)):
             shape = values.shape if len(values) > 1 else values.shape[1:]  # ggml has no leading dimensions of 1
             tensors.append(Tensor(name + suffix, shape, F32, {"data": Memory(values.astype("<f4").tobytes())}))
     metadata = {

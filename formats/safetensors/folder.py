@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from requant.errors import FormatError
 from requant.formats.safetensors.links import is_prose, refuse_to_leave, way_out
-from requant.formats.safetensors.stream import integer, shorten
 from requant.ir import Json
+from requant.json_values import CONFIG as CONFIG_LIMITS
+from requant.json_values import Item, parse_json
 from requant.sources import FileSlice, Identity, Source, open_regular
 from requant.system import read_at
 
 CONFIG: Final = "config.json"
-#: Bytes, and commas and brackets, of the longest config.json; the largest known have 2 MB.
-MAX_CONFIG: Final = 1 << 23
-MAX_CONFIG_ITEMS: Final = 200_000
-MAX_CONFIG_DEPTH: Final = 64
+#: What the keys must be that say how the rest is to be read.
+_KINDS: Final[Mapping[str, Callable[[Item], object]]] = {
+    **dict.fromkeys(("model_type", "hidden_act", "hidden_activation", "torch_dtype", "dtype"), Item.string),
+    **dict.fromkeys(("architectures", "layer_types"), Item.array),
+    **dict.fromkeys(("text_config", "rope_scaling", "rope_parameters", "auto_map"), Item.object),
+}
 #: Weights, in whatever format: what is carried along is everything else.
 WEIGHTS: Final = (
     *(
@@ -56,32 +59,25 @@ def read_config(folder: Path) -> dict[str, Json]:
     descriptor = open_regular(path)
     try:
         refuse_to_leave(path, folder)
-        if os.fstat(descriptor).st_size > MAX_CONFIG:
-            raise FormatError(
-                path, f"more than {MAX_CONFIG} bytes", hint="this is probably not a model's configuration"
-            )
-        data = read_at(descriptor, MAX_CONFIG, 0)
+        data = read_at(descriptor, CONFIG_LIMITS.nbytes + 1, 0)
     finally:
         os.close(descriptor)
-    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_CONFIG_ITEMS:
-        raise FormatError(path, f"more than {MAX_CONFIG_ITEMS} items")
-    try:
-        text = data.decode("utf-8-sig")
-        config = json.loads(text, object_pairs_hook=_object, parse_int=integer)
-    except UnicodeDecodeError as error:
-        raise FormatError(path, "the JSON text is not UTF-8", offset=error.start) from None
-    except json.JSONDecodeError as error:
-        offset = len(data) - len(text[error.pos :].encode())
-        raise FormatError(path, f"invalid JSON in line {error.lineno}: {error.msg}", offset=offset) from None
-    except RecursionError:
-        raise FormatError(path, "JSON values are nested too deeply") from None
-    except ValueError as error:
-        raise FormatError(path, str(error)) from None
-    if not _is_shallow(config, MAX_CONFIG_DEPTH):
-        raise FormatError(path, "JSON values are nested too deeply")
-    if not isinstance(config, dict):
-        raise FormatError(path, f"must be a JSON object, not {shorten(config)}")
-    return config
+    return checked_config(parse_json(data, path))
+
+
+def checked_config(config: Item) -> dict[str, Json]:
+    """A config.json whose keys of structure are of their kinds, so that nobody else need ask; `FormatError` if not."""
+    for key, kind in _KINDS.items():
+        value = config.get(key)
+        if value.value is not None:
+            kind(value)
+    architectures = config.get("architectures")
+    for name in architectures.items():
+        name.string()
+    text = config.get("text_config")
+    if text.value is not None:
+        checked_config(text)
+    return config.object()
 
 
 def write_config(config: Mapping[str, Json]) -> bytes:
@@ -127,21 +123,3 @@ def _regular_files(folder: Path) -> Iterator[os.DirEntry[str]]:
             continue
         if Path(entry.name).suffix.lower() not in WEIGHTS and not entry.name.endswith(".index.json"):
             yield entry
-
-
-def _is_shallow(value: Json, depth: int) -> bool:
-    """Whether lists and objects nest at most `depth` deep, so that they can also be written."""
-    if isinstance(value, dict):
-        return depth > 0 and all(_is_shallow(item, depth - 1) for item in value.values())
-    if isinstance(value, list):
-        return depth > 0 and all(_is_shallow(item, depth - 1) for item in value)
-    return True
-
-
-def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    result: dict[str, Json] = {}
-    for key, value in pairs:
-        if key in result and result[key] != value:
-            raise ValueError(f"two values for {shorten(key)}")
-        result[key] = value
-    return result

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from requant.errors import FormatError
+from requant.json_values import integer
 from requant.system import read_at
 
 WINDOW: Final = 1 << 18
@@ -165,13 +166,6 @@ def _is_certain(problem: Exception, window: int) -> bool:
             return int(problem.value) + 12 < window
         case _:
             return True
-
-
-def integer(text: str) -> int:
-    """An integer of JSON, unless it is beyond even 64 bits of floating point."""
-    if len(text) > 310:
-        raise ValueError(f"number out of range: {len(text)} digits")
-    return int(text)
 
 
 def _integer(text: str) -> int | float:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from requant.architectures.general import SAMPLING
+from requant.errors import FormatError
 from requant.ir import Typed
+from requant.json_values import parse_json
 from requant.plan import Loss, LossKind
 
 KEY: Final = "requant.gguf"
@@ -73,9 +76,9 @@ def unpack(metadata: Mapping[str, Typed], architecture: str, vocabulary: int) ->
     no id of a token beyond the `vocabulary`."""
     text = metadata[KEY].value if KEY in metadata else None
     try:
-        kept = json.loads(text) if isinstance(text, str) else {}
-    except (ValueError, RecursionError):
-        return {}
+        kept: Any = parse_json(text.encode(), Path(KEY)).value if isinstance(text, str) else {}
+    except (UnicodeEncodeError, FormatError):
+        return {}  # a copy that somebody has changed
     import gguf
 
     found = {}
@@ -85,10 +88,14 @@ def unpack(metadata: Mapping[str, Typed], architecture: str, vocabulary: int) ->
             continue
         if not (isinstance(pair, list) and len(pair) == 2 and _sound(*pair)):
             continue
-        if key.startswith(_TOKENIZER) and key.endswith("_token_id") and not 0 <= pair[1] < vocabulary:
+        if key.startswith(_TOKENIZER) and key.endswith("_token_id") and not _is_id(pair[1], vocabulary):
             continue
         found[key] = Typed(pair[0], pair[1])
     return found
+
+
+def _is_id(value: object, vocabulary: int) -> bool:
+    return isinstance(value, int) and 0 <= value < vocabulary
 
 
 def _fits(typed: Typed) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from requant.architectures.card import read_card
 from requant.architectures.numbers import shortest
 from requant.ir import Checkpoint, Json, Tensor, Typed
+from requant.json_values import TOKENIZER, parse_json
 from requant.plan import Loss, LossKind, Move
 from requant.sources import Memory, Source, read
 
@@ -100,15 +101,12 @@ def _token(metadata: Mapping[str, Typed], name: str, vocabulary: int) -> int | N
 
 
 def json_file(checkpoint: Checkpoint[Tensor], name: str) -> Json:
-    """A JSON file beside the weights; None if there is none or it is no JSON."""
+    """A JSON file beside the weights; None if there is none. Raises `FormatError` if it is no JSON."""
     source = checkpoint.files.get(name)
-    if source is None or source.nbytes > _LARGEST:
+    if source is None:
         return None
-    try:
-        value: Json = json.loads(read(source).tobytes())
-    except (ValueError, RecursionError):
-        return None
-    return value
+    data = read(source, 0, min(source.nbytes, TOKENIZER.nbytes + 1)).tobytes()
+    return parse_json(data, checkpoint.folder / name, TOKENIZER).value
 
 
 def _sampling(checkpoint: Checkpoint[Tensor]) -> dict[str, Typed]:

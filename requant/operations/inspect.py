@@ -13,9 +13,10 @@ from requant.encodings import Encoding
 from requant.encodings.exl2 import Exl2
 from requant.file_types import title
 from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
+from requant.metadata import first_count, largest_count
 from requant.sources import FileSlice
 
-_LAYER: Final = re.compile(r"(?:^|\.)(\d+)\.")
+_LAYER: Final = re.compile(r"(?:^|\.)(\d{1,9})\.")
 
 #: Tokens that llama.cpp evaluates at once by default (`n_ubatch`): the logits of so many are held.
 _MICRO_BATCH: Final = 512
@@ -226,12 +227,7 @@ def _memory(checkpoint: Checkpoint[Tensor], weights: int) -> tuple[RunMemory, ..
 
 def _ggml_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
     def number(key: str) -> int | None:
-        field = checkpoint.metadata.get(f"{checkpoint.architecture}.{key}")
-        if field is None or isinstance(field.value, str):
-            return None
-        if isinstance(field.value, (bool, int, float)):
-            return int(field.value)
-        return max((n for n in field.value if isinstance(n, int)), default=None)  # one entry for each layer
+        return largest_count(checkpoint.metadata, f"{checkpoint.architecture}.{key}")
 
     layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
     context, embedding = number("context_length"), _embedding(checkpoint, "token_embd.weight")
@@ -246,7 +242,7 @@ def _hf_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
     config = flat_config(checkpoint.config)
 
     def number(*keys: str) -> int | None:
-        return next((n for n in (config.get(key) for key in keys) if isinstance(n, int) and n > 0), None)
+        return first_count(config, *keys)
 
     layers, heads = number("num_hidden_layers", "n_layer"), number("num_attention_heads", "n_head")
     width, context = number("hidden_size", "n_embd"), number("max_position_embeddings", "n_positions")
@@ -258,4 +254,4 @@ def _hf_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
 
 
 def _embedding(checkpoint: Checkpoint[Tensor], name: str) -> int | None:
-    return next((tensor.shape[0] for tensor in checkpoint.tensors if tensor.name == name), None)
+    return next((tensor.shape[0] for tensor in checkpoint.tensors if tensor.name == name and tensor.shape), None)

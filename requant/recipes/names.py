@@ -82,7 +82,7 @@ _KEPT_GLM5_NEXT: Final = tuple(
 )
 
 _POSITIONS: Final = ("position_embd.weight", "token_types.weight")
-_LAYER: Final = re.compile(r"blk\.\s*([+-]?[0-9]+)")
+_LAYER: Final = re.compile(r"blk\.\s*([+-]?[0-9]{1,9})")
 
 
 def role_of(name: str) -> Role:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from requant.digits import whole
 from requant.encodings import Encoding
 from requant.errors import PlanError
 from requant.ir import Typed
@@ -95,10 +96,10 @@ def layers_to_prune(text: str) -> tuple[int, ...]:
     >>> layers_to_prune("3,1,3")
     (1, 3)
     """
-    words = text.split(",")
-    if not all(word.strip().isascii() and word.strip().isdigit() for word in words):
+    numbers = {whole(word.strip()) for word in text.split(",")}
+    if None in numbers:
         raise PlanError(f"{text!r} should be layer numbers, separated by commas")
-    return tuple(sorted({int(word) for word in words}))
+    return tuple(sorted(number for number in numbers if number is not None))
 
 
 def override_kv(text: str) -> tuple[str, Typed]:

@@ -13,7 +13,7 @@ from requant.errors import PlanError
 from requant.ir import Typed
 from requant.recipes.names import file_order
 
-_LAYER: Final = re.compile(r"blk\.([0-9]+)\.")
+_LAYER: Final = re.compile(r"blk\.([0-9]{1,9})\.")
 
 
 def pruned_names(names: Iterable[str], layers: Sequence[int]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from requant.digits import whole
 from requant.encodings import BF16, BLOCKS, F16, F32, Blocks, Encoding
 from requant.errors import PlanError
 from requant.file_types import GUESSED
@@ -98,9 +99,10 @@ def recipe_named(text: str) -> Recipe:
     name = ALIASES.get(name, name)
     if name in RECIPES:
         return RECIPES[name]
-    if text.isascii() and text.isdigit():
+    number = whole(text)
+    if number is not None:
         for recipe in RECIPES.values():
-            if recipe.file_type == int(text):
+            if recipe.file_type == number:
                 return recipe
     raise PlanError(f"there is no quantization type {text!r}", hint="one of " + ", ".join(RECIPES))
 

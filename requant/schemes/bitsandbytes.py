@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from requant.digits import whole
 from requant.encodings import BF16, F16, F32, Encoding
 from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.errors import PlanError
@@ -81,8 +82,8 @@ def int8(parameters: Sequence[str]) -> BitsAndBytes:
 
 
 def _parsed(table: str, parameters: Sequence[str]) -> BitsAndBytes:
-    blocks = [int(text) for text in parameters if text.isdigit()]
-    strange = [text for text in parameters if text != "DQ" and not text.isdigit()]
+    blocks = [block for block in map(whole, parameters) if block is not None]
+    strange = [text for text in parameters if text != "DQ" and whole(text) is None]
     if strange or len(blocks) > 1 or any(block not in (32, 64, 128, 256, 512, 1024, 2048, 4096) for block in blocks):
         raise PlanError(
             f"{table.upper()}-{'-'.join(parameters)} is not understood",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from requant.digits import whole
 from requant.encodings import DENSE, Encoding
 from requant.encodings.compressed import Packed
 from requant.encodings.exactness import Integers, integers_of
@@ -167,8 +168,8 @@ def w8a16(parameters: Sequence[str]) -> IntegerWeights:
 
 def _parsed(name: str, bits: int, group: int, parameters: Sequence[str]) -> IntegerWeights:
     text = "-".join((name, *parameters))
-    groups = [int(word) for word in parameters if word.isascii() and word.isdigit()]
-    strange = [word for word in parameters if not (word.isascii() and word.isdigit()) and word not in ("SYM", "ASYM")]
+    groups = [size for size in map(whole, parameters) if size is not None]
+    strange = [word for word in parameters if whole(word) is None and word not in ("SYM", "ASYM")]
     if strange or len(groups) > 1 or any(size not in _GROUPS for size in groups):
         raise PlanError(f"{text} is not understood", hint=f"{name}, {name}-ASYM, or {name}-32, -64, -128 for groups")
     return IntegerWeights(text, bits, (groups or [group])[0], symmetric="ASYM" not in parameters)

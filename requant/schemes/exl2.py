@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import codec_for
+from requant.digits import whole
 from requant.encodings import F16, Dense, Encoding
 from requant.encodings.exl2 import PADDING, Exl2, exl2_groups
 from requant.errors import PlanError
@@ -91,7 +92,7 @@ _PLACES: Final = {
     **{f"{name}_proj": ("attention", place) for place, name in enumerate("qkvo")},
     **{f"{name}_proj": ("mlp", place) for place, name in enumerate(("gate", "up", "down"))},
 }
-_LINEAR: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:.*\.)?(\w+)\.weight$")
+_LINEAR: Final = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.(?:.*\.)?(\w+)\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +175,10 @@ def exl2(parameters: Sequence[str]) -> Exl2Scheme:
     """`EXL2-4.0`, or with the head's width `EXL2-4.0-8`."""
     try:
         bits = float(parameters[0]) if parameters else None
-        head = int(parameters[1]) if len(parameters) > 1 else 6
+        head = whole(parameters[1]) if len(parameters) > 1 else 6
     except ValueError:
         bits, head = 0.0, 6
-    if (bits is not None and not 2 <= bits <= 8.2) or head not in _HEADS or len(parameters) > 2:
+    if (bits is not None and not 2 <= bits <= 8.2) or head is None or head not in _HEADS or len(parameters) > 2:
         raise PlanError(
             f"EXL2-{'-'.join(parameters)} is not understood",
             hint="EXL2-4.0: bits per weight from 2 to 8; EXL2-4.0-8: with the output matrix in 8 bits",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from requant.digits import whole
 from requant.encodings import Blocks, Dense, Encoding
 from requant.encodings.awq import Awq, Kind
 from requant.encodings.exactness import Integers, integers_of
@@ -142,8 +143,8 @@ def _parameters(scheme: str, parameters: Sequence[str], known: set[str]) -> tupl
     """Numbers and words; an empty parameter is the minus sign of the next."""
     numbers, words, sign = [], [], 1
     for text in parameters:
-        if text.isascii() and text.isdigit():
-            numbers.append(sign * int(text))
+        if (number := whole(text)) is not None:
+            numbers.append(sign * number)
         elif text in known:
             words.append(text)
         elif text:

@@ -2,75 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from requant.errors import FormatError
 from requant.ir import Checkpoint, Json, Tensor, text_config
+from requant.json_values import TOKENIZER, Item, parse_json
 from requant.sources import read
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A value inside a JSON file that remembers where it is, so that a wrong type can say so."""
-
-    path: Path
-    where: str
-    value: Json
-
-    def get(self, key: str) -> Item:
-        """The member `key` of an object; null when it is absent."""
-        return Item(self.path, f"{self.where}.{key}".lstrip("."), self.object().get(key))
-
-    def object(self) -> dict[str, Json]:
-        """A JSON object."""
-        if isinstance(self.value, dict):
-            return self.value
-        raise self.wrong("an object")
-
-    def array(self) -> list[Json]:
-        """A JSON array."""
-        if isinstance(self.value, list):
-            return self.value
-        raise self.wrong("an array")
-
-    def items(self) -> Iterator[Item]:
-        """The members of an array; none when it is null."""
-        for index, value in enumerate([] if self.value is None else self.array()):
-            yield Item(self.path, f"{self.where}[{index}]", value)
-
-    def string(self, default: str | None = None) -> str:
-        """A string; `default` stands for null."""
-        value = default if self.value is None else self.value
-        if isinstance(value, str):
-            return value
-        raise self.wrong("a string")
-
-    def integer(self) -> int:
-        """An integer that is not negative."""
-        if isinstance(self.value, int) and not isinstance(self.value, bool) and self.value >= 0:
-            return self.value
-        raise self.wrong("a non-negative integer")
-
-    def number(self) -> float:
-        """A number."""
-        if isinstance(self.value, int | float) and not isinstance(self.value, bool):
-            return float(self.value)
-        raise self.wrong("a number")
-
-    def flag(self, default: bool = False) -> bool:
-        """A boolean; `default` stands for null."""
-        value = default if self.value is None else self.value
-        if isinstance(value, bool):
-            return value
-        raise self.wrong("true or false")
-
-    def wrong(self, expected: str) -> FormatError:
-        """The error that says what stands here instead of `expected`."""
-        shown = json.dumps(self.value, ensure_ascii=False)[:60]
-        return FormatError(self.path, f"{self.where or 'the file'} must be {expected}, found {shown}")
 
 
 def steps(tokenizer: Item, part: str) -> Iterator[Item]:
@@ -127,13 +66,10 @@ class Files:
         path = self.path(name)
         if name not in self:
             return Item(path, "", {})
-        try:
-            value = json.loads(self.text(name))
-        except RecursionError:
-            raise FormatError(path, "not usable JSON: nested too deeply") from None
-        except ValueError as error:
-            raise FormatError(path, f"not JSON: {error}", hint="is the download complete?") from None
-        item = Item(path, "", value)
+        source = self.checkpoint.files[name]
+        if source.nbytes > TOKENIZER.nbytes:
+            raise FormatError(path, f"{source.nbytes:,} bytes; at most {TOKENIZER.nbytes:,} are read")
+        item = parse_json(self.data(name), path, TOKENIZER)
         item.object()
         return item
 

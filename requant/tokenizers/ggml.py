@@ -43,7 +43,6 @@ def to_ggml(checkpoint: Checkpoint[Tensor], vocab_rows: int | None) -> Tokenizer
         # as the reference does for Granite and, by its size, SmolLM
         special.setdefault(ADD_KEYS["bos"], Typed("bool", False))
     metadata = {**part.metadata, **special}
-    _refuse_lone_surrogates(metadata, files)
     return TokenizerOutcome(metadata, part.losses + _strip_losses(part.added) + _rowless_losses(files))
 
 
@@ -61,18 +60,6 @@ def _rowless_losses(files: Files) -> tuple[Loss, ...]:
         detail = f"token {token.id} is left out: the embedding has {files.rows} rows"
         losses.append(Loss(LossKind.TOKENIZER_CHANGED, token.content, detail))
     return tuple(losses)
-
-
-def _refuse_lone_surrogates(metadata: Mapping[str, Typed], files: Files) -> None:
-    """JSON can write half a character, GGUF cannot."""
-    for key, typed in metadata.items():
-        text = typed.value
-        if typed.kind == "[str]" and isinstance(text, list):
-            text = "".join(text)
-        try:
-            str(text).encode()
-        except UnicodeEncodeError as error:
-            raise FormatError(files.path("tokenizer.json"), f"{key} holds half a character: {error.reason}") from None
 
 
 def _configured_rows(checkpoint: Checkpoint[Tensor]) -> int | None:

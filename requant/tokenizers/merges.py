@@ -14,7 +14,8 @@ from typing import cast
 
 from requant.errors import FormatError
 from requant.ir import Json
-from requant.tokenizers.files import Files, Item
+from requant.json_values import Item
+from requant.tokenizers.files import Files
 
 _SPACE = chr(ord(" ") + 256)
 

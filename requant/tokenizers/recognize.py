@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
+from requant.json_values import Item
 from requant.patterns import Patience
 from requant.plan import Loss, LossKind
-from requant.tokenizers.files import Files, Item
+from requant.tokenizers.files import Files
 from requant.tokenizers.pre_tokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
 from requant.tokenizers.splitting import Split, UnknownStep, probes, run, steps_of
 
@@ -132,8 +134,7 @@ def _same(steps: tuple[Split, ...]) -> tuple[tuple[PreTokenizer, ...], str]:
     wanted = [(text, run(steps, text, patience)) for text in probes()]
 
     def differs(splits: tuple[str, ...]) -> Iterator[str]:
-        ours = tuple(map(Split, splits))
-        return (text for text, pieces in wanted if run(ours, text, patience) != pieces)
+        return (text for text, pieces in wanted if _cut_as(splits, text) != pieces)
 
     for splits, rows in by_splits.items():
         if next(differs(splits), None) is None:
@@ -141,6 +142,12 @@ def _same(steps: tuple[Split, ...]) -> tuple[tuple[PreTokenizer, ...], str]:
     wrong = {splits: list(differs(splits)) for splits in by_splits}
     closest = min(wrong, key=lambda splits: len(wrong[splits]))
     return tuple(by_splits[closest]), wrong[closest][0]
+
+
+@cache
+def _cut_as(splits: tuple[str, ...], text: str) -> list[str]:
+    """A probe as a row of the table cuts it."""
+    return run(tuple(map(Split, splits)), text, Patience())
 
 
 def _normalizer_losses(normalizer: Item) -> tuple[Loss, ...]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from requant.ir import Json, Typed
-from requant.tokenizers.files import Files, Item, config_value
+from requant.json_values import Item
+from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import ADD_KEYS, CHAT_TEMPLATE, CHAT_TEMPLATES, ID_KEYS, LOWERCASE, STRIP_ACCENTS
 from requant.tokenizers.vocabulary import AddedToken
 

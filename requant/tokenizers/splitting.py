@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
+from requant.json_values import Item
 from requant.patterns import Patience, PatternError, regular_expression
 from requant.printable import printable
-from requant.tokenizers.files import Item
 from requant.tokenizers.pre_tokenizers import GPT2, PRE_TOKENIZERS
 
 _ASCII = "".join(map(chr, range(32, 127))) + "\t\n\r\x0b\x01"

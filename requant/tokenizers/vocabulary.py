@@ -11,10 +11,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import cast
 
+from requant.digits import whole
 from requant.errors import FormatError, PlanError
 from requant.ir import Typed
+from requant.json_values import Item
 from requant.plan import Loss
-from requant.tokenizers.files import Files, Item
+from requant.printable import printable
+from requant.tokenizers.files import Files
 
 ADDED_SCORE, PADDING_SCORE = -1000.0, -10000.0  #: what convert_hf_to_gguf.py gives them
 
@@ -130,9 +133,10 @@ def _declared(files: Files, tokenizer_json: bool) -> dict[int, AddedToken]:
         found[token.id] = token
     decoder = files.json("tokenizer_config.json").get("added_tokens_decoder")
     for key in decoder.object() if decoder.value is not None else ():
-        if not key.isdecimal():
-            raise FormatError(decoder.path, f"{decoder.where}: {key!r} is not a token id")
-        found.setdefault(int(key), _added(decoder.get(key), int(key)))
+        index = whole(key)
+        if index is None:
+            raise FormatError(decoder.path, f"{decoder.where}: {printable(key, 60)!r} is not a token id")
+        found.setdefault(index, _added(decoder.get(key), index))
     texts = {token.content for token in found.values()}
     for text, index in ids_of(files.json("added_tokens.json")).items():
         if text not in texts:

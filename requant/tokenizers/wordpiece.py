@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from requant.errors import FormatError, UnsupportedError
 from requant.ir import Json, Typed
+from requant.json_values import Item
 from requant.plan import Loss, LossKind
-from requant.tokenizers.files import Files, Item, config_value
+from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import LOWERCASE, MODEL, PRE, STRIP_ACCENTS, TOKENS, TYPE_COUNT, TYPES
 from requant.tokenizers.metadata import GgmlTokenizer, assumed_ids, document, placed, template
 from requant.tokenizers.special import named_tokens

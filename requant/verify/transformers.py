@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from requant.errors import VerifyError
+from requant.json_values import parse_json
 from requant.verify.logits import Logits, pieces
 
 
@@ -78,10 +78,11 @@ class Transformers:
 
 def _pools_first(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "1_Pooling" / "config.json").read_text())
-    except (OSError, ValueError):
+        path = folder / "1_Pooling" / "config.json"
+        config = parse_json(path.read_bytes(), path)
+    except OSError:
         return False
-    return bool(config.get("pooling_mode_cls_token"))
+    return config.get("pooling_mode_cls_token").flag()
 
 
 @contextlib.contextmanager
