@@ -95,7 +95,7 @@ def _pair(text: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--param")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from requant.digits import whole
+from requant.encodings.compressed import Packed
 from requant.errors import Error, FormatError, PlanError
 from requant.formats import FORMATS
 from requant.formats.folding.gptq_config import GptqConfig
@@ -23,6 +24,7 @@ from requant.recipes import layers_to_prune, recipe_named
 from requant.schemes import scheme_named
 from requant.tokenizers import to_ggml
 from tests.fuzz import seeds
+from tests.matrix import readable
 from tests.tiny_gguf import write_tiny_llama
 from tests.tokenizer_files import folder
 
@@ -185,6 +187,19 @@ def test_every_key_of_every_family_of_every_wrong_kind(tmp_path, name, bad):
             assert len(str(error)) < 2000
 
 
+@pytest.mark.parametrize("label", [name for name, one in readable().items() if {"group", "block"} & {*one.__slots__}])
+def test_groups_hold_something(label):
+    """Shapes out of a file may divide to 0; compressed-tensors' 0 is the whole tensor."""
+    encoding = readable()[label]
+    name = "group" if "group" in encoding.__slots__ else "block"
+    if isinstance(encoding, Packed):
+        assert replace(encoding, group=0).parts((256, 256))
+        return
+    for bad in (0, -2):
+        with pytest.raises(PlanError, match=f"groups of {bad}"):
+            replace(encoding, **{name: bad})
+
+
 #: Where JSON is parsed that no stranger wrote, or that is streamed.
 ELSEWHERE = {
     "requant/json_values.py",
@@ -192,6 +207,8 @@ ELSEWHERE = {
     "requant/verify/llama_child.py",
     "requant/verify/llama_channel.py",
     "requant/verify/llama_cpp.py",
+    "requant/journal.py",
+    "cli/merge_recipe.py",  # what the user writes after --param
 }
 
 

@@ -489,3 +489,44 @@ def test_a_real_model_reads_the_same_from_either_format(tmp_path):
     torch.save(safetensors.torch.load_file(folder / "model.safetensors"), tmp_path / "pytorch_model.bin")
     from_torch = detect(tmp_path).read(tmp_path)
     assert content(from_torch) == content(FORMATS["safetensors"].read(folder))
+
+
+def overlapping(data):
+    """The archive with the directory's entry of the last storage pointing at the first one's bytes."""
+    out = bytearray(data)
+    at, entries = out.index(b"PK\x01\x02"), {}
+    while out[at : at + 4] == b"PK\x01\x02":
+        name, extra, comment = struct.unpack_from("<3H", out, at + 28)
+        entries[bytes(out[at + 46 : at + 46 + name]).decode()] = at
+        at += 46 + name + extra + comment
+    first, last = (entries[next(n for n in entries if n.endswith(f"/data/{k}"))] for k in (0, 1))
+    out[last + 42 : last + 46] = out[first + 42 : first + 46]
+    return bytes(out)
+
+
+def test_storages_that_lie_over_each_other_are_refused(tmp_path):
+    """Each would be read as its own, so that a small file could promise any number of bytes."""
+    data = saved({"a": torch.arange(8.0), "b": torch.arange(8.0) + 8})
+    assert len(opened(tmp_path, data).tensors) == 2
+    with pytest.raises(FormatError, match="the storages '0' and '1' lie over each other"):
+        opened(tmp_path, overlapping(data))
+
+
+def test_views_that_promise_more_than_there_is_are_refused(tmp_path):
+    """A stride of 0 makes terabytes of four bytes; so do many views of one storage."""
+    one = torch.ones(1)
+    with pytest.raises(FormatError, match=r"its tensors have 4,398,046,511,104 bytes, the file 1,\d\d\d") as raised:
+        opened(tmp_path, saved({"a": one.expand(1 << 40)}))
+    assert "contiguous" in raised.value.hint
+    large = torch.ones(1 << 12)
+    with pytest.raises(FormatError, match="they repeat the same numbers"):
+        opened(tmp_path, saved({f"a{i}": large for i in range(200)}))
+
+
+def test_views_that_repeat_numbers_are_told_and_read(tmp_path):
+    rows = torch.arange(8.0).expand(16, 8)
+    tied = torch.arange(512.0).reshape(64, 8)
+    checkpoint = opened(tmp_path, saved({"rows": rows, "embedding": tied, "head": tied}))
+    assert checkpoint.notices == ("'rows' repeats numbers: 32 bytes are stored, 512 are read",)
+    assert content(checkpoint)["rows"][2] == rows.contiguous().numpy().tobytes()
+    assert content(checkpoint)["head"][2] == tied.numpy().tobytes()

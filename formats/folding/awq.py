@@ -50,7 +50,7 @@ def _fold_words(pool: Pool, module: str, weight: Tensor, scales: Tensor, group: 
     words = read_words(zeros, pool.path)
     if scales.shape[1] == 8 * weight.shape[1]:
         inputs, outputs, groups = weight.shape[0], scales.shape[1], scales.shape[0]
-        if inputs % groups:
+        if not inputs or inputs % groups:
             raise FormatError(pool.path, f"module {module!r}: {inputs} inputs are no {groups} groups")
         size = -1 if groups == 1 and group != inputs else inputs // groups
         scale = scales.encoding.label if scales.encoding.label == "BF16" else "F16"

@@ -34,7 +34,7 @@ def _marlin(pool: Pool, module: str, *, gptq: bool) -> None:
         raise FormatError(pool.path, f"module {module!r}: {names[0]!r} and {names[1]!r} are no matrices")
     inputs, (groups, outputs) = 32 * packed.shape[0], scales.shape
     bits = 2 * packed.shape[1] // outputs
-    if bits not in (4, 8) or inputs % groups:
+    if bits not in (4, 8) or not inputs or inputs % groups:
         raise FormatError(
             pool.path, f"module {module!r}: {list(packed.shape)} words under {list(scales.shape)} scales are no tiles"
         )

@@ -7,15 +7,15 @@ object for it: `_type`, and in `_data` what is no array.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
 from requant.encodings.scaled import Scaled
-from requant.errors import UnsupportedError
+from requant.errors import FormatError, UnsupportedError
 from requant.formats.folding.pool import Pool
 from requant.formats.folding.scaled import grain_of
 from requant.ir import Json, Tensor, TensorSpec
+from requant.json_values import parse_json
 
 #: Classes that keep a row of the weight as a row of numbers -> dtypes of these.
 _PLAIN: Final[Mapping[str, tuple[str, ...]]] = {
@@ -58,8 +58,8 @@ def _class_of(pool: Pool, name: str) -> str:
     """What class the metadata names for a tensor; "" where it names none."""
     typed = pool.metadata.get(name)
     try:
-        said = json.loads(str(typed.value)) if typed is not None else {}
-    except (ValueError, RecursionError):
+        said = {} if typed is None else parse_json(str(typed.value).encode(), pool.path).value
+    except (UnicodeEncodeError, FormatError):
         return ""
     kind = said.get("_type") if isinstance(said, dict) else ""
     return kind if isinstance(kind, str) and kind.isidentifier() else ""

@@ -30,7 +30,8 @@ def read_checkpoint(path: Path, weights: WeightFiles) -> Checkpoint[Tensor]:
         header = weights.read(path)
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror}") from None
-    return Checkpoint(Naming.HF, "", header.tensors, metadata=_typed(header.metadata), path=path)
+    metadata = _typed(header.metadata)
+    return Checkpoint(Naming.HF, "", header.tensors, metadata=metadata, path=path, notices=header.notices)
 
 
 def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -> Checkpoint[Tensor]:

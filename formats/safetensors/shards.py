@@ -179,7 +179,8 @@ def _joined(headers: Mapping[Path, Header], notices: Sequence[str]) -> Header:
                     hint="open one of the files by itself, or move the copy out of the folder",
                 )
             tensors[tensor.name], owner[tensor.name] = tensor, path
-    told = [*notices, *list(differing.values())[:_SHOWN]]
+    inside = [notice for header in headers.values() for notice in header.notices]
+    told = [*notices, *inside, *list(differing.values())[:_SHOWN]]
     if len(differing) > _SHOWN:
         told.append(f"{len(differing) - _SHOWN} more keys of __metadata__ differ between files")
     return Header({key: value for key, (value, _) in metadata.items()}, tuple(tensors.values()), tuple(told))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,11 @@ from requant.sources import FileSlice, Source, open_regular
 from requant.system import read_at
 
 MAX_PICKLE: Final = 1 << 24
+#: How many times the file's bytes its tensors may have together. Views repeat numbers: a head that is tied has all of
+#: the embedding's, `expand` makes rows of one; a hostile file of a kilobyte could promise terabytes.
+MAX_EXPANSION: Final = 16
+#: Tensors that repeat numbers and are told by name.
+_TOLD: Final = 8
 #: How a file begins that torch wrote before version 1.6: a pickled magic number.
 LEGACY: Final = bytes.fromhex("80028a0a6cfc9c46f920")
 #: Under which keys training tools keep the weights beside other things.
@@ -113,15 +119,43 @@ class _Reader:
                 self.archive.path, "no dictionary of tensors", hint="save the weights alone: model.state_dict()"
             )
         tensors: list[Tensor] = []
+        views: list[View] = []
         metadata: dict[str, str] = {}
         for key, item in state.items():
             if isinstance(item, View):
                 tensors.append(self._tensor(str(key), item))
+                views.append(item)
             elif isinstance(item, str | int | float):
                 metadata[str(key)] = str(item)
         if len({tensor.name for tensor in tensors}) < len(tensors):
             raise FormatError(self.archive.path, "two tensors have the same name: one is text, the other a number")
-        return Header(metadata, tuple(tensors))
+        self._refuse_overlaps({view.storage.key for view in views})
+        return Header(metadata, tuple(tensors), self._repeated(tensors, views))
+
+    def _refuse_overlaps(self, keys: Collection[str]) -> None:
+        """Storages that share bytes of the file: torch writes none, and each would be read as if it were its own."""
+        members = {key: self.archive.members[f"{self.root}/data/{key}"] for key in keys}
+        spans = sorted((member.header, self.archive.offset(member) + member.nbytes, k) for k, member in members.items())
+        for (_, end, first), (start, _, second) in pairwise(spans):
+            if start < end:
+                found = f"the storages {shorten(first)} and {shorten(second)} lie over each other"
+                raise self.archive.error(found, start)
+
+    def _repeated(self, tensors: Sequence[Tensor], views: Sequence[View]) -> tuple[str, ...]:
+        """What is to be told of tensors with more numbers than are stored; `FormatError` where that has no measure."""
+        total = sum(tensor.nbytes for tensor in tensors)
+        if total > MAX_EXPANSION * self.archive.size:
+            raise FormatError(
+                self.archive.path,
+                f"its tensors have {total:,} bytes, the file {self.archive.size:,}: they repeat the same numbers",
+                hint="if that is meant, save copies: {name: t.contiguous().clone() for name, t in state.items()}",
+            )
+        sizes = [(tensor, self._nbytes(tensor.name, view.storage)) for tensor, view in zip(tensors, views, strict=True)]
+        return tuple(
+            f"{shorten(tensor.name)} repeats numbers: {held:,} bytes are stored, {tensor.nbytes:,} are read"
+            for tensor, held in sizes
+            if tensor.nbytes > held
+        )[:_TOLD]
 
     def _tensor(self, name: str, view: View) -> Tensor:
         kind = view.dtype or view.storage.kind.replace("torch.cuda.", "torch.")

@@ -196,3 +196,9 @@ def columns_of(shape: Shape) -> int:
 def rows_of(shape: Shape) -> int:
     """Number of rows of a tensor seen as a matrix."""
     return prod(shape[:-1])
+
+
+def check_group(size: int, *, whole_row: bool = True) -> None:
+    """`PlanError` for groups that hold nothing: what a file's shapes divide to may be 0. -1 is a whole row."""
+    if size < 1 and not (whole_row and size == -1):
+        raise PlanError(f"weights cannot share a scale in groups of {size}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from requant.dtypes import DTYPES
-from requant.encodings import DENSE, F16, Dense, PartSpec, Shape
+from requant.encodings import DENSE, F16, Dense, PartSpec, Shape, check_group
 from requant.encodings.exactness import Integers, Offsets
 from requant.errors import PlanError
 
@@ -36,6 +36,9 @@ class Awq:
     group: int
     symmetric: bool = False
     scale: str = "F16"
+
+    def __post_init__(self) -> None:
+        check_group(self.group)
 
     @property
     def label(self) -> str:
@@ -138,6 +141,9 @@ class Marlin:
 
     group: int
     awq: bool = False
+
+    def __post_init__(self) -> None:
+        check_group(self.group)
 
     @property
     def label(self) -> str:

@@ -11,7 +11,7 @@ from math import prod
 from typing import Final
 
 from requant.dtypes import DTYPES
-from requant.encodings import DENSE, Dense, PartSpec, Shape
+from requant.encodings import DENSE, Dense, PartSpec, Shape, check_group
 
 #: Room for the JSON that describes a tensor; blanks fill what its numbers leave.
 STATE_NBYTES: Final = 256
@@ -40,6 +40,9 @@ class FourBit:
     double: bool = False
     storage: str = "U8"
     state_nbytes: int = STATE_NBYTES
+
+    def __post_init__(self) -> None:
+        check_group(self.block, whole_row=False)
 
     @property
     def label(self) -> str:

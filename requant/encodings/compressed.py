@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from requant.dtypes import DTYPES
-from requant.encodings import DENSE, F32, Dense, PartSpec, Shape
+from requant.encodings import DENSE, F32, Dense, PartSpec, Shape, check_group
 from requant.encodings.exactness import Integers
 from requant.encodings.gptq import Order
 from requant.errors import PlanError
@@ -126,6 +126,9 @@ class RowPairs:
 
     group: int = 128
     scale: str = "F32"
+
+    def __post_init__(self) -> None:
+        check_group(self.group, whole_row=False)
 
     @property
     def label(self) -> str:

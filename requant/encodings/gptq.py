@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Final
 
 from requant.dtypes import DTYPES
-from requant.encodings import DENSE, Dense, PartSpec, Shape
+from requant.encodings import DENSE, Dense, PartSpec, Shape, check_group
 from requant.encodings.exactness import Integers
 from requant.errors import PlanError
 
@@ -69,6 +69,9 @@ class Gptq:
     scale: str = "F16"
     planar: bool = False
     index: str = "I32"
+
+    def __post_init__(self) -> None:
+        check_group(self.group)
 
     @property
     def label(self) -> str:

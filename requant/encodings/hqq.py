@@ -11,7 +11,7 @@ from math import prod
 from typing import Final
 
 from requant.dtypes import DTYPES
-from requant.encodings import DENSE, Dense, PartSpec, Shape
+from requant.encodings import DENSE, Dense, PartSpec, Shape, check_group
 from requant.errors import PlanError
 
 #: Bits of a field -> fields of a stored number; 3-bit fields lie in 32-bit numbers, the others in bytes.
@@ -33,6 +33,9 @@ class Hqq:
     scale: str = "F16"
     storage: str = "U8"
     described: tuple[tuple[str, str, Shape], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_group(self.group)
 
     @property
     def label(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from requant.dtypes import DTYPES
-from requant.encodings import DENSE, Dense, PartSpec, Shape
+from requant.encodings import DENSE, Dense, PartSpec, Shape, check_group
 from requant.encodings.exactness import Offsets
 from requant.errors import PlanError
 
@@ -26,6 +26,9 @@ class MlxAffine:
     bits: int
     group: int = 64
     scale: str = "F16"
+
+    def __post_init__(self) -> None:
+        check_group(self.group, whole_row=False)
 
     @property
     def label(self) -> str:

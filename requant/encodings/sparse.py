@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from requant.dtypes import DTYPES
-from requant.encodings import Dense, PartSpec, Shape
+from requant.encodings import Dense, PartSpec, Shape, check_group
 from requant.encodings.exactness import Integers, values_of
 from requant.encodings.scaled import Scaled
 from requant.errors import PlanError
@@ -25,6 +25,9 @@ class Marlin24:
     bits: int
     group: int
     gptq: bool = False
+
+    def __post_init__(self) -> None:
+        check_group(self.group)
 
     @property
     def label(self) -> str:

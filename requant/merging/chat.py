@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from requant.errors import PlanError
+from requant.json_values import parse_json
 from requant.merging.model import Model
 from requant.sources import Memory, Source, read
 
@@ -80,8 +81,4 @@ def _own(files: Mapping[str, Source]) -> str | None:
 
 
 def _json(files: Mapping[str, Source], name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(read(files[name]).tobytes()) if name in files else {}
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    return parse_json(read(files[name]).tobytes(), Path(name)).object() if name in files else {}

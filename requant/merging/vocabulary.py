@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from requant.errors import FormatError
 from requant.expressions import Node
-from requant.ir import Checkpoint, Json, Naming, Tensor
+from requant.ir import Checkpoint, Naming, Tensor
+from requant.json_values import TOKENIZER, parse_json
 from requant.merging.precision import Precision
 from requant.merging.token_rows import AVERAGE, MEAN, ZERO, Rows, TokenRows
 from requant.merging.vocabulary_rules import TokenRule
@@ -47,7 +49,7 @@ class Vocabulary:
             return None
         path = checkpoint.folder / FILE
         try:
-            document = json.loads(read(files[FILE]).tobytes())
+            document: Any = parse_json(read(files[FILE]).tobytes(), path, TOKENIZER).object()
             vocab = document["model"]["vocab"]
             pairs = vocab.items() if isinstance(vocab, dict) else ((piece[0], n) for n, piece in enumerate(vocab))
             ids = {str(text): int(index) for text, index in pairs}
@@ -116,11 +118,8 @@ def _declared(files: Mapping[str, Source], added: Sequence[Mapping[str, Any]]) -
     name = "tokenizer_config.json"
     if name not in files:
         return {}
-    try:
-        config: dict[str, Json] = json.loads(read(files[name]).tobytes())
-    except ValueError:
-        return {}
-    if not isinstance(config, dict) or "added_tokens_decoder" not in config:
+    config = parse_json(read(files[name]).tobytes(), Path(name)).object()
+    if "added_tokens_decoder" not in config:
         return {}
     decoder = {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added}
     return {

@@ -15,7 +15,8 @@ from typing import Final
 
 from requant.errors import FormatError
 from requant.ir import Json, Typed
-from requant.tokenizers.files import Files, Item
+from requant.json_values import Item
+from requant.tokenizers.files import Files
 from requant.tokenizers.keys import ADD_KEYS, MERGES, MODEL, PRE, TOKENS, TYPES
 from requant.tokenizers.merges import Merges
 from requant.tokenizers.recognize import recognize
