@@ -13,7 +13,7 @@ from requant.cli.documents import say_document
 from requant.cli.options import located
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import say
-from requant.formats import detect
+from requant.formats import opened
 from requant.ir import Json, Tensor, Typed
 from requant.operations.inspect import Report, Share, report, share_of, short_label
 from requant.printable import printable
@@ -47,8 +47,8 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
     except re.error as error:
         raise click.BadParameter(f"not a regular expression: {error}", param_hint="--tensors") from error
     path = located(model)
-    found = detect(path)
-    result = report(found.read(path), found.name)
+    found, checkpoint = opened(path)
+    result = report(checkpoint, found.name)
     shown = [t for t in result.checkpoint.tensors if wanted is None or wanted.search(t.name)]
     if as_json:
         document = result.to_json(shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from requant.formats.torch_zip import TorchZip
 from requant.ir import Checkpoint, Tensor
 from requant.journal import finish_around
 from requant.layout import Format
+from requant.sources import Identity, check_unchanged, noting, slices
 
 #: Every format by the name users type, the specific ones first.
 FORMATS: Final[Mapping[str, Format]] = {
@@ -52,6 +54,34 @@ def open(path: Path | str) -> Checkpoint[Tensor]:
 
     If it was just being replaced when a process was killed, that is finished first.
     """
-    path = Path(path)
-    finish_around(path)
-    return detect(path).read(path)
+    return opened(Path(path))[1]
+
+
+def opened(path: Path) -> tuple[Format, Checkpoint[Tensor]]:
+    """The format of the model at `path`, and the model, all of it as it was at one time (see `open`).
+
+    A model that is replaced while it is read is read again: what was of the old one does not fit the new.
+    """
+    for again in (True, True, False):
+        finish_around(path)
+        with noting() as noted:
+            try:
+                found = detect(path)
+                checkpoint = found.read(path)
+            except FormatError:
+                if again and _is_changed(noted):
+                    continue
+                raise
+        if again and _is_changed(noted):
+            continue
+        check_unchanged(slices(noted))
+        return found, replace(checkpoint, opened=slices(noted))
+    raise AssertionError
+
+
+def _is_changed(noted: Mapping[Path, Identity]) -> bool:
+    try:
+        check_unchanged(slices(noted))
+    except FormatError:
+        return True
+    return False

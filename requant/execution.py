@@ -117,7 +117,8 @@ def execute(plan: Plan, options: Options | None = None, progress: Progress = lam
 
 
 def _inputs(plan: Plan) -> Iterator[Source]:
-    """Everything that is read while the plan is carried out."""
+    """Everything that is read while the plan is carried out, and what was read while it was made."""
+    yield from plan.opened
     for step in plan.steps:
         for tensor in step.inputs:
             yield from tensor.sources.values()

@@ -110,6 +110,7 @@ class Checkpoint(Generic[T_co]):
     metadata: GGUF key-values in file order; safetensors `__metadata__` (kind `str`).
     files: what lies beside the weights of an HF folder and goes along untouched (tokenizer files,
         generation_config.json, README, …), by relative name; config.json and weight files are not among them.
+    opened: every file that was looked into, as it was then (see `requant.sources.check_unchanged`).
     """
 
     naming: Naming
@@ -120,6 +121,7 @@ class Checkpoint(Generic[T_co]):
     files: Mapping[str, Source] = field(default_factory=dict)
     path: Path = Path()
     notices: tuple[str, ...] = ()
+    opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def folder(self) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
 from requant.sources import Source
+
+if TYPE_CHECKING:
+    from requant.architectures.model import Model
 
 
 class Fidelity(Enum):
@@ -165,8 +169,9 @@ class Translation:
     """A checkpoint on its way to a plan: what the passes of `requant.passes` hand on, each with more of it decided.
 
     source: what is read; `architecture`, `config`, `metadata` and `files` are its own until a pass says them in the
-    target's words (see `Checkpoint`). encodings: one for each move, once chosen. importance: by the names of the moves.
-    quantization: what config.json is to say of a scheme. steps, layout: what the plan will be.
+    target's words (see `Checkpoint`). model: it as one of its family, once that is known. encodings: one for each
+    move, once chosen. importance: by the names of the moves. quantization: what config.json is to say of a scheme.
+    steps, layout: what the plan will be.
     """
 
     source: Checkpoint[Tensor]
@@ -176,11 +181,18 @@ class Translation:
     metadata: dict[str, Typed] = field(default_factory=dict)
     files: dict[str, Source] = field(default_factory=dict)
     losses: tuple[Loss, ...] = ()
+    model: Model | None = None
     encodings: tuple[Encoding, ...] = ()
     importance: Importance | None = None
     quantization: Mapping[str, Json] | None = None
     steps: tuple[Step, ...] = ()
     layout: Layout | None = None
+
+    @property
+    def known(self) -> Model:
+        """The model, which an earlier pass has recognized."""
+        assert self.model is not None
+        return self.model
 
     def losing(self, *losses: Loss) -> Translation:
         """The same with these losses, too."""
@@ -211,7 +223,7 @@ class Plan:
     """A conversion as data: print it, compare it, then run it.
 
     obsolete: files of the model that is replaced, which would be taken for parts of the new one; they are removed
-    when the new files have their names. passes: how it was decided.
+    when the new files have their names. passes: how it was decided. opened: files it was made from, as they were then.
     """
 
     steps: tuple[Step, ...]
@@ -219,6 +231,7 @@ class Plan:
     losses: tuple[Loss, ...] = ()
     obsolete: tuple[Path, ...] = ()
     passes: tuple[Passed, ...] = field(default=(), compare=False, repr=False)
+    opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def input_bytes(self) -> int:

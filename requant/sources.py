@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,8 @@ from requant.errors import FormatError
 
 Bytes = NDArray[np.uint8]
 
-_WAIT = "convert again when no other program changes it"
+_WAIT: Final = "convert again when no other program changes it"
+_noted: Final[ContextVar[dict[Path, Identity] | None]] = ContextVar("noted", default=None)
 
 
 class Source(Protocol):
@@ -141,7 +144,9 @@ def open_regular(path: Path) -> int:
     """
     try:
         descriptor = os.open(system.reachable(path), system.READING) if stat.S_ISREG(path.stat().st_mode) else -1
-        if descriptor != -1 and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if descriptor != -1 and stat.S_ISREG((status := os.fstat(descriptor)).st_mode):
+            if (noted := _noted.get()) is not None:
+                noted.setdefault(path, Identity.of(status))
             return descriptor
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -149,6 +154,22 @@ def open_regular(path: Path) -> int:
     if descriptor != -1:
         os.close(descriptor)
     raise FormatError(path, "not a regular file")
+
+
+@contextmanager
+def noting() -> Iterator[dict[Path, Identity]]:
+    """Within, every file that is opened for reading is noted, as it is then."""
+    noted: dict[Path, Identity] = {}
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
+def slices(noted: Mapping[Path, Identity]) -> tuple[FileSlice, ...]:
+    """Files that were noted, to be given to `check_unchanged`."""
+    return tuple(FileSlice(path, 0, 0, identity) for path, identity in noted.items())
 
 
 def check_unchanged(sources: Iterable[Source]) -> None:

@@ -122,6 +122,6 @@ def test_json_has_the_passes_only_where_they_are_asked_for(tiny, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     for more in (["--dry-run"], []):
         told = json.loads(run("convert", str(tiny), "out.gguf", "--to", "Q8_0", "--explain", "--json", *more))
-        assert [one["name"] for one in told["passes"]][:3] == ["claim", "unwrap", "names"]
-        assert told["passes"][2]["did"]["renamed"] == 20
+        assert [one["name"] for one in told["passes"]][:3] == ["claim", "unwrap", "family"]
+        assert told["passes"][4]["did"]["renamed"] == 20
     assert "passes" not in json.loads(run("convert", str(tiny), "other.gguf", "--json"))

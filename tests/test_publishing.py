@@ -21,6 +21,7 @@ from requant.journal import Journal, finish_around
 from requant.layout import Layout, OutputFile
 from requant.operations.convert import Request, plan_conversion
 from requant.output import OutputSet
+from requant.sources import read as read_source
 from requant.staging import Staging
 from tests.faults import campaign
 from tests.tiny_folder import write_tiny_folder
@@ -528,6 +529,45 @@ def test_a_source_that_changes_is_named_and_nothing_is_published(tmp_path, monke
         execute(plan, Options(1))
     assert str(path) in str(caught.value)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "tokenizer_config.json"])
+def test_a_file_that_only_the_plan_read_is_named_when_it_changes(tmp_path, name):
+    """The weights that are read later may belong to the new one."""
+    hf = write_tiny_folder(tmp_path / "hf")
+    index = {"weight_map": dict.fromkeys((t.name for t in formats.open(hf).tensors), "model.safetensors")}
+    (hf / "model.safetensors.index.json").write_text(json.dumps(index))
+    plan = plan_conversion(formats.open(hf), FORMATS["gguf"], tmp_path / "out.gguf", Request())
+    changed_by(hf / name, "replaced")
+    with pytest.raises(FormatError, match="another file has taken its place") as caught:
+        execute(plan, Options(1))
+    assert str(hf / name) in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch, times):
+    from requant.formats.safetensors import checkpoint
+
+    one, two = write_tiny_folder(tmp_path / "one"), write_tiny_folder(tmp_path / "two", seed=1)
+    (two / "config.json").write_text((two / "config.json").read_text().replace("512", "768"))
+    read, count = checkpoint.read_config, 0
+
+    def late(folder):
+        nonlocal count
+        count += 1
+        if count <= times:
+            assert system.exchange(one, two)
+        return read(folder)
+
+    monkeypatch.setattr(checkpoint, "read_config", late)
+    if times == 3:
+        with pytest.raises(FormatError, match="has changed since it was opened"):
+            formats.open(one)
+        return
+    found = formats.open(one)
+    assert found.config == json.loads((one / "config.json").read_text())
+    assert bytes(read_source(found.tensors[0].sources["data"])) in (one / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".gguf", ".safetensors", ".bin", ".safetensors.index.json"])

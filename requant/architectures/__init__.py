@@ -40,7 +40,9 @@ from requant.architectures.seed_oss import SEED_OSS
 from requant.architectures.smollm3 import SMOLLM3
 from requant.architectures.stablelm import STABLELM
 from requant.architectures.starcoder import STARCODER, STARCODER2
+from requant.architectures.translate import Part
 from requant.architectures.translate import translate as _translate
+from requant.architectures.translate import translated as _translated
 from requant.encodings import F16, Dense
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Move, Translation
@@ -109,6 +111,11 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming) -> Translation:
     `UnsupportedError` for an unknown architecture and `PlanError` for whatever contradicts it, naming tensor or key.
     """
     return _translate(checkpoint, naming, ARCHITECTURES)
+
+
+def translated(said: Translation, naming: Naming, part: str) -> Translation:
+    """`said` with one part of it, named as `Part` has it, in `naming`; what `translate` does, a part after another."""
+    return _translated(said, naming, Part(part), ARCHITECTURES)
 
 
 def own_names(moves: Sequence[Move], config: Config, model_type: str, *, single: bool) -> tuple[Move, ...]:

@@ -16,8 +16,9 @@ from requant.merging.vocabulary import Vocabulary
 from requant.passes import Pass, made
 from requant.passes.claim import Claim
 from requant.passes.companions import DropScales, FoldScales
-from requant.passes.names import Names, OwnNames
+from requant.passes.names import OwnNames
 from requant.passes.tokenizer import TokenizerToHf
+from requant.passes.translation import translation
 from requant.passes.unwrap import Unwrap
 from requant.plan import Loss, unchanged
 from requant.sources import Source
@@ -89,7 +90,7 @@ def model_of(reference: Reference, source: Checkpoint[Tensor]) -> Model:
     """Read what `source` is; raises `UnsupportedError` and `PlanError` for what no model is made of."""
     passes: list[Pass] = [Claim(Naming.HF), Unwrap(), OwnNames(), DropScales()]
     if source.naming is Naming.GGML:
-        passes = [Claim(Naming.HF), FoldScales(), Names(Naming.HF), TokenizerToHf()]
+        passes = [Claim(Naming.HF), FoldScales(), *translation(Naming.HF), TokenizerToHf()]
     said, _ = made(passes, unchanged(source))
     if not said.config:
         raise PlanError(

@@ -21,11 +21,12 @@ from requant.passes.companions import DropScales, FoldScales, OutputScale, Scale
 from requant.passes.layout import Place
 from requant.passes.losses import Losses, UnusedImportance
 from requant.passes.metadata import ConvertedMetadata
-from requant.passes.names import FamilyNames, Names, OwnNames
+from requant.passes.names import FamilyNames, OwnNames
 from requant.passes.recipe import Mix
 from requant.passes.spellings import Spellings
 from requant.passes.steps import Steps
 from requant.passes.tokenizer import TokenizerToGgml, TokenizerToHf
+from requant.passes.translation import Besides, Family, General, Hyperparameters, Leftovers, Names
 from requant.passes.unwrap import Unwrap
 from requant.plan import Plan, unchanged
 from requant.recipes import Overrides, recipe_named
@@ -62,7 +63,12 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
     return [
         Claim(Naming.GGML),
         Unwrap(),
+        Family(Naming.GGML),
+        Hyperparameters(Naming.GGML),
         Names(Naming.GGML),
+        Besides(Naming.GGML),
+        Leftovers(Naming.GGML),
+        General(Naming.GGML),
         TokenizerToGgml(request.vocabulary),
         Mix(recipe, request.overrides, request.importance, request.key_values),
         ConvertedMetadata(recipe, request.key_values, request.importance),
@@ -94,7 +100,12 @@ def ggml_to_hf(request: Request, target: Format, destination: Path) -> list[Pass
     return [
         Claim(Naming.HF),
         FoldScales(),
+        Family(Naming.HF),
+        Hyperparameters(Naming.HF),
         Names(Naming.HF),
+        Besides(Naming.HF),
+        Leftovers(Naming.HF),
+        General(Naming.HF),
         TokenizerToHf(),
         *_layers(request, scheme, fuse=False),
         *_types(request, scheme),

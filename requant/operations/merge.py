@@ -174,7 +174,8 @@ def _described(
         files = chat.with_template(files, chat.template_of(recipe.chat_template, models))
     files |= {_CARD: about, _RECIPE: Memory(recipe.text.encode("utf-8", "surrogateescape"))}
     architecture = str(first.value("model_type") or "")
-    source: Checkpoint[Tensor] = Checkpoint(Naming.HF, architecture, tensors, config, {}, files)
+    opened = tuple(file for model in models for file in model.source.opened)
+    source: Checkpoint[Tensor] = Checkpoint(Naming.HF, architecture, tensors, config, {}, files, opened=opened)
     return source, dict(result.tensors)
 
 

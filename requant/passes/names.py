@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import ClassVar, Final
 
 from requant.expressions import Stored, reshaped
-from requant.ir import Naming, Tensor
+from requant.ir import Tensor
 from requant.layout import LayoutOptions
 from requant.passes.passing import Fact
 from requant.plan import Loss, LossKind, Move, Translation
@@ -20,26 +20,6 @@ from requant.sources import FileSlice
 #: Stacks of experts as transformers 5 has them.
 _STACK: Final = re.compile(r".*\.experts\.(?:gate_up|down)_proj")
 _STACKED: Final = "transformers 5 loads experts in stacks; transformers 4 and mlx-lm load single ones"
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Names, row orders and hyperparameters are those of the other naming.
-
-    By the table of the model's family, which also says what is stacked, split, turned or fused.
-    """
-
-    name: ClassVar = "names"
-    needs: ClassVar = frozenset({Fact.CLAIMED})
-    ensures: ClassVar = frozenset({Fact.NAMED})
-    target: Naming
-
-    def __call__(self, said: Translation) -> Translation:
-        """Raises `UnsupportedError` for an unknown architecture and `PlanError` for whatever contradicts it."""
-        from requant.architectures import translate
-
-        now = translate(said.source, self.target)
-        return replace(now, losses=(*said.losses, *now.losses))
 
 
 @dataclass(frozen=True, slots=True)

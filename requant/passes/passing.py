@@ -13,7 +13,10 @@ class Fact(Enum):
     """What passes need, and what they ensure."""
 
     CLAIMED = "every tensor and every key of a quantization config is known to something"
+    RECOGNIZED = "the model's family is known"
+    SIZED = "hyperparameters are those of the target, and the sizes that follow from them are known"
     NAMED = "every tensor has the name, the shape and the order of rows that the target gives it"
+    COMPLETED = "what the family's table does not say is said, too"
     TYPED = "every tensor has an encoding"
     DESCRIBED = "metadata or config.json say how tensors are stored, and nothing that was true of the source alone"
     STEPPED = "every tensor has its step, with the importance of its columns"

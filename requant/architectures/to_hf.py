@@ -1,0 +1,146 @@
+"""A GGUF said as Hugging Face says it: the parts of `requant.architectures.translate`, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from requant.architectures import carried, values
+from requant.architectures.card import write_card
+from requant.architectures.classes import unsupported
+from requant.architectures.classifier import base_written
+from requant.architectures.general import generation_config
+from requant.architectures.model import Model
+from requant.architectures.names import Expected, expected, find, limit_counts, unknown
+from requant.architectures.reordered import by_outputs, woven
+from requant.architectures.rules import Family, Flags, Order, Rule, Sizes
+from requant.architectures.sizes import sizes_of
+from requant.encodings import rows_of
+from requant.errors import PlanError
+from requant.expressions import Affine, Node, RopeOrder, Stored, Transposed, reshaped
+from requant.ir import Checkpoint, Json, Tensor
+from requant.plan import Move, Translation
+
+
+def recognized(said: Translation, families: Sequence[Family]) -> Translation:
+    """The family, by architecture and keys."""
+    family = _family_of(said.source, families)
+    return replace(said, architecture=family.model_type, model=Model(family))
+
+
+def sized(said: Translation) -> Translation:
+    """Hyperparameters as config.json; and what follows from them for the table."""
+    family = said.known.family
+    tensors = {tensor.name: tensor for tensor in said.source.tensors}
+    plain = values.plain_values(family, said.source.metadata)
+    embedding = tensors.get(family.embedding)
+    if embedding is None:
+        raise PlanError(f"tensor {family.embedding!r} is missing")
+    vocabulary = rows_of(embedding.shape)
+    config, settings = values.to_hf(family, plain | {"vocabulary": vocabulary})
+    sizes = sizes_of(settings, vocabulary)
+    limit_counts(sizes, len(tensors))
+    told = {flag: _present(family, flag, tensors, sizes) for flag in {*family.flags, *family.present, "untied"}}
+    flags: Flags = {**told, **family.of_layers(settings)}
+    config |= values.assumed(family) | {name: told[name] for name in family.flags}
+    model = Model(family, tensors=tensors, base=base_written(family, tensors), vocabulary=vocabulary)
+    model = replace(model, settings=settings, sizes=sizes, flags=flags, keys=frozenset(key.ggml for key in family.keys))
+    return replace(said, model=model, config=config, files={})
+
+
+def named(said: Translation) -> Translation:
+    """The tensors that the lines of the family's table are made of."""
+    model = said.known
+    found: list[tuple[Expected, list[Node]]] = []
+    used = set(model.used)
+    for item in expected(model.family, model.sizes, model.flags, model.base):
+        tensor = find(item, item.ggml, item.ggml_shape, model.tensors)
+        used.add(item.ggml)
+        if not item.rule.turn:  # else it is the second half of the tensor that the last rule has begun
+            found.append((item, []))
+        found[-1][1].append(reshaped(Stored(tensor), item.ggml_shape))
+    moves = tuple(move for item, nodes in found for move in _moves(item, nodes, model.sizes))
+    return replace(said, moves=moves, model=replace(model, used=frozenset(used)))
+
+
+def completed(said: Translation) -> Translation:
+    """What a family has besides its tables."""
+    first: list[Move] = []
+    for part in said.known.family.irregular:
+        model = said.known
+        more = part.to_hf(model.settings, model.tensors, model.sizes)
+        first += more.moves
+        model = replace(model, used=model.used | more.tensors, keys=model.keys | more.keys)
+        said = replace(said, model=model, config={**said.config, **more.config})
+        said = replace(said, files={**said.files, **more.files})
+    return replace(said, moves=(*first, *said.moves))
+
+
+def claimed(said: Translation) -> Translation:
+    """Nothing is left over."""
+    model = said.known
+    left = [name for name in model.tensors if name not in model.used]
+    if left:
+        raise unknown(left, model.family, model.sizes, model.flags, model.base)
+    return said
+
+
+def described(said: Translation) -> Translation:
+    """What model config.json is of, the model card, and whatever else a GGUF says, which comes back from a folder."""
+    model, source = said.known, said.source
+    family = model.family
+    head: dict[str, Json] = {"architectures": [family.classes[0]], "model_type": family.model_type}
+    # transformers' own defaults would be ids of another vocabulary; the tokenizer knows better, if there is one
+    head |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    config = head | said.config | {"vocab_size": model.vocabulary, "tie_word_embeddings": not model.flags["untied"]}
+    card, told = write_card(source.metadata)
+    metadata, losses = carried.pack(source.metadata, {family.full_key(key) for key in model.keys} | told)
+    files = said.files | generation_config(source.metadata, model.vocabulary) | card
+    return replace(said, config=config, metadata=metadata, files=files).losing(*losses)
+
+
+def _moves(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> list[Move]:
+    if "{e}" not in item.rule.hf:
+        return [Move(item.hf[0], _values(item, nodes, sizes))]
+    rows = rows_of(item.shape)
+    return [
+        Move(name, _values(item, [node.section(e * rows, (e + 1) * rows) for node in nodes], sizes))
+        for e, name in enumerate(item.hf)
+    ]
+
+
+def _values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
+    rule: Rule = item.rule
+    if rule.add:
+        nodes = [Affine(node, term=-rule.add) for node in nodes]
+    node = nodes[0]
+    if rule.turn is not None:
+        node = woven(nodes, item.shape, turned=rule.order is Order.TRANSPOSED)
+    if rule.order is Order.ROPE:
+        node = by_outputs(node, item.shape, lambda rows: RopeOrder(rows, sizes[rule.heads], inverse=True))
+    elif rule.order is Order.TRANSPOSED:
+        node = Transposed(node)
+    return reshaped(node, item.shape)
+
+
+def _family_of(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Family:
+    for family in families:
+        if family.ggml == checkpoint.architecture and family.claims(values.plain_values(family, checkpoint.metadata)):
+            return family
+    what = f"general.architecture is {checkpoint.architecture!r}, which is not supported"
+    raise unsupported(what, families, lambda f: f.ggml)
+
+
+def _present(family: Family, flag: str, tensors: Mapping[str, Tensor], sizes: Sizes) -> bool:
+    """Whether a GGUF is one of this flag, by its tensors: if one layer has them, all must."""
+
+    def found(when: str) -> bool:
+        return any(
+            rule.ggml.format(n=n) in tensors
+            for rule in family.rules
+            if when in rule.when.split("+")
+            for n in (range(sizes["layers"]) if rule.layered else (0,))
+        )
+
+    without = "!" + flag
+    return found(flag) or (any(without in rule.when.split("+") for rule in family.rules) and not found(without))
