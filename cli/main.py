@@ -88,7 +88,7 @@ def _fail(ctx: click.Context, kind: str, message: str, hint: str = "", code: int
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="requant")
 def cli() -> None:
-    """Convert, requantize, inspect and check language-model files.
+    """Convert, requantize, merge, inspect and check language-model files.
 
     \b
     requant convert ./SmolLM2-135M smollm2.gguf --to Q4_K_M

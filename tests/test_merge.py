@@ -433,3 +433,16 @@ def test_planning_imports_neither_numba_nor_torch(here):
         "assert not {'numba', 'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_layers_of_a_deeper_model(here):
+    requant("merge", "b", "--keep-layers", "0,1,0,1", "-o", "deeper", "-q")
+    Path("r.yaml").write_text(
+        "merge_method: passthrough\nslices:\n"
+        "- {sources: [{model: a, layer_range: [0, 2]}]}\n- {sources: [{model: deeper, layer_range: [2, 4]}]}\n"
+    )
+    requant("merge", "r.yaml", "-o", "out", "-q")
+    out, a, b = tensors_of("out"), tensors_of("a"), tensors_of("b")
+    assert json.loads(Path("out/config.json").read_text())["num_hidden_layers"] == 4
+    for layer, source in enumerate((a[Q.format(0)], a[Q.format(1)], b[Q.format(0)], b[Q.format(1)])):
+        assert np.array_equal(out[Q.format(layer)], source)

@@ -10,7 +10,7 @@ from requant.encodings import Dense, Encoding
 from requant.errors import PlanError
 from requant.expressions import Node
 from requant.merging.merged import Merged
-from requant.merging.methods.method import Base, Scope, Setting, Value
+from requant.merging.methods.method import Base, Parameter, Scope, Setting, Value
 from requant.merging.model import Model, is_embedding, is_head, layer_of
 from requant.merging.narrowed import Narrowed
 from requant.merging.precision import Precision
@@ -40,11 +40,11 @@ _BEHAVIOUR: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """tensors: by Hugging Face name, in the order of the first model. layers: for each layer of the result, the layer
-    of the model that gives the config. tied: whether the output head is the embedding."""
+    """tensors: by Hugging Face name, in the order of the first model. layers: for each layer of the result, the model
+    and the layer of it that it has its kind from. tied: whether the output head is the embedding."""
 
     tensors: Mapping[str, Node]
-    layers: tuple[int, ...]
+    layers: tuple[tuple[Model, int], ...]
     tied: bool
     losses: tuple[Loss, ...]
 
@@ -70,7 +70,7 @@ class Merge:
             self._check_slice(one)
         self._stop()
         tensors: dict[str, Node] = {}
-        layers: list[int] = []
+        layers: list[tuple[Model, int]] = []
         slices = self.recipe.slices
         tensors |= self._outside(slices[0], first=True)
         for one in slices:
@@ -78,7 +78,8 @@ class Merge:
             for n in range(length):
                 t = n / (length - 1) if length > 1 else 1.0
                 tensors |= self._layer(one, n, len(layers), t)
-                layers.append((self._first(one).layers or (0, 0))[0] + n)
+                source = self._first(one)
+                layers.append((self.models[source.model], (source.layers or (0, 0))[0] + n))
         tensors |= self._outside(slices[-1], first=False)
         self._stop()
         tied = not any(is_head(name) for name in tensors)
@@ -252,35 +253,33 @@ class Merge:
     def _setting(
         self, one: Slice, name: str, present: Sequence[tuple[Input, Node]], names: Sequence[str], t: float
     ) -> Setting | None:
-        method, recipe = self.recipe.method, self.recipe
-        outer = [one.settings, recipe.module, recipe.settings]
-        base = one.base or recipe.base
+        method, base = self.recipe.method, one.base or self.recipe.base
+        outer = [one.settings, self.recipe.module, self.recipe.settings]
         inputs = [source.model for source, _ in present]
         at = inputs.index(base) if base in inputs and method.base is not Base.IGNORED else None
         shared: dict[str, Value] = {}
         each: list[dict[str, Value]] = [{} for _ in present]
+        missing = False
         for parameter in method.parameters:
             if parameter.scope is Scope.TENSOR:
-                shared[parameter.name] = value_of(parameter, outer, name, t)
-            for n, (source, _) in enumerate(present if parameter.scope is not Scope.TENSOR else ()):
+                value = shared[parameter.name] = value_of(parameter, outer, name, t)
+                missing |= self._lacks(parameter, value, "", name)
+                continue
+            for n, (source, _) in enumerate(present):
                 if parameter.scope is Scope.INPUT or n != at:
-                    value = value_of(parameter, [source.settings, *outer], names[n], t)
-                    each[n][parameter.name] = value
-                    if value is None and parameter.required:
-                        self.problem(f"{method.name} needs {parameter.name} of {source.model}", name)
-            if parameter.scope is Scope.TENSOR and shared[parameter.name] is None and parameter.required:
-                self.problem(f"{method.name} needs {parameter.name}", name)
-        missing = [p for p in method.parameters if p.required]
-        gone = any(
-            shared.get(p.name) is None
-            if p.scope is Scope.TENSOR
-            else any(values.get(p.name) is None for n, values in enumerate(each) if p.scope is Scope.INPUT or n != at)
-            for p in missing
-        )
-        if gone:
+                    value = each[n][parameter.name] = value_of(parameter, [source.settings, *outer], names[n], t)
+                    missing |= self._lacks(parameter, value, f" of {source.model}", name)
+        if missing:
             return None
-        precision = recipe.dtype or self._promoted([node for _, node in present])
+        precision = self._promoted([node for _, node in present])
         return Setting(name, present[0][1].shape, at, shared, tuple(each), precision, self.seed)
+
+    def _lacks(self, parameter: Parameter, value: Value, of: str, name: str) -> bool:
+        """Whether a value is missing that a recipe must give, which is remembered."""
+        if value is None and parameter.required:
+            self.problem(f"{self.recipe.method.name} needs {parameter.name}{of}", name)
+            return True
+        return False
 
     def _promoted(self, nodes: Sequence[Node]) -> Precision:
         """The dtype that holds what all of them are stored as: of quantized tensors float32."""
@@ -311,9 +310,8 @@ class Merge:
             found = {model.label: model.value(key) for model in others if model.value(key) != first.value(key)}
             if found and first.value(key) is not None:
                 label, value = next(iter(found.items()))
-                yield Loss(
-                    LossKind.SUSPECT, key, f"{value} in {label}, {first.value(key)} in {first.label}, which stays"
-                )
+                told = f"{value} in {label}, {first.value(key)} in {first.label}, which stays"
+                yield Loss(LossKind.SUSPECT, key, told)
 
 
 def _comes_first(name: str) -> bool:

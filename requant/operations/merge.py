@@ -163,7 +163,8 @@ def _described(
 ) -> tuple[Checkpoint[Tensor], dict[str, Node]]:
     """The merged model as a checkpoint of stand-ins, and what each stands for."""
     first = models[0]
-    config = relayered(first.config, result.layers, first.layers)
+    numbers = [layer for _, layer in result.layers]
+    config = relayered(first.config, numbers, first.layers, [model.config for model, _ in result.layers])
     config = _with(config, "vocab_size", tokens.rows) if tokens.rows else config
     config = _with(config, "tie_word_embeddings", result.tied)
     own = _own_dtype(recipe, first)

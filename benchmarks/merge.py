@@ -1,0 +1,239 @@
+"""Merges beside mergekit 0.1.5: time, memory and every value, in one run.
+
+    python benchmarks/merge.py --size 0.5B --folder /tmp/bench
+    python benchmarks/merge.py --size 2B --method ties --folder /tmp/bench
+
+mergekit has an environment of its own, made once in the cache with torch 2.13.0; `--mergekit PYTHON` names one that is
+there already. The models are a synthetic checkpoint and two fine-tunes of it (its weights, and Gaussian differences of
+a tenth of their size). Every merge is a fresh process, the two sides take turns, the page cache is warm, and medians
+are compared; memory is the peak of VmHWM.
+
+Values are compared number by number. mergekit takes whichever of equal magnitudes torch's unstable sort leaves, which
+differs from processor to processor; for the comparison, not for the time, torch is told to sort stably. Random methods
+draw by themselves on both sides: of these only the share of values that differ from the base is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from convert import ROOT, Cost, measure, median, warm  # type: ignore[import-not-found]
+from synthetic import make_checkpoint  # type: ignore[import-not-found]
+
+#: What is installed for mergekit.
+PACKAGES = ("torch==2.13.0", "mergekit==0.1.5")
+#: method -> models, base, parameters of every model, parameters of all
+METHODS: dict[str, tuple[tuple[str, ...], bool, dict[str, float], dict[str, float]]] = {
+    "ties": (("base", "a", "b"), True, {"weight": 0.5, "density": 0.5}, {}),
+    "dare_ties": (("base", "a", "b"), True, {"weight": 0.5, "density": 0.5}, {}),
+    "slerp": (("a", "b"), True, {}, {"t": 0.4}),
+    "linear": (("a", "b"), False, {"weight": 0.5}, {}),
+    "task_arithmetic": (("base", "a", "b"), True, {"weight": 0.5}, {}),
+    "breadcrumbs": (("base", "a", "b"), True, {"weight": 0.5, "density": 0.5}, {}),
+    "della": (("base", "a", "b"), True, {"weight": 0.5, "density": 0.5}, {}),
+    "sce": (("base", "a", "b"), True, {}, {}),
+    "model_stock": (("base", "a", "b"), True, {}, {}),
+    "nuslerp": (("a", "b"), False, {"weight": 0.5}, {}),
+    "multislerp": (("a", "b"), False, {"weight": 0.5}, {}),
+    "karcher": (("a", "b"), False, {}, {}),
+    "nearswap": (("a", "b"), True, {}, {"t": 0.001}),
+    "arcee_fusion": (("a", "b"), True, {}, {}),
+}
+RANDOM = ("dare_ties", "della")
+#: Tells torch to sort stably, and mergekit not to ask the Hub.
+STABLE = """
+import os, sys, torch
+argsort, sort = torch.argsort, torch.sort
+torch.argsort = lambda x, dim=-1, descending=False: argsort(x, dim=dim, descending=descending, stable=True)
+torch.Tensor.argsort = torch.argsort
+torch.sort = lambda x, dim=-1, descending=False: sort(x, dim=dim, descending=descending, stable=True)
+from mergekit.scripts.run_yaml import main
+main()
+"""
+
+
+def find_mergekit(cache: Path) -> Path:
+    """The interpreter of mergekit's environment, made where it is not there."""
+    folder = cache / "mergekit"
+    python = folder / "bin" / "python"
+    if not (folder / "whole").exists():
+        print("installing mergekit, once", file=sys.stderr)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        (folder / "whole").touch()
+    return python
+
+
+def make_models(folder: Path, size: str) -> dict[str, Path]:
+    """A checkpoint, and two more with other weights."""
+    models = {"base": make_checkpoint(folder / f"synthetic-{size}", size)}
+    for seed, name in enumerate(("a", "b"), 1):
+        models[name] = folder / f"synthetic-{size}-{name}"
+        if not (models[name] / "config.json").exists():
+            models[name].mkdir(exist_ok=True)
+            for path in sorted(models["base"].iterdir(), key=lambda p: p.name == "config.json"):
+                target = models[name] / path.name
+                if path.suffix == ".safetensors":
+                    tune(path, target, np.random.default_rng([seed, len(path.name), path.stat().st_size]))
+                else:
+                    target.write_bytes(path.read_bytes())
+    return models
+
+
+def tune(source: Path, target: Path, rng: np.random.Generator) -> None:
+    """A shard with Gaussian differences, a tenth as large as its weights are."""
+    with source.open("rb") as old, target.open("wb") as new:
+        head = old.read(8)
+        new.write(head + old.read(int.from_bytes(head, "little")))
+        while chunk := old.read(1 << 24):
+            values = (np.frombuffer(chunk, "<u2").astype(np.uint32) << 16).view(np.float32)
+            values = values + 0.1 * values.std() * rng.standard_normal(values.size, np.float32)
+            bits = values.view(np.uint32)
+            new.write(((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").tobytes())
+
+
+def write_recipe(path: Path, method: str, models: dict[str, Path], dtype: str | None) -> Path:
+    """The recipe, for both sides."""
+    names, has_base, each, shared = METHODS[method]
+    inputs: list[dict[str, Any]] = [{"model": str(models[name])} for name in names]
+    for entry, name in zip(inputs, names, strict=True):
+        if each and not (has_base and name == names[0]):
+            entry["parameters"] = each
+    recipe: dict[str, Any] = {"merge_method": method, "models": inputs, "parameters": shared}
+    if has_base:
+        recipe["base_model"] = inputs[0]["model"]
+    if dtype:
+        recipe |= {"dtype": dtype, "out_dtype": "bfloat16"}
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+def words_of(folder: Path) -> dict[str, np.ndarray]:
+    """Every tensor's BF16 numbers, mapped."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        for name, about in header.items():
+            if name != "__metadata__":
+                start, stop = about["data_offsets"]
+                count = (stop - start) // 2
+                found[name] = np.memmap(path, "<u2", "r", 8 + length + start, (count,))
+    return found
+
+
+def difference(ours: Path, theirs: Path) -> dict[str, float]:
+    """How many values differ, by how many steps of BF16 at most, and by more than one."""
+    one, other = words_of(ours), words_of(theirs)
+    if one.keys() != other.keys():
+        raise SystemExit(f"tensors differ: {sorted(one.keys() ^ other.keys())[:5]}")
+    total = apart = far = most = 0
+    for name, mine in one.items():
+        for at in range(0, mine.size, 1 << 22):
+            x, y = (ordered(np.asarray(w[at : at + (1 << 22)])) for w in (mine, other[name]))
+            steps = np.abs(x - y)
+            total, apart, far = total + x.size, apart + int((steps > 0).sum()), far + int((steps > 1).sum())
+            most = max(most, int(steps.max(initial=0)))
+    return {"values": total, "differ": apart / total, "by_more_than_one_step": far / total, "most_steps": most}
+
+
+def ordered(words: np.ndarray) -> np.ndarray:
+    """BF16 numbers as integers in their order."""
+    signed = words.astype(np.int32)
+    return np.where(signed >= 0x8000, 0x8000 - signed, signed)
+
+
+def share_changed(merged: Path, base: Path) -> float:
+    """How many values are not the base's."""
+    one, other = words_of(merged), words_of(base)
+    changed = sum(int((np.asarray(words) != np.asarray(other[name])).sum()) for name, words in one.items())
+    return changed / sum(words.size for words in one.values())
+
+
+def compare(
+    method: str, models: dict[str, Path], folder: Path, python: Path, asked: argparse.Namespace
+) -> dict[str, Any]:
+    """Both sides; the figures of one method."""
+    ours, theirs = folder / "requant", folder / "mergekit"
+    recipe = write_recipe(folder / f"{method}.yaml", method, models, asked.dtype)
+    mine = [sys.executable, "-m", "requant", "merge", recipe, "-o", ours, "--force", "--quiet"]
+    options = ["--quiet", "--lazy-unpickle", "--no-copy-tokenizer", "--no-write-model-card"]
+    peer = [python, "-m", "mergekit.scripts.run_yaml", recipe, theirs, *options]
+    for path in models.values():
+        warm(path)
+    first = measure(mine, PYTHONPATH=str(ROOT))
+    costs: dict[str, list[Cost]] = {"requant": [], "mergekit": []}
+    for _ in range(asked.repeat):
+        costs["requant"].append(measure(mine, PYTHONPATH=str(ROOT)))
+        costs["mergekit"].append(measure(peer, HF_HUB_OFFLINE="1"))
+    result: dict[str, Any] = {"method": method, "requant_first_run": asdict(first)}
+    result |= {name: asdict(median(found)) for name, found in costs.items()}
+    result["times_faster"] = median(costs["mergekit"]).seconds / median(costs["requant"]).seconds
+    if method in RANDOM:
+        base = models[METHODS[method][0][0]]
+        result["changed"] = {
+            name: share_changed(path, base) for name, path in (("requant", ours), ("mergekit", theirs))
+        }
+    else:
+        result["as_it_sorts"] = difference(ours, theirs)
+        if method in ("ties", "breadcrumbs", "sce"):
+            measure([python, "-c", STABLE, recipe, theirs, *options], HF_HUB_OFFLINE="1")
+        result["values"] = difference(ours, theirs)
+    return result
+
+
+def line(result: dict[str, Any]) -> str:
+    """One method's figures for people."""
+    mine, theirs = result["requant"], result["mergekit"]
+    text = f"{result['method']:16} {mine['seconds']:7.2f} {theirs['seconds']:8.2f} {result['times_faster']:6.1f}x"
+    text += f" {mine['peak'] / 1e6:7.0f} {theirs['peak'] / 1e6:8.0f}  "
+    if "changed" in result:
+        return text + "changed: " + ", ".join(f"{name} {share:.4f}" for name, share in result["changed"].items())
+    found = result["values"]
+    text += f"{100 * found['differ']:.4f} % differ, {100 * found['by_more_than_one_step']:.4f} % by more than a step"
+    return text + f" ({100 * result['as_it_sorts']['differ']:.4f} % as torch sorts)"
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=["tiny", "0.5B", "2B"], default="0.5B")
+    parser.add_argument("--method", action="append", choices=METHODS, help="repeatable; default: the first four")
+    parser.add_argument("--dtype", help="the recipe's dtype; default: none, so that BF16 is computed in")
+    parser.add_argument("--folder", type=Path, help="where models and merges go (kept); default: a temporary one")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".benchmarks", help="mergekit's environment")
+    parser.add_argument("--mergekit", type=Path, default=os.environ.get("REQUANT_MERGEKIT"), metavar="PYTHON")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    asked.cache.mkdir(parents=True, exist_ok=True)
+    python = Path(asked.mergekit or find_mergekit(asked.cache))
+    with contextlib.ExitStack() as stack:
+        folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="requant-merge-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        models = make_models(folder, asked.size)
+        if not asked.json:
+            print(f"{asked.size}          requant mergekit           MB       MB")
+        results = []
+        for method in asked.method or list(METHODS)[:4]:
+            results.append(compare(method, models, folder, python, asked))
+            if not asked.json:
+                print(line(results[-1]), flush=True)
+        if asked.json:
+            print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
