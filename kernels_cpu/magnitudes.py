@@ -63,17 +63,27 @@ def _held_sizes(values: Floats, base: Floats, at: int, work: int, held: Ints) ->
     store_ints(held, 0, _sizes(x, y, 0, work))
 
 
+@spliced
+def _count(held: Ints, upto: int, upper: int, out: Words32) -> None:
+    """One for each of some sizes; indices have no sign, so that none is looked at for being negative."""
+    for n in range(upto):
+        high = np.uint64(held[n] >> LOWER)
+        if upper < 0:
+            out[high] += np.uint32(1)
+        elif high == np.uint64(upper):
+            out[np.uint64(held[n] & (LOWER_COUNTS - 1))] += np.uint32(1)
+
+
 @kernel(FLOATS, FLOATS, NUMBER, NUMBER, OUT_WORDS32)
 def count_sizes(values: Floats, base: Floats, work: int, upper: int, out: Words32) -> None:
     """Adds to `out` how often each upper half of a size occurs; with `upper` >= 0, each lower half beside that one."""
-    held = np.empty(16, np.int32)
-    for i in range(0, values.size, 16):
-        _held_sizes(values, base, i, work, held)
-        for n in range(min(16, values.size - i)):
-            if upper < 0:
-                out[held[n] >> LOWER] += np.uint32(1)
-            elif held[n] >> LOWER == upper:
-                out[held[n] & (LOWER_COUNTS - 1)] += np.uint32(1)
+    held, whole = np.empty(16, np.int32), values.size // 16 * 16
+    for i in range(0, whole, 16):
+        store_ints(held, 0, _sizes(values, base, i, work))
+        _count(held, 16, upper, out)
+    if whole < values.size:
+        _held_sizes(values, base, whole, work, held)
+        _count(held, values.size - whole, upper, out)
 
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, OUT_BYTES)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from requant.codecs import Values
 from requant.expressions import Node, Reduction, Scratch
 from requant.merging.methods.method import Base, Formula, Method, Parameter, Stack
-from requant.merging.methods.sums import Totals, products
+from requant.merging.methods.sums import Totals
 from requant.merging.methods.weighted import weighted
 
 #: Beyond this cosine the line is as good as the arc; norms below EPSILON count as 1.
@@ -33,8 +33,11 @@ class Slerp(Formula):
         """Both norms, squared, and the dot product."""
 
         def terms(values: Sequence[Values], rows: range, known: Sequence[Any]) -> NDArray[np.float64]:
-            one, other = values
-            return np.stack([products(one, one), products(other, other), products(one, other)])
+            from requant.kernels_cpu.merging import multiply_all
+
+            out = np.empty((3, 1), np.float64)
+            multiply_all(values[0].reshape(-1), values[1].reshape(-1), out.reshape(-1))
+            return out
 
         return (Totals(inputs, terms),)
 
