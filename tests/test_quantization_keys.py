@@ -1,6 +1,9 @@
 """Quantization configs as published checkpoints have them are understood, and no other key passes."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -462,3 +465,18 @@ def test_every_scheme_says_where_its_keys_are_from_and_why_they_matter_not():
 def test_a_configuration_that_is_no_object_is_an_error(tmp_path, wrong):
     with pytest.raises(Exception, match=r"quantization_config of config\.json is .*, not an object"):
         read_folder(tmp_path, ARRAYS, {"quantization_config": wrong})
+
+
+DOCS = Path(__file__).parents[1] / "docs/quantized-folders.md"
+
+
+def table():
+    rows = [f"| {scheme.name} | {', '.join(scheme.methods)} | {scheme.source} |" for scheme in SCHEMES]
+    return "\n".join(["| scheme | `quant_method` | sources |", "|---|---|---|", *rows])
+
+
+def test_the_documented_schemes_are_those_of_the_code():
+    if os.environ.get("REQUANT_ACCEPT"):
+        marked = re.compile(r"(<!-- schemes -->\n).*(<!-- end -->\n)", re.DOTALL)
+        DOCS.write_text(marked.sub(lambda match: f"{match[1]}{table()}\n{match[2]}", DOCS.read_text()))
+    assert table() in DOCS.read_text()

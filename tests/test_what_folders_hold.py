@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from requant.errors import FormatError, UnsupportedError
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
+from requant.operations.inspect import report
 from requant.plan import LossKind
 from tests.tiny_folder import write_tiny_folder
 
@@ -152,3 +153,24 @@ def test_a_notice_tells_of_the_copy_in_the_plan(tiny):
     save_file({name: array.half() for name, array in arrays_of(tiny).items()}, tiny / "model.fp16.safetensors")
     told = [loss.detail for loss in plan(tiny).losses if loss.kind is LossKind.SUSPECT]
     assert told == ["model.safetensors counts; model.fp16.safetensors hold the same tensors: not read"]
+
+
+def test_masks_and_a_copy_of_the_embedding_are_no_parameters(tiny):
+    arrays = arrays_of(tiny)
+    before = report(detect(tiny).read(tiny), "safetensors")
+    more = {
+        "model.layers.0.self_attn.bias": torch.ones(1, 1, 64, 64),
+        "model.rotary_emb.inv_freq": torch.ones(16),
+        "model.layers.0.self_attn.masked_bias": torch.tensor(-1e4),
+    }
+    config = {"tie_word_embeddings": True}
+    held = report(detect(rewrite(tiny, arrays | more | with_head(tiny), **config)).read(tiny), "safetensors")
+    head = arrays[HEAD].numel() if HEAD in arrays else 0
+    assert held.total.weights == before.total.weights - head
+    assert held.total.nbytes > before.total.nbytes
+    assert held.total.weights == sum(share.weights for share in held.by_role.values())
+    biased = arrays | {"model.layers.0.self_attn.bias": torch.ones(64)}  # a bias by its shape
+    assert (
+        report(detect(rewrite(tiny, biased)).read(tiny), "safetensors").total.weights
+        == before.total.weights + 64 - head
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +18,11 @@ from requant.sources import FileSlice
 
 _LAYER: Final = re.compile(r"(?:^|\.)(\d{1,9})\.")
 
+#: A mask of attention, or what it is filled with (GPT-2); a bias has another shape.
+_MASK: Final = re.compile(r"(?:.*\.)?(?:attn|attention|self_attn)\.(?:bias|masked_bias)")
+#: Constants by their names.
+_CONSTANT: Final = re.compile(r"(?:.*[._])?(?:position_ids|token_type_ids|inv_freq|num_batches_tracked)")
+_EMBEDDING: Final = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight")
 #: Tokens that llama.cpp evaluates at once by default (`n_ubatch`): the logits of so many are held.
 _MICRO_BATCH: Final = 512
 
@@ -136,31 +141,48 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
         roles.setdefault(role, []).append(tensor)
         if layer is not None:
             layers.setdefault(layer, []).append(tensor)
-    total = share_of(checkpoint.tensors)
-    by_type = {name: share_of(group) for name, group in types.items()}
+    copies = _copies(checkpoint)
+    total = share_of(checkpoint.tensors, copies)
+    by_type = {name: share_of(group, copies) for name, group in types.items()}
     return Report(
         format_name,
         checkpoint,
         _file_bytes(checkpoint),
         total,
         dict(sorted(by_type.items(), key=lambda item: -item[1].nbytes)),
-        {name: share_of(group) for name, group in roles.items()},
-        {number: share_of(layers[number]) for number in sorted(layers)},
+        {name: share_of(group, copies) for name, group in roles.items()},
+        {number: share_of(layers[number], copies) for number in sorted(layers)},
         exl2_widths(checkpoint.tensors),
         not any(re.fullmatch(r"output\.weight|(.*\.)?lm_head\.(.*\.)?weight", t.name) for t in checkpoint.tensors),
         _memory(checkpoint, total.nbytes),
     )
 
 
-def share_of(tensors: Iterable[Tensor]) -> Share:
-    """What these tensors add up to."""
+def share_of(tensors: Iterable[Tensor], copies: Collection[str] = ()) -> Share:
+    """What these tensors add up to; buffers and `copies` of others take bytes and are no parameters."""
     count = weights = nbytes = 0
     types: dict[str, int] = {}
     for tensor in tensors:
-        count, weights, nbytes = count + 1, weights + prod(tensor.shape), nbytes + tensor.nbytes
+        count, nbytes = count + 1, nbytes + tensor.nbytes
+        weights += 0 if tensor.name in copies or _is_buffer(tensor) else prod(tensor.shape)
         name = type_name(tensor.encoding)
         types[name] = types.get(name, 0) + 1
     return Share(count, weights, nbytes, types)
+
+
+def _is_buffer(tensor: Tensor) -> bool:
+    """Whether it is one of the constants that models of old store: masks of attention, positions, frequencies."""
+    if _MASK.fullmatch(tensor.name):
+        return tensor.shape in ((), (1,)) or (len(tensor.shape) == 4 and tensor.shape[:2] == (1, 1))
+    return bool(_CONSTANT.fullmatch(tensor.name))
+
+
+def _copies(checkpoint: Checkpoint[Tensor]) -> frozenset[str]:
+    """The head's name, where the model has the embedding for a head and both are stored."""
+    config = flat_config(checkpoint.config)
+    heads = [tensor.name for tensor in checkpoint.tensors if re.fullmatch(r"(.*\.)?lm_head\.weight", tensor.name)]
+    embedding = any(_EMBEDDING.fullmatch(tensor.name) for tensor in checkpoint.tensors)
+    return frozenset(heads) if embedding and config.get("tie_word_embeddings") is True else frozenset()
 
 
 def type_name(encoding: Encoding) -> str:
