@@ -351,3 +351,13 @@ def test_minilm_says_what_the_converter_says():
         "bert.attention.causal": False,
         "bert.pooling_type": 1,
     }
+
+
+def test_what_the_gguf_package_says_of_a_card_is_a_loss_and_not_on_the_terminal(capfd):
+    """Its logger would print the card's own text, escapes included."""
+    card = '---\nbase_model: ["\\x1b[2Jodd", [1]]\n---\n'
+    told = [loss for loss in metadata_with({"README.md": file(card)}).losses if loss.subject == "README.md"]
+    assert told
+    assert all(loss.detail.isprintable() for loss in told)
+    said = capfd.readouterr()
+    assert said.out == said.err == ""

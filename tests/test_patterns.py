@@ -191,10 +191,6 @@ ELSEWHERE = {
     "cli/inspect.py": "the user's --tensors",
     "requant/hub.py": "a type the user names, escaped",
     "requant/tokenizers/splitting.py": "llama.cpp's own, from our table",
-    **dict.fromkeys(
-        [f"requant/architectures/{name}.py" for name in ("foreign", "to_ggml", "own_names", "names")],
-        "a family's table",
-    ),
     "formats/safetensors/header.py": "our own, with our limits in it",
     "formats/gguf/header.py": "a table of other formats' beginnings",
 }

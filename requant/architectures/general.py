@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from requant.architectures.numbers import shortest
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.json_values import TOKENIZER, parse_json
 from requant.plan import Loss, LossKind, Move
+from requant.printable import printable
 from requant.sources import Memory, Source, read
 
 #: Sampling parameters that transformers keeps in generation_config.json: HF name, GGUF key, kind.
@@ -46,9 +48,10 @@ def general_metadata(
     path = named_folder(checkpoint.folder)
     total, shared, expert, experts = _parameters(moves)
     try:
-        guess = gguf.Metadata.apply_metadata_heuristic(
-            gguf.Metadata(), card, dict(checkpoint.config), path if path.name else None, total
-        )
+        with _told(losses):
+            guess = gguf.Metadata.apply_metadata_heuristic(
+                gguf.Metadata(), card, dict(checkpoint.config), path if path.name else None, total
+            )
         if guess.name is None:
             guess.name = path.name or architecture
         if guess.size_label is None and total > 0:
@@ -64,6 +67,25 @@ def general_metadata(
     found = {key: _typed(value) for key, value in writer.kv_data[0].items()}
     first = {key: found.pop(key) for key in ("general.architecture", "general.type")}
     return first | _sampling(checkpoint) | found, losses
+
+
+@contextmanager
+def _told(losses: list[Loss]) -> Iterator[None]:
+    """What the `gguf` package logs of a model card becomes losses: it quotes the card, on the terminal as it is."""
+    import logging
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            losses.append(Loss(LossKind.METADATA_DROPPED, "README.md", printable(record.getMessage())))
+
+    logger, teller = logging.getLogger("metadata"), Teller()
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(teller)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+        logger.propagate = before
 
 
 def named_folder(folder: Path) -> Path:
