@@ -391,6 +391,7 @@ CHANGED = {
         "global_quant_config.weight[1].dtype",
     ),
     "another mode of MLX": ({"bits": 4, "group_size": 32, "mode": "lattice"}, "mode"),
+    "AWQ rotated": ({"quant_method": "awq", "bits": 4, "rotation": "hadamard"}, "rotation"),
     "ParoQuant": ({"quant_method": "paroquant", "bits": 4}, "quant_method"),
     "no method that is known": ({"quant_method": "hyperquant", "bits": 4}, "hyperquant"),
     "a method that is no name": ({"quant_method": 7}, "7"),
@@ -465,6 +466,14 @@ def test_every_scheme_says_where_its_keys_are_from_and_why_they_matter_not():
 def test_a_configuration_that_is_no_object_is_an_error(tmp_path, wrong):
     with pytest.raises(Exception, match=r"quantization_config of config\.json is .*, not an object"):
         read_folder(tmp_path, ARRAYS, {"quantization_config": wrong})
+
+
+@pytest.mark.parametrize("key", ["rotation", "rotation_config"])
+def test_a_rotation_that_only_another_file_tells_is_refused(tmp_path, key):
+    method = {"rotation": "gptq", "rotation_config": "auto-round"}[key]
+    (tmp_path / "quantize_config.json").write_text(json.dumps({"quant_method": method, "bits": 4, key: "hadamard"}))
+    with pytest.raises(UnsupportedError, match=rf"quantize_config\.json says {key} = 'hadamard'"):
+        read_folder(tmp_path, ARRAYS, {"quantization_config": {"quant_method": method, "bits": 4}})
 
 
 DOCS = Path(__file__).parents[1] / "docs/quantized-folders.md"

@@ -24,6 +24,9 @@ SCHEMES: Final = (
 )
 _BY_METHOD: Final[Mapping[str, Scheme]] = {method: scheme for scheme in SCHEMES for method in scheme.methods}
 
+#: Keys that folds heed in the configuration that counts: another one must not say otherwise.
+_ROTATIONS: Final = ("rotation", "rotation_config")
+
 
 def claim_keys(pool: Pool, config: Mapping[str, Json]) -> None:
     """Raise `UnsupportedError` for a key of a quantization config that no table knows, or a value that is not read."""
@@ -36,6 +39,10 @@ def claim_keys(pool: Pool, config: Mapping[str, Json]) -> None:
             )
         for found in unclaimed(config, scheme):
             raise _refusal(pool, place, scheme, found)
+        for key in _ROTATIONS:
+            if config.get(key) and config[key] != pool.quantization.get(key):
+                said = Unclaimed(key, config[key], "is not what the configuration says that counts", known=True)
+                raise _refusal(pool, place, scheme, said)
 
 
 def scheme_of(config: Mapping[str, Json]) -> Scheme | None:

@@ -99,6 +99,7 @@ AWQ: Final = Scheme(
         **idle(_HOW, "apply_clip", "n_parallel_calib_samples"),
         **idle(_RUN, "fuse_max_seq_len", "do_fuse", "modules_to_fuse", "exllama_config"),
         **off("divides activations by scales when it runs", "scale_activations"),
+        **off(_ROTATED, "rotation"),  # only GPTQ's layers are turned back
     },
     library="AutoAWQ",
 )
