@@ -13,7 +13,9 @@ from requant.encodings import Encoding
 from requant.encodings.exl2 import Exl2
 from requant.file_types import title
 from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
-from requant.metadata import first_count, largest_count
+from requant.layered import number
+from requant.metadata import first_count
+from requant.operations.cache import MICRO_BATCH, caches_of, metadata_like
 from requant.sources import FileSlice
 
 _LAYER: Final = re.compile(r"(?:^|\.)(\d{1,9})\.")
@@ -23,8 +25,6 @@ _MASK: Final = re.compile(r"(?:.*\.)?(?:attn|attention|self_attn)\.(?:bias|maske
 #: Constants by their names.
 _CONSTANT: Final = re.compile(r"(?:.*[._])?(?:position_ids|token_type_ids|inv_freq|num_batches_tracked)")
 _EMBEDDING: Final = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight")
-#: Tokens that llama.cpp evaluates at once by default (`n_ubatch`): the logits of so many are held.
-_MICRO_BATCH: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,50 +229,20 @@ def _file_bytes(checkpoint: Checkpoint[Tensor]) -> int:
     return sum(path.stat().st_size for path in paths) or checkpoint.path.stat().st_size
 
 
-@dataclass(frozen=True, slots=True)
-class _Attention:
-    layers: int
-    kv_width: int  # numbers of one token's keys and values together, in one layer
-    context: int
-    vocabulary: int
-
-
 def _memory(checkpoint: Checkpoint[Tensor], weights: int) -> tuple[RunMemory, ...]:
     """At 4096 tokens and at the trained context; nothing where the hyperparameters are not in the file."""
-    shape = _ggml_attention(checkpoint) if checkpoint.naming is Naming.GGML else _hf_attention(checkpoint)
-    if shape is None:
+    metadata, architecture = dict(checkpoint.metadata), checkpoint.architecture
+    vocabulary = _embedding(checkpoint, "token_embd.weight")
+    if checkpoint.naming is Naming.HF:
+        config = flat_config(checkpoint.config)
+        metadata, architecture = metadata_like(config)
+        vocabulary = first_count(config, "vocab_size")
+    caches, context = caches_of(metadata, architecture), number(metadata, f"{architecture}.context_length")
+    if caches is None or not vocabulary or not 0 < context < 1 << 40:
         return ()
-    contexts = sorted({min(4096, shape.context), shape.context})
-    compute = 4 * _MICRO_BATCH * shape.vocabulary
-    return tuple(RunMemory(weights, n, 2 * n * shape.layers * shape.kv_width, compute) for n in contexts)
-
-
-def _ggml_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
-    def number(key: str) -> int | None:
-        return largest_count(checkpoint.metadata, f"{checkpoint.architecture}.{key}")
-
-    layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
-    context, embedding = number("context_length"), _embedding(checkpoint, "token_embd.weight")
-    if not (layers and heads and width and context and embedding):
-        return None
-    kv_heads = number("attention.head_count_kv") or heads
-    key, value = number("attention.key_length") or width // heads, number("attention.value_length") or width // heads
-    return _Attention(layers, kv_heads * (key + value), context, embedding)
-
-
-def _hf_attention(checkpoint: Checkpoint[Tensor]) -> _Attention | None:
-    config = flat_config(checkpoint.config)
-
-    def number(*keys: str) -> int | None:
-        return first_count(config, *keys)
-
-    layers, heads = number("num_hidden_layers", "n_layer"), number("num_attention_heads", "n_head")
-    width, context = number("hidden_size", "n_embd"), number("max_position_embeddings", "n_positions")
-    vocabulary = number("vocab_size")
-    if not (layers and heads and width and context and vocabulary):
-        return None
-    head = number("head_dim") or width // heads
-    return _Attention(layers, 2 * head * (number("num_key_value_heads") or heads), context, vocabulary)
+    compute = 4 * MICRO_BATCH * vocabulary
+    contexts = sorted({min(4096, context), context})
+    return tuple(RunMemory(weights, n, sum(cache.nbytes(n) for cache in caches), compute) for n in contexts)
 
 
 def _embedding(checkpoint: Checkpoint[Tensor], name: str) -> int | None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from requant.errors import PlanError
 from requant.ir import Typed
+from requant.layered import number, relayered
 from requant.recipes.names import file_order
 
 _LAYER: Final = re.compile(r"blk\.([0-9]{1,9})\.")
@@ -42,21 +43,8 @@ def pruned_names(names: Iterable[str], layers: Sequence[int]) -> dict[str, str]:
 def pruned_metadata(metadata: Mapping[str, Typed], architecture: str, layers: Sequence[int]) -> dict[str, Typed]:
     """Metadata of a model without `layers`: `block_count` at the end, as llama.cpp writes it.
 
-    Arrays that give a value per layer lose those of the pruned ones; llama.cpp leaves them, and then refuses the file.
+    What follows from a layer's position or number is said anew, or refused (see `relayered`); llama.cpp leaves it, and
+    then refuses the file, or runs another model.
     """
-    key = f"{architecture}.block_count"
-    typed = metadata.get(key)
-    before = typed.value if typed is not None else None
-    if not isinstance(before, int):
-        raise PlanError(f"layers cannot be pruned: {key} is missing")
-    gone = {layer for layer in layers if layer < before}
-    result: dict[str, Typed] = {}
-    for name, value in metadata.items():
-        items = value.value
-        per_layer = value.kind.startswith("[") and name.startswith(f"{architecture}.")
-        if per_layer and isinstance(items, Sequence) and len(items) == before:
-            value = Typed(value.kind, [item for layer, item in enumerate(items) if layer not in gone])
-        if name != key:
-            result[name] = value
-    result[key] = Typed("u32", before - len(gone))
-    return result
+    before = number(metadata, f"{architecture}.block_count")
+    return relayered(metadata, architecture, [layer for layer in range(before) if layer not in set(layers)])

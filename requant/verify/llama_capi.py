@@ -52,7 +52,9 @@ class ContextParams(ctypes.Structure):
         ("type_v", c_int32),  # 108
         ("_callbacks", ctypes.c_ubyte * 24),
         ("embeddings", c_bool),  # 136
-        ("_tail", ctypes.c_ubyte * 887),
+        ("_flags", ctypes.c_ubyte * 3),
+        ("swa_full", c_bool),  # 140
+        ("_tail", ctypes.c_ubyte * 883),
     ]
 
 
@@ -169,6 +171,7 @@ class CApi:
         params.n_batch = params.n_ubatch = n_ctx if embeddings else min(BATCH, n_ctx)
         params.n_threads = params.n_threads_batch = threads
         params.embeddings = embeddings
+        params.swa_full = False  # as in llama-server: layers with a window cache no more than they see
         if precise:
             params.type_k = params.type_v = GGML_TYPE_F32
             params.flash_attn_type = FLASH_ATTN_DISABLED
