@@ -13,6 +13,7 @@ from requant.architectures.decoders import SIZES, decoder, head_norms, rms_norm_
 from requant.architectures.llama import HEAD_KEYS, NORMS, SILU, TRUNK, attention
 from requant.architectures.rope import Rope
 from requant.architectures.rules import Assumption, Family, Key, Order, always
+from requant.architectures.windows import UNHEEDED
 
 #: llama.cpp loads keys and values of as many heads as there are queries'.
 _FULL: Final = {"kv": "q"}
@@ -48,7 +49,7 @@ DOTS1: Final[Family] = replace(
             Key(("n_group",), "expert_group_count", "u32", always(1), always(1)),
             Key(("topk_group",), "expert_group_used_count", "u32", always(1), always(1)),
         ),
-        (Rope(theta=10000.0).pair(),),
+        (Rope(theta=10000.0).pair(), UNHEEDED),
         assumptions=(
             SILU,
             Assumption("attention_bias", (False,), False),

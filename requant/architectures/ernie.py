@@ -11,7 +11,7 @@ from typing import Final
 from requant.architectures.decoders import SIZES, decoder, rms_norm_eps, trunk
 from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU
 from requant.architectures.rope import Rope
-from requant.architectures.rules import Assumption, Family, always
+from requant.architectures.rules import Assumption, Family, always, defaulting
 
 ERNIE: Final[Family] = replace(
     decoder(
@@ -19,7 +19,12 @@ ERNIE: Final[Family] = replace(
         "ernie4_5",
         "ernie4_5",
         (*trunk(), *NORMS, *MLP),
-        (*SIZES, rms_norm_eps(1e-5), replace(HEAD_KEYS[0], default=always(128)), HEAD_KEYS[1]),
+        (
+            *defaulting(SIZES, num_key_value_heads=2),
+            rms_norm_eps(1e-5),
+            replace(HEAD_KEYS[0], default=always(128)),
+            HEAD_KEYS[1],
+        ),
         (Rope(theta=500000.0).pair(),),
         assumptions=(SILU, Assumption("use_bias", (False,), False)),
         tied=True,

@@ -19,6 +19,7 @@ from requant.architectures.rules import (
     Order,
     Rule,
     always,
+    defaulting,
     same_as,
     unless_null,
 )
@@ -161,7 +162,7 @@ MISTRAL: Final = replace(
     headless=frozenset({"MistralModel"}),
     rules=(*TRUNK, *NORMS, *attention(Order.ROPE), *MLP),
     keys=(
-        *LLAMA.keys,
+        *defaulting(LLAMA.keys, num_key_value_heads=8),
         Key(("sliding_window",), "attention.sliding_window", "u32", unless_null("sliding_window", 4096), always(None)),
     ),
     assumptions=(SILU, Assumption("sliding_window", (None,), 4096, written=False, loss=WINDOW_LOSS)),
@@ -176,7 +177,7 @@ MIXTRAL: Final = replace(
     headless=frozenset({"MixtralModel"}),
     rules=(*TRUNK, *NORMS, *attention(Order.ROPE), *MOE_EXPERTS),
     keys=(
-        *LLAMA.keys,
+        *defaulting(LLAMA.keys, num_key_value_heads=8, rms_norm_eps=1e-5),
         Key(("num_local_experts",), "expert_count", "u32", always(8)),
         Key(("num_experts_per_tok",), "expert_used_count", "u32", always(2)),
         Key(("sliding_window",), "attention.sliding_window", "u32", always(None), always(None)),

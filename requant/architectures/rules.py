@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -125,6 +125,13 @@ class Key:
     kind: str
     default: Default | None = None
     implied: Default | None = None
+
+
+def defaulting(keys: tuple[Key, ...], **defaults: Json) -> tuple[Key, ...]:
+    """`keys`, some with what transformers' class of the family takes where config.json is silent."""
+    return tuple(
+        replace(key, default=always(defaults[key.hf[0]])) if key.hf and key.hf[0] in defaults else key for key in keys
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from requant.architectures.decoders import (
 from requant.architectures.gpt2 import GPT2
 from requant.architectures.llama import WINDOW_LOSS, attention_biases
 from requant.architectures.rope import Rope
-from requant.architectures.rules import Assumption, Family, Key, Order, Rule, always
+from requant.architectures.rules import Assumption, Family, Key, Order, Rule, always, defaulting
 
 STARCODER: Final[Family] = replace(
     GPT2,
@@ -57,7 +57,7 @@ STARCODER2: Final[Family] = decoder(
         Rule(LAYER + "mlp.c_proj.weight", "blk.{n}.ffn_down.weight", ("hidden", "ffn")),
         Rule(LAYER + "mlp.c_proj.bias", "blk.{n}.ffn_down.bias", ("hidden",)),
     ),
-    (*SIZES, layer_norm_eps("norm_epsilon")),
+    (*defaulting(SIZES, num_key_value_heads=2), layer_norm_eps("norm_epsilon")),
     (Rope(theta=10000.0).pair(),),
     assumptions=(
         Assumption("hidden_act", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh"),

@@ -10,6 +10,7 @@ from requant.architectures.numbers import number, positive
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor, Typed
+from requant.plan import Loss, LossKind
 
 SLIDING: Final = "sliding_attention"
 FULL: Final = "full_attention"
@@ -95,3 +96,15 @@ class Windows:
         if windows == regular(sizes["layers"], self.period) and self.period:
             config["sliding_window_pattern"] = self.period
         return ToHf(config, keys=frozenset({WINDOW, PATTERN}))
+
+
+def _unheeded(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+    types, width = config.get("layer_types"), config.get("sliding_window", 4096)
+    if not isinstance(types, list) or SLIDING not in types or width is None:
+        return ToGgml()
+    detail = f"{types.count(SLIDING)} layers have a window of {width}; llama.cpp lets all of this architecture see all"
+    return ToGgml(losses=(Loss(LossKind.METADATA_DROPPED, "layer_types", detail),))
+
+
+#: For families whose windows llama.cpp does not have.
+UNHEEDED: Final = Irregular(_unheeded, lambda values, tensors, sizes: ToHf())

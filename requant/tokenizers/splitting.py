@@ -233,6 +233,10 @@ _ANCHORS = {
 _CONTROL = {"n": "\n", "r": "\r", "t": "\t", "v": "\x0b", "f": "\f", "a": "\a", "e": "\x1b"}
 
 
+#: A quantifier; braces with anything else inside stand for themselves.
+_COUNT = re.compile(r"[*+?]|\{\d+(?:,\d*)?\}|\{,\d+\}")
+
+
 class _UnreadError(ValueError):
     """Something in a pattern that is not translated; the text says what."""
 
@@ -246,18 +250,43 @@ class _Translator:
         self.pattern, self.at = pattern, 0
 
     def translate(self) -> str:
-        out = []
+        out: list[str] = []
+        opened: list[int] = []  # where the groups that are still open begin
+        atom: int | None = None  # where what a quantifier would repeat begins
         while self.at < len(self.pattern):
             char = self.pattern[self.at]
+            if atom is not None and (count := _COUNT.match(self.pattern, self.at)):
+                self._repeat(out, atom, count[0])
+                continue
+            if char == "(":
+                opened.append(len(out))
+            begins = opened.pop() if char == ")" and opened else len(out)
             if char == "[":
                 out.append(_written(self._class()))
-                continue
-            if char == "\\":
+            elif char == "\\":
                 out.append(self._escape())
-                continue
-            out.append(char)
-            self.at += 1
+            else:
+                # what follows a parenthesis says what kind of group it is, and repeats nothing
+                char = "(?" if self.pattern.startswith("(?", self.at) else char
+                out.append(char)
+                self.at += len(char)
+            atom = None if char in ("(", "(?", "|") else begins
         return "".join(out)
+
+    def _repeat(self, out: list[str], atom: int, count: str) -> None:
+        """One quantifier and what makes it lazy or possessive; one more repeats the whole.
+
+        In Oniguruma `{n,m}+` is no possessive quantifier but a repetition of a repetition, and so is `{n}?`.
+        """
+        self.at += len(count)
+        following = self.pattern[self.at : self.at + 1]
+        plain = count in ("*", "+", "?")
+        if (following == "?" and (plain or "," in count)) or (following == "+" and plain):
+            count, self.at = count + following, self.at + 1
+        out.append(count)
+        if _COUNT.match(self.pattern, self.at):
+            out.insert(atom, "(?:")
+            out.append(")")
 
     def _escape(self) -> str:
         start = self.at

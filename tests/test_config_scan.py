@@ -1,0 +1,145 @@
+"""Every key of every family's configuration, changed to another value, changes the GGUF, is told, or has no meaning."""
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import transformers
+
+from requant.architectures import translate
+from requant.errors import Error
+from requant.formats.safetensors import Safetensors
+from requant.ir import Naming
+from tests.tiny_models import MODELS, make
+
+#: Keys that no GGUF needs, and why.
+IRRELEVANT = {
+    "training only": {
+        *("initializer_range", "attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout"),
+        *("embd_pdrop", "resid_pdrop", "attn_pdrop", "attention_probs_dropout_prob", "hidden_dropout_prob"),
+        *("classifier_dropout", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
+    },
+    "what a call of transformers returns or keeps, or how it is computed": {
+        *("output_attentions", "output_hidden_states", "return_dict", "use_cache", "chunk_size_feed_forward"),
+        *(
+            "dtype",
+            "reorder_and_upcast_attn",
+            "attention_softmax_in_fp32",
+            "enable_moe_fp32_combine",
+            "scale_attention_softmax_in_fp32",
+        ),
+    },
+    "who wrote the file; no computation reads it": {"transformers_version", "pretraining_tp", "is_encoder_decoder"},
+    "the class that is named decides": {"architectures", "model_type"},
+    "the tokenizer's pass reads it": {"bos_token_id", "eos_token_id", "pad_token_id", "eod_token_id"},
+    "heads of other classes": {
+        *("id2label", "label2id", "problem_type", "summary_activation", "summary_first_dropout"),
+        *("summary_proj_to_labels", "summary_type", "summary_use_proj"),
+    },
+}
+#: Keys of single families that say nothing as the others stand.
+SAID_OTHERWISE = {
+    "only with use_sliding_window, whose change is told": {
+        *((name, key) for name in ("qwen2", "qwen2moe", "qwen3") for key in ("sliding_window", "max_window_layers")),
+        ("qwen3moe", "sliding_window"),
+        *((name, "layer_types") for name in ("qwen2", "qwen2moe", "qwen3", "smollm3")),
+        *((name, "sliding_window") for name in ("smollm3", "exaone4")),
+    },
+    "a list of layers stands beside it": {
+        *(
+            ("gemma3", "_sliding_window_pattern"),
+            ("exaone4", "sliding_window_pattern"),
+            ("smollm3", "no_rope_layer_interval"),
+        ),
+        *(("exaonemoe", "sliding_window_pattern"), ("exaonemoe", "first_k_dense_replace")),
+        *(("dots1", "sliding_window"), ("dots1", "max_window_layers")),
+        ("exaone4", "layer_types"),  # without a width no layer has a window
+    },
+    "prediction layers are there or not, whatever this says": {("glm4moe", "num_nextn_predict_layers")},
+    "multi_query says it": {("starcoder", "num_key_value_heads")},
+    "an encoder has no head to tie, sees both ways, and crosses to nothing": {
+        *(("bert", "tie_word_embeddings"), ("bert", "is_causal"), ("bert", "add_cross_attention")),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The checkpoint of a tiny model, made once."""
+
+    @cache
+    def made(name):
+        folder = tmp_path_factory.mktemp("tiny") / name
+        make(name, folder)
+        return Safetensors().read(folder)
+
+    return made
+
+
+def said(checkpoint, config):
+    """All that a translation says, or the error."""
+    try:
+        result = translate(replace(checkpoint, config=config), Naming.GGML)
+    except Error as error:
+        return str(error)
+    metadata = {
+        key: (typed.kind, typed.value if isinstance(typed.value, str | int | float) else list(typed.value))
+        for key, typed in result.metadata.items()
+    }
+    moves = [(move.name, move.shape, repr(move.values)) for move in result.moves]
+    return metadata, moves, [(loss.subject, loss.detail) for loss in result.losses]
+
+
+def others(key, value):
+    """Other values of the same kind."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, value + 2]
+    if isinstance(value, float):
+        return [value * 2 + 0.25]
+    if isinstance(value, str):
+        return [word for word in ("gelu", "relu") if word != value]
+    if key == "layer_types":
+        swapped = {"full_attention": "sliding_attention", "sliding_attention": "full_attention"}
+        return [[swapped.get(value[0], value[0]), *value[1:]]]
+    if isinstance(value, list):
+        return [value[:-1], [*reversed(value)]] if value else [[0]]
+    if isinstance(value, dict):
+        return [{**value, inner: other} for inner, item in value.items() for other in others(inner, item)]
+    return [True, 3]
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "-" not in name])
+def test_no_key_is_ignored_in_silence(name, source):
+    checkpoint = source(name)
+    usual = json.loads(json.dumps(dict(checkpoint.config)))
+    base = said(checkpoint, usual)
+    known = getattr(transformers, MODELS[name][1])().to_dict() | {"is_causal": True}
+    settled = set().union(*IRRELEVANT.values()) | {
+        key for pairs in SAID_OTHERWISE.values() for one, key in pairs if one == name
+    }
+    silent = set()
+    for key in known:
+        value = usual.get(key, known[key])
+        if all(said(checkpoint, usual | {key: other}) == base for other in others(key, value)):
+            silent.add(key)
+    assert silent <= settled
+    # and no excuse outlives its key
+    assert {key for pairs in SAID_OTHERWISE.values() for one, key in pairs if one == name} <= silent
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "-" not in name])
+def test_what_is_left_out_is_what_transformers_takes(name, source):
+    """A folder may leave out whatever equals the default of its class, as transformers writes some: the same GGUF."""
+    checkpoint = source(name)
+    usual = json.loads(json.dumps(dict(checkpoint.config)))
+    defaults = json.loads(json.dumps(getattr(transformers, MODELS[name][1])().to_dict()))
+    base = said(checkpoint, usual)
+    for key, value in usual.items():
+        spelled = (name, key) == ("olmo3", "rope_parameters")  # the theta of windowed layers is written if it is there
+        if key in defaults and defaults[key] == value and key not in ("architectures", "model_type") and not spelled:
+            less = {other: item for other, item in usual.items() if other != key}
+            found = said(checkpoint, less)
+            assert found == base or (isinstance(found, str) and found.endswith(f"{key!r} is missing")), key
