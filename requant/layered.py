@@ -8,6 +8,7 @@ src/llama-hparams.cpp, `create_memory` in src/llama-model.cpp.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from requant.errors import PlanError
@@ -15,6 +16,8 @@ from requant.ir import Typed
 
 WINDOW: Final = "attention.sliding_window"
 PATTERN: Final = "attention.sliding_window_pattern"
+#: More layers than this are an accident, and a list of them would be another.
+MOST_LAYERS: Final = 1 << 14
 
 #: architecture -> one layer in so many sees the whole context where the file does not list them; negative: the first
 #: of each group does, else the last.
@@ -71,8 +74,8 @@ def per_layer(metadata: Mapping[str, Typed], key: str, layers: int, absent: int)
         return [absent] * layers
     if isinstance(value, int):
         return [value] * layers
-    found = [item if isinstance(item, int) else absent for item in value]
-    return (found + [absent] * layers)[:layers]
+    found = [item if isinstance(item, int) else absent for item in islice(value, layers)]
+    return found + [absent] * (layers - len(found))
 
 
 def window_of(metadata: Mapping[str, Typed], architecture: str) -> int:
@@ -116,8 +119,8 @@ def relayered(metadata: Mapping[str, Typed], architecture: str, kept: Sequence[i
     """
     key = f"{architecture}.block_count"
     before = number(metadata, key)
-    if not before:
-        raise PlanError(f"layers cannot be chosen: {key} is missing")
+    if not 0 < before <= MOST_LAYERS:
+        raise PlanError(f"layers cannot be chosen: {key} is {before or 'missing'}")
     kept = list(kept)
     changed = {
         f"{architecture}.{name}": typed for name, typed in _counted(metadata, architecture, before, kept).items()

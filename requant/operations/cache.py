@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from requant.ir import Json, Typed
-from requant.layered import PATTERN, WINDOW, number, per_layer, recurrent_layers, window_of, windowed_layers
+from requant.layered import (
+    MOST_LAYERS,
+    PATTERN,
+    WINDOW,
+    number,
+    per_layer,
+    recurrent_layers,
+    window_of,
+    windowed_layers,
+)
 from requant.metadata import first_count
 
 #: Tokens that llama.cpp evaluates at once by default (`n_ubatch`).
@@ -58,10 +67,10 @@ def caches_of(metadata: Mapping[str, Typed], architecture: str) -> list[LayerCac
         return number(metadata, f"{architecture}.{key}", absent)
 
     layers = named("block_count") - named("nextn_predict_layers")
-    heads = per_layer(metadata, f"{architecture}.attention.head_count", max(layers, 0), 0)
     embedding = named("embedding_length")
-    if not 0 < layers <= 1 << 14 or not embedding:
+    if not 0 < layers <= MOST_LAYERS or embedding <= 0:
         return None
+    heads = per_layer(metadata, f"{architecture}.attention.head_count", layers, 0)
     if architecture in _WITHOUT:
         return [LayerCache(0)] * layers
     usual = embedding // max(1, max(heads))

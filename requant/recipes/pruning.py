@@ -11,7 +11,7 @@ from typing import Final
 
 from requant.errors import PlanError
 from requant.ir import Typed
-from requant.layered import number, relayered
+from requant.layered import MOST_LAYERS, number, relayered
 from requant.recipes.names import file_order
 
 _LAYER: Final = re.compile(r"blk\.([0-9]{1,9})\.")
@@ -46,5 +46,5 @@ def pruned_metadata(metadata: Mapping[str, Typed], architecture: str, layers: Se
     What follows from a layer's position or number is said anew, or refused (see `relayered`); llama.cpp leaves it, and
     then refuses the file, or runs another model.
     """
-    before = number(metadata, f"{architecture}.block_count")
+    before = min(number(metadata, f"{architecture}.block_count"), MOST_LAYERS)  # more are refused there
     return relayered(metadata, architecture, [layer for layer in range(before) if layer not in set(layers)])
