@@ -11,7 +11,6 @@ from requant import formats
 from requant.cli import options
 from requant.cli.convert import WRITABLE, format_for
 from requant.cli.execution import carry_out
-from requant.errors import PlanError
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -20,6 +19,8 @@ Examples:
   requant merge ./a ./b --method slerp --t 0.5 -o ./merged
   requant merge a-Q8_0.gguf b-Q4_K_M.gguf --method linear --weight 0.6,0.4 -o merged.gguf --to Q4_K_M
   requant merge ./a ./b --method ties --base ./base --density 0.5 --weight 1 -o ./merged --dry-run
+  requant merge ./base+./adapter -o ./merged
+  requant merge base.gguf+./adapter -o merged-q4.gguf --to Q4_K_M
   requant merge ./model --keep-layers 0-7,16-23 -o ./smaller
   requant merge ./model --student 12 --mapping uniform -o ./student
 
@@ -78,7 +79,8 @@ def merge(
     Models may be of any format that requant reads, and are named as for `convert`; so is the destination. Merging
     computes run by run in little memory, whatever the size.
     """
-    from requant.merging.model import Model, model_of
+    from requant.adapters.opening import adapter_of
+    from requant.merging.model import Model, model_of, with_adapter
     from requant.merging.recipe import recipes_from
     from requant.merging.reference import Reference
     from requant.operations.convert import Request
@@ -88,9 +90,10 @@ def merge(
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
 
     def opened(reference: Reference) -> Model:
-        if reference.lora is not None:
-            raise PlanError(f"{reference}: adapters are not merged by recipes yet", hint="merge it with PEFT first")
-        return model_of(reference, formats.open(options.located(reference.model, how.quiet)))
+        model = model_of(reference, formats.open(options.located(reference.model, how.quiet)))
+        if reference.lora is None:
+            return model
+        return with_adapter(model, adapter_of(formats.open(options.located(reference.lora, how.quiet))))
 
     if len(sources) == 1 and sources[0].endswith((".yaml", ".yml")):
         given = [name for name, value in short.items() if value and name != "mapping"]

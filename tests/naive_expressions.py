@@ -6,6 +6,7 @@ from functools import singledispatch
 import numpy as np
 
 from requant import expressions as e
+from requant.adapters.low_rank import LowRank, Norms
 from requant.expressions import Node
 from requant.ir import Tensor
 from requant.sources import read
@@ -119,6 +120,24 @@ def _(node: e.ColumnsScaled, values: Read) -> np.ndarray:
 @twin.register
 def _(node: e.Affine, values: Read) -> np.ndarray:
     return np.float32(node.factor) * carried_out(node.of, values) + np.float32(node.term)
+
+
+@twin.register
+def _(node: LowRank, values: Read) -> np.ndarray:
+    of, up, down = (as_matrix(one, values).astype(np.float64) for one in (node.of, node.up, node.down))
+    found = of + node.scale * (up @ down)
+    if node.lengths is not None:
+        axis = 1 if node.norms is Norms.ROWS else 0
+        lengths = np.linalg.norm(found, axis=axis, keepdims=True)
+        found *= carried_out(node.lengths, values).reshape(lengths.shape) / lengths
+    return found.astype(np.float32).reshape(node.shape)
+
+
+@twin.register
+def _(node: e.Patched, values: Read) -> np.ndarray:
+    found = as_matrix(node.of, values).copy()
+    found[list(node.at)] = as_matrix(node.by, values)
+    return found.reshape(node.shape)
 
 
 @twin.register

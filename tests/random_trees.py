@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from requant import expressions as e
+from requant.adapters.low_rank import LowRank, Norms
 from requant.codecs import NeedsLargest, codec_for
 from requant.encodings import BF16, BLOCKS, F16, F32, Dense, Encoding
 from requant.encodings.gptq import Gptq
@@ -139,11 +140,13 @@ def leaves(draw: Any, rows: int, columns: int) -> Node:
 def moving(draw: Any, rows: int, columns: int, below: Any) -> list[Any]:
     """Ways to have a matrix from others by moving rows; `below` gives others."""
     number = lambda least, most: draw(st.integers(least, most))  # noqa: E731
+    places = st.sets(st.integers(0, rows - 1), min_size=1, max_size=5).map(lambda found: tuple(sorted(found)))
     ways = [
         lambda: e.Slice(below(rows + (a := number(0, 40)) + number(0, 40), columns), a, a + rows),
         lambda: e.Deinterleaved(below(3 * rows, columns), number(0, 2), 3),
         lambda: e.Chosen(below(n := number(1, 64), columns), tuple(number(0, n - 1) for _ in range(rows))),
         lambda: e.reshaped(e.reshaped(below(rows, columns), (1, rows, columns)), (rows, columns)),
+        lambda: e.Patched(below(rows, columns), below(len(at := draw(places)), columns), at),
     ]
     if rows > 1:
         ways.append(lambda: e.Joined((below(a := number(1, rows - 1), columns), below(rows - a, columns))))
@@ -170,6 +173,13 @@ def others(draw: Any, rows: int, columns: int, below: Any) -> list[Any]:
         lambda: e.ColumnsScaled(below(rows, columns), below(1, columns)),
         lambda: e.NegExp(e.Affine(below(rows, columns), 0.01)),
         lambda: Weighted(tuple(below(rows, columns) for _ in range(2))),
+        lambda: LowRank(below(rows, columns), below(rows, r := number(1, 5)), below(r, columns), 0.5),
+        lambda: LowRank(
+            e.Affine(below(rows, columns), term=10.0),  # far from zero: what is short has no direction
+            *(below(rows, r := number(1, 3)), below(r, columns), 0.05),
+            lengths=below(1, rows) if (of_rows := draw(st.booleans())) else below(1, columns),
+            norms=Norms.ROWS if of_rows else Norms.COLUMNS,
+        ),
     ]
     if columns > 1:
         ways.append(lambda: e.ColumnsJoined((below(rows, a := number(1, columns - 1)), below(rows, columns - a))))

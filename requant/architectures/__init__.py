@@ -30,6 +30,8 @@ from requant.architectures.minimax import MINIMAX_M2
 from requant.architectures.mistral3 import MISTRAL3
 from requant.architectures.nemotron import NEMOTRON
 from requant.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
+from requant.architectures.own_names import Kept
+from requant.architectures.own_names import kept_as as _kept_as
 from requant.architectures.own_names import own_names as _own_names
 from requant.architectures.phi import PHI2
 from requant.architectures.phi3 import PHI3
@@ -135,6 +137,12 @@ def _known(config: Config, model_type: str) -> Family | None:
     by_class = (family for family in ARCHITECTURES if any(name in family.classes for name in classes))
     by_type = (family for family in ARCHITECTURES if {family.model_type, *family.other_types} & set(map(str, types)))
     return next(by_class, None) or next(by_type, None)
+
+
+def kept_as(name: str, config: Config) -> tuple[Kept, ...]:
+    """Where the files of a model of this config keep the tensor that transformers calls `name` in memory."""
+    family = _known(config, "")
+    return () if family is None else _kept_as(name, family)
 
 
 def joined(moves: Sequence[Move], model_type: str) -> tuple[Move, ...]:

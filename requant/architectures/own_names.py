@@ -67,6 +67,30 @@ def _templates(family: Family) -> Iterable[str]:
         yield from (rule.hf.removesuffix(new) + old for old, new in family.renamed if rule.hf.endswith(new))
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where files keep what has another name in memory. name: with `{e}` for the expert, where each has its own. part,
+    of: which of how many equal parts of each matrix's rows it is."""
+
+    name: str
+    part: int
+    of: int
+
+
+def kept_as(name: str, family: Family) -> tuple[Kept, ...]:
+    """Where a tensor that transformers 5 (or another library) calls `name` lies by the family's own names, part by
+    part; nothing where it has that name there, too."""
+    found = []
+    for rule in family.rules:
+        for other in rule.apart:
+            match = None if "{e}" in other.name else named_like(family, other.name).fullmatch(name)
+            if match is not None and rule.turn is None:
+                said = match.groupdict()
+                kept = rule.hf.format(base=said.get("base") or "", n=said.get("n") or "", e="{e}")
+                found.append(Kept(kept, other.part, other.of))
+    return tuple(found)
+
+
 @dataclass(slots=True)
 class _Gathered:
     """What is found of one HF tensor, or of one for each expert. nodes: (rule's turn, expert) -> its matrix."""

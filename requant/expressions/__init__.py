@@ -32,6 +32,7 @@ from requant.expressions.interleaved import Interleaved
 from requant.expressions.joined import Joined, Stacked
 from requant.expressions.moving import Moving
 from requant.expressions.node import Node
+from requant.expressions.patched import Patched
 from requant.expressions.permuted import Permuted
 from requant.expressions.reduction import Reduction, part_of, slabs
 from requant.expressions.regrouped import Regrouped
@@ -62,6 +63,7 @@ __all__ = [
     "Moving",
     "NegExp",
     "Node",
+    "Patched",
     "Permuted",
     "Reduction",
     "Regarded",

@@ -60,6 +60,10 @@ class Node(ABC):
         """The stored tensors that it reads, in order; one that is read at two places is there twice."""
         return tuple(leaf for child in self.children for leaf in child.leaves())
 
+    def encodings(self) -> tuple[Encoding, ...]:
+        """How the model keeps these values, each encoding once: what is put on it (an adapter) does not count."""
+        return tuple(dict.fromkeys(one for child in self.children for one in child.encodings()))
+
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Node:
         """The same over other stored tensors: each leaf as `change` makes it."""
         return self.over([child.mapped(change) for child in self.children])

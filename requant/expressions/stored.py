@@ -48,6 +48,10 @@ class Stored(InGranules):
         """The tensor."""
         return (self.tensor,)
 
+    def encodings(self) -> tuple[Encoding, ...]:
+        """The tensor's."""
+        return (self.tensor.encoding,)
+
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Node:
         """Another tensor."""
         return Stored(change(self.tensor))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from requant.adapters.applied import applied
+from requant.adapters.applied_ggml import ggml_applied
+from requant.adapters.changes import Adapter
 from requant.errors import PlanError
 from requant.expressions import Node
 from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
@@ -25,6 +28,10 @@ from requant.sources import Source
 
 #: A tensor of a layer: what stands before the layer's number, the number, and what stands after it.
 _LAYERED: Final = re.compile(r"(.*?\b(?:layers|h|blocks|layer))\.(\d+)\.(.+)", re.ASCII)
+#: Files that say what tokens there are, and how they are used.
+_TOKENIZER: Final = re.compile(
+    r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(?:json|txt)|merges\.txt|chat_template\..*"
+)
 #: How the names of embeddings and of output heads end, whose rows are tokens.
 _EMBEDDINGS: Final = (
     "embed_tokens.weight",
@@ -99,6 +106,23 @@ def model_of(reference: Reference, source: Checkpoint[Tensor]) -> Model:
         )
     tensors = {move.name: move.values for move in said.moves}
     return Model(reference, source, said.config, said.files, tensors, said.losses)
+
+
+def with_adapter(model: Model, adapter: Adapter) -> Model:
+    """The model with an adapter on it; raises `PlanError` for one that does not fit."""
+    if adapter.naming is Naming.GGML:
+        found = ggml_applied(adapter, model.source, model.tensors)
+    else:
+        found = applied(adapter, model.tensors, model.config)
+    files, config = dict(model.files), dict(model.config)
+    if found.rows is not None:
+        files |= {name: file for name, file in adapter.files.items() if _TOKENIZER.fullmatch(name)}
+        key = "vocab_size"
+        text = config.get("text_config")
+        config |= {"text_config": {**text, key: found.rows}} if isinstance(text, dict) else {key: found.rows}
+    source = replace(model.source, opened=(*model.source.opened, *adapter.opened))
+    losses = (*model.losses, *found.losses)
+    return replace(model, source=source, config=config, files=files, tensors=found.tensors, losses=losses)
 
 
 def layer_of(name: str) -> tuple[str, int, str] | None:

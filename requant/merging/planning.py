@@ -244,7 +244,7 @@ class Merge:
 
     def _copied(self, name: str, nodes: Sequence[Node]) -> Node | None:
         """Integers, which are the same in all models, or cannot be merged."""
-        encodings = {leaf.encoding for node in nodes for leaf in node.leaves()}
+        encodings = {encoding for node in nodes for encoding in node.encodings()}
         if len(encodings) > 1 or len({node.shape for node in nodes}) > 1:
             self.problem("tensors of integers differ", name)
             return None
@@ -285,7 +285,7 @@ class Merge:
         """The dtype that holds what all of them are stored as: of quantized tensors float32."""
         if self.recipe.dtype is not None:
             return self.recipe.dtype
-        labels = {leaf.encoding.label for node in nodes for leaf in node.leaves()}
+        labels = {encoding.label for node in nodes for encoding in node.encodings()}
         return Precision(labels.pop()) if len(labels) == 1 and labels <= {"BF16", "F16", "F32"} else Precision.F32
 
     def _wording(self, one: Slice, setting: Setting, names: Sequence[str], name: str) -> str:
@@ -320,7 +320,7 @@ def _comes_first(name: str) -> bool:
 
 
 def _is_float(node: Node) -> bool:
-    return all(_floating(leaf.encoding) for leaf in node.leaves())
+    return all(_floating(encoding) for encoding in node.encodings())
 
 
 def _floating(encoding: Encoding) -> bool:

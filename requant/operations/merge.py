@@ -196,7 +196,7 @@ def _own_dtype(recipe: Recipe, first: Model) -> Dense:
 
 def _encoding(recipe: Recipe, node: Node, own: Dense) -> Encoding:
     """How a tensor of the result is stored unless the user asks for a type."""
-    leaves = list(dict.fromkeys(leaf.encoding for leaf in node.leaves()))
+    leaves = list(node.encodings())
     chosen = recipe.out_dtype or recipe.dtype
     if any(isinstance(encoding, Dense) and not encoding.dtype.is_float for encoding in leaves):
         return leaves[0]

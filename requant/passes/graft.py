@@ -25,6 +25,14 @@ def stand_in(name: str, values: Node, encoding: Encoding) -> Tensor:
     return Tensor(name, values.shape, encoding, sources)
 
 
+def origin_of(tensor: Tensor) -> str:
+    """The name of the stand-in that a tensor is, or was cut from; its own where it is none."""
+    slices = [source for source in tensor.sources.values() if isinstance(source, FileSlice)]
+    if not slices or _NOWHERE not in slices[0].path.parents:
+        return tensor.name
+    return slices[0].path.relative_to(_NOWHERE).as_posix()
+
+
 @dataclass(frozen=True, slots=True)
 class Graft:
     """Stand-ins give way to what computes them.
@@ -46,7 +54,7 @@ class Graft:
         slices = [source for source in tensor.sources.values() if isinstance(source, FileSlice)]
         if not slices or _NOWHERE not in slices[0].path.parents:
             return Stored(tensor)
-        node = self.values[slices[0].path.relative_to(_NOWHERE).as_posix()]
+        node = self.values[origin_of(tensor)]
         if tensor.shape == node.shape:
             return node
         from requant.expressions import reshaped
