@@ -394,6 +394,22 @@ def test_contradictions_of_models_are_told_at_once(here):
         assert told in output
 
 
+@pytest.mark.parametrize("method", ["linear", "slerp", "ties", "della", "sce", "karcher"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_what_is_no_number_is_named_where_it_is(here, method, value):
+    def broken(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"][5, 7] = value
+
+    changed(here / "broken", here / "b", broken)
+    models = ["a", "broken"] if method == "slerp" else ["base", "a", "broken"]
+    more = {"slerp": ["--t", "0.5"], "ties": ["--density", "0.5"], "della": ["--density", "0.5"]}.get(method, [])
+    more += ["--weight", "1"] if method in ("linear", "ties", "della") else []
+    output = requant("merge", *models, "--method", method, *more, "-o", "out", code=2)
+    assert "broken/model.safetensors" in output
+    assert "'model.layers.1.mlp.up_proj.weight': the value in row 5, column 7 is" in output
+    assert not Path("out").exists()
+
+
 def test_a_tied_and_an_untied_head(here):
     def untied(tensors):
         tensors["lm_head.weight"] = tensors[EMBEDDING].clone() * 2

@@ -9,6 +9,7 @@ from typing import Any, Final
 from requant.encodings import Dense, Encoding
 from requant.errors import PlanError
 from requant.expressions import Node
+from requant.merging.finite import Finite
 from requant.merging.merged import Merged
 from requant.merging.methods.method import Base, Parameter, Scope, Setting, Value
 from requant.merging.model import Model, is_embedding, is_head, layer_of
@@ -239,7 +240,11 @@ class Merge:
             return nodes[0]
         precision = setting.precision
         exact = precision is Precision.F32
-        children = tuple(x if exact or x.holds(precision.encoding) else Narrowed(x, precision) for x in nodes)
+        looked = [Finite(node) for node in nodes]
+        children = tuple(
+            x if exact or node.holds(precision.encoding) else Narrowed(x, precision)
+            for x, node in zip(looked, nodes, strict=True)
+        )
         return Merged(children, method.formula(setting), self._wording(one, setting, names, name))
 
     def _copied(self, name: str, nodes: Sequence[Node]) -> Node | None:
