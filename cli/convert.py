@@ -12,10 +12,11 @@ from requant import formats
 from requant.cli import options
 from requant.cli.execution import carry_out, measuring
 from requant.encodings import F32
-from requant.errors import PlanError
+from requant.errors import Error, PlanError
 from requant.formats import FORMATS
-from requant.ir import Naming
+from requant.ir import Checkpoint, Naming, Tensor
 from requant.layout import Format
+from requant.plan import Plan
 
 #: Formats that can store plain numbers at all; the others are only read.
 WRITABLE: Final = sorted(name for name, known in FORMATS.items() if known.accepts(F32))
@@ -26,6 +27,7 @@ Examples:
   requant convert HuggingFaceTB/SmolLM2-135M-Instruct smollm2-q8.gguf --to Q8_0
   requant convert model.gguf ./hf-folder --to BF16
   requant convert ./fp32-folder ./bf16-folder --to BF16 --max-shard-size 2G
+  requant convert ./adapter adapter.gguf --base ./SmolLM2-135M
   requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
 """
 
@@ -57,6 +59,7 @@ class _Command(options.RoundingCommand):
     type=click.Choice(["gptq", "gptq_v2", "gptq_p"]),
     help="How a GPTQ source without a configuration stores zero points.",
 )
+@click.option("--base", metavar="MODEL", help="The model of an adapter; by default as its adapter_config.json says.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
 @options.rounding_options
 @options.run_options
@@ -68,6 +71,7 @@ def convert(
     max_shard_size: str | None,
     max_shard_tensors: int | None,
     gptq_format: str | None,
+    base: str | None,
     no_vocab: bool,
     choices: options.Choices,
     how: options.RunOptions,
@@ -91,6 +95,9 @@ def convert(
     )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     model = formats.open(options.located(source, how.quiet))
+    if _is_adapter(model, target, base):
+        carry_out(_adapter_plan(model, base, target, destination, recipe, how.quiet), how)
+        return
     if gptq_format is not None:
         from requant.operations.gptq_format import read_as
 
@@ -98,6 +105,38 @@ def convert(
     with measuring(how.quiet) if _measures(recipe, target) else nullcontext():
         plan = plan_conversion(model, target, destination, request)
     carry_out(plan, how)
+
+
+def _is_adapter(model: Checkpoint[Tensor], target: Format, base: str | None) -> bool:
+    """Whether SOURCE is an adapter of PEFT that becomes a GGUF."""
+    from requant.adapters.config import CONFIG, is_adapter
+
+    if CONFIG in model.files and is_adapter(model) and target.naming is Naming.GGML:
+        return True
+    if base is not None:
+        raise click.UsageError(f"--base is the model of an adapter, and {model.path} is not one that becomes a GGUF")
+    return False
+
+
+def _adapter_plan(
+    source: Checkpoint[Tensor], base: str | None, target: Format, destination: Path, recipe: str | None, quiet: bool
+) -> Plan:
+    """The GGUF that llama.cpp loads beside a model."""
+    from requant.adapters.peft import peft_adapter
+    from requant.adapters.written import Base, plan_adapter
+    from requant.merging.model import model_of
+    from requant.merging.reference import Reference
+
+    adapter = peft_adapter(source)
+    name = base or adapter.base
+    if not name:
+        raise PlanError(f"{source.path}: which model it is for is not said", hint="--base MODEL")
+    try:
+        model = model_of(Reference(name), formats.open(options.located(name, quiet)))
+    except Error as error:
+        hint = error.hint if base else f"--base MODEL, if it lies elsewhere than its adapter says ({name})"
+        raise type(error)(str(error), hint=hint) from None
+    return plan_adapter(adapter, Base(model.tensors, model.config), target, destination, recipe)
 
 
 def _measures(recipe: str | None, target: Format) -> bool:

@@ -26,6 +26,7 @@ from requant.expressions.context import Context, Scratch, Shared
 from requant.expressions.deinterleaved import Deinterleaved
 from requant.expressions.elementwise import Elementwise
 from requant.expressions.exponentials import LogNeg, NegExp
+from requant.expressions.factors import Computed, Factors
 from requant.expressions.form import DTYPES, Form
 from requant.expressions.granules import InGranules
 from requant.expressions.interleaved import Interleaved
@@ -52,9 +53,11 @@ __all__ = [
     "Columns",
     "ColumnsJoined",
     "ColumnsScaled",
+    "Computed",
     "Context",
     "Deinterleaved",
     "Elementwise",
+    "Factors",
     "Form",
     "InGranules",
     "Interleaved",

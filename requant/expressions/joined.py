@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Self
 
 from requant.encodings import Shape
+from requant.expressions.factors import Factors, Products, filled, joined, stacked
 from requant.expressions.moving import Moving
 from requant.expressions.node import Node
 from requant.expressions.wording import listed
@@ -33,6 +34,10 @@ class Joined(Moving):
     def over(self, children: Sequence[Node]) -> Self:
         """Others joined."""
         return replace(self, inputs=tuple(children))
+
+    def product(self, of: Products) -> Factors | None:
+        """One product of all, of the sum of their ranks."""
+        return joined(filled(self.inputs, of))
 
     def explain(self) -> str:
         """For example `joined(q, k, v)`."""
@@ -64,6 +69,10 @@ class Stacked(Joined):
     def shape(self) -> Shape:
         """[inputs, ...]."""
         return (len(self.inputs), *self.inputs[0].shape)
+
+    def product(self, of: Products) -> Factors | None:
+        """A stack of each."""
+        return stacked(filled(self.inputs, of))
 
     def explain(self) -> str:
         """For example `stacked(experts.0.up_proj, experts.1.up_proj and 6 more)`."""

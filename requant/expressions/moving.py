@@ -12,6 +12,7 @@ from requant.codecs import Codes
 from requant.encodings import Dense, Encoding
 from requant.encodings.exactness import shares
 from requant.expressions.context import Context
+from requant.expressions.factors import Factors, Products
 from requant.expressions.form import Form
 from requant.expressions.node import Node
 from requant.ir import Tensor
@@ -41,6 +42,13 @@ class Moving(Node):
         if len(self.children) == 1 or isinstance(target, Dense):
             return False
         return shares(target) or any(shares(leaf.encoding) for leaf in self.leaves())
+
+    def product(self, of: Products) -> Factors | None:
+        """Rows of the first factor move along."""
+        if len(self.children) > 1:
+            return Node.product(self, of)
+        found = self.children[0].product(of)
+        return None if found is None else found.moved(self)
 
     def origin(self, row: int) -> tuple[Tensor, int] | None:
         """Where its child has it from."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from requant.codecs import Codes
 from requant.encodings import Encoding, Shape, columns_of, rows_of
 from requant.expressions.context import Context
+from requant.expressions.factors import Computed, Factors, Products
 from requant.expressions.form import Form
 from requant.expressions.reduction import Reduction
 from requant.ir import Tensor
@@ -103,6 +104,15 @@ class Node(ABC):
         from requant.expressions.slice import Slice
 
         return Slice(self, start, stop)
+
+    def product(self, of: Products) -> Factors | None:
+        """The product that is added to it where its leaves have those in `of`; None where none has.
+
+        Raises `Computed` where that is no product of low rank, or of another kind.
+        """
+        if any(child.product(of) is not None for child in self.children):
+            raise Computed(self.explain())
+        return None
 
     # How rows are had
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from requant.codecs import Codes
 from requant.encodings import Encoding, Shape
 from requant.expressions.context import Context
+from requant.expressions.factors import Factors, Products
 from requant.expressions.form import Form
 from requant.expressions.granules import InGranules
 from requant.expressions.single import Single
@@ -36,6 +37,11 @@ class Permuted(Single, InGranules):
     def shape(self) -> Shape:
         """The child's."""
         return self.of.shape
+
+    def product(self, of: Products) -> Factors | None:
+        """Rows of the first factor move along."""
+        found = self.of.product(of)
+        return None if found is None else found.moved(self)
 
     def forms(self, target: Encoding) -> Form:
         """The child's: rows are moved whole."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from requant.encodings import Shape
+from requant.expressions.factors import Factors, Products
 from requant.expressions.moving import Moving
 from requant.expressions.node import Node
 from requant.expressions.single import Single
@@ -27,6 +28,11 @@ class Slice(Single, Moving):
     def is_straight(self) -> bool:
         """If it begins and ends with a granule."""
         return self.start % self.of.granule == 0 and (self.stop % self.of.granule == 0 or self.stop == self.of.rows)
+
+    def product(self, of: Products) -> Factors | None:
+        """The same rows of the first; of a stack, the second of the matrix that they are of."""
+        found = self.of.product(of)
+        return None if found is None else found.of_rows(self.start, self.stop)
 
     def explain(self) -> str:
         """For example `rows(qkv, 0, 512)`."""

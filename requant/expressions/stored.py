@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from requant.codecs import Codes, CodesCodec, HalvesCodec, codec_for
 from requant.encodings import Encoding, Shape, decoding_granule, exactness
 from requant.expressions.context import Context
+from requant.expressions.factors import Factors, Products
 from requant.expressions.form import Form, is_half
 from requant.expressions.granules import InGranules
 from requant.expressions.node import Node
@@ -51,6 +52,10 @@ class Stored(InGranules):
     def encodings(self) -> tuple[Encoding, ...]:
         """The tensor's."""
         return (self.tensor.encoding,)
+
+    def product(self, of: Products) -> Factors | None:
+        """By its name."""
+        return of.get(self.tensor.name)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Node:
         """Another tensor."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from requant.encodings import Dense, Encoding, Shape
 from requant.expressions.context import Context
+from requant.expressions.factors import Factors, Products
 from requant.expressions.form import Form
 from requant.expressions.node import Node
 from requant.expressions.single import Single
@@ -32,6 +33,11 @@ class Transposed(Single):
     def turned(self) -> Node:
         """What it is made of."""
         return self.of
+
+    def product(self, of: Products) -> Factors | None:
+        """Each is the other, turned."""
+        found = self.of.product(of)
+        return None if found is None else found.turned()
 
     def forms(self, target: Encoding) -> Form:
         """Values: nothing else is stored by the number."""

@@ -89,6 +89,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_context_default_params": (ContextParams, []),
     "llama_model_load_from_file": (c_void_p, [c_char_p, ModelParams]),
     "llama_init_from_model": (c_void_p, [c_void_p, ContextParams]),
+    "llama_adapter_lora_init": (c_void_p, [c_void_p, c_char_p]),
+    "llama_set_adapters_lora": (c_int32, [c_void_p, POINTER(c_void_p), ctypes.c_size_t, POINTER(c_float)]),
     "llama_model_get_vocab": (c_void_p, [c_void_p]),
     "llama_model_desc": (c_int32, [c_void_p, c_char_p, ctypes.c_size_t]),
     "llama_model_chat_template": (c_char_p, [c_void_p, c_char_p]),
@@ -163,6 +165,15 @@ class CApi:
         if not vocab_only:
             self._open_context(n_ctx, threads, precise, embeddings)
         return self._describe()
+
+    def adapt(self, adapter: str) -> dict[str, Any]:
+        """Put a LoRA adapter on the model, as it is: its scale times one."""
+        loaded = self.library.llama_adapter_lora_init(self.model, os.fsencode(adapter))
+        if not loaded:
+            raise Refused("llama.cpp could not load the adapter")
+        if self.library.llama_set_adapters_lora(self.context, (c_void_p * 1)(loaded), 1, (c_float * 1)(1.0)):
+            raise Refused("llama.cpp could not put the adapter on the model")
+        return {}
 
     def _open_context(self, n_ctx: int, threads: int, precise: bool, embeddings: bool) -> None:
         params = self.library.llama_context_default_params()

@@ -133,6 +133,10 @@ class LlamaCpp:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
+    def adapt(self, adapter: Path) -> None:
+        """Put a LoRA adapter (a GGUF) on the model, as `--lora` does."""
+        self._ask("adapt", adapter=str(adapter))
+
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids. add_special: with the bos/eos (or cls/sep) that the file's metadata asks for.
 
