@@ -129,6 +129,7 @@ def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None
         [name for name in tensors if not name.startswith("consolidated")]
         or tensors
         or [name for name in here if name.startswith("pytorch_model") and name.endswith(".bin")]
+        or [name for name in here if name.startswith("adapter_model") and name.endswith(".bin")]
     )
     if weights:
         return weights + [name for name in names if _is_beside(PurePosixPath(name))], None

@@ -1,6 +1,7 @@
 """Adapters on models: what PEFT's own `merge_and_unload` makes of the same (`fixtures/adapters/make.py`)."""
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from requant import formats
 from requant.cli.main import cli
+from requant.parts import read_values
 from requant.verify.llama_cpp import LlamaCpp
 from tests import tiny_models
+from tests.tiny_folder import write_tiny_folder
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "adapters"
 ADAPTERS = sorted(folder.name for folder in FIXTURES.iterdir() if folder.is_dir())
@@ -120,3 +124,139 @@ def test_what_a_gguf_adapter_cannot_say(name, tmp_path):
     told = requant("convert", FIXTURES / name, tmp_path / "x.gguf", "--base", base(base_of(name)), code=3)
     assert "has no place in a GGUF adapter" in told and "requant merge BASE+ADAPTER" in told
     assert not (tmp_path / "x.gguf").exists()
+
+
+def changed(tmp_path, name, *, config=None, tensors=None):
+    """A copy of an adapter, with keys of its configuration or tensors as said (None takes one away)."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(FIXTURES / name, folder)
+    said = json.loads((folder / "adapter_config.json").read_text()) | (config or {})
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    held = load_file(folder / "adapter_model.safetensors") | (tensors or {})
+    save_file({key: value for key, value in held.items() if value is not None}, folder / "adapter_model.safetensors")
+    return folder
+
+
+Q = "base_model.model.model.layers.0.self_attn.q_proj."
+
+#: (what is changed, what the error says)
+BAD = {
+    "another type": ({"config": {"peft_type": "LOHA"}}, ["peft_type", "LOHA"]),
+    "a new key": ({"config": {"use_new_math": False}}, ["use_new_math", "no such key"]),
+    "a key that changes": ({"config": {"layer_replication": [[0, 1]]}}, ["layer_replication"]),
+    "weights of its own": ({"config": {"init_lora_weights": "pissa"}}, ["init_lora_weights", "pissa"]),
+    "aLoRA": ({"config": {"alora_invocation_tokens": [1, 2]}}, ["alora_invocation_tokens"]),
+    "no rank": ({"config": {"r": "four"}}, ["adapter_config.json", "r must be a number"]),
+    "another rank": ({"config": {"rank_pattern": {}}}, ["q_proj.lora_A", "rank 2", "says 4"]),
+    "a pattern that is none": ({"config": {"rank_pattern": {"(": 2}}}, ["adapter_config.json", "pattern"]),
+    "no B": ({"tensors": {f"{Q}lora_B.weight": None}}, ["no lora_B", "q_proj"]),
+    "no A": ({"tensors": {f"{Q}lora_A.weight": None}}, ["no lora_A", "q_proj"]),
+    "another shape": ({"tensors": {f"{Q}lora_A.weight": torch.ones(2, 60)}}, ["q_proj.lora_A", "[64, 60]", "[64, 64]"]),
+    "a convolution": ({"tensors": {f"{Q}lora_A.weight": torch.ones(2, 64, 1, 1)}}, ["q_proj.lora_A", "matrices"]),
+    "lengths that nobody promised": (
+        {"tensors": {f"{Q}lora_magnitude_vector": torch.ones(64)}},
+        ["lora_magnitude_vector", "use_dora"],
+    ),
+    "lengths that are missing": ({"config": {"use_dora": True}}, ["no 'model.layers.", "use_dora"]),
+    "another kind of tensor": ({"tensors": {f"{Q}hada_w1_a": torch.ones(4, 4)}}, ["hada_w1_a"]),
+    "a module that is not there": (
+        {"tensors": {"base_model.model.model.layers.0.self_attn.z_proj.weight": torch.ones(4, 4)}},
+        ["z_proj", "another model's adapter"],
+    ),
+    "tokens without rows": ({"config": {"trainable_token_indices": [1]}}, ["trainable_token_indices"]),
+    "a bias that the model lacks": (
+        {"config": {"lora_bias": True}, "tensors": {f"{Q}lora_B.bias": torch.ones(64)}},
+        ["lora_B.bias", "q_proj.bias"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_adapters_end_while_planning(case, tmp_path):
+    changes, wanted = BAD[case]
+    folder = changed(tmp_path, "llama-lora", **changes)
+    result = CliRunner().invoke(cli, ["merge", f"{base('llama')}+{folder}", "-o", str(tmp_path / "out")])
+    assert result.exit_code in (2, 3, 4), result.output
+    for words in wanted:
+        assert words in " ".join(result.output.split()), result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_of_another_model(tmp_path):
+    told = requant("merge", f"{base('llama')}+{FIXTURES / 'gemma3-lora'}", "-o", tmp_path / "out", code=4)
+    assert "is it another model's adapter?; it was made for gemma3" in told
+    told = requant("merge", f"{base('llama')}+{base('llama')}", "-o", tmp_path / "out", code=4)
+    assert "is no adapter" in told
+
+
+def test_names_as_trainers_leave_them(tmp_path):
+    """The adapter's own name in every tensor's, and a file of torch's."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(FIXTURES / "llama-dora", folder)
+    held = load_file(folder / "adapter_model.safetensors")
+    renamed = {
+        key.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default.")
+        + (".default" * key.endswith("vector")): value
+        for key, value in held.items()
+    }
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(renamed, folder / "adapter_model.bin")
+    for name, source in (("a", folder), ("b", FIXTURES / "llama-dora")):
+        requant("merge", f"{base('llama')}+{source}", "-o", tmp_path / name, "-q")
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
+    assert one == other
+
+
+def test_in_a_recipe_beside_others(tmp_path):
+    """`model+lora` is a model like any other: a weighted average with its base is half of the adapter."""
+    lora = FIXTURES / "llama-rslora"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"merge_method: linear\ndtype: float32\nmodels:\n"
+        f"  - {{model: {base('llama')}, parameters: {{weight: 0.5}}}}\n"
+        f"  - {{model: {base('llama')}+{lora}, parameters: {{weight: 0.5}}}}\n"
+    )
+    requant("merge", recipe, "-o", tmp_path / "half", "-q")
+    requant("merge", f"{base('llama')}+{lora}", "-o", tmp_path / "whole", "--to", "F32", "-q")
+    before, half, whole = (
+        load_file(folder / "model.safetensors") for folder in (base("llama"), tmp_path / "half", tmp_path / "whole")
+    )
+    for key, value in half.items():
+        assert torch.allclose(value, (before[key].float() + whole[key]) / 2, atol=1e-6), key
+
+
+def test_tied_embeddings_of_which_one_is_changed_are_two(tmp_path):
+    """The head keeps the model's embedding, as while the adapter was trained."""
+    folder = changed(tmp_path, "llama-embedding")
+    held = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {k: v for k, v in held.items() if "lm_head" not in k and "base_layer" not in k},
+        folder / "adapter_model.safetensors",
+    )
+    told = requant("merge", f"{base('llama-tied')}+{folder}", "-o", tmp_path / "out")
+    assert "from now on each has its own" in told
+    before, after = (load_file(one / "model.safetensors") for one in (base("llama-tied"), tmp_path / "out"))
+    assert torch.equal(after["lm_head.weight"], before["model.embed_tokens.weight"])
+    assert not torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_straight_to_a_quantized_gguf(tmp_path):
+    """The same as by way of the merged folder in F32, from a folder and from a GGUF."""
+    model = write_tiny_folder(tmp_path / "model")
+    rows, columns = load_file(model / "model.safetensors")[Q.removeprefix("base_model.model.") + "weight"].shape
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 3, "lora_alpha": 3}')
+    factors = {f"{Q}lora_A.weight": torch.randn(3, columns), f"{Q}lora_B.weight": torch.randn(rows, 3) / 10}
+    save_file(factors, lora / "adapter_model.safetensors")
+    requant("merge", f"{model}+{lora}", "-o", tmp_path / "merged", "--to", "F32", "-q")
+    requant("convert", tmp_path / "merged", tmp_path / "two.gguf", "--to", "Q8_0", "-q")
+    requant("convert", model, tmp_path / "plain.gguf", "-q")
+    for source in (model, tmp_path / "plain.gguf"):
+        requant("merge", f"{source}+{lora}", "-o", tmp_path / "one.gguf", "--to", "Q8_0", "-q", "--force")
+        one, two = ({t.name: t for t in formats.open(tmp_path / f"{n}.gguf").tensors} for n in ("one", "two"))
+        assert one.keys() == two.keys()
+        for name, tensor in one.items():
+            assert tensor.encoding == two[name].encoding
+            assert np.array_equal(read_values(tensor), read_values(two[name])), name

@@ -44,7 +44,8 @@ class WeightFiles:
 
     def found(self, folder: Path) -> list[Path]:
         """All files that belong to the model, by name."""
-        matching = folder.glob(self.pattern)
+        alone = f"{_ADAPTER}model*{PurePath(self.pattern).suffix}"  # a folder that is an adapter has nothing else
+        matching = [*folder.glob(self.pattern)] or folder.glob(alone)
         files = sorted(path for path in matching if not path.is_dir() and not path.name.startswith("."))
         return [file for file in files if not file.name.startswith(_BESIDE)] or files
 
