@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from requant.errors import FormatError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor
+from requant.json_values import parse_json
 from requant.patterns import Patience, Pattern, PatternError, regular_expression
 from requant.printable import printable
 from requant.sources import FileSlice, read
@@ -109,13 +110,7 @@ def _json(source: Checkpoint[Tensor]) -> Mapping[str, Json]:
     file, path = source.files[CONFIG], source.folder / CONFIG
     if file.nbytes > _MAX_BYTES:
         raise FormatError(path, f"more than {_MAX_BYTES} bytes")
-    try:
-        found = json.loads(bytes(read(file)).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, f"is no JSON: {printable(str(error), 100)}") from None
-    if not isinstance(found, dict):
-        raise FormatError(path, "must be a JSON object")
-    return found
+    return parse_json(bytes(read(file)), path).object()
 
 
 @dataclass(frozen=True, slots=True)

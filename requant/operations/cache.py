@@ -24,7 +24,7 @@ from requant.layered import (
     window_of,
     windowed_layers,
 )
-from requant.metadata import first_count
+from requant.metadata import first_count, largest_count
 
 #: Tokens that llama.cpp evaluates at once by default (`n_ubatch`).
 MICRO_BATCH: Final = 512
@@ -66,6 +66,9 @@ def caches_of(metadata: Mapping[str, Typed], architecture: str) -> list[LayerCac
     def named(key: str, absent: int = 0) -> int:
         return number(metadata, f"{architecture}.{key}", absent)
 
+    def length(key: str, absent: int) -> int:
+        return largest_count(metadata, f"{architecture}.{key}") or absent
+
     layers = named("block_count") - named("nextn_predict_layers")
     embedding = named("embedding_length")
     if not 0 < layers <= MOST_LAYERS or embedding <= 0:
@@ -80,13 +83,15 @@ def caches_of(metadata: Mapping[str, Typed], architecture: str) -> list[LayerCac
     has_values = not named("attention.key_length_mla")  # they are computed from the keys
     found = []
     windows, recurrent = (kind(metadata, architecture, layers) for kind in (windowed_layers, recurrent_layers))
+    if not 0 < max(heads) <= embedding and not all(recurrent):
+        return None
     for n, windowed in enumerate(windows):
         if recurrent[n]:
             found.append(LayerCache(0, state=_state(metadata, architecture)))
             continue
-        key, value = named("attention.key_length", usual), named("attention.value_length", usual)
+        key, value = length("attention.key_length", usual), length("attention.value_length", usual)
         if windowed:
-            key, value = named("attention.key_length_swa", key), named("attention.value_length_swa", value)
+            key, value = length("attention.key_length_swa", key), length("attention.value_length_swa", value)
         count = kv_heads[n] if kv_heads[n] >= 0 else heads[n]
         width = count * (key + value * has_values) if n < shared else 0
         found.append(LayerCache(width, window if windowed else 0))
