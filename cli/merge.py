@@ -11,6 +11,7 @@ from requant import formats
 from requant.cli import options
 from requant.cli.convert import WRITABLE, format_for
 from requant.cli.execution import carry_out
+from requant.plan import Plan
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -21,6 +22,7 @@ Examples:
   requant merge ./a ./b --method ties --base ./base --density 0.5 --weight 1 -o ./merged --dry-run
   requant merge ./base+./adapter -o ./merged
   requant merge base.gguf+./adapter -o merged-q4.gguf --to Q4_K_M
+  requant merge --extract-lora ./base ./finetuned --rank 32 -o ./adapter
   requant merge ./model --keep-layers 0-7,16-23 -o ./smaller
   requant merge ./model --student 12 --mapping uniform -o ./student
 
@@ -55,6 +57,8 @@ _MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
 @click.option("--drop-layers", metavar="LIST", help="Of one model, all layers but these.")
 @click.option("--student", type=click.IntRange(1), metavar="N", help="Of one model, N layers to start a student with.")
 @click.option("--mapping", type=click.Choice(_MAPPINGS), default="uniform", help="How --student chooses its layers.")
+@click.option("--extract-lora", is_flag=True, help="Of two models, make an adapter of the second's difference.")
+@click.option("--rank", type=click.IntRange(1), help="Of the adapter that --extract-lora makes.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of DARE and DELLA (default 0).")
 @click.option("--allow-crimes", is_flag=True, help="Merge models of different families, if their tensors agree.")
 @click.option("--to", "recipe_name", metavar="TYPE", help="Q4_K_M, BF16, NF4, ...; without it as the recipe says.")
@@ -65,6 +69,8 @@ _MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
 def merge(
     sources: tuple[str, ...],
     destination: Path,
+    extract_lora: bool,
+    rank: int | None,
     seed: int,
     allow_crimes: bool,
     recipe_name: str | None,
@@ -95,6 +101,9 @@ def merge(
             return model
         return with_adapter(model, adapter_of(formats.open(options.located(reference.lora, how.quiet))))
 
+    if extract_lora or rank is not None:
+        carry_out(_extraction(sources, destination, rank if extract_lora else None, how), how)
+        return
     if len(sources) == 1 and sources[0].endswith((".yaml", ".yml")):
         given = [name for name, value in short.items() if value and name != "mapping"]
         if given:
@@ -109,3 +118,17 @@ def merge(
     request = Request(recipe_name, choices.overrides(), choices.importance(), cut=options.cut(max_shard_size, None))
     plan = plan_merge(recipes, opened, target, destination, Options(seed, allow_crimes, request))
     carry_out(plan, how)
+
+
+def _extraction(sources: tuple[str, ...], destination: Path, rank: int | None, how: options.RunOptions) -> Plan:
+    """The adapter that makes the second model of the first, nearly."""
+    from requant.adapters.extracted import plan_extraction
+    from requant.merging.model import model_of
+    from requant.merging.reference import Reference
+
+    if rank is None or len(sources) != 2:
+        raise click.UsageError("--extract-lora takes two models, the base first, and --rank")
+    one, other = (model_of(Reference(name), formats.open(options.located(name, how.quiet))) for name in sources)
+    opened = (*one.source.opened, *other.source.opened)
+    target = formats.FORMATS["safetensors"]
+    return plan_extraction(one.tensors, other.tensors, rank, target, destination, sources[0], opened)

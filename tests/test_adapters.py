@@ -260,3 +260,27 @@ def test_straight_to_a_quantized_gguf(tmp_path):
         for name, tensor in one.items():
             assert tensor.encoding == two[name].encoding
             assert np.array_equal(read_values(tensor), read_values(two[name])), name
+
+
+def test_extracted_adapter_is_the_best_of_its_rank(tmp_path):
+    """Of a difference of that rank all of it; of any other nearly as much as its largest singular values are."""
+    model = base("llama")
+    requant("merge", f"{model}+{FIXTURES / 'llama-rslora'}", "-o", tmp_path / "tuned", "--to", "F32", "-q")
+    for rank in (4, 2):
+        arguments = ("--extract-lora", model, tmp_path / "tuned", "--rank", rank)
+        requant("merge", *arguments, "-o", tmp_path / f"lora{rank}", "-q")
+        requant("merge", f"{model}+{tmp_path / f'lora{rank}'}", "-o", tmp_path / f"again{rank}", "--to", "F32", "-q")
+        before, wanted, found = (
+            load_file(one / "model.safetensors") for one in (model, tmp_path / "tuned", tmp_path / f"again{rank}")
+        )
+        for key, value in wanted.items():
+            change = value - before[key].float()
+            if change.ndim == 2 and change.abs().max() > 0:
+                left = torch.linalg.svdvals(change)[rank:].square().sum().sqrt()
+                assert torch.linalg.norm(found[key] - value) <= 1.01 * left + 1e-5 * torch.linalg.norm(value), key
+            else:
+                assert torch.allclose(found[key], value, atol=1e-6), key
+    said = json.loads((tmp_path / "lora4" / "adapter_config.json").read_text())
+    assert said["r"] == said["lora_alpha"] == 4 and "q_proj" in said["target_modules"]
+    told = requant("merge", "--extract-lora", model, base("gemma3"), "--rank", 4, "-o", tmp_path / "x", code=4)
+    assert "second" in told
