@@ -94,9 +94,9 @@ class FileSlice:
                 if count == 0:
                     raise FormatError(
                         self.path,
-                        f"the file ends {len(view)} bytes early; it changed after it was opened",
+                        f"the file ends {len(view)} bytes early: it has changed since it was opened",
                         offset=position,
-                        hint="is another program still writing it?",
+                        hint=_WAIT,
                     )
                 view, position = view[count:], position + count
         finally:

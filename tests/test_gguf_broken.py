@@ -4,6 +4,7 @@ import os
 import re
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,10 +149,17 @@ def test_a_file_cut_anywhere_says_so(tmp_path):
 
 def test_a_file_that_shrinks_is_an_error(tmp_path):
     [path] = save(SMALL, tmp_path / "a.gguf")
-    tensor = Gguf().read(path).tensors[-1]
+    source = Gguf().read(path).tensors[-1].sources["data"]
+    whole = path.stat().st_size
     os.truncate(path, 100)
-    with pytest.raises(FormatError, match="it changed after it was opened"):
-        read(tensor.sources["data"])
+    with pytest.raises(FormatError, match=f"it has changed since it was opened: it had {whole} bytes and has 100"):
+        read(source)
+    # and where it shrinks between the look at it and the last byte
+    with pytest.raises(
+        FormatError, match=f"ends {source.nbytes} bytes early: it has changed since it was opened"
+    ) as caught:
+        read(replace(source, identity=None))
+    assert caught.value.offset == source.offset
 
 
 def test_folders_and_absent_files_are_errors(tmp_path):
