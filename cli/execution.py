@@ -105,7 +105,7 @@ def measuring(quiet: bool) -> Iterator[None]:
     """While a plan is made: a bar on stderr if layers are measured for more than a second (EXL2 does that)."""
     from tqdm import tqdm
 
-    from requant.schemes.exl2 import on_measured
+    from requant.measuring import on_measured
 
     bar: tqdm[None] = tqdm(
         unit="layer",

@@ -17,6 +17,8 @@ from requant.expressions import Form, Node, Stored
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
+from requant.losses import Loss as Loss
+from requant.losses import LossKind as LossKind
 from requant.sources import Source
 
 if TYPE_CHECKING:
@@ -29,42 +31,6 @@ class Fidelity(Enum):
     COPY = "copy"  # the same bytes, perhaps with whole rows in another order
     REPACK = "repack"  # other bytes, the same values
     ROUND = "round"  # values are rounded
-
-
-class LossKind(Enum):
-    """What can be lost or changed; every one is shown, and `--fail-on-loss` makes any of them but UNLOADED an error."""
-
-    REQUANTIZED = "requantized"  # rounded a second time: the source was quantized already
-    SUBSTITUTED = "type substituted"  # another type than the one asked for
-    IMPORTANCE_UNUSED = "importance unused"  # quantized without the importance data that was given
-    TENSOR_DROPPED = "tensor dropped"
-    METADATA_DROPPED = "metadata dropped"
-    TOKENIZER_CHANGED = "tokenizer changed"
-    SUSPECT = "suspect input"  # read, but not as its own configuration says, or with damage that cannot be undone
-    UNLOADED = "not loaded everywhere"  # stored as asked, but a library that reads the format does not load it so
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """One thing that will not be in the output as it was in the input, or as it was asked for.
-
-    subject: the tensor, key or file. detail: what happens to it, and why. nbytes: what it takes in the source, where it
-    is a tensor that is dropped.
-    """
-
-    kind: LossKind
-    subject: str
-    detail: str
-    nbytes: int = 0
-
-    @classmethod
-    def of_tensor(cls, tensor: TensorSpec, detail: str) -> Loss:
-        """A tensor that is dropped."""
-        return cls(LossKind.TENSOR_DROPPED, tensor.name, detail, tensor.nbytes)
-
-    def to_json(self) -> Json:
-        """As printed by `--json`."""
-        return {"kind": self.kind.value, "subject": self.subject, "detail": self.detail, "bytes": self.nbytes}
 
 
 @dataclass(frozen=True, slots=True)

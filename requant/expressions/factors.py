@@ -94,7 +94,7 @@ def joined(parts: Sequence[Factors]) -> Factors | None:
 
 
 def _matrix(node: Node) -> Node:
-    from requant.expressions.reshaped import reshaped
+    from requant.expressions.regarded import reshaped
 
     return reshaped(node, (node.rows, node.columns))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from requant.passes.gpt_oss_experts import as_parameters, upright
 from requant.passes.passing import Fact
 from requant.plan import Translation
-from requant.schemes.scheme import Scheme
+
+if TYPE_CHECKING:
+    from requant.schemes.scheme import Scheme
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from requant.expressions import Stored, reshaped
 from requant.ir import Tensor
@@ -14,8 +14,10 @@ from requant.layout import LayoutOptions
 from requant.passes.passing import Fact
 from requant.plan import Loss, LossKind, Move, Translation
 from requant.recipes import file_order, ggml_shape, pruned_metadata, pruned_names
-from requant.schemes.scheme import Scheme
 from requant.sources import FileSlice
+
+if TYPE_CHECKING:
+    from requant.schemes.scheme import Scheme
 
 #: Stacks of experts as transformers 5 has them.
 _STACK: Final = re.compile(r".*\.experts\.(?:gate_up|down)_proj")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from requant.encodings import BF16, F16, Blocks, Dense, Encoding
 from requant.encodings.companions import Companioned
@@ -15,7 +15,9 @@ from requant.passes.importance import in_hf_names
 from requant.passes.passing import Fact
 from requant.passes.steps import stored_encoding
 from requant.plan import Translation
-from requant.schemes.scheme import Scheme
+
+if TYPE_CHECKING:
+    from requant.schemes.scheme import Scheme
 
 #: Where config.json says how weights are quantized.
 _KEYS: Final = ("quantization_config", "compression_config", "quantization")

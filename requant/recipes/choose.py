@@ -9,7 +9,7 @@ from typing import Final
 from requant.encodings import BLOCKS, F16, Blocks, Dense, Encoding, Shape, columns_of
 from requant.errors import PlanError
 from requant.importance import Importance
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.recipes.facts import Facts, Model, model_of
 from requant.recipes.mixtures import Seen, mixed
 from requant.recipes.names import PER_LAYER_EMBEDDING, Role, dimensions, file_order, role_of, why_kept

@@ -11,7 +11,7 @@ from typing import Final
 from requant.encodings import Blocks, Encoding
 from requant.errors import PlanError
 from requant.importance import Importance
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.recipes.choose import Choice, Wanted
 from requant.recipes.names import Role, role_of
 from requant.recipes.table import Recipe

@@ -7,7 +7,7 @@ a multiple-choice knapsack spends the bits where they save most. Nothing is cali
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,13 +25,11 @@ from requant.errors import PlanError
 from requant.expressions import Context, Form
 from requant.importance import Importance
 from requant.ir import Json
+from requant.measuring import on_measured
 from requant.plan import Loss, LossKind, Move
 from requant.schemes.linear import Applied, is_linear
 from requant.schemes.scheme import Scheme
 from requant.system import processors
-
-#: Called with (layers measured, layers in all) while options are measured, from any thread.
-on_measured: Final[list[Callable[[int, int], None]]] = []
 
 #: Outputs of a layer that are looked at.
 _SAMPLE: Final = 128
