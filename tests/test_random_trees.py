@@ -50,7 +50,6 @@ def close(found, wanted):
     return np.allclose(found, wanted, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(wanted).max(initial=0))))
 
 
-@given(node=any_tree(), data=st.data())
 def any_rows_of_any_tree_in_bounded_memory(node, data):
     wanted = carried_out(node, read).reshape(node.rows, node.columns)
     context = prepared(node)
@@ -63,7 +62,6 @@ def any_rows_of_any_tree_in_bounded_memory(node, data):
         assert context.scratch.most <= node.run_bytes(Form.VALUES, rows.stop - rows.start, 4 * node.columns) + 4096
 
 
-@given(node=any_tree(), data=st.data())
 def whole_granules_in_less_memory(node, data):
     context = prepared(node)
     granules = -(-node.rows // node.granule)
@@ -98,25 +96,24 @@ def in_form(node, target, form, rows, context):
     return out
 
 
-@given(tree=st.booleans().flatmap(lambda computed: any_tree(3, computed=computed)), data=st.data())
-def every_form_gives_the_same_numbers(tree, data):
-    target = data.draw(st.sampled_from([*{leaf.encoding for leaf in tree.leaves()}, F32, F16, BF16, BLOCKS["Q8_0"]]))
+def every_form_gives_the_same_numbers(node, data):
+    target = data.draw(st.sampled_from([*{leaf.encoding for leaf in node.leaves()}, F32, F16, BF16, BLOCKS["Q8_0"]]))
     tall, wide = ENCODINGS[target]
-    if tree.rows % tall or tree.columns % wide:
+    if node.rows % tall or node.columns % wide:
         return
-    forms, wanted = tree.forms(target), carried_out(tree, read).reshape(tree.rows, tree.columns)
+    forms, wanted = node.forms(target), carried_out(node, read).reshape(node.rows, node.columns)
     assert Form.VALUES in forms and forms.strongest in forms
-    if tree.holds(target) and is_dense(target):
+    if node.holds(target) and is_dense(target):
         assert close(wanted.astype(np.float16) if target == F16 else wanted, wanted)
     for form in forms:
         event(f"{form.name} of {target.label}")
         granule = tall if form is Form.CODES else 1
-        start = data.draw(st.integers(0, tree.rows // granule - 1)) * granule
-        rows = range(start, tree.rows)
-        found = in_form(tree, target, form, rows, prepared(tree))
+        start = data.draw(st.integers(0, node.rows // granule - 1)) * granule
+        rows = range(start, node.rows)
+        found = in_form(node, target, form, rows, prepared(node))
         if form is not Form.CODES:
             assert np.array_equal(found, wanted[start:]) if form is not Form.VALUES else close(found, wanted[start:])
-        elif tree.holds(target):  # products are the reader's affair: GPTQ rounds them to halves, ggml does not
+        elif node.holds(target):  # products are the reader's affair: GPTQ rounds them to halves, ggml does not
             assert np.array_equal(found.astype(np.float16), wanted[start:].astype(np.float16))
 
 
@@ -130,7 +127,6 @@ def written(step, workers, folder):
     return (Path(folder) / "out").read_bytes()
 
 
-@given(node=any_tree(3), data=st.data())
 def neither_threads_nor_runs_change_a_byte(node, data):
     fitting = [one for one, (tall, wide) in ENCODINGS.items() if node.rows % tall == 0 and node.columns % wide == 0]
     step = Step(node, TensorSpec("t", node.shape, data.draw(st.sampled_from(fitting))))
@@ -149,18 +145,24 @@ def neither_threads_nor_runs_change_a_byte(node, data):
         assert np.array_equal(array.reshape(node.shape), carried_out(node, read))
 
 
-CHECKS = (
-    any_rows_of_any_tree_in_bounded_memory,
-    whole_granules_in_less_memory,
-    every_form_gives_the_same_numbers,
-    neither_threads_nor_runs_change_a_byte,
-)
+#: What is checked of which trees.
+CHECKS = {
+    any_rows_of_any_tree_in_bounded_memory: any_tree(),
+    whole_granules_in_less_memory: any_tree(),
+    every_form_gives_the_same_numbers: st.booleans().flatmap(lambda computed: any_tree(3, computed=computed)),
+    neither_threads_nor_runs_change_a_byte: any_tree(3),
+}
 
 
 @pytest.mark.parametrize("examples", [20, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_trees(check, examples):
-    settings(UNTIMED, max_examples=examples)(check)()
+    @settings(UNTIMED, max_examples=examples)
+    @given(node=CHECKS[check], data=st.data())
+    def checked(node, data):
+        check(node, data)
+
+    checked()
 
 
 def test_eight_inputs_and_two_chained_reductions():

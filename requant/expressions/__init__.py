@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from requant.expressions.patched import Patched
     from requant.expressions.permuted import Permuted
     from requant.expressions.reduction import Reduction, part_of, slabs
-    from requant.expressions.regrouped import Regrouped
     from requant.expressions.regarded import Regarded, Reshaped, reshaped
+    from requant.expressions.regrouped import Regrouped
     from requant.expressions.rope_order import RopeOrder
     from requant.expressions.single import Single
     from requant.expressions.slice import Slice
