@@ -83,14 +83,32 @@ class Codes:
 
     @staticmethod
     def placed(runs: Sequence[tuple[Codes, slice]], rows: int) -> Codes:
-        """Several runs as one of `rows` rows, each where its slice says; they differ in their rows alone."""
-        made = copy(runs[0][0])
+        """Several runs as one of `rows` rows, each where its slice says.
+
+        They may come from several encodings: scales of wide groups are repeated, and zeros are offsets where any run
+        has offsets. The order of columns (`groups`) is that of the first: no encoding of two orders is taken as codes.
+        """
+        groups = max(codes.scales.shape[1] for codes, _ in runs)
+        by_offset = any(codes.offsets is not None for codes, _ in runs)
+        alike = [(codes._said(groups, by_offset), where) for codes, where in runs]
+        made = copy(alike[0][0])
         for name in _ROW_ARRAYS:
             if (array := getattr(made, name)) is not None:
                 placed = np.empty((rows, *array.shape[1:]), array.dtype)
-                for codes, where in runs:
+                for codes, where in alike:
                     placed[where] = getattr(codes, name)
                 setattr(made, name, placed)
+        return made
+
+    def _said(self, groups: int, by_offset: bool) -> Codes:
+        """The same in `groups` groups, a multiple of its own; zeros are offsets, -zero * scale, if asked."""
+        made = copy(self)
+        if (times := groups // max(self.scales.shape[1], 1)) > 1:
+            for name in _ROW_ARRAYS[1:]:
+                if (array := getattr(self, name)) is not None:
+                    setattr(made, name, np.repeat(array, times, axis=1))
+        if by_offset and made.offsets is None:
+            made.offsets, made.zeros = -made.zeros * made.scales, np.empty((len(made.scales), 0), np.float32)
         return made
 
 

@@ -58,7 +58,7 @@ def read(tensor: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Squares(e.Reduction):
-    """The sum of squares of each input, in float64."""
+    """The sum of squares of each input, in float64; one more is what is divided by, since inputs may cancel out."""
 
     of: tuple[Node, ...]
 
@@ -78,7 +78,7 @@ class Agreement(Squares):
     """The dot product of each input with the sum of all, each divided by its norm, which is known by now."""
 
     def part(self, values: Sequence[np.ndarray], rows: range, known: Sequence[Any]) -> np.ndarray:
-        (squares,) = known
+        squares = 1 + known[0]
         together = sum(one / norm for one, norm in zip(values, np.sqrt(squares), strict=True))
         return np.array([np.vdot(together, one.astype(np.float64)) for one in values])
 
@@ -115,7 +115,7 @@ class Weighted(e.Arithmetic):
         out[...] = 0
         with context.scratch.room() as scratch:
             values = scratch.like(out, len(rows))
-            for one, weight in zip(self.of, agreement / squares, strict=True):
+            for one, weight in zip(self.of, agreement / (1 + squares), strict=True):
                 one.fill(form, rows, values, context)
                 values *= np.float32(weight)
                 out += values
@@ -124,7 +124,7 @@ class Weighted(e.Arithmetic):
 @twin.register
 def _(node: Weighted, values: Read) -> np.ndarray:
     arrays = [carried_out(one, values).astype(np.float64) for one in node.of]
-    squares = [np.square(array).sum() for array in arrays]
+    squares = [1 + np.square(array).sum() for array in arrays]
     together = sum(array / np.sqrt(square) for array, square in zip(arrays, squares, strict=True))
     pairs = zip(arrays, squares, strict=True)
     return sum(array * np.vdot(together, array) / square for array, square in pairs).astype(np.float32)

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from requant.encodings import BF16, F16, F32, Dense
+from requant.codecs import codec_for
+from requant.encodings import BF16, BLOCKS, F16, F32, Dense
 from requant.errors import Error, FormatError, PlanError
 from requant.execution import Options, execute, peak_bytes
 from requant.expressions import Affine, Joined, RopeOrder, Slice, Stored, Transposed
 from requant.ir import Tensor, TensorSpec
 from requant.layout import Layout, OutputFile
+from requant.parts import read_values
 from requant.plan import Fidelity, Plan, Step
 from requant.sources import FileSlice, Memory
 from tests.interrupts import heed_interrupts
@@ -209,3 +211,19 @@ def test_integers_are_only_copied(tmp_path):
     assert run(tmp_path, step([ids], (4,), DENSE["I64"]))[0] == np.arange(4).tobytes()
     with pytest.raises(Error):
         run(tmp_path, step([ids], (4,), Dense(F32.dtype)))
+
+
+def test_codes_of_several_encodings_are_one_run(tmp_path):
+    """Blocks with offsets beside blocks with zeros, joined row by row: each keeps its codes and its scales."""
+    rng = np.random.default_rng(5)
+    stored, wanted = [], []
+    for label in ("Q5_1", "Q4_0", "Q4_1"):
+        encoding = BLOCKS[label]
+        blocks = np.zeros((2, encoding.parts((2, 64))["data"].nbytes // 2), np.uint8)
+        codec_for(encoding).encode(rng.standard_normal((2, 64)).astype(np.float32), {"data": blocks})
+        stored.append(Tensor(label, (2, 64), encoding, {"data": Memory(blocks.tobytes())}))
+        wanted.append(read_values(stored[-1]))
+    one = step(stored, (6, 64), BLOCKS["Q5_1"])
+    assert one.fidelity is Fidelity.REPACK
+    written = Tensor("t", (6, 64), BLOCKS["Q5_1"], {"data": Memory(run(tmp_path, one)[0])})
+    assert np.array_equal(read_values(written), np.concatenate(wanted))

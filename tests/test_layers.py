@@ -1,6 +1,7 @@
 """Formats move bytes, kernels move numbers, and neither knows the other."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -86,7 +87,10 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def kinds_of_node() -> set[str]:
-    """The names of all classes of nodes."""
+    """The names of all classes of nodes that are common property."""
+    for name in modules():
+        if name.startswith(RECURSIVE):
+            importlib.import_module(name)
     found, left = set(), [Node]
     while left:
         kind = left.pop()
