@@ -175,6 +175,7 @@ class InspectionDocument(Document):
     tensors: Annotated[list[StoredTensor], "those whose name contains a match for --tensors; all without it"]
     config: NotRequired[Annotated[dict[str, Any], "with `--metadata`: config.json"]]
     metadata: NotRequired[Annotated[dict[str, Any], "with `--metadata`: key-values of a GGUF, or `__metadata__`"]]
+    adapter: NotRequired[Annotated[dict[str, Any], "of an adapter: kind, base, ranks, alpha, scales, targets, ..."]]
 
 
 class Figure(TypedDict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,8 +13,9 @@ from requant.cli.documents import say_document
 from requant.cli.options import located
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import say
+from requant.errors import Error
 from requant.formats import opened
-from requant.ir import Json, Tensor, Typed
+from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.operations.inspect import Report, Share, report, share_of, short_label
 from requant.printable import printable
 
@@ -22,8 +23,12 @@ _EXAMPLES: Final = """\b
 Examples:
   requant inspect model.gguf
   requant inspect ./SmolLM2-135M --tensors 'layers.0.*proj' --metadata
+  requant inspect ./adapter
   requant inspect model.gguf --json | jq .bits_per_weight
 """
+
+if TYPE_CHECKING:
+    from requant.adapters.told import About
 
 #: Metadata arrays are shown up to this many items.
 _SHOWN_ITEMS: Final = 6
@@ -49,9 +54,12 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
     path = located(model)
     found, checkpoint = opened(path)
     result = report(checkpoint, found.name)
+    adapter, refused = _adapter(checkpoint)
     shown = [t for t in result.checkpoint.tensors if wanted is None or wanted.search(t.name)]
     if as_json:
         document = result.to_json(shown)
+        if adapter is not None or refused:
+            document["adapter"] = {"not_understood": refused} if adapter is None else adapter.to_json()
         if metadata:
             checkpoint = result.checkpoint
             document["config"] = dict(checkpoint.config)
@@ -59,10 +67,38 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
         say_document("inspection", document)
         return
     say(_summary(result))
+    if adapter is not None or refused:
+        say("\n" + (_adapter_text(adapter) if adapter is not None else f"adapter, not understood: {refused}"))
     if wanted is not None:
         say("\n" + _tensor_table(shown))
     if metadata:
         say("\n" + _metadata_text(result))
+
+
+def _adapter(checkpoint: Checkpoint[Tensor]) -> tuple[About | None, str]:
+    """What kind of adapter it is; or why that is not understood."""
+    from requant.adapters.told import about
+
+    try:
+        return about(checkpoint), ""
+    except Error as error:
+        return None, printable(str(error), 1000)
+
+
+def _adapter_text(adapter: About) -> str:
+    alpha = "" if adapter.alpha is None else f", alpha {adapter.alpha:g}"
+    scales = ", ".join(f"{scale:g}" for scale in adapter.scales)
+    targets = ", ".join(f"{printable(role)} ({n})" for role, n in adapter.targets.items())
+    ranks = ", ".join(map(str, adapter.ranks)) or "none"
+    lines = [
+        f"adapter            {adapter.kind}, rank {ranks}{alpha}, scale {scales}",
+        f"  parameters       {count(adapter.parameters)}",
+        f"  targets          {targets or 'none'}",
+    ]
+    lines += [f"  base model       {printable(adapter.base, 200)}"] if adapter.base else []
+    lines += [f"  whole tensors    {', '.join(map(printable, adapter.saved))}"] if adapter.saved else []
+    lines += [f"  trained tokens   {adapter.tokens}"] if adapter.tokens else []
+    return "\n".join(lines)
 
 
 def _summary(result: Report) -> str:

@@ -284,3 +284,17 @@ def test_extracted_adapter_is_the_best_of_its_rank(tmp_path):
     assert said["r"] == said["lora_alpha"] == 4 and "q_proj" in said["target_modules"]
     told = requant("merge", "--extract-lora", model, base("gemma3"), "--rank", 4, "-o", tmp_path / "x", code=4)
     assert "second" in told
+
+
+def test_inspect_says_what_an_adapter_is(tmp_path):
+    told = requant("inspect", FIXTURES / "llama-lora")
+    assert "LoRA, rank 2, 4, alpha 6, scale 1.5, 1.75, 3" in told
+    assert "self_attn.q_proj (2)" in told and "base model       llama" in told
+    assert "DoRA" in requant("inspect", FIXTURES / "gpt2-dora")
+    assert "trained tokens   3" in requant("inspect", FIXTURES / "llama-tokens")
+    assert "whole tensors    lm_head.weight" in requant("inspect", FIXTURES / "qwen3moe-saved")
+    requant("convert", FIXTURES / "llama-rslora", tmp_path / "x.gguf", "--base", base("llama"), "-q")
+    said = json.loads(requant("inspect", tmp_path / "x.gguf", "--json"))["adapter"]
+    assert said["ranks"] == [4] and said["scales"] == [3.0] and said["targets"]["attn_q"] == 2
+    odd = changed(tmp_path, "llama-lora", config={"use_new_math": True})
+    assert "not understood" in (told := requant("inspect", odd)) and "use_new_math" in told
