@@ -73,7 +73,7 @@ def _not_a_model(source: Checkpoint[Tensor]) -> UnsupportedError:
     if "adapter_config.json" in source.files:
         return UnsupportedError(
             f"{source.path} is an adapter (LoRA), to be put on a model, and none itself",
-            hint="put it on its model: requant merge BASE+ADAPTER -o OUT; or convert it to a GGUF for llama.cpp's --lora",
+            hint="put it on its model: requant merge BASE+ADAPTER -o OUT; llama.cpp's --lora takes its GGUF",
         )
     inside = not source.path.is_dir()
     return UnsupportedError(
