@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from requant.adapters.changes import Adapter, Change, Product, Shift, TokenRows, Whole
+from requant.adapters.changes import Adapter, Change, Product, Shift, TrainedTokens, Whole
 from requant.adapters.low_rank import LowRank
 from requant.adapters.placed import Names, Placed, Places
 from requant.encodings import DENSE
@@ -65,7 +65,7 @@ class _Applying:
                     self.tensors[placed.name] = with_product(self.tensors[placed.name], placed)
             elif isinstance(change, Shift):
                 self._shift(change)
-            elif isinstance(change, TokenRows):
+            elif isinstance(change, TrainedTokens):
                 self._patch(change)
         return Applied(self.tensors, tuple(self.losses), self.rows)
 
@@ -74,7 +74,7 @@ class _Applying:
         embedding = next((name for name in self.tensors if name.endswith(_EMBEDDING)), None)
         if embedding is None or any(name.endswith(_HEAD) for name in self.tensors) or self._keeps_tied():
             return
-        targets = {_target(change) for change in self.adapter.changes if not isinstance(change, (Shift, TokenRows))}
+        targets = {_target(change) for change in self.adapter.changes if not isinstance(change, (Shift, TrainedTokens))}
         head, tokens = any(t.endswith("lm_head") for t in targets), any(t.endswith("embed_tokens") for t in targets)
         if (head or tokens) and not self._resizes():
             self.tensors[_HEAD] = self.tensors[embedding]
@@ -121,7 +121,7 @@ class _Applying:
             )
         self.tensors[own] = LowRank(of, _ones(), values, change.scale)
 
-    def _patch(self, change: TokenRows) -> None:
+    def _patch(self, change: TrainedTokens) -> None:
         name = f"{change.target}.weight"
         names = Names(self.tensors)
         own = names.find(name)

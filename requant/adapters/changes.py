@@ -74,7 +74,7 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRows:
+class TrainedTokens:
     """Rows of an embedding that were trained by themselves take the place of the model's.
 
     target: the module. values: [tokens, columns].
@@ -86,7 +86,7 @@ class TokenRows:
     name: str
 
 
-Change = Product | Whole | Shift | TokenRows
+Change = Product | Whole | Shift | TrainedTokens
 
 
 @dataclass(frozen=True, slots=True)

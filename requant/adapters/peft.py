@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from requant.adapters.changes import Adapter, Change, Kind, Product, Shift, TokenRows, Whole
+from requant.adapters.changes import Adapter, Change, Kind, Product, Shift, TrainedTokens, Whole
 from requant.adapters.config import CONFIG, AdapterConfig, config_of, is_adapter
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.expressions import Chosen, Stored
@@ -141,7 +141,7 @@ class _Module:
         if lengths is not None and lengths.shape not in ((up.shape[0],), (1, up.shape[0]), (up.shape[0], 1)):
             raise self._error(f"{lengths.name!r} has the shape {list(lengths.shape)}, not [{up.shape[0]}]")
 
-    def _token_rows(self, tensor: Tensor) -> TokenRows:
+    def _token_rows(self, tensor: Tensor) -> TrainedTokens:
         named = [numbers for name, numbers in self.config.tokens if name == "" or self._is_called(name)]
         if not named:
             raise self._error(f"trainable_token_indices in {CONFIG} says nothing of {tensor.name!r}")
@@ -152,7 +152,7 @@ class _Module:
             raise self._error(f"{tensor.name!r} has the shape {list(tensor.shape)} for {len(tokens)} tokens")
         order = tuple(sorted(range(len(tokens)), key=lambda n: tokens[n]))
         values = Stored(tensor) if order == tuple(range(len(tokens))) else Chosen(Stored(tensor), order)
-        return TokenRows(self.name.replace(".base_layer", ""), values, tuple(sorted(tokens)), tensor.name)
+        return TrainedTokens(self.name.replace(".base_layer", ""), values, tuple(sorted(tokens)), tensor.name)
 
     def _is_called(self, name: str) -> bool:
         return self.name == name or self.name.endswith(f".{name}")
@@ -163,7 +163,7 @@ class _Module:
 
 def _check_tokens(source: Checkpoint[Tensor], config: AdapterConfig, changes: list[Change]) -> None:
     """Tokens that were trained by themselves have their rows."""
-    if config.tokens and not any(isinstance(change, TokenRows) for change in changes):
+    if config.tokens and not any(isinstance(change, TrainedTokens) for change in changes):
         raise FormatError(
             source.path, f"{CONFIG} names trainable_token_indices, and there is no token_adapter.trainable_tokens_delta"
         )

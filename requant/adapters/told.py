@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-from requant.adapters.changes import TokenRows, Whole
+from requant.adapters.changes import TrainedTokens, Whole
 from requant.adapters.opening import adapter_of, is_any_adapter
 from requant.ir import Checkpoint, Json, Tensor
 
@@ -67,6 +67,6 @@ def about(source: Checkpoint[Tensor]) -> About | None:
         tuple(sorted({product.kinds[0].scale for product in adapter.products})),
         targets,
         tuple(change.target for change in adapter.changes if isinstance(change, Whole)),
-        sum(len(change.tokens) for change in adapter.changes if isinstance(change, TokenRows)),
+        sum(len(change.tokens) for change in adapter.changes if isinstance(change, TrainedTokens)),
         sum(prod(tensor.shape) for tensor in source.tensors),
     )
