@@ -19,7 +19,7 @@ from requant.operations.requantize import plan_requantization
 from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_expressions import values
-from tests.test_architectures import LOST
+from tests.test_architectures import LOST, VISION, as_text
 from tests.tiny_models import MODELS, VOCABULARY, make
 
 #: Largest difference of two logits, as a part of their range.
@@ -110,7 +110,8 @@ def test_back_to_hf(name, tmp_path):
         source, metadata=source.metadata | {"tokenizer.ggml.model": Typed("str", "none")}
     )  # BERT's is a sham
     execute(plan_conversion(source, Safetensors(), tmp_path / "back", Request()))
-    before = {tensor.name: values(tensor) for tensor in Safetensors().read(tmp_path / "hf").tensors}
+    before = {as_text(tensor.name): values(tensor) for tensor in Safetensors().read(tmp_path / "hf").tensors}
+    before = {key: array for key, array in before.items() if not VISION.fullmatch(key)}
     after = {tensor.name: values(tensor) for tensor in Safetensors().read(tmp_path / "back").tensors}
     assert before.keys() - after.keys() == LOST.get(name, set()) & before.keys()
     for tensor, array in after.items():

@@ -33,6 +33,9 @@ IRRELEVANT = {
     "who wrote the file; no computation reads it": {"transformers_version", "pretraining_tp", "is_encoder_decoder"},
     "the class that is named decides": {"architectures", "model_type"},
     "the tokenizer's pass reads it": {"bos_token_id", "eos_token_id", "pad_token_id", "eod_token_id"},
+    "where pictures stand in a text, which the vision model's file says": {
+        *("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+    },
     "heads of other classes": {
         *("id2label", "label2id", "problem_type", "summary_activation", "summary_first_dropout"),
         *("summary_proj_to_labels", "summary_type", "summary_use_proj"),
@@ -41,9 +44,13 @@ IRRELEVANT = {
 #: Keys of single families that say nothing as the others stand.
 SAID_OTHERWISE = {
     "only with use_sliding_window, whose change is told": {
-        *((name, key) for name in ("qwen2", "qwen2moe", "qwen3") for key in ("sliding_window", "max_window_layers")),
+        *(
+            (name, key)
+            for name in ("qwen2", "qwen2moe", "qwen3", "qwen2vl")
+            for key in ("sliding_window", "max_window_layers")
+        ),
         ("qwen3moe", "sliding_window"),
-        *((name, "layer_types") for name in ("qwen2", "qwen2moe", "qwen3", "smollm3")),
+        *((name, "layer_types") for name in ("qwen2", "qwen2moe", "qwen3", "smollm3", "qwen2vl")),
         *((name, "sliding_window") for name in ("smollm3", "exaone4")),
     },
     "a list of layers stands beside it": {
@@ -75,6 +82,12 @@ def source(tmp_path_factory):
         return Safetensors().read(folder)
 
     return made
+
+
+def flat(config):
+    """A configuration with its text model's at the top, and without that of pictures: as the first of them are."""
+    text = {key: value for key, value in config.get("text_config", {}).items() if key != "model_type"}
+    return {key: value for key, value in (config | text).items() if key not in ("text_config", "vision_config")}
 
 
 def said(checkpoint, config):
@@ -114,9 +127,9 @@ def others(key, value):
 @pytest.mark.parametrize("name", [name for name in MODELS if "-" not in name])
 def test_no_key_is_ignored_in_silence(name, source):
     checkpoint = source(name)
-    usual = json.loads(json.dumps(dict(checkpoint.config)))
+    usual = flat(json.loads(json.dumps(dict(checkpoint.config))))
     base = said(checkpoint, usual)
-    known = getattr(transformers, MODELS[name][1])().to_dict() | {"is_causal": True}
+    known = flat(getattr(transformers, MODELS[name][1])().to_dict()) | {"is_causal": True}
     settled = set().union(*IRRELEVANT.values()) | {
         key for pairs in SAID_OTHERWISE.values() for one, key in pairs if one == name
     }
@@ -134,8 +147,8 @@ def test_no_key_is_ignored_in_silence(name, source):
 def test_what_is_left_out_is_what_transformers_takes(name, source):
     """A folder may leave out whatever equals the default of its class, as transformers writes some: the same GGUF."""
     checkpoint = source(name)
-    usual = json.loads(json.dumps(dict(checkpoint.config)))
-    defaults = json.loads(json.dumps(getattr(transformers, MODELS[name][1])().to_dict()))
+    usual = flat(json.loads(json.dumps(dict(checkpoint.config))))
+    defaults = flat(json.loads(json.dumps(getattr(transformers, MODELS[name][1])().to_dict())))
     base = said(checkpoint, usual)
     for key, value in usual.items():
         spelled = (name, key) == ("olmo3", "rope_parameters")  # the theta of windowed layers is written if it is there

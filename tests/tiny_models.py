@@ -59,6 +59,8 @@ _MIXTURE: Final = {
     "moe_intermediate_size": 48,
     "head_dim": 32,
 }
+_VISION: Final = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
+_MROPE: Final = {"rope_type": "default", "rope_theta": 1000000.0}
 _NOT_AHEAD: Final = {"num_nextn_predict_layers": 0}
 _GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
 _GPT_OSS_YARN: Final = {
@@ -270,6 +272,20 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "MiniMaxM2Config",
         {"head_dim": 32, "rotary_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2},
     ),
+    "qwen2vl": (
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen2_5_VLConfig",
+        {"vision_config": _VISION, "rope_parameters": {**_MROPE, "mrope_section": [2, 3, 3]}},
+    ),
+    "qwen3vl": (
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLConfig",
+        {
+            "vision_config": {**_VISION, "deepstack_visual_indexes": [0]},
+            "rope_parameters": {**_MROPE, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
+            "head_dim": 32,
+        },
+    ),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
 }
 
@@ -298,6 +314,9 @@ def make(
         settings.pop("max_position_embeddings")
     if positions is not None:
         settings["n_positions"] = positions
+    if "vision_config" in settings:
+        vision = settings.pop("vision_config")
+        settings = {"text_config": settings, "vision_config": vision}
     config = getattr(transformers, config_class)(**settings)
     config.architectures = [model_class]
     model = getattr(transformers, model_class)(config)

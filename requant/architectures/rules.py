@@ -205,6 +205,7 @@ class Family:
     names that very old checkpoints have, and what they are called now. claims: whether a GGUF of this architecture,
     given its keys, is this model_type. classifier: the classes that score texts instead of predicting tokens, if
     llama.cpp runs them.
+    alone: the class and the model_type that a GGUF becomes, where `classes` are more than the text model that it has.
     half: the type of two bytes that the family is released in, or bears if it is released in F32. outgrows_f16: what
     it computes does not fit into F16, as its weights do.
     """
@@ -229,6 +230,7 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     claims: Callable[[Config], bool] = lambda values: True
     classifier: Classifier | None = None
+    alone: tuple[str, str] | None = None
     half: Dense = BF16
     outgrows_f16: bool = False
 

@@ -89,7 +89,8 @@ def described(said: Translation) -> Translation:
     """What model config.json is of, the model card, and whatever else a GGUF says, which comes back from a folder."""
     model, source = said.known, said.source
     family = model.family
-    head: dict[str, Json] = {"architectures": [family.classes[0]], "model_type": family.model_type}
+    class_name, model_type = family.alone or (family.classes[0], family.model_type)
+    head: dict[str, Json] = {"architectures": [class_name], "model_type": model_type}
     # transformers' own defaults would be ids of another vocabulary; the tokenizer knows better, if there is one
     head |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = head | said.config | {"vocab_size": model.vocabulary, "tie_word_embeddings": not model.flags["untied"]}
