@@ -92,6 +92,7 @@ def cli() -> None:
 
     \b
     requant convert ./SmolLM2-135M smollm2.gguf --to Q4_K_M
+    requant merge ./a ./b --method slerp --t 0.5 -o ./merged
     requant inspect smollm2.gguf
     requant check smollm2.gguf --prompt "The capital of France is"
 

@@ -64,6 +64,7 @@ _MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
 @click.option("--to", "recipe_name", metavar="TYPE", help="Q4_K_M, BF16, NF4, ...; without it as the recipe says.")
 @click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
 @click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
+@click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
 @options.rounding_options
 @options.run_options
 def merge(
@@ -76,6 +77,7 @@ def merge(
     recipe_name: str | None,
     format_name: str | None,
     max_shard_size: str | None,
+    no_vocab: bool,
     choices: options.Choices,
     how: options.RunOptions,
     **short: Any,
@@ -115,7 +117,13 @@ def merge(
         layers = len(sources) == 1
         count = opened(Reference.parse(sources[0])).layers if layers else 0
         recipes = recipes_from(recipe_text(sources, short, count), "the command line")
-    request = Request(recipe_name, choices.overrides(), choices.importance(), cut=options.cut(max_shard_size, None))
+    request = Request(
+        recipe_name,
+        choices.overrides(),
+        choices.importance(),
+        cut=options.cut(max_shard_size, None),
+        vocabulary=not no_vocab,
+    )
     plan = plan_merge(recipes, opened, target, destination, Options(seed, allow_crimes, request))
     carry_out(plan, how)
 
