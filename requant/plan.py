@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ class Move:
         return self.values.leaves()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that what is asked again and again is found out once
 class Step:
     """One tensor's way from files to a file.
 
@@ -65,17 +66,17 @@ class Step:
     importance: NDArray[np.float32] | None = field(default=None, compare=False)
     anew: bool = False
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Tensor, ...]:
         """The stored tensors that are read."""
         return self.values.leaves()
 
-    @property
+    @cached_property
     def sources(self) -> tuple[Encoding, ...]:
         """How the inputs are stored, each encoding once."""
         return tuple(dict.fromkeys(tensor.encoding for tensor in self.inputs))
 
-    @property
+    @cached_property
     def form(self) -> Form:
         """In which form rows go from the inputs to the output: the strongest that there is."""
         return Form.VALUES if self._decodes_blocks else self.values.forms(self.target.encoding).strongest
@@ -86,7 +87,7 @@ class Step:
         tensor = self.values.verbatim
         return tensor is not None and tensor.encoding == self.target.encoding
 
-    @property
+    @cached_property
     def fidelity(self) -> Fidelity:
         """How much survives, as the expression and the target's encoding say."""
         target = self.target.encoding

@@ -52,7 +52,7 @@ def _weights(
         name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         yield _file(name, shard, metadata)
         weight_map.update((array.name, name) for array in shard)
-    total = sum(array.spec.nbytes for shard in shards for array in shard)
+    total = sum(array.nbytes for shard in shards for array in shard)
     yield _small(f"{stem}{SUFFIX}", write_index(weight_map, total))
 
 
@@ -61,7 +61,7 @@ def _cut(tensors: list[tuple[StoredArray, ...]], options: LayoutOptions) -> list
     shards: list[list[StoredArray]] = [[]]
     nbytes = count = 0
     for arrays in tensors:
-        size = sum(array.spec.nbytes for array in arrays)
+        size = sum(array.nbytes for array in arrays)
         full = options.shard_bytes is not None and nbytes + size > options.shard_bytes
         if count and (full or count == options.shard_tensors):
             shards.append([])
@@ -75,10 +75,10 @@ def _file(name: str, arrays: list[StoredArray], metadata: Mapping[str, str]) -> 
     """Arrays lie in the reference writer's order, wide dtypes first, which aligns every one of them."""
     arrays = sorted(arrays, key=lambda array: (-_RANK[array.spec.dtype.label], array.name))
     head, offsets = write_header(
-        metadata, ((array.name, array.spec.dtype, array.spec.shape, array.spec.nbytes) for array in arrays)
+        metadata, ((array.name, array.spec.dtype, array.spec.shape, array.nbytes) for array in arrays)
     )
     slots = {(array.tensor, array.part): offset for array, offset in zip(arrays, offsets, strict=True)}
-    return OutputFile(name, head, len(head) + sum(array.spec.nbytes for array in arrays), slots)
+    return OutputFile(name, head, len(head) + sum(array.nbytes for array in arrays), slots)
 
 
 def _small(name: str, content: bytes) -> OutputFile:

@@ -26,12 +26,13 @@ class NamesParts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """One array of a file: part `part` of tensor `tensor`, stored as `name`."""
+    """One array of a file: part `part` of tensor `tensor`, stored as `name` in `nbytes` bytes."""
 
     name: str
     tensor: str
     part: str
     spec: PartSpec
+    nbytes: int
 
 
 def storable(encoding: Encoding) -> bool:
@@ -51,10 +52,9 @@ def stored_arrays(tensor: TensorSpec) -> tuple[StoredArray, ...]:
                 f"tensor {tensor.name!r}: safetensors has no {encoding.label}",
                 hint="choose a dense type such as F16, or a GGUF destination",
             )
-    arrays = tuple(StoredArray(names[part], tensor.name, part, spec) for part, spec in tensor.parts.items())
-    for array in arrays:
-        try:
-            _ = array.spec.nbytes
-        except PlanError as error:
-            raise PlanError(f"tensor {tensor.name!r}: {error}", hint=error.hint) from None
-    return arrays
+    try:
+        return tuple(
+            [StoredArray(names[part], tensor.name, part, spec, spec.nbytes) for part, spec in tensor.parts.items()]
+        )
+    except PlanError as error:
+        raise PlanError(f"tensor {tensor.name!r}: {error}", hint=error.hint) from None

@@ -65,8 +65,10 @@ def named(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
     """The tensors of one rule in layer `n`."""
 
     def filled(template: str) -> tuple[str, ...]:
-        experts = range(sizes[rule.each]) if "{e}" in template else (0,)
-        return tuple(template.format(base=base, n=n, e=e) for e in experts)
+        if "{e}" not in template:
+            return (template.format(base=base, n=n),)
+        pieces = [piece.format(base=base, n=n) for piece in template.split("{e}")]  # once for hundreds of experts
+        return tuple(str(e).join(pieces) for e in range(sizes[rule.each]))
 
     names, apart = filled(rule.hf), tuple(filled(other.name) for other in rule.apart)
     stack = (len(names),) if "{e}" in rule.hf else ()
@@ -183,12 +185,14 @@ def find_parts(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Te
     What is a transposed parameter as long as it is plain numbers is a linear layer's weight, [out, in], where it is
     quantized.
     """
+    if name in tensors:
+        return (find(item, name, shape, tensors),)
     upright = f"{name}.weight"
-    if item.rule.order is Order.TRANSPOSED and name not in tensors and upright in tensors:
+    if item.rule.order is Order.TRANSPOSED and upright in tensors:
         return (find(item, upright, (*shape[:-2], shape[-1], shape[-2]), tensors),)
     module, _, layer = name.removesuffix(".weight").rpartition(".")
     split = tuple(f"{module}.{part}.weight" for part in SPLIT.get(layer, ()))
-    if name in tensors or not split or split[0] not in tensors:
+    if not split or split[0] not in tensors:
         return (find(item, name, shape, tensors),)
     rows = [tensors[part].shape[0] if part in tensors else 0 for part in split]
     rows[0] = shape[0] - sum(rows[1:])

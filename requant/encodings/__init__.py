@@ -87,6 +87,10 @@ class Dense:
 
     dtype: DType
 
+    def __hash__(self) -> int:
+        """By name alone: plans look up encodings thousands of times."""
+        return hash(self.dtype.label)
+
     @property
     def label(self) -> str:
         """The dtype's name."""
@@ -118,6 +122,10 @@ class Blocks:
     values: int
     nbytes: int
     needs_importance: bool = False
+
+    def __hash__(self) -> int:
+        """By name alone: plans look up encodings thousands of times."""
+        return hash(self.label)
 
     @property
     def sliced(self) -> bool:

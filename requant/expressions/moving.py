@@ -29,9 +29,11 @@ class Moving(Node):
 
     def forms(self, target: Encoding) -> Form:
         """Those that all children have; no codes of several tensors that would have to share a scale."""
-        forms = Form.VALUES | Form.BYTES | Form.CODES | Form.HALVES
-        for child in self.children:
-            forms &= child.forms(target)
+        first, *others = (child.forms(target) for child in self.children)
+        forms = first
+        for other in others:
+            if other is not first:  # of hundreds of experts nearly never
+                forms &= other
         return forms & ~Form.CODES if self._would_share(target) else forms
 
     def holds(self, target: Encoding) -> bool:

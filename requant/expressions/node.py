@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import chain
 from math import lcm
 from typing import Any
 
@@ -59,7 +60,7 @@ class Node(ABC):
 
     def leaves(self) -> tuple[Tensor, ...]:
         """The stored tensors that it reads, in order; one that is read at two places is there twice."""
-        return tuple(leaf for child in self.children for leaf in child.leaves())
+        return tuple(chain.from_iterable([child.leaves() for child in self.children]))
 
     def encodings(self) -> tuple[Encoding, ...]:
         """How the model keeps these values, each encoding once: what is put on it (an adapter) does not count."""

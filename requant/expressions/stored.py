@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,17 @@ from requant.expressions.node import Node
 from requant.ir import Tensor
 from requant.parts import part_slice
 from requant.sectioned import sectioned
+
+
+@lru_cache(1024)  # a plan asks for the same few pairs thousands of times
+def _forms(source: Encoding, target: Encoding, plain: bool) -> Form:
+    """As what rows stored as `source` can be read for a `target`. plain: they have one part, `data`."""
+    forms = Form.VALUES
+    if plain and source == target and source.sliced:
+        forms |= Form.BYTES
+    if is_half(target) and exactness.values_of(source) == target:
+        forms |= Form.HALVES
+    return forms | Form.CODES if exactness.takes_codes(source, target) else forms
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +79,7 @@ class Stored(InGranules):
 
     def forms(self, target: Encoding) -> Form:
         """What its encoding can be read as."""
-        source, forms = self.tensor.encoding, Form.VALUES
-        if source == target and source.sliced and set(self.tensor.parts) == {"data"}:
-            forms |= Form.BYTES
-        if is_half(target) and exactness.values_of(source) == target:
-            forms |= Form.HALVES
-        if exactness.takes_codes(source, target):
-            forms |= Form.CODES
-        return forms
+        return _forms(self.tensor.encoding, target, self.tensor.sources.keys() == {"data"})
 
     def holds(self, target: Encoding) -> bool:
         """As the encodings say."""

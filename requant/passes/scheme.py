@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from requant.encodings import BF16, F16, Blocks, Dense, Encoding
 from requant.encodings.companions import Companioned
 from requant.encodings.exactness import holds
 from requant.importance import Importance
-from requant.ir import QUANTIZATION_FILES, Json, Naming, TensorSpec, Typed
+from requant.ir import QUANTIZATION_FILES, Json, Naming, Typed
 from requant.passes.importance import in_hf_names
 from requant.passes.passing import Fact
 from requant.passes.steps import stored_encoding
@@ -124,8 +125,8 @@ def _with_dtype(said: Translation) -> dict[str, Json]:
     stored: dict[str, int] = {}
     for move, encoding in zip(said.moves, said.encodings, strict=True):
         name = _DTYPES.get(encoding.label)
-        if name is not None:
-            stored[name] = stored.get(name, 0) + TensorSpec(move.name, move.shape, encoding).nbytes
+        if name is not None and isinstance(encoding, Dense):
+            stored[name] = stored.get(name, 0) + prod(move.shape) * encoding.dtype.bits
     if not config or not stored:
         return dict(config)
     key = "dtype" if "dtype" in config else "torch_dtype"

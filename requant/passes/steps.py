@@ -42,9 +42,10 @@ def steps_for(
         target = TensorSpec(move.name, move.shape, encoding)
         _ = target.parts  # an impossible shape is an error now
         _need_numbers(move, encoding)
-        weights = None if importance is None else importance.weights_for(move.name, move.shape)
         step = Step(move.values, target, anew=anew)
-        steps.append(replace(step, importance=weights) if step.fidelity is Fidelity.ROUND else step)
+        if importance is not None and step.fidelity is Fidelity.ROUND:
+            step = replace(step, importance=importance.weights_for(move.name, move.shape))
+        steps.append(step)
     return steps
 
 
