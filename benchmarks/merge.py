@@ -5,8 +5,9 @@
 
 mergekit has an environment of its own, made once in the cache with torch 2.13.0; `--mergekit PYTHON` names one that is
 there already. The models are a synthetic checkpoint and two fine-tunes of it (its weights, and Gaussian differences of
-a tenth of their size). Every merge is a fresh process, the two sides take turns, the page cache is warm, and medians
-are compared; memory is the peak of VmHWM.
+a tenth of their size). Every merge is a fresh process, the two sides take turns, the page cache is warm, nothing waits
+to be written when one begins, and medians are compared; memory is the peak of VmHWM. requant's time includes that the
+output is on the disk; mergekit's does not.
 
 Values are compared number by number. mergekit takes whichever of equal magnitudes torch's unstable sort leaves, which
 differs from processor to processor; for the comparison, not for the time, torch is told to sort stably. Random methods
@@ -176,7 +177,9 @@ def compare(
     first = measure(mine, PYTHONPATH=str(ROOT))
     costs: dict[str, list[Cost]] = {"requant": [], "mergekit": []}
     for _ in range(asked.repeat):
+        os.sync()  # mergekit leaves a gigabyte to be written after it has ended; nobody else shall wait for that
         costs["requant"].append(measure(mine, PYTHONPATH=str(ROOT)))
+        os.sync()
         costs["mergekit"].append(measure(peer, HF_HUB_OFFLINE="1"))
     result: dict[str, Any] = {"method": method, "requant_first_run": asdict(first)}
     result |= {name: asdict(median(found)) for name, found in costs.items()}

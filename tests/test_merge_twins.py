@@ -188,7 +188,29 @@ def test_draws_are_the_same_wherever_they_begin():
     stream = Draws.of(setting("linear", [np.zeros((2, 2), np.float32)], each={"weight": [1]}), 0)
     whole = stream.values(0, 300)
     assert np.array_equal(stream.values(37, 100), whole[37:137])
-    assert np.array_equal(stream.below(1 << 30, 37, 100), whole[37:137] < 1 << 30)
+    kept = stream.below(1 << 30, 0, 700)
+    assert np.array_equal(stream.below(1 << 30, 137, 400), kept[137:537])
+
+
+def test_masks_are_numbers_below_a_limit():
+    """Also where the upper half of a number is that of the limit, which few of millions of values show."""
+    stream = Draws.of(setting("linear", [np.zeros((2, 2), np.float32)], each={"weight": [1]}), 0)
+    first = (1 << 35) + 256
+    numbers = [naive_below(stream, index) for index in range(first, first + 300)]
+    for limit in (0, 1 << 29, numbers[7], numbers[7] + 1, numbers[200], numbers[200] + 1, 1 << 31):
+        assert stream.below(limit, first, 300).tolist() == [number < limit for number in numbers]
+
+
+def naive_below(stream, index):
+    """The number that `Draws.below` compares: its upper 16 bits from one counter, its lower 15 from another."""
+    batch, place = divmod(index, 128)
+    half, place = divmod(place, 64)
+    counter, word = 16 * batch + place // 4, place % 4
+    keys = (stream.seed & 0xFFFFFFFF, stream.seed >> 32)
+    streams = (stream.stream & 0xFFFFFFFF, stream.stream >> 32)
+    upper = naive_philox((counter & 0xFFFFFFFF, counter >> 32, *streams), keys)[word]
+    lower = naive_philox((counter & 0xFFFFFFFF, counter >> 32 | 1 << 31, *streams), keys)[word]
+    return (upper >> 16 * half & 0xFFFF) << 15 | (lower >> 16 * half & 0x7FFF)
 
 
 @settings(deadline=None, max_examples=20)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from requant.merging.methods.method import Setting
 
-#: Values are made so many at a time, from multiples of it on.
-_TOGETHER: Final = 64
+#: Values, and comparisons with a limit, are made so many at a time, from multiples of it on.
+_VALUES: Final = 64
+_BELOW: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,16 @@ class Draws:
         """The numbers from `first` on."""
         from requant.kernels_cpu.philox import draw
 
-        start = first // _TOGETHER * _TOGETHER
-        out = np.empty(-(-(first + count - start) // _TOGETHER) * _TOGETHER, np.int32)
+        start = first // _VALUES * _VALUES
+        out = np.empty(-(-(first + count - start) // _VALUES) * _VALUES, np.int32)
         draw(self._keys, start, out)
         return out[first - start :][:count]
 
     def below(self, limit: int, first: int, count: int) -> NDArray[np.uint8]:
-        """For each, whether it is less than `limit`."""
+        """For each of other numbers of 31 bits, whether it is less than `limit`."""
         from requant.kernels_cpu.philox import draw_below
 
-        start = first // _TOGETHER * _TOGETHER
-        out = np.empty(-(-(first + count - start) // _TOGETHER) * _TOGETHER, np.uint8)
+        start = first // _BELOW * _BELOW
+        out = np.empty(-(-(first + count - start) // _BELOW) * _BELOW, np.uint8)
         draw_below(self._keys, start, limit, out)
         return out[first - start :][:count]
