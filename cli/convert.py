@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,6 +17,9 @@ from requant.formats import FORMATS
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.layout import Format
 from requant.plan import Plan
+
+if TYPE_CHECKING:
+    from requant.operations.convert import Request
 
 #: Formats that can store plain numbers at all; the others are only read.
 WRITABLE: Final = sorted(name for name, known in FORMATS.items() if known.accepts(F32))
@@ -83,7 +86,7 @@ def convert(
 
     The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder.
     """
-    from requant.operations.convert import Request, plan_conversion
+    from requant.operations.convert import Request
 
     target = format_for(destination, format_name)
     request = Request(
@@ -102,9 +105,15 @@ def convert(
         from requant.operations.gptq_format import read_as
 
         model = read_as(model, gptq_format)
-    with measuring(how.quiet) if _measures(recipe, target) else nullcontext():
-        plan = plan_conversion(model, target, destination, request)
-    carry_out(plan, how)
+    carry_out(_plan(model, target, destination, request, how.quiet), how)
+
+
+def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request: Request, quiet: bool) -> Plan:
+    """The conversion; where planning measures, its progress is shown."""
+    from requant.operations.convert import plan_conversion
+
+    with measuring(quiet) if _measures(request.recipe, target) else nullcontext():
+        return plan_conversion(model, target, destination, request)
 
 
 def _is_adapter(model: Checkpoint[Tensor], target: Format, base: str | None) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from requant import system
 from requant.cli import interrupts
 from requant.cli.documents import failure, say_document
 from requant.cli.explanation import explanation_text
@@ -37,11 +39,16 @@ def carry_out(
     """What every writing command does once it has a plan: print it, or run it and print the receipt.
 
     measure: decode what was written and tell each tensor's error. tolerated: losses `--fail-on-loss` lets pass.
+
+    How the plan was made is let go of before the work begins: with every stage of the tokenizer it takes megabytes. So
+    callers hand their plan over, and keep no name for it.
     """
     if how.explain and not how.as_json:
         say(explanation_text(plan) + "\n")
+    passes = _passes(plan, how) if how.as_json else {}
+    plan = replace(plan, passes=())
     if how.dry_run and how.as_json:
-        _say_plan(plan, how, refusal_of(plan, tolerated) if how.fail_on_loss else None)
+        _say_plan(plan, how, passes, refusal_of(plan, tolerated) if how.fail_on_loss else None)
     elif how.dry_run:
         say(plan_text(plan, how.workers))
     if how.fail_on_loss:
@@ -50,22 +57,23 @@ def carry_out(
         return
     if not how.force:
         refuse_to_replace(plan)
+    system.give_back_memory()  # headers and tokenizers were parsed, tens of megabytes in small pieces
     receipt = run(plan, Options(how.workers, how.replace_nan, measure), how.quiet)
     if how.as_json:
-        _say_receipt(plan, receipt, how, measure)
+        _say_receipt(plan, receipt, passes, measure)
     elif not how.quiet:
         say((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
 
 
-def _say_plan(plan: Plan, how: RunOptions, refusal: PlanError | None) -> None:
-    document: dict[str, object] = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers), **_passes(plan, how)}
+def _say_plan(plan: Plan, how: RunOptions, passes: Mapping[str, Json], refusal: PlanError | None) -> None:
+    document: dict[str, object] = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers), **passes}
     if refusal is not None:
         document["error"] = failure("PlanError", str(refusal), refusal.hint, refusal.exit_code)
     say_document("plan", document)
 
 
-def _say_receipt(plan: Plan, receipt: Receipt, how: RunOptions, measure: bool) -> None:
-    document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses], **_passes(plan, how)}
+def _say_receipt(plan: Plan, receipt: Receipt, passes: Mapping[str, Json], measure: bool) -> None:
+    document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses], **passes}
     if measure:
         document["steps"] = [step.to_json() for step in plan.steps]
     document |= {"obsolete": [str(path) for path in plan.obsolete]}

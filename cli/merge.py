@@ -124,8 +124,7 @@ def merge(
         cut=options.cut(max_shard_size, None),
         vocabulary=not no_vocab,
     )
-    plan = plan_merge(recipes, opened, target, destination, Options(seed, allow_crimes, request))
-    carry_out(plan, how)
+    carry_out(plan_merge(recipes, opened, target, destination, Options(seed, allow_crimes, request)), how)
 
 
 def _extraction(sources: tuple[str, ...], destination: Path, rank: int | None, how: options.RunOptions) -> Plan:

@@ -79,9 +79,10 @@ def requantize(
     if not how.dry_run and words.destination.exists() and words.destination.samefile(source):
         raise PlanError(f"{source} is both input and output", hint="write to another name")
     options.refuse_to_overwrite(words.destination, how.force or how.dry_run)
-    plan = plan_requantization(model, FORMATS["gguf"], words.destination, request)
     tolerated = frozenset({LossKind.REQUANTIZED} if allow_requantize else ())
-    carry_out(plan, how, measure=True, tolerated=tolerated)
+    carry_out(
+        plan_requantization(model, FORMATS["gguf"], words.destination, request), how, measure=True, tolerated=tolerated
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,13 @@ def begin_writing(descriptor: int) -> None:
         function(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
+def give_back_memory() -> None:
+    """Let the system have what was freed, before as much is taken in other sizes: malloc_trim(3) of glibc."""
+    function = _c_function("malloc_trim")
+    if function is not None:
+        function(0)
+
+
 def sync(descriptor: int) -> None:
     """Have every byte on the disk itself; fsync of macOS stops at the disk's own memory, fcntl(2) goes on."""
     with suppress(ImportError, AttributeError, OSError):  # other systems; disks that cannot be told so
