@@ -42,6 +42,11 @@ def as_text(name):
     return name.replace("model.language_model.", "model.")
 
 
+def same(name, ours, theirs):
+    """Whether two tensors are the same, bit by bit; a logarithm whose power was stored, but for float32's rounding."""
+    return np.allclose(ours, theirs, rtol=1e-6, atol=2e-7) if name.endswith("A_log") else np.array_equal(ours, theirs)
+
+
 def normal(value):
     """Without the two spellings that mean the same: null, and the name rope types once had."""
     if isinstance(value, dict):
@@ -88,7 +93,7 @@ def test_there_and_back(name, folders, tmp_path):
     after = {tensor.name: values(tensor) for tensor in back.tensors}
     assert after.keys() == before.keys()
     for tensor, array in before.items():
-        assert np.array_equal(after[tensor], array), tensor
+        assert same(tensor, after[tensor], array), tensor
 
     (tmp_path / "config.json").write_text(json.dumps(back.config))
     ours = transformers.AutoConfig.from_pretrained(tmp_path)

@@ -19,7 +19,7 @@ from requant.operations.requantize import plan_requantization
 from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_expressions import values
-from tests.test_architectures import LOST, VISION, as_text
+from tests.test_architectures import LOST, VISION, as_text, same
 from tests.tiny_models import MODELS, VOCABULARY, make
 
 #: Largest difference of two logits, as a part of their range.
@@ -115,10 +115,12 @@ def test_back_to_hf(name, tmp_path):
     after = {tensor.name: values(tensor) for tensor in Safetensors().read(tmp_path / "back").tensors}
     assert before.keys() - after.keys() == LOST.get(name, set()) & before.keys()
     for tensor, array in after.items():
-        assert np.array_equal(array, before[tensor]), tensor
+        assert same(tensor, array, before[tensor]), tensor
     with contextlib.redirect_stderr(io.StringIO()):
         again = transformers.AutoModelForCausalLM if name != "bert" else transformers.AutoModel
         loaded = again.from_pretrained(tmp_path / "back").eval()
     text = torch.tensor([tokens(24)])
     with torch.inference_mode():
-        assert torch.equal(model(text)[0], loaded(text)[0])
+        ours, theirs = loaded(text)[0], model(text)[0]
+        powers = any(tensor.endswith("A_log") for tensor in after)
+        assert torch.allclose(ours, theirs, atol=1e-4) if powers else torch.equal(ours, theirs)

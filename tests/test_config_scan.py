@@ -116,6 +116,7 @@ def others(key, value):
         return [word for word in ("gelu", "relu") if word != value]
     if key == "layer_types":
         swapped = {"full_attention": "sliding_attention", "sliding_attention": "full_attention"}
+        swapped["linear_attention"] = "full_attention"
         return [[swapped.get(value[0], value[0]), *value[1:]]]
     if isinstance(value, list):
         return [value[:-1], [*reversed(value)]] if value else [[0]]

@@ -61,6 +61,20 @@ _MIXTURE: Final = {
 }
 _VISION: Final = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
 _MROPE: Final = {"rope_type": "default", "rope_theta": 1000000.0}
+_LINEAR: Final = {
+    "head_dim": 32,
+    "num_hidden_layers": 5,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "rope_parameters": {
+        **_MROPE,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [3, 3, 2],
+        "mrope_interleaved": True,
+    },
+}
 _NOT_AHEAD: Final = {"num_nextn_predict_layers": 0}
 _GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
 _GPT_OSS_YARN: Final = {
@@ -284,6 +298,18 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
             "vision_config": {**_VISION, "deepstack_visual_indexes": [0]},
             "rope_parameters": {**_MROPE, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
             "head_dim": 32,
+        },
+    ),
+    "qwen35": ("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", _LINEAR),
+    "qwen35moe": (
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3_5MoeTextConfig",
+        {
+            **_LINEAR,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "shared_expert_intermediate_size": 80,
         },
     ),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),

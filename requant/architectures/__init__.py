@@ -37,6 +37,7 @@ from requant.architectures.phi import PHI2
 from requant.architectures.phi3 import PHI3
 from requant.architectures.pooling import POOLING
 from requant.architectures.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
+from requant.architectures.qwen35 import QWEN35, QWEN35MOE
 from requant.architectures.qwen_vl import QWEN2_VL, QWEN3_VL
 from requant.architectures.rules import Config, Family
 from requant.architectures.seed_oss import SEED_OSS
@@ -105,6 +106,8 @@ ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
         MINIMAX_M2,
         QWEN2_VL,
         QWEN3_VL,
+        QWEN35,
+        QWEN35MOE,
     )
 )
 

@@ -28,15 +28,16 @@ class Sections:
     """The rope of one family in sections.
 
     usual: transformers' sections where config.json has none. interleaved: as llama.cpp computes it, the three take
-    turns.
+    turns. kept: a GGUF becomes a model that knows sections; else the text model alone, to which they mean nothing.
     """
 
     rope: Rope
     usual: tuple[int, int, int]
     interleaved: bool
+    kept: bool = False
 
     def pair(self) -> Irregular:
-        """For the table of a family, whose GGUF becomes the text model alone: there the sections mean nothing."""
+        """For the table of a family."""
         return Irregular(self.to_ggml, self.to_hf)
 
     def to_ggml(self, checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
@@ -69,5 +70,20 @@ class Sections:
         return counts
 
     def to_hf(self, values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
-        """The rope alone; the sections are carried along."""
-        return self.rope.to_hf(values, tensors, sizes)
+        """The rope, and its sections if they are kept; else they are carried along."""
+        said = self.rope.to_hf(values, tensors, sizes)
+        if not self.kept:
+            return said
+        listed = values.get(SECTIONS)
+        sections = self._checked(listed[:3] if isinstance(listed, list) else listed, sizes["rotary"] // 2)
+        scaling = said.config.get("rope_scaling")
+        rope: dict[str, Json] = {
+            "rope_type": "default",
+            **(scaling if isinstance(scaling, dict) else {}),
+            "rope_theta": said.config["rope_theta"],
+            _HF: [*sections],
+            _INTERLEAVED: self.interleaved,
+        }
+        if "partial_rotary_factor" in said.config:
+            rope["partial_rotary_factor"] = said.config["partial_rotary_factor"]
+        return replace(said, config={**said.config, "rope_parameters": rope}, keys=said.keys | {SECTIONS})

@@ -42,7 +42,7 @@ _HEAD_NORMS: Final = (
 _MOE: Final = _LAYER + "mlp."
 EXPERTS: Final = expert_rules(_MOE, "expert_ffn")
 
-_SHARED: Final = (
+SHARED: Final = (
     Rule(_MOE + "shared_expert_gate.weight", "blk.{n}.ffn_gate_inp_shexp.weight", ("one", "hidden")),
     Rule(_MOE + "shared_expert.gate_proj.weight", "blk.{n}.ffn_gate_shexp.weight", ("shared_ffn", "hidden")),
     Rule(_MOE + "shared_expert.up_proj.weight", "blk.{n}.ffn_up_shexp.weight", ("shared_ffn", "hidden")),
@@ -79,7 +79,7 @@ QWEN2MOE: Final = replace(
         *attention(Order.SAME),
         *attention_biases(Order.SAME, "qkv_bias"),
         *EXPERTS,
-        *_SHARED,
+        *SHARED,
     ),
     keys=(
         *DECODER_KEYS,

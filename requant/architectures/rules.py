@@ -13,6 +13,7 @@ from requant.plan import Loss, Move
 from requant.sources import Source
 
 if TYPE_CHECKING:
+    from requant.architectures.changes import Change
     from requant.architectures.classifier import Classifier
 
 #: A flat config.json (multimodal `text_config` merged), or GGUF keys without the architecture's prefix.
@@ -72,7 +73,9 @@ class Rule:
     HF tensor are those of two ggml tensors in turn, whether this is the first (0) or the second (1), whose rule
     follows; the size that counts them is called `…_pair`. apart: what other libraries call it where they keep it as
     ggml does; with `{e}`, the matrix of each expert. add: ggml's values are HF's plus this. when: the flag without
-    which there is no such tensor; with "!" before it, with which there is none.
+    which there is no such tensor; with "!" before it, with which there is none. changes: what else lies between the
+    two, in the order of the way to ggml, before `add`. flat: ggml's shape, where it is another shape of the same
+    numbers.
     """
 
     hf: str
@@ -85,11 +88,13 @@ class Rule:
     add: float = 0.0
     when: str = ""
     each: str = "experts"
+    changes: tuple[Change, ...] = ()
+    flat: tuple[str, ...] = ()
 
     @property
     def ggml_shape(self) -> tuple[str, ...]:
         """Sizes by name, as ggml stores it; the stack of experts that are apart in HF is left out."""
-        shape = self.shape
+        shape = self.flat or self.shape
         if self.order is Order.TRANSPOSED:
             shape = (*shape[:-2], shape[-1], shape[-2])
         return shape if self.turn is None else tuple(name.removesuffix("_pair") for name in shape)

@@ -26,8 +26,8 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
     head = _count(values, "attention.key_length", hidden // heads)
     if _count(values, "attention.value_length", head) != head:
         raise PlanError(f"keys of {head} and values of {values['attention.value_length']} numbers per head")
-    ffn = _count(values, "feed_forward_length")
     experts = _count(values, "expert_count", 0)
+    ffn = _count(values, "feed_forward_length", _count(values, "expert_feed_forward_length", 0) if experts else None)
     for what, count in (("experts", experts), ("numbers per head", head)):
         if count > _MOST:
             raise PlanError(f"{count} {what}, where no model has more than {_MOST}")
@@ -53,7 +53,28 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "one": 1,
         "rotary": _count(values, "rope.dimension_count", head),
         "positions": _count(values, "context_length"),
+        "query_and_gate": 2 * heads * head,
+        **_recurrent(values),
         "types": _count(values, "tokenizer.ggml.token_type_count", 0),
+    }
+
+
+def _recurrent(values: Config) -> dict[str, int]:
+    """Of layers that keep a state instead of looking back: heads of keys and of values (which come in groups, one for
+    each key head), numbers per head, values of all heads together, and the channels and width of their convolution."""
+    state, keys, heads, inner = (
+        _count(values, f"ssm.{key}", 0) for key in ("state_size", "group_count", "time_step_rank", "inner_size")
+    )
+    if keys and heads % keys:
+        raise PlanError(f"{heads} value heads do not divide into {keys} key heads of linear attention")
+    return {
+        "state": state,
+        "linear_keys": keys,
+        "linear_heads": heads,
+        "linear_group": heads // keys if keys else 0,
+        "inner": inner,
+        "channels": 2 * keys * state + inner,
+        "kernel": _count(values, "ssm.conv_kernel", 0),
     }
 
 

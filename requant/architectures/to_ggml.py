@@ -132,6 +132,8 @@ def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
     if rule.turn is not None:
         turn = rule.turn
         node = by_outputs(node, item.ggml_shape, lambda rows: Deinterleaved(rows, turn))
+    for change in rule.changes:
+        node = change.to_ggml(reshaped(node, item.ggml_shape), sizes)
     return Affine(node, term=rule.add) if rule.add else node
 
 

@@ -115,6 +115,8 @@ def _values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
     if rule.add:
         nodes = [Affine(node, term=-rule.add) for node in nodes]
     node = nodes[0]
+    for change in reversed(rule.changes):
+        node = change.to_hf(node, sizes)
     if rule.turn is not None:
         node = woven(nodes, item.shape, turned=rule.order is Order.TRANSPOSED)
     if rule.order is Order.ROPE:

@@ -46,7 +46,7 @@ def to_hf(family: Family, values: Config) -> tuple[dict[str, Json], dict[str, Js
         value = _checked(value, key.kind, f"metadata: {family.full_key(key.ggml)}")
         known[key.ggml] = value
         if key.hf:
-            config[key.hf[0]] = shortest(float(value)) if key.kind == "f32" else plain(value)
+            config[key.hf[0]] = shortest(float(value)) if isinstance(value, float) else plain(value)
         elif implied is not None and value != _checked(implied, key.kind, key.ggml):
             raise PlanError(f"metadata: {family.full_key(key.ggml)!r} is {value}, {implied} is expected")
     return config, known
@@ -96,8 +96,12 @@ def plain(value: object) -> Json:
     return [plain(item) for item in value]
 
 
-def _checked(value: Json, kind: str, what: str) -> bool | int | float | str:
+def _checked(value: Json, kind: str, what: str) -> bool | int | float | str | list[Json]:
     """The value if it can be stored as `kind`."""
+    if kind.startswith("["):
+        if isinstance(value, list):
+            return [plain(_checked(item, kind[1:-1], what)) for item in value]
+        raise PlanError(f"{what} is {shown(value)}, a list is needed")
     if kind in _UNSIGNED and isinstance(value, float) and value.is_integer():
         value = int(value)
     if kind in _UNSIGNED:

@@ -1,0 +1,103 @@
+"""What lies between a tensor's values in a folder and in a GGUF: small steps, each with its inverse.
+
+Facts: llama.cpp's conversion/qwen.py, mamba.py, bloom.py and gptneox.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from requant.architectures.reordered import by_outputs
+from requant.expressions import Columns, Joined, LogNeg, NegExp, Node, Regrouped, Slice
+
+if TYPE_CHECKING:
+    from requant.architectures.rules import Sizes
+
+
+class Change(Protocol):
+    """One step; node: the whole tensor."""
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """HF's values as ggml has them."""
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """The inverse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """HF keeps the logarithm of what ggml has negative (see `NegExp`): exact but for the rounding of float32."""
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """-exp(x)."""
+        return NegExp(node)
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """log(-x)."""
+        return LogNeg(node)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Rows, or the numbers of a vector, are a grid whose axes ggml has in another order.
+
+    sizes: by name, slowest first, or how many; axes: see `Regrouped`. after: names of sizes whose product is that of
+    the rows before the grid, which stay where they are.
+    """
+
+    sizes: tuple[str | int, ...]
+    axes: tuple[int, ...]
+    after: tuple[str | int, ...] = ()
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """In ggml's order."""
+        return self._moved(node, sizes, self._counts(self.sizes, sizes), self.axes)
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """In HF's."""
+        counts = self._counts(self.sizes, sizes)
+        back = tuple(self.axes.index(axis) for axis in range(len(self.axes)))
+        return self._moved(node, sizes, tuple(counts[axis] for axis in self.axes), back)
+
+    def _moved(self, node: Node, sizes: Sizes, counts: tuple[int, ...], axes: tuple[int, ...]) -> Node:
+        first = prod(self._counts(self.after, sizes)) if self.after else 0
+
+        def rows(of: Node) -> Node:
+            if not first:
+                return Regrouped(of, counts, axes)
+            return Joined((Slice(of, 0, first), Regrouped(Slice(of, first, of.rows), counts, axes)))
+
+        return by_outputs(node, node.shape, rows)
+
+    @staticmethod
+    def _counts(names: Sequence[str | int], sizes: Sizes) -> tuple[int, ...]:
+        return tuple(name if isinstance(name, int) else sizes[name] for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnGrid:
+    """The same with the columns of a matrix."""
+
+    sizes: tuple[str, ...]
+    axes: tuple[int, ...]
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """In ggml's order."""
+        return Columns(node, _order(tuple(sizes[name] for name in self.sizes), self.axes))
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """In HF's."""
+        counts = tuple(sizes[self.sizes[axis]] for axis in self.axes)
+        return Columns(node, _order(counts, tuple(self.axes.index(axis) for axis in range(len(self.axes)))))
+
+
+@lru_cache(maxsize=16)
+def _order(counts: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of the grid; every layer has the same."""
+    return tuple(np.arange(prod(counts)).reshape(counts).transpose(axes).ravel().tolist())
