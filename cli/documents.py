@@ -276,6 +276,22 @@ class TypesDocument(Document):
     types: Annotated[list[TypeRow], "all types"]
 
 
+class FamilyRow(TypedDict):
+    """A family of models."""
+
+    architecture: Annotated[str, "of a GGUF"]
+    model_type: Annotated[str, "of config.json"]
+    classes: Annotated[list[str], "that config.json may name"]
+    back: Annotated[str, "the class that a GGUF becomes"]
+    lost: Annotated[list[str], "what is left out on the way to GGUF where a model has it, and why"]
+
+
+class FamiliesDocument(Document):
+    """`families`: what `families --json` prints."""
+
+    families: Annotated[list[FamilyRow], "all families, or those asked for"]
+
+
 #: Name of a document -> its shape.
 DOCUMENTS: Final[Mapping[str, type]] = {
     "plan": PlanDocument,
@@ -283,6 +299,7 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "inspection": InspectionDocument,
     "check": CheckDocument,
     "types": TypesDocument,
+    "families": FamiliesDocument,
     "error": ErrorDocument,
 }
 

@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "inspect": "Show what a model file or folder consists of.",
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",
     "types": "List every tensor type of GGUF.",
+    "families": "List the model families, and what is lost of each.",
 }
 
 

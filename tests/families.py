@@ -1,0 +1,58 @@
+"""docs/families.md and README.md's list of families, from the tables: `python -m tests.families` writes both."""
+
+import re
+from pathlib import Path
+
+from requant.architectures import ARCHITECTURES
+from requant.architectures.overview import overview
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs" / "families.md"
+README = ROOT / "README.md"
+#: What llama.cpp's converter takes.
+CLASSES = (ROOT / "fixtures" / "architectures" / "classes.txt").read_text().split()
+_HEAD = """# Model families
+
+What converts from a Hugging Face folder to a GGUF and back; `requant families` prints the same. Each is a table that is
+read in both directions (`requant/architectures`). For every family a small random model has the tensors and metadata
+that llama.cpp's own converter writes, llama.cpp's logits (of an encoder, its embeddings) are transformers', and the way
+back gives every tensor back bit for bit (`tests/test_architectures.py`, `tests/test_architectures_run.py`; the
+logarithms of decays, which a GGUF has as powers, but for the rounding of float32).
+"""
+
+
+def page():
+    """docs/families.md."""
+    rows = overview(ARCHITECTURES)
+    taken = {name for row in rows for name in row.classes}
+    lines = ["| GGUF | `model_type` | classes | a GGUF becomes | lost where a model has it |", "|---|---|---|---|---|"]
+    for row in rows:
+        lost = "; ".join(row.lost)
+        lines.append(f"| {row.architecture} | {row.model_type} | {', '.join(row.classes)} | {row.back} | {lost} |")
+    missing = [name for name in CLASSES if name not in taken]
+    count = (
+        f"Of the {len(CLASSES)} names of classes that llama.cpp's converter takes as text models (b11549, October "
+        f"2026), requant takes {len(CLASSES) - len(missing)}; {len(taken - set(CLASSES))} more it takes besides."
+    )
+    return "\n".join([_HEAD, count, "", *lines, "", "Not taken: " + ", ".join(missing) + ".", ""])
+
+
+def listed():
+    """README.md's list: every architecture once."""
+    names = list(dict.fromkeys(row.architecture for row in overview(ARCHITECTURES)))
+    words, lines = ", ".join(names).split(" "), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > 118:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + word
+    return "\n".join(lines)
+
+
+def readme(text):
+    """README.md with the list in its place."""
+    return re.sub(r"(<!-- families -->\n).*?(\n<!-- /families -->)", rf"\1{listed()}\2", text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    DOCS.write_text(page())
+    README.write_text(readme(README.read_text()))

@@ -1,0 +1,40 @@
+"""`requant families`, docs/families.md and README.md say what the tables say."""
+
+import json
+
+from click.testing import CliRunner
+
+from requant.architectures import ARCHITECTURES
+from requant.cli.main import cli
+from tests.families import DOCS, README, listed, page, readme
+
+
+def run(*words):
+    return CliRunner().invoke(cli, ["families", *words])
+
+
+def test_the_page_is_made_of_the_tables():
+    assert DOCS.read_text() == page(), "python -m tests.families writes it"
+
+
+def test_the_list_of_the_readme_is_made_of_the_tables():
+    text = README.read_text()
+    assert listed() in text and text == readme(text), "python -m tests.families writes it"
+
+
+def test_every_family_is_listed():
+    rows = json.loads(run("--json").stdout)["families"]
+    assert {(row["architecture"], row["model_type"]) for row in rows} == {(f.ggml, f.model_type) for f in ARCHITECTURES}
+    named = {name for row in rows for name in row["classes"]}
+    assert named >= {name for family in ARCHITECTURES for name in family.classes}
+
+
+def test_some_are_found_by_a_word():
+    told = run("Qwen3VLForConditionalGeneration").stdout
+    assert "qwen3vl" in told and "gemma" not in told
+    assert "a GGUF becomes a Qwen3ForCausalLM" in told and "mmproj" in told
+
+
+def test_a_word_of_no_family_is_an_error():
+    done = run("nothing-like-it")
+    assert done.exit_code != 0 and done.stdout == ""
