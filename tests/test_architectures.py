@@ -162,7 +162,7 @@ def test_same_as_the_converter_of_llama_cpp(name, folders):
     }
     expected = {key: tuple(item) for key, item in golden["metadata"].items()}
     for key in ("general.file_type", "general.quantization_version"):  # the plan's
-        del expected[key]
+        expected.pop(key, None)  # which it forgets for some
     expected.pop("tokenizer.ggml.add_bos_token", None)  # the tokenizer's
     other = OTHER.get(name, set())
     assert all(expected.pop(key) != metadata.pop(key, None) for key in other)

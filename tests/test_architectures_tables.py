@@ -25,7 +25,19 @@ sizes = st.fixed_dictionaries(
         "experts": st.integers(1, 4),
         **{name: st.integers(1, 9) for name in ("hidden", "vocab", "heads", "kv_heads", "head", "q", "kv", "qkv")},
         **{name: st.integers(1, 9) for name in ("shared_ffn", "one", "hidden_pair", "query_and_gate")},
-        **{name: st.integers(1, 9) for name in ("state", "linear_keys", "linear_heads", "inner", "channels", "kernel")},
+        **{
+            name: st.integers(1, 9)
+            for name in (
+                "state",
+                "linear_keys",
+                "linear_heads",
+                "inner",
+                "channels",
+                "kernel",
+                "mixed",
+                "linear_heads_pair",
+            )
+        },
         **{name: st.integers(1, 9) for name in ("ffn", "ffn_pair", "expert_ffn", "positions", "types", "rotary")},
     }
 )
@@ -91,7 +103,8 @@ def test_whose_turn_it_is(model_type):
         assert (one.turn == 0) == (other.turn == 1)
         if one.turn == 0:
             assert (one.hf, one.shape, one.order) == (other.hf, other.shape, other.order)
-            assert sum(name.endswith("_pair") for name in one.shape) == 1
+            assert one.among or sum(name.endswith("_pair") for name in one.shape) == 1
+            assert (one.among, one.changes) == (other.among, other.changes)
 
 
 def test_every_rule_in_rope_order_is_of_a_gguf_that_interleaves():

@@ -25,6 +25,7 @@ IRRELEVANT = {
         *(
             "dtype",
             "reorder_and_upcast_attn",
+            "slow_but_exact",
             "attention_softmax_in_fp32",
             "enable_moe_fp32_combine",
             "scale_attention_softmax_in_fp32",
@@ -64,6 +65,7 @@ SAID_OTHERWISE = {
         ("exaone4", "layer_types"),  # without a width no layer has a window
     },
     "prediction layers are there or not, whatever this says": {("glm4moe", "num_nextn_predict_layers")},
+    "transformers warns of it, and computes the same": {("gptneox", "is_decoder")},
     "multi_query says it": {("starcoder", "num_key_value_heads")},
     "an encoder has no head to tie, sees both ways, and crosses to nothing": {
         *(("bert", "tie_word_embeddings"), ("bert", "is_causal"), ("bert", "add_cross_attention")),

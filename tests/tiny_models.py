@@ -312,6 +312,32 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
             "shared_expert_intermediate_size": 80,
         },
     ),
+    "qwen3next": (
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        {
+            **_LINEAR,
+            "rope_parameters": {**_MROPE, "partial_rotary_factor": 0.5},
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "shared_expert_intermediate_size": 80,
+        },
+    ),
+    "gptneox": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}},
+    ),
+    "gptneox-serial": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        {
+            "use_parallel_residual": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "bloom": ("BloomForCausalLM", "BloomConfig", {"n_layer": 2, "n_head": 4}),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
 }
 
@@ -332,12 +358,15 @@ def make(
     """
     model_class, config_class, changes = MODELS[name]
     settings = deepcopy({**_COMMON, **changes, "vocab_size": vocabulary})  # transformers writes into what it is given
-    if config_class in ("GPT2Config", "GPTBigCodeConfig", "BertConfig"):
+    if config_class in ("GPT2Config", "GPTBigCodeConfig", "BertConfig", "GPTNeoXConfig", "BloomConfig"):
         settings.pop("num_key_value_heads")
     if config_class in ("GPT2Config", "GPTBigCodeConfig"):
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)
         settings.pop("max_position_embeddings")
+    if config_class == "BloomConfig":
+        for key in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+            settings.pop(key)
     if positions is not None:
         settings["n_positions"] = positions
     if "vision_config" in settings:

@@ -20,6 +20,7 @@ from requant.architectures.gemma import GEMMA, GEMMA2
 from requant.architectures.gemma3 import GEMMA3
 from requant.architectures.glm import GLM, GLM4, GLM4_MOE
 from requant.architectures.gpt2 import GPT2
+from requant.architectures.gpt_neox import BLOOM, GPT_NEOX
 from requant.architectures.gpt_oss import GPT_OSS
 from requant.architectures.granite import GRANITE
 from requant.architectures.hunyuan import HUNYUAN, HY_V3
@@ -37,6 +38,7 @@ from requant.architectures.phi import PHI2
 from requant.architectures.phi3 import PHI3
 from requant.architectures.pooling import POOLING
 from requant.architectures.qwen import QWEN2, QWEN2MOE, QWEN3, QWEN3MOE
+from requant.architectures.qwen3_next import QWEN3_NEXT
 from requant.architectures.qwen35 import QWEN35, QWEN35MOE
 from requant.architectures.qwen_vl import QWEN2_VL, QWEN3_VL
 from requant.architectures.rules import Config, Family
@@ -108,6 +110,9 @@ ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
         QWEN3_VL,
         QWEN35,
         QWEN35MOE,
+        QWEN3_NEXT,
+        GPT_NEOX,
+        BLOOM,
     )
 )
 

@@ -48,7 +48,7 @@ SHARED: Final = (
     Rule(_MOE + "shared_expert.up_proj.weight", "blk.{n}.ffn_up_shexp.weight", ("shared_ffn", "hidden")),
     Rule(_MOE + "shared_expert.down_proj.weight", "blk.{n}.ffn_down_shexp.weight", ("hidden", "shared_ffn")),
 )
-_EVERY_LAYER: Final = (
+EVERY_LAYER: Final = (
     Assumption("decoder_sparse_step", (1,), 1),
     Assumption("mlp_only_layers", ([], None), None),
 )
@@ -88,7 +88,7 @@ QWEN2MOE: Final = replace(
         Key(("moe_intermediate_size",), "expert_feed_forward_length", "u32", always(1408)),
         Key(("shared_expert_intermediate_size",), "expert_shared_feed_forward_length", "u32", always(5632)),
     ),
-    assumptions=(SILU, _WINDOW, Assumption("norm_topk_prob", (False,), False), *_EVERY_LAYER),
+    assumptions=(SILU, _WINDOW, Assumption("norm_topk_prob", (False,), False), *EVERY_LAYER),
     flags={"qkv_bias": True},
 )
 
@@ -130,6 +130,6 @@ QWEN3MOE: Final = replace(
         _WINDOW,
         _NO_BIAS,
         Assumption("norm_topk_prob", (True,), False),
-        *_EVERY_LAYER,
+        *EVERY_LAYER,
     ),
 )

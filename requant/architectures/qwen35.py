@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from requant.architectures.changes import ColumnGrid, Grid, Negative
+from requant.architectures.changes import Change, ColumnGrid, Grid, Negative
 from requant.architectures.decoders import (
     ATTN,
     LAYER,
@@ -115,6 +115,7 @@ def _inner(config: Config) -> Json:
     return int(number(config, "linear_num_value_heads", 32)) * int(number(config, "linear_value_head_dim", 128))
 
 
+LINEAR_TYPES: Final = Irregular(_check, _back)
 _SSM: Final = (
     Key(("linear_conv_kernel_dim",), "ssm.conv_kernel", "u32", always(4)),
     Key(("linear_key_head_dim",), "ssm.state_size", "u32", always(128)),
@@ -126,7 +127,7 @@ _SSM: Final = (
 )
 
 #: Queries and their gates are one matrix, in ggml as in HF.
-_LOOKING_BACK: Final = (
+LOOKING_BACK: Final = (
     Rule(ATTN + "q_proj.weight", "blk.{n}.attn_q.weight", ("query_and_gate", "hidden"), when="!linear"),
     Rule(ATTN + "k_proj.weight", "blk.{n}.attn_k.weight", ("kv", "hidden"), when="!linear"),
     Rule(ATTN + "v_proj.weight", "blk.{n}.attn_v.weight", ("kv", "hidden"), when="!linear"),
@@ -136,7 +137,8 @@ _LOOKING_BACK: Final = (
 )
 
 
-def _state(hf: str, ggml: str, shape: tuple[str, ...], *changes: Grid | ColumnGrid | Negative) -> Rule:
+def state(hf: str, ggml: str, shape: tuple[str, ...], *changes: Change) -> Rule:
+    """A tensor of the layers with linear attention."""
     return Rule(_STATE + hf, f"blk.{{n}}.{ggml}", shape, changes=changes, when="linear")
 
 
@@ -144,26 +146,26 @@ _IN_TURN: Final = Grid(_WIDE, _WIDE_TURN)
 _VALUES_IN_TURN: Final = Grid(_WIDE, _WIDE_TURN, after=_KEYS_FIRST)
 _EACH_IN_TURN: Final = Grid(_HEADS, _TURN)
 _LINEAR_ATTENTION: Final = (
-    _state("in_proj_qkv.weight", "attn_qkv.weight", ("channels", "hidden"), _VALUES_IN_TURN),
-    _state("in_proj_z.weight", "attn_gate.weight", ("inner", "hidden"), _IN_TURN),
+    state("in_proj_qkv.weight", "attn_qkv.weight", ("channels", "hidden"), _VALUES_IN_TURN),
+    state("in_proj_z.weight", "attn_gate.weight", ("inner", "hidden"), _IN_TURN),
     replace(
-        _state("conv1d.weight", "ssm_conv1d.weight", ("channels", "one", "kernel"), _VALUES_IN_TURN),
+        state("conv1d.weight", "ssm_conv1d.weight", ("channels", "one", "kernel"), _VALUES_IN_TURN),
         flat=("channels", "kernel"),
     ),
-    _state("dt_bias", "ssm_dt.bias", ("linear_heads",), _EACH_IN_TURN),
-    _state("A_log", "ssm_a", ("linear_heads",), Negative(), _EACH_IN_TURN),
-    _state("in_proj_b.weight", "ssm_beta.weight", ("linear_heads", "hidden"), _EACH_IN_TURN),
-    _state("in_proj_a.weight", "ssm_alpha.weight", ("linear_heads", "hidden"), _EACH_IN_TURN),
-    _state("norm.weight", "ssm_norm.weight", ("state",)),
-    _state("out_proj.weight", "ssm_out.weight", ("hidden", "inner"), ColumnGrid(_WIDE, _WIDE_TURN)),
+    state("dt_bias", "ssm_dt.bias", ("linear_heads",), _EACH_IN_TURN),
+    state("A_log", "ssm_a", ("linear_heads",), Negative(), _EACH_IN_TURN),
+    state("in_proj_b.weight", "ssm_beta.weight", ("linear_heads", "hidden"), _EACH_IN_TURN),
+    state("in_proj_a.weight", "ssm_alpha.weight", ("linear_heads", "hidden"), _EACH_IN_TURN),
+    state("norm.weight", "ssm_norm.weight", ("state",)),
+    state("out_proj.weight", "ssm_out.weight", ("hidden", "inner"), ColumnGrid(_WIDE, _WIDE_TURN)),
 )
-_NORMS: Final = shifted(
+NORMS: Final = shifted(
     (
         *norm(LAYER + "input_layernorm", "blk.{n}.attn_norm"),
         *norm(LAYER + "post_attention_layernorm", "blk.{n}.post_attention_norm"),
     )
 )
-_KEYS: Final = (
+KEYS: Final = (
     *SIZES,
     rms_norm_eps(1e-6),
     replace(HEAD_KEYS[0], default=always(256)),
@@ -173,14 +175,20 @@ _KEYS: Final = (
 )
 _ROPE: Final = Sections(Rope(theta=10000.0, in_part=0.25), (11, 11, 10), interleaved=True, kept=True)
 
+#: What transformers leaves out, too.
+AHEAD: Final = (
+    *BUFFERS,
+    Ignored(r"mtp\..*", "what predicts more than one token ahead; the model itself does without", lost=True),
+)
+
 QWEN35: Final[Family] = replace(
     decoder(
         "Qwen3_5",
         "qwen3_5_text",
         "qwen35",
-        (*shifted(TRUNK), *_NORMS, *_LOOKING_BACK, *_LINEAR_ATTENTION, *MLP),
-        defaulting(_KEYS, num_key_value_heads=4),
-        (_ROPE.pair(), Irregular(_check, _back)),
+        (*shifted(TRUNK), *NORMS, *LOOKING_BACK, *_LINEAR_ATTENTION, *MLP),
+        defaulting(KEYS, num_key_value_heads=4),
+        (_ROPE.pair(), LINEAR_TYPES),
         assumptions=(
             SILU,
             Assumption("attention_bias", (False,), False),
@@ -192,13 +200,12 @@ QWEN35: Final[Family] = replace(
     bases=("model.", "model.language_model.", "language_model.", ""),
     layers=LINEAR_LAYERS,
     ignored=(
-        *BUFFERS,
+        *AHEAD,
         Ignored(
             r"(model\.)?visual\..*",
             "the vision model: llama.cpp keeps it in a file of its own (mmproj)",
             lost=True,
         ),
-        Ignored(r"mtp\..*", "what predicts more than one token ahead; the model itself does without", lost=True),
     ),
     other_types=("qwen3_5",),
 )
@@ -216,8 +223,8 @@ QWEN35MOE: Final[Family] = replace(
     headless=frozenset({"Qwen3_5MoeModel", "Qwen3_5MoeTextModel"}),
     rules=(
         *shifted(TRUNK),
-        *_NORMS,
-        *_LOOKING_BACK,
+        *NORMS,
+        *LOOKING_BACK,
         *_LINEAR_ATTENTION,
         *expert_rules(_MOE, "expert_ffn"),
         *SHARED,
@@ -225,7 +232,7 @@ QWEN35MOE: Final[Family] = replace(
     keys=(
         *(
             replace(key, default=always(None), implied=always(None)) if key.ggml == "feed_forward_length" else key
-            for key in defaulting(_KEYS, num_key_value_heads=2)
+            for key in defaulting(KEYS, num_key_value_heads=2)
         ),
         Key(("num_experts", "num_local_experts"), "expert_count", "u32", always(256)),
         Key(("num_experts_per_tok",), "expert_used_count", "u32", always(8)),

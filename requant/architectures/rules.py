@@ -75,7 +75,8 @@ class Rule:
     ggml does; with `{e}`, the matrix of each expert. add: ggml's values are HF's plus this. when: the flag without
     which there is no such tensor; with "!" before it, with which there is none. changes: what else lies between the
     two, in the order of the way to ggml, before `add`. flat: ggml's shape, where it is another shape of the same
-    numbers.
+    numbers. among: where HF has the rows of several ggml tensors in one, which `changes` put one after the other: the
+    sizes of their rows; `turn` says which this is.
     """
 
     hf: str
@@ -90,6 +91,7 @@ class Rule:
     each: str = "experts"
     changes: tuple[Change, ...] = ()
     flat: tuple[str, ...] = ()
+    among: tuple[str, ...] = ()
 
     @property
     def ggml_shape(self) -> tuple[str, ...]:
@@ -97,7 +99,11 @@ class Rule:
         shape = self.flat or self.shape
         if self.order is Order.TRANSPOSED:
             shape = (*shape[:-2], shape[-1], shape[-2])
-        return shape if self.turn is None else tuple(name.removesuffix("_pair") for name in shape)
+        if self.turn is None or self.flat:
+            return shape
+        if self.among:
+            return (self.among[self.turn], *shape[1:])
+        return tuple(name.removesuffix("_pair") for name in shape)
 
     def applies(self, flags: Flags, layer: int | None) -> bool:
         """Whether a model of these flags has the tensor (in this layer)."""

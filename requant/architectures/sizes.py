@@ -73,6 +73,10 @@ def _recurrent(values: Config) -> dict[str, int]:
         "linear_heads": heads,
         "linear_group": heads // keys if keys else 0,
         "inner": inner,
+        # numbers of a key head in one row: queries, keys, values, and the gates of values; of the last two
+        "linear_units": 2 + 2 * (heads // keys) if keys else 0,
+        "mixed": 2 * keys * state + 2 * inner,
+        "linear_heads_pair": 2 * heads,
         "channels": 2 * keys * state + inner,
         "kernel": _count(values, "ssm.conv_kernel", 0),
     }

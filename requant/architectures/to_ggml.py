@@ -29,7 +29,18 @@ from requant.architectures.tied import same_values, with_embedding
 from requant.encodings import rows_of
 from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError
-from requant.expressions import Affine, Deinterleaved, Joined, Node, RopeOrder, Stacked, Stored, Transposed, reshaped
+from requant.expressions import (
+    Affine,
+    Deinterleaved,
+    Joined,
+    Node,
+    RopeOrder,
+    Slice,
+    Stacked,
+    Stored,
+    Transposed,
+    reshaped,
+)
 from requant.ir import Tensor, flat_config
 from requant.plan import Loss, Move, Translation
 
@@ -129,11 +140,14 @@ def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
         node = by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, sizes[rule.heads]))
     elif rule.order is Order.TRANSPOSED and not upright:
         node = Transposed(node)
-    if rule.turn is not None:
+    if rule.turn is not None and not rule.among:
         turn = rule.turn
         node = by_outputs(node, item.ggml_shape, lambda rows: Deinterleaved(rows, turn))
     for change in rule.changes:
-        node = change.to_ggml(reshaped(node, item.ggml_shape), sizes)
+        node = change.to_ggml(node if rule.among else reshaped(node, item.ggml_shape), sizes)
+    if rule.turn is not None and rule.among:
+        counts = [sizes[name] for name in rule.among]
+        node = Slice(node, sum(counts[: rule.turn]), sum(counts[: rule.turn + 1]))
     return Affine(node, term=rule.add) if rule.add else node
 
 

@@ -17,7 +17,7 @@ from requant.architectures.rules import Family, Flags, Order, Rule, Sizes
 from requant.architectures.sizes import sizes_of
 from requant.encodings import rows_of
 from requant.errors import PlanError
-from requant.expressions import Affine, Node, RopeOrder, Stored, Transposed, reshaped
+from requant.expressions import Affine, Joined, Node, RopeOrder, Stored, Transposed, reshaped
 from requant.ir import Checkpoint, Json, Tensor
 from requant.plan import Move, Translation
 
@@ -115,9 +115,11 @@ def _values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
     if rule.add:
         nodes = [Affine(node, term=-rule.add) for node in nodes]
     node = nodes[0]
+    if rule.among:
+        node = Joined(tuple(nodes))
     for change in reversed(rule.changes):
         node = change.to_hf(node, sizes)
-    if rule.turn is not None:
+    if rule.turn is not None and not rule.among:
         node = woven(nodes, item.shape, turned=rule.order is Order.TRANSPOSED)
     if rule.order is Order.ROPE:
         node = by_outputs(node, item.shape, lambda rows: RopeOrder(rows, sizes[rule.heads], inverse=True))
