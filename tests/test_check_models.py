@@ -107,14 +107,14 @@ def test_a_wrong_tokenizer_fails(folder, q8, tmp_path):
 @pytest.mark.slow
 def test_wrong_weights_fail(folder, q8, tmp_path):
     """A swapped pair of heads, as a wrong row order would leave them: it still speaks, but not as it should."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.torch import load_file, save_file
 
     broken = tmp_path / "hf"
     shutil.copytree(folder, broken)
     weights = load_file(broken / "model.safetensors")
     for n in range(30):
         rows = weights[f"model.layers.{n}.self_attn.q_proj.weight"]
-        weights[f"model.layers.{n}.self_attn.q_proj.weight"] = np.roll(rows, 64, axis=0).copy()
+        weights[f"model.layers.{n}.self_attn.q_proj.weight"] = rows.roll(64, 0)
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     found, err = report(q8, "--against", broken, "--chunks", 1, "--prompt", "")
     assert not found["ok"] and "KL divergence" in err and "top-1 agreement" in err
