@@ -135,6 +135,9 @@ MORE = {
     "hyv3": {"hy_v3.leading_dense_block_count"},
     "exaonemoe": {"exaone-moe.expert_gating_func"},
     "dots1": {"dots1.expert_gating_func"},
+    "deepseek3": {"deepseek2.expert_gating_func"},
+    "deepseek3-yarn": {"deepseek2.expert_gating_func"},
+    "deepseek2-lite": {"deepseek2.expert_gating_func", "deepseek2.expert_weights_norm"},
     "minimax": {"minimax-m2.expert_gating_func"},
     "gemma2": {"gemma2.rope.freq_base"},
     # the converter forgets the list, and llama.cpp would put windows elsewhere

@@ -75,6 +75,18 @@ _LINEAR: Final = {
         "mrope_interleaved": True,
     },
 }
+_LATENT: Final = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 24,
+    "moe_intermediate_size": 48,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
 _NOT_AHEAD: Final = {"num_nextn_predict_layers": 0}
 _GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
 _GPT_OSS_YARN: Final = {
@@ -338,6 +350,46 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         },
     ),
     "bloom": ("BloomForCausalLM", "BloomConfig", {"n_layer": 2, "n_head": 4}),
+    "deepseek3": (
+        "DeepseekV3ForCausalLM",
+        "DeepseekV3Config",
+        {**_LATENT, "num_hidden_layers": 3, "n_routed_experts": 8, "n_group": 2, "topk_group": 1},
+    ),
+    "deepseek3-yarn": (
+        "DeepseekV3ForCausalLM",
+        "DeepseekV3Config",
+        {
+            **_LATENT,
+            "n_group": 1,
+            "topk_group": 1,
+            "rope_parameters": {
+                **_YARN,
+                "factor": 40.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
+        },
+    ),
+    "deepseek2-lite": (
+        "DeepseekV2ForCausalLM",
+        "DeepseekV2Config",
+        {
+            **_LATENT,
+            "num_hidden_layers": 26,
+            "q_lora_rank": None,
+            "n_shared_experts": 2,
+            "rope_parameters": {
+                **_YARN,
+                "factor": 40.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 0.707,
+                "mscale_all_dim": 0.707,
+            },
+        },
+    ),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
 }
 

@@ -12,6 +12,7 @@ from typing import Final
 from requant.architectures.arcee import ARCEE
 from requant.architectures.bert import BERT
 from requant.architectures.cohere import COHERE, COHERE2
+from requant.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
 from requant.architectures.direction import CAUSAL, DIRECTION
 from requant.architectures.dots1 import DOTS1
 from requant.architectures.ernie import ERNIE
@@ -113,6 +114,8 @@ ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
         QWEN3_NEXT,
         GPT_NEOX,
         BLOOM,
+        DEEPSEEK2,
+        DEEPSEEK3,
     )
 )
 

@@ -1,6 +1,6 @@
 """What lies between a tensor's values in a folder and in a GGUF: small steps, each with its inverse.
 
-Facts: llama.cpp's conversion/qwen.py, mamba.py, bloom.py and gptneox.py.
+Facts: llama.cpp's conversion/qwen.py, deepseek.py, bloom.py and gptneox.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from requant.architectures.reordered import by_outputs
-from requant.expressions import Columns, Joined, LogNeg, NegExp, Node, Regrouped, Slice
+from requant.expressions import Chosen, Columns, Joined, LogNeg, NegExp, Node, Regrouped, Slice
 
 if TYPE_CHECKING:
     from requant.architectures.rules import Sizes
@@ -95,6 +95,34 @@ class ColumnGrid:
         """In HF's."""
         counts = tuple(sizes[self.sizes[axis]] for axis in self.axes)
         return Columns(node, _order(counts, tuple(self.axes.index(axis) for axis in range(len(self.axes)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """Rows are groups of sections of unequal height; ggml has the first sections of all groups, then the second …
+
+    groups: the size that counts them; sections: sizes of their rows.
+    """
+
+    groups: str
+    sections: tuple[str, ...]
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """By section."""
+        return Chosen(node, _parted(sizes[self.groups], tuple(sizes[name] for name in self.sections), back=False))
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """By group."""
+        return Chosen(node, _parted(sizes[self.groups], tuple(sizes[name] for name in self.sections), back=True))
+
+
+@lru_cache(maxsize=16)
+def _parted(groups: int, sections: tuple[int, ...], *, back: bool) -> tuple[int, ...]:
+    """Numbers of the rows; every layer has the same."""
+    rows = np.arange(groups * sum(sections)).reshape(groups, -1)
+    ends = np.cumsum(sections)[:-1]
+    order = np.concatenate([part.ravel() for part in np.split(rows, ends, axis=1)])
+    return tuple((np.argsort(order) if back else order).tolist())
 
 
 @lru_cache(maxsize=16)

@@ -38,7 +38,7 @@ _YARN: Final[Mapping[str, Json]] = {
     "original_max_position_embeddings": 16384,
     "llama_4_scaling_beta": 0.1,
 }
-_ROPE: Final = Rope(theta=_THETA, multiplied=True, absent=_YARN)
+_ROPE: Final = Rope(theta=_THETA, multiplied=1.0, absent=_YARN)
 _SCALE: Final = "attention.temperature_scale"
 _BETA: Final = "llama_4_scaling_beta"
 

@@ -59,7 +59,8 @@ class Rope:
     theta: transformers' default base. outer_original: as in phi3, `original_max_position_embeddings` stands beside the
     rope parameters and is always written to GGUF. in_part: heads may be rotated in part, as a key of the family says
     (see `rotary`); transformers' default part, None for whole heads. local: layers with a window may have a base of
-    their own, unscaled. multiplied: llama.cpp knows yarn's `mscale_all_dim` here. absent: the parameters of a
+    their own, unscaled. multiplied: llama.cpp knows yarn's `mscale_all_dim` here, and a GGUF has
+    so many times of it. absent: the parameters of a
     config.json without any. truncate: what yarn's `truncate` is in a GGUF that does not say.
     """
 
@@ -67,7 +68,7 @@ class Rope:
     outer_original: bool = False
     in_part: float | None = None
     local: bool = False
-    multiplied: bool = False
+    multiplied: float = 0.0
     absent: Mapping[str, Json] = field(default_factory=dict)
     truncate: bool = True
 
@@ -131,7 +132,7 @@ class Rope:
             if self.outer_original:
                 scaling.pop("original_max_position_embeddings")
         elif kind == "yarn":
-            scaling = yarn.to_hf(values, factor, original)
+            scaling = yarn.to_hf(values, factor, original, self.multiplied)
             if values.get(_TRUNCATE, self.truncate) is False:
                 scaling["truncate"] = False
         elif kind == "linear" and factor != 1.0:

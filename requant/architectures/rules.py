@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -76,7 +77,8 @@ class Rule:
     which there is no such tensor; with "!" before it, with which there is none. changes: what else lies between the
     two, in the order of the way to ggml, before `add`. flat: ggml's shape, where it is another shape of the same
     numbers. among: where HF has the rows of several ggml tensors in one, which `changes` put one after the other: the
-    sizes of their rows; `turn` says which this is.
+    sizes of their rows; `turn` says which this is, and `flat` as what stack of matrices (each transposed, as `order`
+    has it) ggml sees them.
     """
 
     hf: str
@@ -164,12 +166,21 @@ class Assumption:
 class Ignored:
     """HF tensors without a counterpart. pattern: a regular expression for the whole name (base included).
 
-    lost: they hold weights, so leaving them out is a `Loss`; otherwise they can be computed again.
+    lost: they hold weights, so leaving them out is a `Loss`; otherwise they can be computed again. behind: only those
+    of layers behind the last that config.json counts.
     """
 
     pattern: str
     reason: str
     lost: bool = False
+    behind: bool = False
+
+    def has(self, name: str, layers: int) -> bool:
+        """Whether a tensor of a model of so many layers is one."""
+        if not re.fullmatch(self.pattern, name):
+            return False
+        number = re.search(r"\.(\d{1,9})\.", name)
+        return not self.behind or (number is not None and int(number[1]) >= layers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
     if "attention.key_length" not in values and hidden % heads:
         raise PlanError(f"an embedding of {hidden} does not divide into {heads} attention heads")
     head = _count(values, "attention.key_length", hidden // heads)
-    if _count(values, "attention.value_length", head) != head:
+    compressed = _compressed(values, heads)
+    if not compressed and _count(values, "attention.value_length", head) != head:
         raise PlanError(f"keys of {head} and values of {values['attention.value_length']} numbers per head")
     experts = _count(values, "expert_count", 0)
     ffn = _count(values, "feed_forward_length", _count(values, "expert_feed_forward_length", 0) if experts else None)
@@ -55,7 +56,33 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "positions": _count(values, "context_length"),
         "query_and_gate": 2 * heads * head,
         **_recurrent(values),
+        **compressed,
         "types": _count(values, "tokenizer.ggml.token_type_count", 0),
+    }
+
+
+def _compressed(values: Config, heads: int) -> dict[str, int]:
+    """Of latent attention: numbers of what keys and values (and queries) are compressed to, and per head what is not
+    rotated of keys, and what values have; nothing for other models."""
+    rank = _count(values, "attention.kv_lora_rank", 0)
+    if not rank:
+        return {}
+    key, value, rotary = (
+        _count(values, name)
+        for name in ("attention.key_length_mla", "attention.value_length_mla", "rope.dimension_count")
+    )
+    if key <= rotary:
+        raise PlanError(f"keys of {key} numbers per head, of which {rotary} are rotated")
+    return {
+        "rank": rank,
+        "rank_and_rotary": rank + rotary,
+        "query_rank": _count(values, "attention.q_lora_rank", 0),
+        "queries": heads * key,
+        "unrotated": key - rotary,
+        "value": value,
+        "all_unrotated": heads * (key - rotary),
+        "all_values": heads * value,
+        "keys_and_values": heads * (key - rotary + value),
     }
 
 

@@ -138,7 +138,7 @@ def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
     upright = name == f"{item.hf[0]}.weight"  # as `find_parts` says; the shape may be square
     if rule.order is Order.ROPE:
         node = by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, sizes[rule.heads]))
-    elif rule.order is Order.TRANSPOSED and not upright:
+    elif rule.order is Order.TRANSPOSED and not upright and not rule.among:
         node = Transposed(node)
     if rule.turn is not None and not rule.among:
         turn = rule.turn
@@ -148,6 +148,8 @@ def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
     if rule.turn is not None and rule.among:
         counts = [sizes[name] for name in rule.among]
         node = Slice(node, sum(counts[: rule.turn]), sum(counts[: rule.turn + 1]))
+        if rule.order is Order.TRANSPOSED:
+            node = Transposed(reshaped(node, tuple(sizes[name] for name in rule.flat)))
     return Affine(node, term=rule.add) if rule.add else node
 
 
@@ -219,7 +221,7 @@ def _leftovers(left: Sequence[Tensor], model: Model) -> list[Loss]:
     losses, strange = [], []
     for tensor in left:
         name = tensor.name
-        known = next((item for item in model.family.ignored if re.fullmatch(item.pattern, name)), None)
+        known = next((item for item in model.family.ignored if item.has(name, model.sizes["layers"])), None)
         if known is None and BESIDE.fullmatch(name):
             losses.append(Loss.of_tensor(tensor, "only what runs the quantized model needs it"))
         elif known is None:

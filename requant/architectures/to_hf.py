@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 from requant.architectures import carried, values
 from requant.architectures.card import write_card
@@ -58,7 +59,7 @@ def named(said: Translation) -> Translation:
         used.add(item.ggml)
         if not item.rule.turn:  # else it is the second half of the tensor that the last rule has begun
             found.append((item, []))
-        found[-1][1].append(reshaped(Stored(tensor), item.ggml_shape))
+        found[-1][1].append(_stored(item, tensor))
     moves = tuple(move for item, nodes in found for move in _moves(item, nodes, model.sizes))
     return replace(said, moves=moves, model=replace(model, used=frozenset(used)))
 
@@ -110,6 +111,15 @@ def _moves(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> list[Move]:
     ]
 
 
+def _stored(item: Expected, tensor: Tensor) -> Node:
+    """A tensor as the table has it; of several that are one in HF, each as rows."""
+    node = reshaped(Stored(tensor), item.ggml_shape)
+    if not item.rule.among:
+        return node
+    node = Transposed(node) if item.rule.order is Order.TRANSPOSED else node
+    return reshaped(node, (prod(node.shape[:-1]), node.shape[-1]))
+
+
 def _values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
     rule: Rule = item.rule
     if rule.add:
@@ -123,7 +133,7 @@ def _values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
         node = woven(nodes, item.shape, turned=rule.order is Order.TRANSPOSED)
     if rule.order is Order.ROPE:
         node = by_outputs(node, item.shape, lambda rows: RopeOrder(rows, sizes[rule.heads], inverse=True))
-    elif rule.order is Order.TRANSPOSED:
+    elif rule.order is Order.TRANSPOSED and not rule.among:
         node = Transposed(node)
     return reshaped(node, item.shape)
 

@@ -25,8 +25,8 @@ _OPTIONAL: Final = (
 _MULTIPLIER: Final = "rope.scaling.yarn_log_multiplier"
 
 
-def to_ggml(scaling: Config, original: int, multiplied: bool) -> dict[str, Typed]:
-    """The keys of a scaling. original: context of training. multiplied: llama.cpp reads `mscale_all_dim` here."""
+def to_ggml(scaling: Config, original: int, multiplied: float) -> dict[str, Typed]:
+    """The keys of a scaling. original: context of training. multiplied: see `Rope`."""
     factor = positive(scaling, "factor")
     values = {
         "rope.scaling.type": Typed("str", "yarn"),
@@ -40,11 +40,13 @@ def to_ggml(scaling: Config, original: int, multiplied: bool) -> dict[str, Typed
         if named.get(hf) is not None:
             values[ggml] = Typed("f32", positive(named, hf))
     if multiplied and scaling.get("mscale_all_dim"):
-        if number(scaling, "mscale", 1.0) != 1 or named.get("attention_factor") is not None:
+        whole = number(scaling, "mscale_all_dim")
+        wanted = _beside(whole, multiplied)
+        if number(scaling, "mscale", 1.0) != wanted or named.get("attention_factor") is not None:
             raise UnsupportedError(
-                "config.json: mscale or attention_factor beside mscale_all_dim; llama.cpp takes 1 for both here"
+                f"config.json: mscale or attention_factor beside mscale_all_dim; llama.cpp takes {wanted:g} and 1 here"
             )
-        return values | {_MULTIPLIER: Typed("f32", number(scaling, "mscale_all_dim"))}
+        return values | {_MULTIPLIER: Typed("f32", shortest(multiplied * whole))}
     wanted = _attention(named, factor)
     if not math.isclose(wanted, _mscale(factor), rel_tol=1e-6):
         # llama.cpp makes up its own attention factor for yarn and multiplies it by this one
@@ -62,7 +64,12 @@ def unread(scaling: Config) -> tuple[Loss, ...]:
     )
 
 
-def to_hf(values: Config, factor: float, original: int) -> dict[str, Json]:
+def _beside(whole: float, multiplied: float) -> float:
+    """What llama.cpp takes for `mscale` beside `mscale_all_dim`: the same in DeepSeek, else 1."""
+    return 1.0 if multiplied == 1 else whole
+
+
+def to_hf(values: Config, factor: float, original: int, multiplied: float) -> dict[str, Json]:
     """The parameters of a scaling from GGUF keys without prefix."""
     scaling: dict[str, Json] = {
         "rope_type": "yarn",
@@ -73,7 +80,8 @@ def to_hf(values: Config, factor: float, original: int) -> dict[str, Json]:
         if values.get(ggml) is not None:
             scaling[hf] = shortest(number(values, ggml))
     if values.get(_MULTIPLIER):
-        scaling |= {"mscale": 1.0, "mscale_all_dim": shortest(number(values, _MULTIPLIER))}
+        whole = shortest(number(values, _MULTIPLIER) / (multiplied or 1.0))
+        scaling |= {"mscale": _beside(whole, multiplied), "mscale_all_dim": whole}
     elif "attention_factor" not in scaling and values.get("rope.scaling.attn_factor") is not None:
         scaling["attention_factor"] = shortest(number(values, "rope.scaling.attn_factor") * _mscale(factor))
     return scaling
