@@ -4,5 +4,6 @@ import signal
 
 
 def heed_interrupts() -> None:
-    """In a child before it starts: Ctrl-C ends it even if the test run ignores it, as one in the background does."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In a child before it starts: signals end it even if the test run ignores them, in the background or by nohup."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

@@ -81,6 +81,21 @@ def test_other_signals(folder, number):
     interrupted(folder, "import", "numpy", "convert", "hf", "out.gguf", "-q", number=number)
 
 
+@pytest.mark.slow
+def test_what_nohup_starts_goes_on(folder, tmp_path):
+    program = PROGRAM.replace("SIGNAL", "SIGHUP")
+    words = ["numpy", "import", "convert", "hf", tmp_path / "out.gguf", "-q"]
+
+    def ignore():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=folder, preexec_fn=ignore, timeout=120, check=False
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "out.gguf").stat().st_size
+
+
 def test_a_program_gets_its_document(folder):
     program = PROGRAM.replace("SIGNAL", "SIGINT")
     command = [sys.executable, "-c", program, "requant.kernels_cpu", "import", "convert", "hf", "o.gguf", "--json"]
