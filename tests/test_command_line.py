@@ -116,7 +116,7 @@ def test_the_help_of_convert_lists_every_recipe():
         (["convert", "hf/model.safetensors", "out.gguf"], 3, "convert the folder"),
         (["types", "--tensor", "hf:model.norm"], 4, "there is no tensor 'model.norm'"),
         (["types", "--tensor", "model.norm"], 4, "'model.norm' should be PATH:NAME"),
-        (["convert", "adapter", "out.gguf"], 3, "adapter is an adapter (LoRA), to be put on a model"),
+        (["convert", "adapter", "out.gguf"], 4, "--base MODEL"),
         (["convert", "bare", "out.gguf"], 3, "fetch config.json into the folder"),
         (["convert", "mute", "out.gguf"], 4, "--no-vocab"),
         (["convert", "integers", "out.gguf"], 4, "'model.norm.weight' is I32, which cannot become F32"),
