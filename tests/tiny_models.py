@@ -390,6 +390,23 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
             },
         },
     ),
+    "glm4lite": (
+        "Glm4MoeLiteForCausalLM",
+        "Glm4MoeLiteConfig",
+        {key: value for key, value in _LATENT.items() if key != "first_k_dense_replace"},
+    ),
+    "falcon": ("FalconForCausalLM", "FalconConfig", {}),
+    "falcon-newer": ("FalconForCausalLM", "FalconConfig", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "granitemoe": (
+        "GraniteMoeForCausalLM",
+        "GraniteMoeConfig",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.125, "logits_scaling": 6.0},
+    ),
+    "granitemoe-shared": (
+        "GraniteMoeSharedForCausalLM",
+        "GraniteMoeSharedConfig",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 48, "residual_multiplier": 0.25},
+    ),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
 }
 
@@ -410,12 +427,14 @@ def make(
     """
     model_class, config_class, changes = MODELS[name]
     settings = deepcopy({**_COMMON, **changes, "vocab_size": vocabulary})  # transformers writes into what it is given
-    if config_class in ("GPT2Config", "GPTBigCodeConfig", "BertConfig", "GPTNeoXConfig", "BloomConfig"):
+    if config_class in ("GPT2Config", "GPTBigCodeConfig", "BertConfig", "GPTNeoXConfig", "BloomConfig", "FalconConfig"):
         settings.pop("num_key_value_heads")
     if config_class in ("GPT2Config", "GPTBigCodeConfig"):
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)
         settings.pop("max_position_embeddings")
+    if config_class == "FalconConfig":
+        settings.pop("intermediate_size")
     if config_class == "BloomConfig":
         for key in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
             settings.pop(key)

@@ -12,11 +12,12 @@ from typing import Final
 from requant.architectures.arcee import ARCEE
 from requant.architectures.bert import BERT
 from requant.architectures.cohere import COHERE, COHERE2
-from requant.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
+from requant.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from requant.architectures.direction import CAUSAL, DIRECTION
 from requant.architectures.dots1 import DOTS1
 from requant.architectures.ernie import ERNIE
 from requant.architectures.exaone import EXAONE4, EXAONE_MOE
+from requant.architectures.falcon import FALCON
 from requant.architectures.gemma import GEMMA, GEMMA2
 from requant.architectures.gemma3 import GEMMA3
 from requant.architectures.glm import GLM, GLM4, GLM4_MOE
@@ -24,6 +25,7 @@ from requant.architectures.gpt2 import GPT2
 from requant.architectures.gpt_neox import BLOOM, GPT_NEOX
 from requant.architectures.gpt_oss import GPT_OSS
 from requant.architectures.granite import GRANITE
+from requant.architectures.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from requant.architectures.hunyuan import HUNYUAN, HY_V3
 from requant.architectures.jais2 import JAIS2
 from requant.architectures.joined import joined as _joined
@@ -114,7 +116,11 @@ ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
         QWEN3_NEXT,
         GPT_NEOX,
         BLOOM,
+        FALCON,
+        GRANITE_MOE_SHARED,
+        GRANITE_MOE,
         DEEPSEEK2,
+        GLM4_MOE_LITE,
         DEEPSEEK3,
     )
 )

@@ -31,6 +31,7 @@ from requant.architectures.rules import (
     ToGgml,
     ToHf,
     always,
+    defaulting,
     same_as,
     unless_null,
 )
@@ -172,6 +173,27 @@ DEEPSEEK3: Final[Family] = replace(
     ignored=(*BUFFERS, _AHEAD),
     present={"compressed_queries": r"\.q_a_proj\.weight"},
     other_types=("kimi_k2",),
+)
+GLM4_MOE_LITE: Final[Family] = replace(
+    DEEPSEEK3,
+    model_type="glm4_moe_lite",
+    classes=("Glm4MoeLiteForCausalLM", "Glm4MoeLiteModel"),
+    headless=frozenset({"Glm4MoeLiteModel"}),
+    keys=(
+        *defaulting(
+            _keys(mixture.SIGMOID, 1.8, True, (1, 1)),
+            rms_norm_eps=1e-5,
+            v_head_dim=256,
+            n_routed_experts=64,
+            num_experts_per_tok=4,
+            moe_intermediate_size=1536,
+        ),
+        Key((), mixture.LEADING, "u32", mixture.leading_dense(1), always(1)),
+    ),
+    irregular=(_ROPE, _SHAPES, mixture.LISTED),
+    other_types=(),
+    # as llama.cpp knows it
+    claims=lambda values: values.get("block_count") in (47, 48) and values.get("vocab_size") == 154880,
 )
 DEEPSEEK2: Final[Family] = replace(
     DEEPSEEK3,

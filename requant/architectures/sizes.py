@@ -35,6 +35,7 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
     if experts and not 0 < _count(values, "expert_used_count") <= experts:
         raise PlanError(f"{values['expert_used_count']} experts used out of {experts}")
     expert_ffn, shared = _count(values, "expert_feed_forward_length", ffn), _count(values, "expert_shared_count", 0)
+    shared_ffn = _count(values, "expert_shared_feed_forward_length", shared * expert_ffn if shared else ffn)
     return {
         "layers": layers,
         "hidden": hidden,
@@ -49,12 +50,15 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "ffn": ffn,
         "ffn_pair": 2 * ffn,
         "expert_ffn": expert_ffn,
-        "shared_ffn": _count(values, "expert_shared_feed_forward_length", shared * expert_ffn if shared else ffn),
+        "shared_ffn": shared_ffn,
+        "shared_ffn_pair": 2 * shared_ffn,
         "experts": experts,
         "one": 1,
         "rotary": _count(values, "rope.dimension_count", head),
         "positions": _count(values, "context_length"),
         "query_and_gate": 2 * heads * head,
+        "query_group": heads // kv_heads * head,
+        "expert_rows": experts * expert_ffn,
         **_recurrent(values),
         **compressed,
         "types": _count(values, "tokenizer.ggml.token_type_count", 0),

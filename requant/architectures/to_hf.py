@@ -149,13 +149,19 @@ def _family_of(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Fa
 def _present(family: Family, flag: str, tensors: Mapping[str, Tensor], sizes: Sizes) -> bool:
     """Whether a GGUF is one of this flag, by its tensors: if one layer has them, all must."""
 
-    def found(when: str) -> bool:
+    without = "!" + flag
+
+    def telling(when: str, other: str) -> list[Rule]:
+        """Those that apply under one of two conditions; what is there under both tells nothing."""
+        either = {rule.ggml for rule in family.rules if other in rule.when.split("+")}
+        return [rule for rule in family.rules if when in rule.when.split("+") and rule.ggml not in either]
+
+    def found(rules: list[Rule]) -> bool:
         return any(
             rule.ggml.format(n=n) in tensors
-            for rule in family.rules
-            if when in rule.when.split("+")
+            for rule in rules
             for n in (range(sizes["layers"]) if rule.layered else (0,))
         )
 
-    without = "!" + flag
-    return found(flag) or (any(without in rule.when.split("+") for rule in family.rules) and not found(without))
+    against = telling(without, flag)
+    return found(telling(flag, without)) or (bool(against) and not found(against))
