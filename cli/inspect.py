@@ -52,7 +52,7 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
     except re.error as error:
         raise click.BadParameter(f"not a regular expression: {error}", param_hint="--tensors") from error
     path = located(model)
-    found, checkpoint = opened(path)
+    found, checkpoint = opened(path, as_stored=True)
     result = report(checkpoint, found.name)
     adapter, refused = _adapter(checkpoint)
     shown = [t for t in result.checkpoint.tensors if wanted is None or wanted.search(t.name)]

@@ -14,6 +14,7 @@ from requant.formats.torch_zip import TorchZip
 from requant.ir import Checkpoint, Tensor
 from requant.journal import finish_around
 from requant.layout import Format
+from requant.obstacle import NotUnderstood
 from requant.sources import Identity, check_unchanged, noting, slices
 
 #: Every format by the name users type, the specific ones first.
@@ -57,17 +58,18 @@ def open(path: Path | str) -> Checkpoint[Tensor]:
     return opened(Path(path))[1]
 
 
-def opened(path: Path) -> tuple[Format, Checkpoint[Tensor]]:
+def opened(path: Path, *, as_stored: bool = False) -> tuple[Format, Checkpoint[Tensor]]:
     """The format of the model at `path`, and the model, all of it as it was at one time (see `open`).
 
-    A model that is replaced while it is read is read again: what was of the old one does not fit the new.
+    A model that is replaced while it is read is read again: what was of the old one does not fit the new. as_stored:
+    one whose arrays are not understood is described as it lies there, with its `obstacle`, and not refused.
     """
     for again in (True, True, False):
         finish_around(path)
         with noting() as noted:
             try:
                 found = detect(path)
-                checkpoint = found.read(path)
+                checkpoint = _read(found, path, as_stored)
             except FormatError:
                 if again and _is_changed(noted):
                     continue
@@ -77,6 +79,15 @@ def opened(path: Path) -> tuple[Format, Checkpoint[Tensor]]:
         check_unchanged(slices(noted))
         return found, replace(checkpoint, opened=slices(noted))
     raise AssertionError
+
+
+def _read(found: Format, path: Path, as_stored: bool) -> Checkpoint[Tensor]:
+    try:
+        return found.read(path)
+    except NotUnderstood as error:
+        if not as_stored or error.stored is None:
+            raise
+        return error.stored
 
 
 def _is_changed(noted: Mapping[Path, Identity]) -> bool:

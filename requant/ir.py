@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from requant.encodings import Encoding, PartSpec, Shape
+from requant.errors import UnsupportedError
 from requant.sources import Source
 
 #: Files beside config.json that may say how weights are quantized, in the order in which they are believed.
@@ -111,6 +112,7 @@ class Checkpoint(Generic[T_co]):
     files: what lies beside the weights of an HF folder and goes along untouched (tokenizer files,
         generation_config.json, README, …), by relative name; config.json and weight files are not among them.
     opened: every file that was looked into, as it was then (see `requant.sources.check_unchanged`).
+    obstacle: why what the arrays mean is not understood: they may be looked at and copied, and nothing else.
     """
 
     naming: Naming
@@ -122,6 +124,7 @@ class Checkpoint(Generic[T_co]):
     path: Path = Path()
     notices: tuple[str, ...] = ()
     opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
+    obstacle: UnsupportedError | None = field(default=None, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:

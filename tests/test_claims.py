@@ -1,18 +1,23 @@
 """Nothing that is not understood passes as plain numbers, whatever lies beside it; and a copy is a copy."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from requant import formats
+from requant.cli.main import cli
 from requant.errors import Error, FormatError, UnsupportedError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
+from requant.obstacle import AS_STORED
 from requant.operations.convert import Request, plan_conversion
 from tests.stored import read_folder
 
@@ -150,6 +155,67 @@ def test_a_copy_keeps_every_byte_and_the_configuration(tmp_path, scheme):
         assert made[name].view(torch.uint8).tolist() == array.view(torch.uint8).tolist() if array.ndim else True
     assert said.get("quantization_config") == config.get("quantization_config")
     assert (tmp_path / "out/quant_config.json").exists()
+
+
+NOT_UNDERSTOOD = {
+    "an unknown key": (
+        "gptq",
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32, "zzz": 1}},
+        {},
+    ),
+    "an unknown method": ("gptq", {"quantization_config": {"quant_method": "zzz"}}, {}),
+    "a rotation": (
+        "gptq",
+        {"quantization_config": {"quant_method": "gptq", "rotation_config": {"backend": "inplace"}}},
+        {},
+    ),
+    "a rotating matrix": ("gptq", {}, {f"{UP}.hadamard_matrix": torch.eye(16)}),
+    "an array that nobody knows": ("gptq", {}, {f"{UP}.lowrank_u": torch.ones(4, 4)}),
+    "another family": ("gptq", {}, {"m.q.trellis": torch.ones(2, 2, 4, dtype=torch.int16)}),
+}
+
+
+@pytest.mark.parametrize("what", NOT_UNDERSTOOD)
+def test_what_is_not_understood_is_shown_and_copied_and_never_converted(tmp_path, what):
+    scheme, config, beside = NOT_UNDERSTOOD[what]
+    arrays, own = layer(scheme)
+    arrays, config = arrays | beside, {"torch_dtype": "float32", "rope": float("inf"), **own, **config}
+    folder = store(tmp_path / "in", arrays, config)
+    (folder / "quant_config.json").write_text('{"zero": 1}')
+    with pytest.raises(UnsupportedError) as refused:
+        formats.open(folder)
+    shown = CliRunner().invoke(cli, ["inspect", str(folder), "--json"])
+    assert shown.exit_code == 0, shown.output
+    document = json.loads(shown.output)
+    assert {tensor["name"] for tensor in document["tensors"]} == set(arrays)
+    assert any(str(refused.value) in notice and AS_STORED in notice for notice in document["notices"])
+    out = tmp_path / "out"
+    copied = CliRunner().invoke(cli, ["convert", str(folder), str(out)])
+    assert copied.exit_code == 0, copied.output
+    made = load_file(out / "model.safetensors")
+    assert set(made) == set(arrays)
+    for name, array in arrays.items():
+        assert made[name].dtype == array.dtype
+        assert (
+            made[name].contiguous().flatten().view(torch.uint8).tolist() == array.flatten().view(torch.uint8).tolist()
+        )
+    assert (out / "config.json").read_text() == json.dumps(
+        json.loads((folder / "config.json").read_text()), indent=2
+    ) + "\n"
+    assert (out / "quant_config.json").read_text() == '{"zero": 1}'
+    others = [
+        (tmp_path / "o.gguf",),
+        (tmp_path / "o.safetensors",),
+        (tmp_path / "o", "--to", "BF16"),
+        (tmp_path / "o", "--to", "NF4"),
+    ]
+    for arguments in others:
+        done = CliRunner().invoke(cli, ["convert", str(folder), *map(str, arguments)])
+        assert done.exit_code == 3, (arguments, done.output)
+        assert not arguments[0].exists()
+    for target in formats.FORMATS["gguf"], formats.FORMATS["safetensors"]:
+        with pytest.raises(UnsupportedError, match=re.escape(str(refused.value))):
+            plan_conversion(formats.opened(folder, as_stored=True)[1], target, tmp_path / "o", Request("F16"))
 
 
 def test_buffers_of_plain_models_are_no_codes(tmp_path):

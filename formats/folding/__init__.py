@@ -8,11 +8,14 @@ What no fold takes stays a dense tensor. The way back needs nothing here: an enc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from requant.encodings import DENSE, Dense
+from requant.errors import UnsupportedError
 from requant.formats.folding.pool import Pool
 from requant.ir import Checkpoint, Tensor, text_config
+from requant.obstacle import AS_STORED, NotUnderstood
 
 #: dtypes of models that are not quantized; every family has at least one array of another.
 _PLAIN: Final = ("F32", "F16", "BF16", "F64")
@@ -21,7 +24,10 @@ _TELLING: Final = ("scale", "_qdata", "hadamard", "rotation", "spinquant", "had_
 
 
 def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
-    """`checkpoint` with its stored arrays put together into logical tensors."""
+    """`checkpoint` with its stored arrays put together into logical tensors.
+
+    Raises `FormatError` for what is broken, `NotUnderstood` for what is whole and means something that is not known.
+    """
     pool = Pool(checkpoint)
     plain = [DENSE[label] for label in _PLAIN]
     telling = any(word in tensor.name for tensor in checkpoint.tensors for word in _TELLING)
@@ -29,8 +35,14 @@ def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
         return checkpoint  # without importing the families, which takes as long as all else that `inspect` imports
     from requant.formats.folding.families import FOLDS
 
-    for fold in FOLDS.values():
-        fold(pool, pool.quantization)
+    try:
+        for fold in FOLDS.values():
+            fold(pool, pool.quantization)
+    except UnsupportedError as error:
+        refusal = UnsupportedError(str(error), hint=error.hint)
+        notices = (*checkpoint.notices, f"{error}; {AS_STORED}")
+        stored = replace(checkpoint, notices=notices, obstacle=refusal)
+        raise NotUnderstood(str(error), hint=error.hint, stored=stored) from None
     _untie(pool)
     return pool.checkpoint()
 

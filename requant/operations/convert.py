@@ -118,11 +118,13 @@ def ggml_to_hf(request: Request, target: Format, destination: Path) -> list[Pass
 def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
     """A Hugging Face folder becomes another one."""
     scheme = _scheme(request)
+    # a file by itself has no configuration, without which the same arrays mean something else
+    copied = request.recipe is None and destination.suffix != ".safetensors"
     return [
-        Claim(Naming.HF),
+        Claim(Naming.HF, copied),
         *([OwnNames()] if request.recipe is None else [Unwrap(), FamilyNames(scheme)]),
         *_layers(request, scheme, fuse=scheme is None or not scheme.splits_fused),
-        *_types(request, scheme),
+        *_types(request, scheme, kept=request.recipe is None),
         *([Spellings()] if request.recipe is not None else []),
         Place(target, destination, request.cut),
         Losses(Naming.HF),
@@ -147,8 +149,8 @@ def _layers(request: Request, scheme: Scheme | None, *, fuse: bool) -> list[Pass
     return [DropScales(), Experts(scheme), *([Fuse()] if fuse else [])]
 
 
-def _types(request: Request, scheme: Scheme | None) -> list[Pass]:
-    """What the tensors of a folder become, and config.json's word on it."""
+def _types(request: Request, scheme: Scheme | None, *, kept: bool = False) -> list[Pass]:
+    """What the tensors of a folder become, and config.json's word on it (`kept`: that of the source)."""
     from requant.passes.scheme import Config, Plain, Quantize
 
     if scheme is not None:
@@ -163,7 +165,7 @@ def _types(request: Request, scheme: Scheme | None) -> list[Pass]:
             "--imatrix says where quantizing may lose; plain numbers are rounded to the nearest",
             hint="leave it out, or quantize: --to GPTQ, AWQ, W4A16, EXL2-4.0, ...",
         )
-    return [Plain(None if request.recipe is None else _dense(request.recipe)), Steps(), Config()]
+    return [Plain(None if request.recipe is None else _dense(request.recipe)), Steps(), Config(kept)]
 
 
 def _scheme(request: Request) -> Scheme | None:

@@ -22,6 +22,7 @@ class Claim:
     """Everything the source has is known, or planning stops and names it.
 
     target: the naming of the destination; to say an HF checkpoint in GGML's, one must know what model it is.
+    copied: whether arrays and configuration stay as they are; then nobody need understand them.
     What the reader found strange and yet readable is told.
     """
 
@@ -29,10 +30,13 @@ class Claim:
     needs: ClassVar = frozenset[Fact]()
     ensures: ClassVar = frozenset({Fact.CLAIMED})
     target: Naming
+    copied: bool = False
 
     def __call__(self, said: Translation) -> Translation:
         """Raises `UnsupportedError` for what nothing knows."""
         source = said.source
+        if source.obstacle is not None and not self.copied:
+            raise source.obstacle
         if source.naming is Naming.HF and self.target is Naming.GGML and not source.config:
             raise _not_a_model(source)
         _refuse_empty(source)

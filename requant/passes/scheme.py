@@ -79,14 +79,20 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """config.json says how the weights are stored."""
+    """config.json says how the weights are stored.
+
+    kept: it says so already, of a folder that is only copied.
+    """
 
     name: ClassVar = "config"
     needs: ClassVar = frozenset({Fact.TYPED})
     ensures: ClassVar = frozenset({Fact.DESCRIBED})
+    kept: bool = False
 
     def __call__(self, said: Translation) -> Translation:
         """The dtype of most, and the scheme."""
+        if self.kept:
+            return said
         config = _with_dtype(said)
         if said.quantization is not None:
             config["quantization_config"] = dict(said.quantization)
