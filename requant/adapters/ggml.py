@@ -56,9 +56,9 @@ def _product(source: Checkpoint[Tensor], tensors: dict[str, Tensor], name: str, 
     a, b = tensors[name], tensors.get(f"{target}.lora_b")
     if b is None:
         raise PlanError(f"{source.path}: there is {name!r}, but no {f'{target}.lora_b'!r}")
-    rank = b.shape[-1]
     embedding = target == EMBEDDING
-    if len(a.shape) != len(b.shape) or len(a.shape) < 2 or a.shape[-1 if embedding else -2] != rank:
+    rank = b.shape[-1] if b.shape else 0
+    if len(a.shape) != len(b.shape) or len(a.shape) < 2 or a.shape[-1 if embedding else -2] != rank or not rank:
         raise PlanError(f"{source.path}: {name!r} has the shape {list(a.shape)}, its lora_b {list(b.shape)}")
     scale = alpha / rank if alpha else 1.0
     up, down = (Stored(a), Stored(b).turned()) if embedding else (Stored(b), Stored(a))

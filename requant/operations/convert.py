@@ -118,10 +118,8 @@ def ggml_to_hf(request: Request, target: Format, destination: Path) -> list[Pass
 def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
     """A Hugging Face folder becomes another one."""
     scheme = _scheme(request)
-    # a file by itself has no configuration, without which the same arrays mean something else
-    copied = request.recipe is None and destination.suffix != ".safetensors"
     return [
-        Claim(Naming.HF, copied),
+        Claim(Naming.HF, copied=request.recipe is None),
         *([OwnNames()] if request.recipe is None else [Unwrap(), FamilyNames(scheme)]),
         *_layers(request, scheme, fuse=scheme is None or not scheme.splits_fused),
         *_types(request, scheme, kept=request.recipe is None),

@@ -40,6 +40,8 @@ class Losses:
     def __call__(self, said: Translation) -> Translation:
         """Nothing but losses changes."""
         left = _left_behind(said) if self.target is Naming.HF else []
+        if left and said.source.obstacle is not None:
+            raise said.source.obstacle  # the same arrays without their configuration are no copy
         return said.losing(*left, *rounded_twice(said.steps))
 
 

@@ -39,7 +39,7 @@ from requant.recipes import RECIPES, layers_to_prune, override_kv, recipe_named,
 from requant.schemes import SCHEMES, scheme_named
 from requant.sources import Memory
 from requant.tokenizers import to_ggml, to_hf
-from tests.fuzz import seeds
+from tests.fuzz import libraries, seeds
 from tests.fuzz.mutations import (
     INTEGERS,
     TEXTS,
@@ -557,4 +557,9 @@ TARGETS: Final[Mapping[str, tuple[Target, int]]] = {
     "quantized folder": (quantized_folder, 4),
     "words": (words, 8),
     "recipes": (recipe_of_folder, 1),
+    "merge recipe": (libraries.merge_recipe, 2),
+    "adapter folder": (libraries.adapter_folder, 2),
+    "adapter gguf": (libraries.adapter_gguf, 2),
+    "tekken.json": (libraries.tekken_json, 2),
+    "torchao": (libraries.torchao_metadata, 2),
 }
