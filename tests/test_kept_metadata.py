@@ -4,16 +4,17 @@ import json
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
-from requant.architectures.carried import KEY, unpack
-from requant.errors import PlanError
+from requant.architectures.carried import FILE, KEY, unpack
+from requant.errors import FormatError, PlanError
 from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
-from requant.ir import Typed
+from requant.ir import Checkpoint, Naming, Typed
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import LossKind
+from requant.sources import Memory
 from tests.test_heads import SMALL, saved
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<pad>", "<eot>", "<eom>", "<pre>", "<suf>", "<mid>"]
@@ -126,8 +127,47 @@ def test_a_text_that_is_too_long_is_told(tmp_path):
     ],
 )
 def test_what_strangers_put_there_is_not_believed(key, kind, value):
-    header = {KEY: Typed("str", json.dumps({key: [kind, value], "other.sound": ["u8", 1]}))}
-    assert unpack(header, "llama", 266) == {"other.sound": Typed("u8", 1)}
+    text = json.dumps({key: [kind, value], "other.sound": ["u8", 1]})
+    for beside in (False, True):
+        found, losses = unpack(holding(text, beside), "llama", 266)
+        assert found == {"other.sound": Typed("u8", 1)}
+        assert [loss.subject for loss in losses] == ([key] if beside and key == "other.key" else [])
+
+
+def holding(text, beside):
+    """A model with this in the file, or in the header of its weights."""
+    metadata = {} if beside else {KEY: Typed("str", text)}
+    return Checkpoint(Naming.HF, "llama", (), metadata=metadata, files={FILE: Memory(text.encode())} if beside else {})
+
+
+def test_the_file_beside_the_weights_counts(told, tmp_path):
+    """What saves the weights anew loses their header; people change the file, and take lines out."""
+    to_folder(told, tmp_path / "back")
+    kept = json.loads((tmp_path / "back" / FILE).read_text())
+    assert {key: value[1] for key, value in kept.items() if key in KEPT} == {key: plain(t) for key, t in KEPT.items()}
+    AutoModelForCausalLM.from_pretrained(tmp_path / "back").save_pretrained(tmp_path / "back")
+    assert KEY not in Safetensors().read(tmp_path / "back").metadata
+    kept["other.key"] = ["str", "y"]
+    del kept["other.list"]
+    (tmp_path / "back" / FILE).write_text(json.dumps(kept))
+    to_gguf(tmp_path / "back", tmp_path / "b.gguf")
+    found = Gguf().read(tmp_path / "b.gguf").metadata
+    wanted = {key: plain(t) for key, t in KEPT.items() if key != "other.list"} | {"other.key": "y"}
+    assert {key: plain(t) for key, t in found.items() if key in KEPT} == wanted
+    to_folder(told, tmp_path / "with header")
+    (tmp_path / "with header" / FILE).write_text("{")
+    with pytest.raises(FormatError, match=FILE):
+        to_gguf(tmp_path / "with header", tmp_path / "c.gguf")
+    (tmp_path / "with header" / FILE).unlink()
+    to_gguf(tmp_path / "with header", tmp_path / "c.gguf")
+    assert plain(Gguf().read(tmp_path / "c.gguf").metadata["other.key"]) == "x"
+
+
+def test_weights_without_a_folder_keep_it_in_their_header(told, tmp_path):
+    losses = to_folder(told, tmp_path / "one.safetensors").losses
+    assert losses
+    assert FILE not in {loss.subject for loss in losses}
+    assert KEY in Safetensors().read(tmp_path / "one.safetensors").metadata
 
 
 def test_a_token_beyond_the_embedding_is_left_out_and_told(tmp_path):

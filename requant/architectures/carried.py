@@ -1,22 +1,28 @@
-"""GGUF metadata that an HF folder has no place for travels in the safetensors header, and comes back.
+"""GGUF metadata that an HF folder has no place for is kept beside the weights, and comes back.
 
-All of it lies under one key as JSON: `{"general.license": ["str", "apache-2.0"], …}`.
+As JSON, `{"general.license": ["str", "apache-2.0"], …}`, it lies in `gguf_metadata.json`, where people see and change
+it and what saves the weights anew leaves it; and under one key of the safetensors header, for weights without a folder.
+The file counts where there are both.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from requant.architectures.general import SAMPLING
+from requant.architectures.general import SAMPLING, json_file
 from requant.errors import FormatError
-from requant.ir import Typed
+from requant.ir import Checkpoint, Tensor, Typed
 from requant.json_values import parse_json
 from requant.plan import Loss, LossKind
+from requant.sources import Memory, Source
 
 KEY: Final = "requant.gguf"
+FILE: Final = "gguf_metadata.json"
 
 #: Keys about the file, not the model; each GGUF gets its own.
 _OF_THE_FILE: Final = (
@@ -45,8 +51,17 @@ _LONGEST_TEXT: Final = 1 << 20
 _KINDS: Final = frozenset({"u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "bool", "str"})
 
 
-def pack(metadata: Mapping[str, Typed], modelled: Collection[str]) -> tuple[dict[str, Typed], list[Loss]]:
-    """The safetensors metadata that keeps what is neither in `modelled` nor about the file."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Metadata of the safetensors header, files beside it, and what neither can hold."""
+
+    metadata: dict[str, Typed]
+    files: Mapping[str, Source]
+    losses: tuple[Loss, ...]
+
+
+def pack(metadata: Mapping[str, Typed], modelled: Collection[str]) -> Kept:
+    """What keeps all that is neither in `modelled` nor about the file."""
     sampling = {key for _, key, _ in SAMPLING}
     kept: dict[str, list[object]] = {}
     losses = []
@@ -61,9 +76,11 @@ def pack(metadata: Mapping[str, Typed], modelled: Collection[str]) -> tuple[dict
         else:
             losses.append(Loss(LossKind.METADATA_DROPPED, key, f"{typed.kind}: too large to carry along"))
     found = {"format": Typed("str", "pt")}  # without it transformers 4 refuses the file
-    if kept:
-        found[KEY] = Typed("str", json.dumps(kept, separators=(",", ":")))
-    return found, losses
+    if not kept:
+        return Kept(found, {}, tuple(losses))
+    found[KEY] = Typed("str", json.dumps(kept, separators=(",", ":")))
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(pair)}" for key, pair in kept.items())
+    return Kept(found, {FILE: Memory(f"{{\n{lines}\n}}\n".encode())}, tuple(losses))
 
 
 def _in_tokenizer_files(key: str) -> bool:
@@ -71,27 +88,35 @@ def _in_tokenizer_files(key: str) -> bool:
     return key.startswith(_TEMPLATE) or (key.startswith(_TOKENIZER) and key.removeprefix(_TOKENIZER) in _WRITTEN)
 
 
-def unpack(metadata: Mapping[str, Typed], architecture: str, vocabulary: int) -> dict[str, Typed]:
+def unpack(source: Checkpoint[Tensor], architecture: str, vocabulary: int) -> tuple[dict[str, Typed], list[Loss]]:
     """What `pack` kept, as far as it makes sense for a GGUF of `architecture`: not the hyperparameters of another, and
-    no id of a token beyond the `vocabulary`."""
-    text = metadata[KEY].value if KEY in metadata else None
-    try:
-        kept: Any = parse_json(text.encode(), Path(KEY)).value if isinstance(text, str) else {}
-    except (UnicodeEncodeError, FormatError):
-        return {}  # a copy that somebody has changed
+    no id of a token beyond the `vocabulary`. What people wrote into the file and is no key-value is told.
+
+    Raises `FormatError` for a file that is no JSON.
+    """
     import gguf
 
-    found = {}
+    found: dict[str, Typed] = {}
+    losses = []
     others = {*gguf.MODEL_ARCH_NAMES.values()} - {architecture}
-    for key, pair in kept.items() if isinstance(kept, dict) else ():
+    for key, pair in _stored(source).items():
         if key.startswith(_OF_THE_FILE) or _in_tokenizer_files(key) or key.partition(".")[0] in others:
             continue
         if not (isinstance(pair, list) and len(pair) == 2 and _sound(*pair)):
-            continue
-        if key.startswith(_TOKENIZER) and key.endswith("_token_id") and not _is_id(pair[1], vocabulary):
-            continue
-        found[key] = Typed(pair[0], pair[1])
-    return found
+            losses.append(Loss(LossKind.METADATA_DROPPED, key, f'{FILE}: not ["kind", value], such as ["u32", 1]'))
+        elif not (key.startswith(_TOKENIZER) and key.endswith("_token_id")) or _is_id(pair[1], vocabulary):
+            found[key] = Typed(pair[0], pair[1])
+    return found, losses if FILE in source.files else []
+
+
+def _stored(source: Checkpoint[Tensor]) -> Mapping[str, Any]:
+    """The file's words, else the header's, which nobody but a program writes."""
+    kept: Any = json_file(source, FILE)
+    typed = source.metadata.get(KEY)
+    if kept is None and typed is not None and isinstance(typed.value, str):
+        with suppress(UnicodeEncodeError, FormatError):  # a copy that somebody has changed
+            kept = parse_json(typed.value.encode(), Path(KEY)).value
+    return kept if isinstance(kept, dict) else {}
 
 
 def _is_id(value: object, vocabulary: int) -> bool:

@@ -118,9 +118,9 @@ def described(said: Translation) -> Translation:
     """General metadata, and what a GGUF said before it became a folder."""
     model, source = said.known, said.source
     general, losses = general_metadata(source, model.family.ggml, said.moves)
-    back = carried.unpack(source.metadata, model.family.ggml, model.vocabulary)
+    back, strange = carried.unpack(source, model.family.ggml, model.vocabulary)
     back = {key: typed for key, typed in back.items() if key not in said.metadata}
-    return replace(said, metadata=general | said.metadata | back, files={}).losing(*losses)
+    return replace(said, metadata=general | said.metadata | back, files={}).losing(*losses, *strange)
 
 
 def _joined(item: Expected, inputs: Sequence[Tensor]) -> Node:

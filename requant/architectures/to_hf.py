@@ -96,9 +96,9 @@ def described(said: Translation) -> Translation:
     head |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = head | said.config | {"vocab_size": model.vocabulary, "tie_word_embeddings": not model.flags["untied"]}
     card, told = write_card(source.metadata)
-    metadata, losses = carried.pack(source.metadata, {family.full_key(key) for key in model.keys} | told)
-    files = said.files | generation_config(source.metadata, model.vocabulary) | card
-    return replace(said, config=config, metadata=metadata, files=files).losing(*losses)
+    kept = carried.pack(source.metadata, {family.full_key(key) for key in model.keys} | told)
+    files = {**said.files, **generation_config(source.metadata, model.vocabulary), **card, **kept.files}
+    return replace(said, config=config, metadata=kept.metadata, files=files).losing(*kept.losses)
 
 
 def _moves(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> list[Move]:

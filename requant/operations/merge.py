@@ -32,7 +32,9 @@ from requant.plan import Loss, Plan, unchanged
 from requant.sources import Memory, Source
 
 #: Files of a model that say what the result is not, or that are said anew.
-_LEFT: Final = frozenset({"README.md", "mergekit_config.yml", "model.safetensors.index.json", *QUANTIZATION_FILES})
+_LEFT: Final = frozenset(
+    {"README.md", "mergekit_config.yml", "gguf_metadata.json", "model.safetensors.index.json", *QUANTIZATION_FILES}
+)
 _RECIPE: Final = "merge_recipe.yml"
 _CARD: Final = "README.md"
 

@@ -51,4 +51,8 @@ def _left_behind(said: Translation) -> list[Loss]:
     written = {file.name for file in said.layout.files}
     files = [*(["config.json"] if said.config else []), *said.files]
     detail = "a file by itself holds tensors only; a destination that is a folder keeps it"
+    if said.source.naming is Naming.GGML:
+        from requant.architectures import carried
+
+        written |= {carried.FILE} if carried.KEY in said.metadata else set()  # the header of the weights says it, too
     return [Loss(LossKind.METADATA_DROPPED, name, detail) for name in files if name not in written]
