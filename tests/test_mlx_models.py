@@ -114,6 +114,8 @@ def test_turned_matrices_of_gpt2_that_are_plain_numbers_are_turned_back(tmp_path
         ("tok_embeddings.weight", "Mistral"),
         ("decoder.layers.0.self_attention.linear_qkv.weight", "Megatron"),
         ("model.decoder.layers.mlp.linear_fc1.weight", "Megatron"),
+        ("model.language_model.encoder.layers.0.input_layernorm.weight", "Megatron"),  # NeMo 1
+        ("language_model.embedding.word_embeddings.weight", "Megatron"),
         ("blk.0.attn_q.weight", "ggml"),
     ],
 )

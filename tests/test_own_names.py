@@ -76,6 +76,7 @@ def test_other_classes_have_other_tensors(tmp_path):
     [
         (["tok_embeddings.weight", "layers.0.attention.wq.weight"], "Mistral's or Meta's own"),
         (["model.embed_tokens.weight", "model.layers.0.self_attention.linear_qkv.weight"], "Megatron's"),
+        (["model.embed_tokens.weight", "model.language_model.encoder.layers.0.mlp.dense_h_to_4h.weight"], "Megatron's"),
         (["model.embed_tokens.weight", "model.layers.0.mlp.switch_glu.gate_proj.weight"], "MLX's"),
     ],
 )

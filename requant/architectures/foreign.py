@@ -1,7 +1,8 @@
 """Names that other libraries give tensors, told by what no family of transformers has.
 
 Facts: mlx-lm 0.32.2 (`switch_mlp`, the halves of `kv_b_proj` of DeepSeek), Mistral's and Meta's own releases
-(`consolidated.safetensors`, `consolidated.00.pth`), Megatron Core (NeMo's exports too), ggml.
+(`consolidated.safetensors`, `consolidated.00.pth`), Megatron Core and the older
+Megatron-LM (NeMo's exports too), ggml.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _LIBRARIES: Final = tuple(
         (
             "Megatron's",
             r"(?:.*\.)?(?:linear_qkv|linear_fc[12]|linear_kv_up_proj|linear_q_up_proj)\..*"
+            r"|(?:.*\.)?language_model\.(?:encoder|embedding)\..*|(?:.*\.)?mlp\.dense_(?:h_to_4h|4h_to_h)\..*"
             r"|(?:model\.|module\.)?embedding\.word_embeddings\.weight",
             "export the checkpoint to Hugging Face's format with Megatron Bridge or NeMo first",
         ),
