@@ -19,6 +19,7 @@ MAY_IMPORT = {
         "requant.sources",
         "requant.system",
         "requant.journal",
+        "requant.obstacle",
         "requant.layout",
         "requant.importance",
         "requant.dtypes",

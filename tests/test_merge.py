@@ -346,6 +346,17 @@ BAD = {
         "no kind of source is called 'one'",
         "",
     ),
+    "a token rule without a kind": (
+        {"tokenizer": {"tokens": {"<x>": {"source": {"kind": None, "model": "a"}}}}},
+        "no key is called 'kind'",
+        "",
+    ),
+    "half a letter in a token": (
+        {"tokenizer": {"tokens": {"<\ud800>": {"source": "a"}}}},
+        "has half of a surrogate pair",
+        "",
+    ),
+    "half a letter in a model": ({"models": [{"model": "a\udfff"}]}, "has half of a surrogate pair", ""),
     "template": ({"chat_template": "chatmI"}, "'chatmI' is neither a template nor known", "chatml"),
     "no model": ({"models": [{"model": "nowhere", "parameters": {"weight": 1}}]}, "nowhere: there is no such", ""),
 }

@@ -30,8 +30,8 @@ def test_every_tensor_of_a_family_is_claimed(model_type):
     config = {"architectures": [family.classes[0]], "model_type": model_type}
     names = list(dict.fromkeys(name for rule in family.rules for name in _filled(family, rule.hf)))
     assert [move.name for move in own_names(moves_of(names), config, model_type, single=True)] == names
-    with pytest.raises(PlanError, match=r"'model\.visual\.merger\.weight' does not belong to a"):
-        own_names(moves_of([*names, "model.visual.merger.weight"]), config, model_type, single=True)
+    with pytest.raises(PlanError, match=r"'model\.unheard\.merger\.weight' does not belong to a"):
+        own_names(moves_of([*names, "model.unheard.merger.weight"]), config, model_type, single=True)
 
 
 def _filled(family, template):

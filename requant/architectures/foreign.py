@@ -30,7 +30,7 @@ _LIBRARIES: Final = tuple(
         (
             "Megatron's",
             r"(?:.*\.)?(?:linear_qkv|linear_fc[12]|linear_kv_up_proj|linear_q_up_proj)\..*"
-            r"|(?:.*\.)?language_model\.(?:encoder|embedding)\..*|(?:.*\.)?mlp\.dense_(?:h_to_4h|4h_to_h)\..*"
+            r"|(?:.*\.)?language_model\.(?:encoder|embedding)\..*"
             r"|(?:model\.|module\.)?embedding\.word_embeddings\.weight",
             "export the checkpoint to Hugging Face's format with Megatron Bridge or NeMo first",
         ),

@@ -49,6 +49,8 @@ class Entry:
         for key, value in self.value.items():
             if not isinstance(key, str):
                 raise self.wrong(f"{key!r} is no name; put it in quotes")
+            if any("\ud800" <= letter <= "\udfff" for letter in key):
+                raise self.wrong(f"{printable(key, 60)!r} has half of a surrogate pair")
             yield key, self.at(f".{key}", value)
 
     def items(self) -> list[Entry]:
@@ -61,6 +63,9 @@ class Entry:
         """A string that is not empty."""
         if not isinstance(self.value, str) or not self.value:
             raise self.expected("a text")
+        # names of files that are no Unicode have others (Python's surrogateescape)
+        if any("\ud800" <= letter <= "\udfff" and not "\udc80" <= letter <= "\udcff" for letter in self.value):
+            raise self.wrong(f"{printable(self.value, 60)!r} has half of a surrogate pair")
         return self.value
 
     def integer(self) -> int:

@@ -73,7 +73,7 @@ def _rule(entry: Entry) -> TokenRule:
     if "source" not in members:
         return TokenRule(None, False, force, None, None, entry)
     source = members["source"]
-    if not isinstance(source.value, dict) or "kind" not in source.value:
+    if not isinstance(source.value, dict) or source.value.get("kind") is None:
         return TokenRule(Reference.of(source), False, force, None, None, entry)
     inside = source.members(("kind", "model", "token_id", "token"))
     kind = inside["kind"].text()
