@@ -25,9 +25,13 @@ LAYERS = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ff
 
 
 @pytest.fixture(autouse=True)
-def uncompiled(monkeypatch):
-    """GPTQModel compiles its layers with a C++ compiler, which a machine may lack: their Python does the same."""
+def uncompiled(monkeypatch, tmp_path):
+    """GPTQModel compiles its layers with a C++ compiler, which a machine may lack: their Python does the same.
+
+    It writes logs into the current folder.
+    """
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
