@@ -138,7 +138,7 @@ MORE = {
     "dots1": {"dots1.expert_gating_func"},
     "glm4lite": {"deepseek2.expert_gating_func"},
     "falcon": {"falcon.rope.freq_base"},
-    "falcon-newer": {"falcon.rope.freq_base"},
+    "falcon-multi-query": {"falcon.rope.freq_base"},
     "deepseek3": {"deepseek2.expert_gating_func"},
     "deepseek3-yarn": {"deepseek2.expert_gating_func"},
     "deepseek2-lite": {"deepseek2.expert_gating_func", "deepseek2.expert_weights_norm"},

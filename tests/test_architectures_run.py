@@ -122,5 +122,6 @@ def test_back_to_hf(name, tmp_path):
     text = torch.tensor([tokens(24)])
     with torch.inference_mode():
         ours, theirs = loaded(text)[0], model(text)[0]
-        powers = any(tensor.endswith("A_log") for tensor in after)
-        assert torch.allclose(ours, theirs, atol=1e-4) if powers else torch.equal(ours, theirs)
+        # stacks of experts are multiplied where they lie in the file, in an order that the place decides
+        near = any(tensor.endswith(("A_log", "input_linear.weight")) for tensor in after)
+        assert torch.allclose(ours, theirs, atol=1e-4) if near else torch.equal(ours, theirs)

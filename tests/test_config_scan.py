@@ -67,7 +67,8 @@ SAID_OTHERWISE = {
     "prediction layers are there or not, whatever this says": {("glm4moe", "num_nextn_predict_layers")},
     "transformers warns of it, and computes the same": {("gptneox", "is_decoder")},
     "sums of others": {("deepseek3", "head_dim"), ("deepseek3", "qk_head_dim"), ("glm4lite", "qk_head_dim")},
-    "only with new_decoder_architecture": {("falcon", "num_kv_heads"), ("falcon", "num_ln_in_parallel_attn")},
+    "only without new_decoder_architecture": {("falcon", "multi_query")},
+    "the tensors tell": {("falcon", "num_ln_in_parallel_attn")},
     "its layers are left out, which is told of each tensor": {("deepseek3", "num_nextn_predict_layers")},
     "multi_query says it": {("starcoder", "num_key_value_heads")},
     "an encoder has no head to tie, sees both ways, and crosses to nothing": {

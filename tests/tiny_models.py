@@ -395,8 +395,20 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "Glm4MoeLiteConfig",
         {key: value for key, value in _LATENT.items() if key != "first_k_dense_replace"},
     ),
-    "falcon": ("FalconForCausalLM", "FalconConfig", {}),
-    "falcon-newer": ("FalconForCausalLM", "FalconConfig", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "erniemoe": (
+        "Ernie4_5_MoeForCausalLM",
+        "Ernie4_5_MoeConfig",
+        {
+            "num_hidden_layers": 3,
+            "moe_num_experts": 4,
+            "moe_k": 2,
+            "moe_intermediate_size": 48,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "falcon": ("FalconForCausalLM", "FalconConfig", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-multi-query": ("FalconForCausalLM", "FalconConfig", {"num_kv_heads": 1}),
     "granitemoe": (
         "GraniteMoeForCausalLM",
         "GraniteMoeConfig",

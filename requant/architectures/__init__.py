@@ -16,6 +16,7 @@ from requant.architectures.deepseek import DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from requant.architectures.direction import CAUSAL, DIRECTION
 from requant.architectures.dots1 import DOTS1
 from requant.architectures.ernie import ERNIE
+from requant.architectures.ernie_moe import ERNIE_MOE
 from requant.architectures.exaone import EXAONE4, EXAONE_MOE
 from requant.architectures.falcon import FALCON
 from requant.architectures.gemma import GEMMA, GEMMA2
@@ -116,6 +117,7 @@ ARCHITECTURES: Final[tuple[Family, ...]] = tuple(
         QWEN3_NEXT,
         GPT_NEOX,
         BLOOM,
+        ERNIE_MOE,
         FALCON,
         GRANITE_MOE_SHARED,
         GRANITE_MOE,
