@@ -119,7 +119,7 @@ def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request:
 
 def _is_adapter(model: Checkpoint[Tensor], target: Format, base: str | None) -> bool:
     """Whether SOURCE is an adapter of PEFT that becomes a GGUF."""
-    from requant.adapters.config import CONFIG, is_adapter
+    from requant.adapters.recognized import CONFIG, is_adapter
 
     if CONFIG in model.files and is_adapter(model) and target.naming is Naming.GGML:
         return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from requant.adapters.recognized import is_any_adapter
 from requant.cli.documents import say_document
 from requant.cli.options import located
 from requant.cli.tables import count, size, table
@@ -76,7 +77,9 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
 
 
 def _adapter(checkpoint: Checkpoint[Tensor]) -> tuple[About | None, str]:
-    """What kind of adapter it is; or why that is not understood."""
+    """What kind of adapter it is, if it is one; or why that is not understood."""
+    if not is_any_adapter(checkpoint):
+        return None, ""
     from requant.adapters.told import about
 
     try:

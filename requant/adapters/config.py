@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from requant.adapters.recognized import CONFIG
 from requant.errors import FormatError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor
 from requant.json_values import parse_json
 from requant.patterns import Patience, Pattern, PatternError, regular_expression
 from requant.printable import printable
-from requant.sources import FileSlice, read
+from requant.sources import read
 
-CONFIG: Final = "adapter_config.json"
 _MAX_BYTES: Final = 1 << 23
 #: Keys that say what has happened, or which modules to train: the tensors show it.
 _IDLE: Final = frozenset(
@@ -93,12 +93,6 @@ def _pattern(text: str, patience: Patience) -> Pattern:
         return regular_expression(rf"(.*\.)?({text})$", patience)
     except PatternError as error:
         raise UnsupportedError(f"{CONFIG}: {error}") from None
-
-
-def is_adapter(source: Checkpoint[Tensor]) -> bool:
-    """Whether the tensors of a folder are those of an adapter; some carry the config.json of their model."""
-    files = [one for tensor in source.tensors for one in tensor.sources.values() if isinstance(one, FileSlice)]
-    return CONFIG in source.files and all(one.path.name.startswith("adapter_") for one in files)
 
 
 def config_of(source: Checkpoint[Tensor]) -> AdapterConfig:

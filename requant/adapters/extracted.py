@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.adapters.config import CONFIG
+from requant.adapters.recognized import CONFIG
 from requant.encodings import F32
 from requant.errors import PlanError
 from requant.expressions import Context, Form, Node, Stored, slabs

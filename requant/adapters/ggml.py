@@ -18,12 +18,6 @@ INVOCATION: Final = "adapter.alora.invocation_tokens"
 _SUFFIXES: Final = (".lora_a", ".lora_b")
 
 
-def is_ggml_adapter(source: Checkpoint[Tensor]) -> bool:
-    """Whether a GGUF says that it is an adapter."""
-    typed = source.metadata.get("general.type")
-    return source.naming is Naming.GGML and typed is not None and typed.value == "adapter"
-
-
 def ggml_adapter(source: Checkpoint[Tensor]) -> Adapter:
     """What it changes. Raises `UnsupportedError` for another kind than LoRA, and `PlanError` for half a pair."""
     kind = source.metadata.get("adapter.type")

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from requant.adapters.changes import Adapter
-from requant.adapters.config import is_adapter
-from requant.adapters.ggml import ggml_adapter, is_ggml_adapter
+from requant.adapters.ggml import ggml_adapter
 from requant.adapters.peft import peft_adapter
+from requant.adapters.recognized import is_ggml_adapter
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Naming, Tensor
-
-
-def is_any_adapter(source: Checkpoint[Tensor]) -> bool:
-    """Whether it is an adapter, and no model."""
-    return is_ggml_adapter(source) or (is_adapter(source) and not _is_model(source))
 
 
 def adapter_of(source: Checkpoint[Tensor]) -> Adapter:
@@ -22,7 +17,3 @@ def adapter_of(source: Checkpoint[Tensor]) -> Adapter:
     if source.naming is Naming.GGML:
         raise PlanError(f"{source.path} is no adapter: general.type does not say so", hint="a merge takes two models")
     return peft_adapter(source)
-
-
-def _is_model(source: Checkpoint[Tensor]) -> bool:
-    return source.naming is Naming.GGML

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from requant.adapters.changes import Adapter, Change, Kind, Product, Shift, TrainedTokens, Whole
-from requant.adapters.config import CONFIG, AdapterConfig, config_of, is_adapter
+from requant.adapters.config import AdapterConfig, config_of
+from requant.adapters.recognized import CONFIG, is_adapter
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.expressions import Chosen, Stored
 from requant.ir import Checkpoint, Naming, Tensor

@@ -9,7 +9,7 @@ from math import prod
 from typing import Final
 
 from requant.adapters.changes import TrainedTokens, Whole
-from requant.adapters.opening import adapter_of, is_any_adapter
+from requant.adapters.opening import adapter_of
 from requant.ir import Checkpoint, Json, Tensor
 
 _LAYER: Final = re.compile(r"^.*?\.\d+\.")
@@ -45,10 +45,8 @@ class About:
         }
 
 
-def about(source: Checkpoint[Tensor]) -> About | None:
-    """What kind of adapter it is; None for what is none. Raises as `adapter_of` does for what is not understood."""
-    if not is_any_adapter(source):
-        return None
+def about(source: Checkpoint[Tensor]) -> About:
+    """What kind of adapter it is. Raises as `adapter_of` does for what is not understood."""
     adapter = adapter_of(source)
     targets: dict[str, int] = {}
     for product in adapter.products:
