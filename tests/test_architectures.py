@@ -25,10 +25,16 @@ LOST = {
     "gptoss-published": {"rope_scaling.truncate"},
 }
 #: The vision model of a model that sees, all of which is lost.
-VISION = re.compile(r"(model\.)?visual\..*")
+VISION = re.compile(r"(model\.)?(visual|vision_tower|multi_modal_projector)\..*")
 #: Families whose GGUF becomes another class: a Mistral without its window computes what a Llama does, and GGUF has one
 #: architecture for both; the text model of one that sees is a model of its own.
-ANOTHER = {"mistral": "LlamaConfig", "qwen2vl": "Qwen2Config", "qwen3vl": "Qwen3Config", "glm4lite": "DeepseekV3Config"}
+ANOTHER = {
+    "mistral": "LlamaConfig",
+    "mistral3-small": "MistralConfig",
+    "qwen2vl": "Qwen2Config",
+    "qwen3vl": "Qwen3Config",
+    "glm4lite": "DeepseekV3Config",
+}
 #: Keys of config.json that have nothing to do with what is computed, or that `requant.tokenizers` adds.
 NOT_OURS = {
     *("_name_or_path", "chunk_size_feed_forward"),
@@ -39,7 +45,7 @@ NOT_OURS = {
 
 def as_text(name):
     """A tensor's name in a folder of the text model alone."""
-    return name.replace("model.language_model.", "model.")
+    return name.replace("model.language_model.", "model.").removeprefix("language_model.")
 
 
 def same(name, ours, theirs):

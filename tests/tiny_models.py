@@ -287,6 +287,25 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "Ministral3Config",
         {"head_dim": 32, "rope_parameters": {**_MINISTRAL, "original_max_position_embeddings": 512}},
     ),
+    "mistral3-small": (
+        "Mistral3ForConditionalGeneration",
+        "Mistral3Config",
+        {
+            "model_type": "mistral",
+            "head_dim": 32,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000000.0},
+            "sliding_window": None,
+            "vision_config": {
+                "model_type": "pixtral",
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 32,
+                "patch_size": 16,
+            },
+        },
+    ),
     "exaone4": (
         "Exaone4ForCausalLM",
         "Exaone4Config",
@@ -454,7 +473,7 @@ def make(
         settings["n_positions"] = positions
     if "vision_config" in settings:
         vision = settings.pop("vision_config")
-        settings = {"text_config": settings, "vision_config": vision}
+        settings = {"text_config": settings, "vision_config": vision, "tie_word_embeddings": False}
     config = getattr(transformers, config_class)(**settings)
     config.architectures = [model_class]
     model = getattr(transformers, model_class)(config)

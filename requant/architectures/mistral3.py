@@ -1,4 +1,5 @@
-"""Ministral 3, Devstral 2: Llama with yarn, and queries that grow with the distance from the beginning.
+"""Ministral 3, Devstral 2: Llama with yarn, and queries that grow with the distance from the beginning; and the text
+models of Mistral Small 3.1 and 3.2, which are Mistrals without either.
 
 Facts: llama.cpp's conversion/mistral3.py and src/models/mistral3.cpp; transformers' modeling_ministral3.py.
 """
@@ -39,11 +40,14 @@ _YARN: Final[Mapping[str, Json]] = {
     "llama_4_scaling_beta": 0.1,
 }
 _ROPE: Final = Rope(theta=_THETA, multiplied=1.0, absent=_YARN)
+_PLAIN: Final = Rope(theta=10000.0)
 _SCALE: Final = "attention.temperature_scale"
 _BETA: Final = "llama_4_scaling_beta"
 
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+    if config.get("model_type") == "mistral":
+        return _PLAIN.to_ggml(checkpoint, config, sizes)
     said = _ROPE.to_ggml(checkpoint, config, sizes)
     written = config.get("rope_parameters") or config.get("rope_scaling") or dict(_YARN)
     rope = parameters({**config, "rope_parameters": written}, _THETA)
@@ -59,7 +63,8 @@ def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
         beta = shortest(number(values, _SCALE, 0.0))
         rope: dict[str, Json] = {**scaling, _BETA: beta}
         return replace(said, config={**said.config, "rope_scaling": rope}, keys=said.keys | {_SCALE})
-    return said
+    # the other class would take its own yarn where none is said
+    return replace(said, config={**said.config, "architectures": ["MistralForCausalLM"], "model_type": "mistral"})
 
 
 MISTRAL3: Final[Family] = replace(
@@ -77,7 +82,8 @@ MISTRAL3: Final[Family] = replace(
             LLAMA.keys[-1],
         ),
         (Irregular(_to_ggml, _to_hf),),
-        assumptions=(SILU, Assumption("sliding_window", (None,), None, written=False, loss=WINDOW_LOSS)),
+        more=("Mistral3ForConditionalGeneration",),
+        assumptions=(SILU, Assumption("sliding_window", (None,), None, loss=WINDOW_LOSS)),
     ),
     bases=("model.", "model.language_model.", "language_model.model.", ""),
     ignored=(
