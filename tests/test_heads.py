@@ -19,6 +19,7 @@ from requant.ir import Typed
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import LossKind
 from requant.verify.llama_cpp import LlamaCpp
+from tests.tiny_models import make
 
 TEXT = [5, 9, 41, 17, 63, 20, 8]
 SMALL = {
@@ -185,6 +186,15 @@ def test_a_class_that_nobody_knows_is_told(config, tmp_path):
     (loss,) = converted(tmp_path / "hf", tmp_path / "m.gguf").losses
     assert (loss.kind, loss.subject) == (LossKind.SUSPECT, "architectures")
     assert "SomeEncoderModel with code of its own" in loss.detail
+
+
+def test_a_model_type_that_is_not_that_of_the_class_is_told(tmp_path):
+    make("llama", tmp_path / "hf")
+    for kind, told in (("llama", []), ("qwen2", ["model_type 'qwen2'"]), ("nobody", ["model_type 'nobody'"])):
+        changed(tmp_path / "hf", model_type=kind)
+        source = Safetensors().read(tmp_path / "hf")
+        plan = plan_conversion(source, Gguf(), tmp_path / "x.gguf", Request("F32", vocabulary=False))
+        assert [loss.subject for loss in plan.losses if loss.kind is LossKind.SUSPECT] == told
 
 
 @pytest.mark.parametrize("name", ["Qwen2ForProcessRewardModel", "SomeRewardModel", "SomeOtherModel"])

@@ -47,7 +47,8 @@ def class_of(config: Config, model_type: str, families: Sequence[Family]) -> Mod
         for family in families:
             scores = family.classifier is not None and name in family.classifier.classes
             if scores or name in family.classes:
-                return ModelClass(family, name, headless=scores or name in family.headless)
+                told = _contradiction(family, name, types)
+                return ModelClass(family, name, headless=scores or name in family.headless, losses=told)
     for kind in types:
         for family in families:
             if kind == family.model_type or kind in family.other_types:
@@ -57,6 +58,13 @@ def class_of(config: Config, model_type: str, families: Sequence[Family]) -> Mod
                 return _by_type(family, classes[0], config, scoring)
     shown = ", ".join([*classes, *dict.fromkeys(types)]) or "no architecture"
     raise unsupported(f"config.json says {shown}, which is not supported", families, lambda f: f.model_type)
+
+
+def _contradiction(family: Family, name: str, types: Sequence[str]) -> tuple[Loss, ...]:
+    """A model type that is not that of the class: the class counts, as it says what is computed."""
+    other = [kind for kind in types[:1] if kind != family.model_type and kind not in family.other_types]
+    detail = f"it is not that of the class {name}, which counts ({family.model_type})"
+    return tuple(Loss(LossKind.SUSPECT, f"model_type {kind!r}", detail) for kind in other)
 
 
 def _by_type(family: Family, name: str, config: Config, scoring: Sequence[str]) -> ModelClass:
