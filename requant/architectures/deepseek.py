@@ -167,7 +167,6 @@ DEEPSEEK3: Final[Family] = replace(
             Assumption("topk_method", ("noaux_tc",), "noaux_tc", written=False),
             Assumption("moe_layer_freq", (1,), 1, written=False),
         ),
-        more=("KimiK2ForCausalLM",),
     ),
     layers=mixture.dense_layers(),
     ignored=(*BUFFERS, _AHEAD),
