@@ -138,6 +138,18 @@ def test_nothing_that_a_terminal_obeys(models, capsys, monkeypatch, command):
     assert harmless(out) + harmless(err)
 
 
+@pytest.mark.slow
+def test_what_a_loaded_model_says(tmp_path, capsys, monkeypatch):
+    """Nearly every token that this model can answer with would do something to a terminal."""
+    marks = ("\x1b[31m", "\x07", "\x9b2J", "\u202e", "\u2028", "\r")
+    words = tuple(f"{mark}{n}" for n in range(100) for mark in marks)
+    path = write_tiny_llama(tmp_path / "hostile.gguf", words=words)
+    _, out, err = run(capsys, monkeypatch, "check", path, "--prompt", "the a")
+    assert "answer" in out and "\\x" in out
+    harmless(out)
+    harmless(err)
+
+
 def test_names_that_a_shell_expands(models, capsys, monkeypatch):
     """Arguments are foreign, too: `requant inspect *` in a folder of a stranger."""
     for words in (
