@@ -20,11 +20,11 @@ from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
 from requant.execution import Options, Receipt, execute, peak_bytes
 from requant.ir import Json
-from requant.losses import LossGroup, grouped
+from requant.losses import LossGroup, LossKind, grouped
 from requant.operations.inspect import short_label
 from requant.output import on_published
 from requant.passes.explained import explained
-from requant.plan import Fidelity, LossKind, Plan, Step
+from requant.plan import Fidelity, Plan, Step
 from requant.printable import printable
 
 #: Lines for losses of one kind before the rest is only counted.

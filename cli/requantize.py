@@ -14,7 +14,7 @@ from requant.cli.execution import carry_out
 from requant.digits import whole
 from requant.errors import PlanError
 from requant.formats import FORMATS
-from requant.plan import LossKind
+from requant.losses import LossKind
 from requant.recipes import RECIPES, Recipe, layers_to_prune, override_kv, recipe_named
 
 _EXAMPLES: Final = """\b

@@ -22,7 +22,8 @@ from requant.encodings.small_floats import takes
 from requant.errors import PlanError
 from requant.expressions import Stored
 from requant.ir import Checkpoint, Tensor
-from requant.plan import Loss, Move
+from requant.losses import Loss
+from requant.plan import Move
 from requant.sources import Memory, read
 
 NVFP4: Final = BLOCKS["NVFP4"]

@@ -18,8 +18,7 @@ from requant.expressions import Form, Node, Stored
 from requant.importance import Importance
 from requant.ir import Checkpoint, Json, Tensor, TensorSpec, Typed
 from requant.layout import Layout
-from requant.losses import Loss as Loss
-from requant.losses import LossKind as LossKind
+from requant.losses import Loss
 from requant.sources import Source
 
 if TYPE_CHECKING:

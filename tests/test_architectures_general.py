@@ -11,7 +11,7 @@ from requant.architectures import carried, translate
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.formats.safetensors import Safetensors
 from requant.ir import Naming, Typed
-from requant.plan import LossKind
+from requant.losses import LossKind
 from requant.sources import Memory, read
 from tests import models
 from tests.naive_expressions import carried_out

@@ -11,7 +11,7 @@ from requant.architectures import ARCHITECTURES, translate
 from requant.encodings import F32
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Naming, Tensor, Typed
-from requant.plan import LossKind
+from requant.losses import LossKind
 from requant.sources import Memory
 
 CONFIG = {

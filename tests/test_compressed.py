@@ -19,8 +19,8 @@ from requant.encodings.gptq import Order
 from requant.errors import FormatError, UnsupportedError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import LossKind
 from requant.sources import read
 from tests import tiny_models
 from tests.stored import read_folder

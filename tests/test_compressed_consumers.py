@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import LossKind, Plan
+from requant.plan import Plan
 from tests import tiny_models
 from tests.models import consumer
 from tests.tiny_folder import write_tiny_folder

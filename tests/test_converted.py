@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import Fidelity, LossKind
+from requant.plan import Fidelity
 from tests import models
 from tests.gguf_digest import summary
 from tests.tiny_gpt_oss import write_tiny_gpt_oss

@@ -22,8 +22,9 @@ from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.ir import TensorSpec
 from requant.kernels_cpu.exl2 import Exl2Codec, Stored, input_order, quantize_group
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import Fidelity, LossKind
+from requant.plan import Fidelity
 from requant.schemes.exl2 import Option, allocate, encoding_of, exl2, on_measured, stored_bits
 from requant.sources import read as bytes_of
 from tests.naive_exl2 import dequantized, groups_of, quantized_group, unpacked

@@ -12,12 +12,13 @@ from requant.encodings import BLOCKS, F16, F32
 from requant.expressions import Stacked, Stored
 from requant.formats import FORMATS, detect
 from requant.ir import Checkpoint, Naming, Tensor
+from requant.losses import Loss, LossKind
 from requant.operations.convert import Request, plan_conversion
 from requant.passes.companions import FoldScales
 from requant.passes.explained import chosen, did, explained
 from requant.passes.layers import Fuse
 from requant.passes.names import FileOrder
-from requant.plan import Loss, LossKind, Move, unchanged
+from requant.plan import Move, unchanged
 from requant.sources import Memory
 from tests.tiny_folder import write_tiny_folder
 

@@ -16,8 +16,8 @@ from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.ir import Typed
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import LossKind
 from requant.verify.llama_cpp import LlamaCpp
 from tests.tiny_models import make
 

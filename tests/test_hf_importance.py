@@ -8,9 +8,10 @@ from requant.errors import PlanError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.importance import Importance, Measured
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
 from requant.passes.importance import in_hf_names
-from requant.plan import LossKind, Move
+from requant.plan import Move
 from tests.tiny_folder import HIDDEN, LAYERS, MIDDLE, write_tiny_folder
 from tests.tiny_models import make
 

@@ -20,7 +20,8 @@ from requant.formats.gguf import Gguf
 from requant.formats.imatrix import imatrix_checkpoint, read_imatrix
 from requant.importance import Importance, Measured
 from requant.layout import LayoutOptions
-from requant.plan import LossKind, Plan, Step
+from requant.losses import LossKind
+from requant.plan import Plan, Step
 from requant.recipes import Choice, Wanted, check_importance, missing_importance, recipe_named
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/imatrix"

@@ -12,8 +12,8 @@ from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.ir import Checkpoint, Naming, Typed
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import LossKind
 from requant.sources import Memory
 from tests.test_heads import SMALL, saved
 

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from requant.errors import UnsupportedError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import LossKind
 from tests.stored import values_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mlx"

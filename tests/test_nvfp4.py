@@ -21,10 +21,11 @@ from requant.errors import PlanError, UnsupportedError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.ir import Checkpoint, Naming, Tensor
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.requantize import Request as Requantize
 from requant.operations.requantize import plan_requantization
-from requant.plan import Fidelity, LossKind
+from requant.plan import Fidelity
 from requant.sources import Memory
 from requant.verify.llama_cpp import LlamaCpp
 from tests import tiny_models

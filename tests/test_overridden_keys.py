@@ -13,10 +13,10 @@ from requant.errors import PlanError
 from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.ir import Typed
+from requant.losses import LossKind
 from requant.operations import convert, requantize
 from requant.operations.convert import plan_conversion
 from requant.operations.requantize import plan_requantization
-from requant.plan import LossKind
 from requant.recipes import kind_of, override_kv
 from requant.recipes.key_kinds import fitting
 

@@ -20,8 +20,7 @@ from requant.cli.main import _run
 from requant.encodings import F32
 from requant.formats.gguf import Gguf
 from requant.ir import Typed
-from requant.losses import grouped
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind, grouped
 from requant.printable import LONGEST_MESSAGE, printable
 from tests.gguf_files import checkpoint, save
 from tests.tiny_folder import write_tiny_folder

@@ -18,8 +18,9 @@ from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.errors import FormatError, PlanError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import Fidelity, LossKind
+from requant.plan import Fidelity
 from requant.sources import read
 from tests.tiny_folder import write_tiny_folder
 

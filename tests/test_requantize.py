@@ -23,8 +23,9 @@ from requant.formats.gguf import Gguf
 from requant.formats.imatrix import read_imatrix
 from requant.ir import Tensor, Typed
 from requant.layout import LayoutOptions
+from requant.losses import LossKind
 from requant.operations.requantize import Request, plan_requantization
-from requant.plan import Fidelity, LossKind
+from requant.plan import Fidelity
 from requant.recipes import Overrides, encoding_named
 from requant.sources import Memory, read
 from tests import ggml_oracle, models, quantizable

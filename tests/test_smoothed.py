@@ -15,8 +15,9 @@ from requant.encodings.smoothed import Smoothed
 from requant.errors import FormatError, UnsupportedError
 from requant.execution import execute
 from requant.formats import FORMATS, detect
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
-from requant.plan import Fidelity, LossKind
+from requant.plan import Fidelity
 from tests.stored import read_folder, values_of
 from tests.test_scaled import MODELOPT_NVFP4, encoded
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from tokenizers import Tokenizer
 
+from requant.losses import LossKind
 from requant.patterns import Patience
-from requant.plan import LossKind
 from requant.tokenizers import to_ggml
 from requant.tokenizers.pre_tokenizers import BY_NAME, GPT2, LLAMA3, PRE_TOKENIZERS, QWEN2
 from requant.tokenizers.splitting import ALPHABET, Split, probes, run

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from requant.errors import FormatError, UnsupportedError
 from requant.formats import FORMATS, detect
+from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.inspect import report
-from requant.plan import LossKind
 from tests.tiny_folder import write_tiny_folder
 
 

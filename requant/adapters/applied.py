@@ -12,7 +12,7 @@ from requant.encodings import DENSE
 from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Node, Patched, Stacked, Stored, reshaped
 from requant.ir import Json, Tensor, flat_config
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.sources import Memory
 
 _EMBEDDING = "embed_tokens.weight"

@@ -23,7 +23,8 @@ from requant.errors import PlanError
 from requant.expressions import Context, Form, Node, Stored, slabs
 from requant.ir import Checkpoint, Json, Naming, Tensor, TensorSpec, Typed
 from requant.layout import Format, Layout, LayoutOptions, OutputFile
-from requant.plan import Loss, LossKind, Plan, Step
+from requant.losses import Loss, LossKind
+from requant.plan import Plan, Step
 from requant.sources import Bytes, Source
 
 Doubles = NDArray[np.float64]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from requant.ir import Checkpoint, Tensor, Typed
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.sources import Memory, Source, read
 
 NAME: Final = "README.md"

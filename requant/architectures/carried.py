@@ -18,7 +18,7 @@ from requant.architectures.general import SAMPLING, json_file
 from requant.errors import FormatError
 from requant.ir import Checkpoint, Tensor, Typed
 from requant.json_values import parse_json
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.sources import Memory, Source
 
 KEY: Final = "requant.gguf"

@@ -9,7 +9,7 @@ from typing import Final
 
 from requant.architectures.rules import Config, Family
 from requant.errors import UnsupportedError
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 
 #: Names of transformers' classes, and of classes like them, whose head is none that predicts tokens.
 _OTHER_HEAD: Final = re.compile(

@@ -21,7 +21,8 @@ from requant.encodings import Dense
 from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Joined, Stored, reshaped
 from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.plan import Loss, LossKind, Move
+from requant.losses import Loss, LossKind
+from requant.plan import Move
 from requant.sources import Memory
 
 LABELS: Final = "classifier.output_labels"

@@ -37,7 +37,7 @@ from requant.architectures.rules import (
 )
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 
 _SOFTMAX: Final = 1
 #: Layers of models whose queries are not compressed.

@@ -14,7 +14,7 @@ from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
 from requant.architectures.windows import SLIDING
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Tensor, Typed
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 
 #: The key of a GGUF, without the architecture.
 CAUSAL: Final = "attention.causal"

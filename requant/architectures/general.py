@@ -18,7 +18,8 @@ from requant.architectures.card import read_card
 from requant.architectures.numbers import shortest
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.json_values import TOKENIZER, parse_json
-from requant.plan import Loss, LossKind, Move
+from requant.losses import Loss, LossKind
+from requant.plan import Move
 from requant.printable import printable
 from requant.sources import Memory, Source, read
 

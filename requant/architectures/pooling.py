@@ -13,7 +13,7 @@ from requant.architectures.general import json_file
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.sources import Memory
 
 #: sentence-transformers' name of each mode, in its old spelling (a flag for each) and its new one; ggml's number.

@@ -19,7 +19,8 @@ from requant.encodings import Dense
 from requant.errors import UnsupportedError
 from requant.expressions import Joined, Stored
 from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.plan import Loss, LossKind, Move
+from requant.losses import Loss, LossKind
+from requant.plan import Move
 from requant.sources import Memory, read
 
 _NAME: Final = "qwen3-reranker"

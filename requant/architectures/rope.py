@@ -21,7 +21,7 @@ from requant.architectures.rules import Config, Default, Irregular, Sizes, ToGgm
 from requant.encodings import F32
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.sources import Memory, read
 
 Factors = NDArray[np.float32]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from requant.encodings import BF16, Dense
 from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.plan import Loss, Move
+from requant.losses import Loss
+from requant.plan import Move
 from requant.sources import Source
 
 if TYPE_CHECKING:

@@ -42,7 +42,8 @@ from requant.expressions import (
     reshaped,
 )
 from requant.ir import Tensor, flat_config
-from requant.plan import Loss, Move, Translation
+from requant.losses import Loss
+from requant.plan import Move, Translation
 
 
 def recognized(said: Translation, families: Sequence[Family]) -> Translation:

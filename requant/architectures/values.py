@@ -8,7 +8,7 @@ from requant.architectures.numbers import shortest, shown
 from requant.architectures.rules import Config, Family
 from requant.errors import PlanError
 from requant.ir import Json, Typed
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 
 #: Largest value of each unsigned kind.
 _UNSIGNED = {"u8": (1 << 8) - 1, "u16": (1 << 16) - 1, "u32": (1 << 32) - 1, "u64": (1 << 64) - 1}

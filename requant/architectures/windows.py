@@ -10,7 +10,7 @@ from requant.architectures.numbers import number, positive
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 
 SLIDING: Final = "sliding_attention"
 FULL: Final = "full_attention"

@@ -13,7 +13,7 @@ from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rules import Config
 from requant.errors import UnsupportedError
 from requant.ir import Json, Typed
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 
 #: Optional parameters: HF name, GGUF key.
 _OPTIONAL: Final = (

@@ -14,6 +14,7 @@ from requant.adapters.changes import Adapter
 from requant.errors import PlanError
 from requant.expressions import Node
 from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
+from requant.losses import Loss
 from requant.merging.reference import Reference
 from requant.merging.vocabulary import Vocabulary
 from requant.passes import Pass, made
@@ -23,7 +24,7 @@ from requant.passes.names import OwnNames
 from requant.passes.tokenizer import TokenizerToHf
 from requant.passes.translation import translation
 from requant.passes.unwrap import Unwrap
-from requant.plan import Loss, unchanged
+from requant.plan import unchanged
 from requant.sources import Source
 
 #: A tensor of a layer: what stands before the layer's number, the number, and what stands after it.

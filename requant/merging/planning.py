@@ -9,6 +9,7 @@ from typing import Any, Final
 from requant.encodings import Dense, Encoding
 from requant.errors import PlanError
 from requant.expressions import Node
+from requant.losses import Loss, LossKind
 from requant.merging.finite import Finite
 from requant.merging.merged import Merged
 from requant.merging.methods.method import Base, Parameter, Scope, Setting, Value
@@ -19,7 +20,6 @@ from requant.merging.recipe import Input, Recipe, Slice
 from requant.merging.reference import Reference
 from requant.merging.settings import unused, value_of
 from requant.merging.vocabulary import Alignment
-from requant.plan import Loss, LossKind
 
 #: Contradictions that are listed before the rest is counted.
 _SHOWN: Final = 20

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from requant.errors import PlanError
+from requant.losses import Loss, LossKind
 from requant.merging.model import Model
 from requant.merging.recipe import Recipe
 from requant.merging.reference import Reference
 from requant.merging.vocabulary import Alignment, Vocabulary, differences, union
 from requant.merging.vocabulary_rules import BASE, UNION, TokenizerRules, TokenRule
-from requant.plan import Loss, LossKind
 from requant.printable import printable
 from requant.sources import Source
 

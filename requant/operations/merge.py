@@ -16,6 +16,7 @@ from requant.errors import PlanError
 from requant.expressions import Node
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Naming, Tensor
 from requant.layout import Format
+from requant.losses import Loss
 from requant.merging import card, chat
 from requant.merging.layers import relayered
 from requant.merging.model import Model
@@ -28,7 +29,7 @@ from requant.merging.vocabularies import Tokens, tokens_of
 from requant.operations.convert import LISTS, Request
 from requant.passes import Pass, planned
 from requant.passes.graft import Graft, stand_in
-from requant.plan import Loss, Plan, unchanged
+from requant.plan import Plan, unchanged
 from requant.sources import Memory, Source
 
 #: Files of a model that say what the result is not, or that are said anew.

@@ -8,8 +8,9 @@ from typing import ClassVar, Final
 
 from requant.errors import UnsupportedError
 from requant.ir import Checkpoint, Naming, Tensor
+from requant.losses import Loss, LossKind
 from requant.passes.passing import Fact
-from requant.plan import Loss, LossKind, Translation
+from requant.plan import Translation
 
 #: Ends of the names of parameters; buffers may be empty.
 _PARAMETERS: Final = (".weight", ".bias")

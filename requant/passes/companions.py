@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from requant import companions
 from requant.encodings.scaled import BESIDE
+from requant.losses import Loss
 from requant.passes.passing import Fact
-from requant.plan import Loss, Translation, unchanged
+from requant.plan import Translation, unchanged
 
 
 @dataclass(frozen=True, slots=True)

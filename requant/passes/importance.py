@@ -11,7 +11,8 @@ from requant.encodings.bitsandbytes import FourBit, RowInt8
 from requant.encodings.scaled import Scaled
 from requant.importance import Importance, Measured
 from requant.ir import Checkpoint, Naming, Tensor
-from requant.plan import Fidelity, Loss, LossKind, Move, Step
+from requant.losses import Loss, LossKind
+from requant.plan import Fidelity, Move, Step
 
 
 def in_hf_names(importance: Importance, source: Checkpoint[Tensor], moves: Sequence[Move]) -> Importance:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from requant.ir import Naming
+from requant.losses import Loss, LossKind
 from requant.passes.importance import unused_importance
 from requant.passes.passing import Fact
 from requant.passes.steps import rounded_twice
-from requant.plan import Loss, LossKind, Translation
+from requant.plan import Translation
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from requant.expressions import Stored, reshaped
 from requant.ir import Tensor
 from requant.layout import LayoutOptions
+from requant.losses import Loss, LossKind
 from requant.passes.passing import Fact
-from requant.plan import Loss, LossKind, Move, Translation
+from requant.plan import Move, Translation
 from requant.recipes import file_order, ggml_shape, pruned_metadata, pruned_names
 from requant.sources import FileSlice
 

@@ -12,8 +12,9 @@ from requant.encodings.small_floats import small_floats_of
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import TensorSpec
+from requant.losses import Loss, LossKind
 from requant.passes.passing import Fact
-from requant.plan import Fidelity, Loss, LossKind, Move, Step, Translation
+from requant.plan import Fidelity, Move, Step, Translation
 
 
 @dataclass(frozen=True, slots=True)

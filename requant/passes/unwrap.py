@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from requant.losses import Loss, LossKind
 from requant.passes.passing import Fact
-from requant.plan import Loss, LossKind, Translation, unchanged
+from requant.plan import Translation, unchanged
 from requant.wrapped import unwrapped
 
 

@@ -25,8 +25,9 @@ from requant.errors import PlanError
 from requant.expressions import Context, Form
 from requant.importance import Importance
 from requant.ir import Json
+from requant.losses import Loss, LossKind
 from requant.measuring import on_measured
-from requant.plan import Loss, LossKind, Move
+from requant.plan import Move
 from requant.schemes.linear import Applied, is_linear
 from requant.schemes.scheme import Scheme
 from requant.system import processors

@@ -18,7 +18,8 @@ from requant.encodings.exactness import Integers, integers_of
 from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.errors import PlanError
 from requant.ir import Json
-from requant.plan import Loss, LossKind, Move
+from requant.losses import Loss, LossKind
+from requant.plan import Move
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
 from requant.schemes.scheme import Scheme
 from requant.sources import Memory

@@ -11,7 +11,8 @@ from requant.encodings import BF16, DENSE, F16, Dense, Encoding
 from requant.encodings.exactness import values_of
 from requant.errors import PlanError
 from requant.ir import Json
-from requant.plan import Loss, Move
+from requant.losses import Loss
+from requant.plan import Move
 from requant.sources import Source
 
 

@@ -14,7 +14,8 @@ from requant.encodings import BF16, Encoding
 from requant.encodings.scaled import FP8_BLOCK, GPT_OSS, MXFP4, NVFP4, Scaled
 from requant.errors import PlanError
 from requant.ir import Json
-from requant.plan import Loss, LossKind, Move
+from requant.losses import Loss, LossKind
+from requant.plan import Move
 from requant.schemes.compressed import Weights, compressed_config, unloaded_experts
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
 from requant.schemes.scheme import Scheme

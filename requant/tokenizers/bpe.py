@@ -5,7 +5,7 @@ from __future__ import annotations
 from requant.errors import FormatError, UnsupportedError
 from requant.ir import Json, Typed
 from requant.json_values import Item
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.tokenizers.files import Files
 from requant.tokenizers.keys import MERGES, MODEL, PRE, TOKENS, TYPES
 from requant.tokenizers.merges import Merges, merges_of, merges_txt

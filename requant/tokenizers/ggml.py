@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.ir import Checkpoint, Tensor, Typed
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.tokenizers import bpe, sentencepiece, spm, tekken, unigram, wordpiece
 from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, MODEL

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from requant.errors import UnsupportedError
 from requant.ir import Json, Typed
-from requant.plan import Loss
+from requant.losses import Loss
 from requant.sources import Memory, Source
 from requant.tokenizers import bpe, spm, unigram, wordpiece
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, CHAT_TEMPLATE, CHAT_TEMPLATES, MODEL, PRE

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from requant.json_values import Item
+from requant.losses import Loss, LossKind
 from requant.patterns import Patience
-from requant.plan import Loss, LossKind
 from requant.tokenizers.files import Files
 from requant.tokenizers.pre_tokenizers import BY_NAME, PRE_TOKENIZERS, PreTokenizer
 from requant.tokenizers.splitting import Split, UnknownStep, probes, run, steps_of

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from requant.ir import Json, Typed
 from requant.json_values import Item
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.tokenizers.files import Files, puts_space_before, steps
 from requant.tokenizers.keys import ADD_SPACE_PREFIX, MERGES, MODEL, PRE, SCORES, TOKENS, TYPES
 from requant.tokenizers.merges import Merges, merges_of, split_rules

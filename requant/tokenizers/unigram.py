@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from requant.errors import FormatError
 from requant.ir import Json, Typed
 from requant.json_values import Item
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.tokenizers.files import Files, config_value, puts_space_before, steps
 from requant.tokenizers.keys import (
     ADD_SPACE_PREFIX,

@@ -15,7 +15,7 @@ from requant.digits import whole
 from requant.errors import FormatError, PlanError
 from requant.ir import Typed
 from requant.json_values import Item
-from requant.plan import Loss
+from requant.losses import Loss
 from requant.printable import printable
 from requant.tokenizers.files import Files
 

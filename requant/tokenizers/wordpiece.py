@@ -10,7 +10,7 @@ from __future__ import annotations
 from requant.errors import FormatError, UnsupportedError
 from requant.ir import Json, Typed
 from requant.json_values import Item
-from requant.plan import Loss, LossKind
+from requant.losses import Loss, LossKind
 from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import LOWERCASE, MODEL, PRE, STRIP_ACCENTS, TOKENS, TYPE_COUNT, TYPES
 from requant.tokenizers.metadata import GgmlTokenizer, assumed_ids, document, placed, template
