@@ -1,5 +1,7 @@
 """The tables themselves: they invert, and llama.cpp knows every name in them."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import gguf
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from requant.architectures import ARCHITECTURES
+from requant.architectures import ARCHITECTURES, index
 from requant.architectures.names import expected
 from requant.architectures.rope import llama3_factors, parameters, scaling_of_factors
 from requant.architectures.rules import Order
@@ -166,3 +168,16 @@ def test_llama_3_itself_is_found(theta, head, factor):
 def test_every_spelling_of_rope_parameters(config):
     found = parameters(config, 10000.0)
     assert (found["rope_type"], found["factor"], found["rope_theta"]) == ("linear", 2.0, 5e5)
+
+
+def test_the_index_says_what_the_tables_say():
+    for (name, file, words), family in zip(index.TABLE, ARCHITECTURES, strict=True):
+        assert " ".join(index.words_of(family)) == words, f'{name} of {file}: "{" ".join(index.words_of(family))}"'
+
+
+def test_a_model_imports_the_table_of_its_family_alone():
+    code = "import sys; from requant.architectures import index; index.named(['llama']); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "requant.architectures.llama" in loaded
+    assert not {"requant.architectures.olmo", "requant.architectures.deepseek", "requant.architectures.bert"} & loaded

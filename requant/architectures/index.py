@@ -1,0 +1,129 @@
+"""Which file a family is in, and what names it: so that a conversion imports the table of its family and no other.
+
+To add a family: one file with its rules and keys, one line here; tests/test_architectures_tables.py says what belongs
+into the line. Of families that share a ggml architecture, the first that claims a GGUF gets it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from typing import Final
+
+from requant.architectures.direction import CAUSAL, DIRECTION
+from requant.architectures.pooling import POOLING
+from requant.architectures.rules import Family
+
+#: (name of the family in its file, the file, what names it: model types, ggml architecture, classes).
+TABLE: Final[tuple[tuple[str, str, str], ...]] = (
+    ("MIXTRAL", "llama", "mixtral llama MixtralForCausalLM MixtralModel"),
+    ("MISTRAL", "llama", "mistral llama MistralForCausalLM MistralModel"),
+    ("LLAMA", "llama", "llama LlamaForCausalLM LLaMAForCausalLM LlamaModel"),
+    ("QWEN2", "qwen", "qwen2 Qwen2ForCausalLM Qwen2Model"),
+    ("QWEN2MOE", "qwen", "qwen2_moe qwen2moe Qwen2MoeForCausalLM Qwen2MoeModel"),
+    ("QWEN3", "qwen", "qwen3 Qwen3ForCausalLM Qwen3Model Qwen3ForSequenceClassification"),
+    ("QWEN3MOE", "qwen", "qwen3_moe qwen3moe Qwen3MoeForCausalLM Qwen3MoeModel"),
+    ("GEMMA3", "gemma3", "gemma3_text gemma3 Gemma3ForCausalLM Gemma3ForConditionalGeneration Gemma3TextModel"),
+    ("PHI3", "phi3", "phi3 Phi3ForCausalLM Phi3Model"),
+    ("GPT_OSS", "gpt_oss", "gpt_oss gpt-oss GptOssForCausalLM GptOssModel"),
+    ("GPT2", "gpt2", "gpt2 GPT2LMHeadModel GPT2Model"),
+    ("BERT", "bert", "bert BertModel BertForMaskedLM BertForSequenceClassification"),
+    ("GEMMA", "gemma", "gemma GemmaForCausalLM GemmaModel"),
+    ("GEMMA2", "gemma", "gemma2 Gemma2ForCausalLM Gemma2Model"),
+    ("GRANITE", "granite", "granite GraniteForCausalLM GraniteModel"),
+    ("SMOLLM3", "smollm3", "smollm3 SmolLM3ForCausalLM SmolLM3Model"),
+    ("ARCEE", "arcee", "arcee ArceeForCausalLM ArceeModel"),
+    ("OLMO", "olmo", "olmo OlmoForCausalLM OlmoModel OLMoForCausalLM"),
+    ("OLMO3", "olmo", "olmo3 olmo2 Olmo3ForCausalLM Olmo3Model"),
+    ("OLMO2", "olmo", "olmo2 Olmo2ForCausalLM Olmo2Model"),
+    ("OLMOE", "olmo", "olmoe OlmoeForCausalLM OlmoeModel"),
+    ("COHERE", "cohere", "cohere command-r CohereForCausalLM CohereModel"),
+    ("COHERE2", "cohere", "cohere2 Cohere2ForCausalLM Cohere2Model"),
+    ("SEED_OSS", "seed_oss", "seed_oss SeedOssForCausalLM SeedOssModel"),
+    ("NEMOTRON", "nemotron", "nemotron NemotronForCausalLM NemotronModel"),
+    ("STARCODER", "starcoder", "gpt_bigcode starcoder GPTBigCodeForCausalLM GPTBigCodeModel"),
+    ("STARCODER2", "starcoder", "starcoder2 Starcoder2ForCausalLM Starcoder2Model"),
+    ("STABLELM", "stablelm", "stablelm StableLmForCausalLM StableLmModel StableLMEpochForCausalLM"),
+    ("ERNIE", "ernie", "ernie4_5 Ernie4_5ForCausalLM Ernie4_5Model Ernie4_5_ForCausalLM"),
+    ("HUNYUAN", "hunyuan", "hunyuan_v1_dense hunyuan-dense HunYuanDenseV1ForCausalLM HunYuanDenseV1Model"),
+    ("JAIS2", "jais2", "jais2 Jais2ForCausalLM Jais2Model"),
+    ("GLM", "glm", "glm chatglm GlmForCausalLM GlmModel"),
+    ("GLM4", "glm", "glm4 Glm4ForCausalLM Glm4Model"),
+    ("GLM4_MOE", "glm", "glm4_moe glm4moe Glm4MoeForCausalLM Glm4MoeModel"),
+    (
+        "MISTRAL3",
+        "mistral3",
+        "ministral3 mistral3 Ministral3ForCausalLM Ministral3Model Mistral3ForConditionalGeneration",
+    ),
+    ("EXAONE4", "exaone", "exaone4 Exaone4ForCausalLM Exaone4Model"),
+    ("EXAONE_MOE", "exaone", "exaone_moe exaone-moe ExaoneMoeForCausalLM ExaoneMoeModel ExaoneMoEForCausalLM"),
+    ("HY_V3", "hunyuan", "hy_v3 HYV3ForCausalLM HYV3Model"),
+    ("DOTS1", "dots1", "dots1 Dots1ForCausalLM Dots1Model"),
+    ("PHI2", "phi", "phi phi2 PhiForCausalLM PhiModel"),
+    ("MINIMAX_M2", "minimax", "minimax_m2 minimax-m2 MiniMaxM2ForCausalLM MiniMaxM2Model"),
+    (
+        "QWEN2_VL",
+        "qwen_vl",
+        "qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2vl Qwen2VLForConditionalGeneration Qwen2_5_VLForConditionalGeneration Qwen2VLModel",  # noqa: E501
+    ),
+    ("QWEN3_VL", "qwen_vl", "qwen3_vl qwen3_vl_text qwen3vl Qwen3VLForConditionalGeneration"),
+    (
+        "QWEN35",
+        "qwen35",
+        "qwen3_5_text qwen3_5 qwen35 Qwen3_5ForCausalLM Qwen3_5Model Qwen3_5ForConditionalGeneration Qwen3_5TextModel",
+    ),
+    (
+        "QWEN35MOE",
+        "qwen35",
+        "qwen3_5_moe_text qwen3_5_moe qwen35moe Qwen3_5MoeForCausalLM Qwen3_5MoeForConditionalGeneration Qwen3_5MoeModel Qwen3_5MoeTextModel",  # noqa: E501
+    ),
+    ("QWEN3_NEXT", "qwen3_next", "qwen3_next qwen3next Qwen3NextForCausalLM Qwen3NextModel"),
+    ("GPT_NEOX", "gpt_neox", "gpt_neox gptneox GPTNeoXForCausalLM"),
+    ("BLOOM", "gpt_neox", "bloom BloomForCausalLM BloomModel"),
+    ("ERNIE_MOE", "ernie_moe", "ernie4_5_moe ernie4_5-moe Ernie4_5_MoeForCausalLM Ernie4_5_MoeModel"),
+    ("FALCON", "falcon", "falcon RefinedWeb RefinedWebModel FalconForCausalLM FalconModel RWForCausalLM"),
+    (
+        "GRANITE_MOE_SHARED",
+        "granite_moe",
+        "granitemoeshared granitemoe GraniteMoeSharedForCausalLM GraniteMoeSharedModel",
+    ),
+    ("GRANITE_MOE", "granite_moe", "granitemoe GraniteMoeForCausalLM GraniteMoeModel"),
+    ("DEEPSEEK2", "deepseek", "deepseek_v2 deepseek2 DeepseekV2ForCausalLM DeepseekV2Model"),
+    ("GLM4_MOE_LITE", "deepseek", "glm4_moe_lite deepseek2 Glm4MoeLiteForCausalLM Glm4MoeLiteModel"),
+    ("DEEPSEEK3", "deepseek", "deepseek_v3 kimi_k2 deepseek2 DeepseekV3ForCausalLM DeepseekV3Model"),
+)
+
+
+def words_of(family: Family) -> tuple[str, ...]:
+    """What names a family in config.json or in a GGUF, as `TABLE` has it."""
+    scoring = family.classifier.classes if family.classifier is not None else ()
+    return tuple(dict.fromkeys((family.model_type, *family.other_types, family.ggml, *family.classes, *scoring)))
+
+
+def every() -> tuple[Family, ...]:
+    """All families, in the order of the table."""
+    return tuple(_loaded(name, file) for name, file, _ in TABLE)
+
+
+def named(words: Iterable[str]) -> tuple[Family, ...]:
+    """The families that any of these words names; all of them where a word is of none: an error will list them."""
+    asked = set(filter(None, words))
+    if not asked or not asked <= _known():
+        return every()
+    return tuple(_loaded(name, file) for name, file, own in TABLE if asked & set(own.split()))
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(word for _, _, own in TABLE for word in own.split())
+
+
+@cache
+def _loaded(name: str, file: str) -> Family:
+    """A family with what every family has: pooling, and the direction of attention where the table leaves it open."""
+    family: Family = getattr(importlib.import_module(f"requant.architectures.{file}"), name)
+    settled = any(key.ggml == CAUSAL for key in family.keys)
+    scores = () if family.classifier is None else (family.classifier.pair(family),)
+    return replace(family, irregular=(*family.irregular, POOLING, *(() if settled else (DIRECTION,)), *scores))
