@@ -345,6 +345,8 @@ def test_a_quantized_head_counts_even_where_the_config_says_it_is_tied(folder, t
     plan = convert(path, tmp_path / "dense", "F16")
     assert any(loss.kind is LossKind.SUSPECT for loss in plan.losses)
     assert json.loads((tmp_path / "dense" / "config.json").read_text())["tie_word_embeddings"] is False
+    convert(path, tmp_path / "copy", None)
+    assert json.loads((tmp_path / "copy" / "config.json").read_text()) == json.loads((path / "config.json").read_text())
 
 
 def test_old_files_store_the_permutation_both_ways(folder, tmp_path):

@@ -14,7 +14,7 @@ from typing import Final
 from requant.encodings import DENSE, Dense
 from requant.errors import UnsupportedError
 from requant.formats.folding.pool import Pool
-from requant.ir import Checkpoint, Tensor, text_config
+from requant.ir import Checkpoint, Tensor, flat_config
 from requant.obstacle import AS_STORED, NotUnderstood
 
 #: dtypes of models that are not quantized; every family has at least one array of another.
@@ -43,25 +43,14 @@ def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
         notices = (*checkpoint.notices, f"{error}; {AS_STORED}")
         stored = replace(checkpoint, notices=notices, obstacle=refusal)
         raise NotUnderstood(str(error), hint=error.hint, stored=stored) from None
-    _untie(pool)
+    _tell_tied(pool)
     return pool.checkpoint()
 
 
-def _untie(pool: Pool) -> None:
-    """A quantized head counts, even where config.json calls it tied to the embedding: it is what is computed with.
-
-    EXL2 folders have one, with the config.json of the model they were made from.
-    """
-    text = text_config(pool.config)
-    head = pool.get("lm_head.weight")
-    if head is None or isinstance(head.encoding, Dense):
-        return
-    if pool.config.get("tie_word_embeddings") is True:
-        pool.config = {**pool.config, "tie_word_embeddings": False}
-    elif text.get("tie_word_embeddings") is True:
-        pool.config = {**pool.config, "text_config": {**text, "tie_word_embeddings": False}}
-    else:
-        return
-    pool.notices.append(
-        "config.json says that lm_head is tied to the embedding; the quantized one that is stored is used"
-    )
+def _tell_tied(pool: Pool) -> None:
+    """EXL2 folders have a quantized head, with the config.json of the model they were made from."""
+    head, said = pool.get("lm_head.weight"), flat_config(pool.config).get("tie_word_embeddings")
+    if head is not None and not isinstance(head.encoding, Dense) and said is True:
+        pool.notices.append(
+            "config.json says that lm_head is tied to the embedding; the quantized one that is stored is used"
+        )

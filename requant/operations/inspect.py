@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from requant.encodings import Encoding
+from requant.encodings import Dense, Encoding
 from requant.encodings.exl2 import Exl2
 from requant.file_types import title
 from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
@@ -178,9 +178,13 @@ def _is_buffer(tensor: Tensor) -> bool:
 
 
 def _copies(checkpoint: Checkpoint[Tensor]) -> frozenset[str]:
-    """The head's name, where the model has the embedding for a head and both are stored."""
+    """The head's name, where the model has the embedding for a head and both are stored; a quantized one is its own."""
     config = flat_config(checkpoint.config)
-    heads = [tensor.name for tensor in checkpoint.tensors if re.fullmatch(r"(.*\.)?lm_head\.weight", tensor.name)]
+    heads = [
+        tensor.name
+        for tensor in checkpoint.tensors
+        if isinstance(tensor.encoding, Dense) and re.fullmatch(r"(.*\.)?lm_head\.weight", tensor.name)
+    ]
     embedding = any(_EMBEDDING.fullmatch(tensor.name) for tensor in checkpoint.tensors)
     return frozenset(heads) if embedding and config.get("tie_word_embeddings") is True else frozenset()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
+from requant.encodings import Dense
 from requant.errors import UnsupportedError
-from requant.ir import Checkpoint, Naming, Tensor
+from requant.ir import Checkpoint, Json, Naming, Tensor, text_config
 from requant.losses import Loss, LossKind
 from requant.passes.passing import Fact
 from requant.plan import Translation
@@ -42,7 +43,28 @@ class Claim:
             raise _not_a_model(source)
         _refuse_empty(source)
         _refuse_adapter(source)
+        if not self.copied:
+            said = _with_quantized_head(said)
         return said.losing(*(Loss(LossKind.SUSPECT, source.path.name, notice) for notice in source.notices))
+
+
+def _with_quantized_head(said: Translation) -> Translation:
+    """A quantized head counts, even where config.json calls it tied to the embedding: it is what is computed with.
+
+    The reader tells it.
+    """
+    source, text = said.source, text_config(said.source.config)
+    head = next((tensor for tensor in source.tensors if tensor.name == "lm_head.weight"), None)
+    if source.naming is not Naming.HF or head is None or isinstance(head.encoding, Dense):
+        return said
+    apart: dict[str, Json] = {"tie_word_embeddings": False}
+    if source.config.get("tie_word_embeddings") is True:
+        config = {**source.config, **apart}
+    elif text.get("tie_word_embeddings") is True:
+        config = {**source.config, "text_config": {**text, **apart}}
+    else:
+        return said
+    return replace(said, source=replace(source, config=config), config=config)
 
 
 def _refuse_empty(source: Checkpoint[Tensor]) -> None:
