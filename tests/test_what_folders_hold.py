@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from requant.errors import FormatError, UnsupportedError
+from requant.execution import execute
 from requant.formats import FORMATS, detect
 from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
@@ -126,6 +127,22 @@ def test_an_adapter_in_a_model_is_to_be_merged_first(tiny, kind, out):
     with pytest.raises(UnsupportedError, match=r"\(LoRA\) is in the model") as caught:
         plan(rewrite(tiny, arrays | added), out)
     assert "merge_and_unload" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["empty", *ADAPTED])
+def test_a_plain_copy_needs_no_understanding(tiny, tmp_path, kind):
+    arrays = arrays_of(tiny)
+    name = "model.layers.0.self_attn.q_proj"
+    if kind == "empty":
+        arrays[f"{name}.weight"] = arrays[f"{name}.weight"].new_empty(0)
+    else:
+        weight = arrays.pop(f"{name}.weight")
+        arrays |= {other: weight[:rank].clone() if rank else weight for other, rank in ADAPTED[kind](name).items()}
+    rewrite(tiny, arrays)
+    execute(plan(tiny, str(tmp_path / "copy"), recipe=None))
+    copied = arrays_of(tmp_path / "copy")
+    assert copied.keys() == arrays.keys()
+    assert all(torch.equal(copied[other], array) for other, array in arrays.items())
 
 
 def test_a_shard_is_missing_only_where_something_says_so(tiny):

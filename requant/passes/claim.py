@@ -41,9 +41,9 @@ class Claim:
             raise source.obstacle
         if source.naming is Naming.HF and self.target is Naming.GGML and not source.config:
             raise _not_a_model(source)
-        _refuse_empty(source)
-        _refuse_adapter(source)
         if not self.copied:
+            _refuse_empty(source)
+            _refuse_adapter(source)
             said = _with_quantized_head(said)
         return said.losing(*(Loss(LossKind.SUSPECT, source.path.name, notice) for notice in source.notices))
 
