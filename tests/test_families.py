@@ -2,6 +2,7 @@
 
 import json
 
+import transformers
 from click.testing import CliRunner
 
 from requant.architectures import ARCHITECTURES
@@ -38,3 +39,12 @@ def test_some_are_found_by_a_word():
 def test_a_word_of_no_family_is_an_error():
     done = run("nothing-like-it")
     assert done.exit_code != 0 and done.stdout == ""
+
+
+def test_the_model_type_of_every_class_is_that_of_its_family():
+    """Else a model as transformers saves it would be told to contradict itself."""
+    for family in ARCHITECTURES:
+        for name in family.classes:
+            kind = getattr(getattr(transformers, name, None), "config_class", None)
+            if kind is not None:
+                assert kind.model_type in (family.model_type, *family.other_types), name

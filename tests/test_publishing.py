@@ -24,6 +24,7 @@ from requant.output import OutputSet
 from requant.sources import read as read_source
 from requant.staging import Staging
 from tests.faults import campaign
+from tests.interrupts import heed_interrupts
 from tests.tiny_folder import write_tiny_folder
 from tests.tiny_gguf import write_tiny_llama
 
@@ -470,7 +471,8 @@ def test_what_is_said_of_an_interrupt_is_true(tmp_path, when, said):
     hf = write_tiny_folder(tmp_path / "hf")
     out = tmp_path / "out"
     command = [sys.executable, "-c", INTERRUPTED_AT, when, hf, out, "--quiet"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=120, restore_signals=True, check=False)
+    heeding = {"restore_signals": True, "preexec_fn": heed_interrupts}
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **heeding)
     assert (process.returncode, process.stderr.strip()) == (130, f"interrupted; {said}")
     assert out.exists() == (when == "after")
     assert not list(tmp_path.rglob("*.partial"))

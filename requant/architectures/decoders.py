@@ -32,17 +32,19 @@ def decoder(
     assumptions: Sequence[Assumption] = (SILU,),
     tied: bool = False,
     more: Sequence[str] = (),
+    other_types: Sequence[str] = (),
     flags: Sequence[tuple[str, bool]] = (),
     outgrows_f16: bool = False,
 ) -> Family:
     """A causal decoder as transformers names one: `{stem}ForCausalLM` with an output head, `{stem}Model` without.
 
-    more: other class names. flags, outgrows_f16: see `Family`.
+    more: other class names. flags, other_types, outgrows_f16: see `Family`.
     """
     return Family(
         model_type=model_type,
         ggml=ggml,
         classes=(f"{stem}ForCausalLM", f"{stem}Model", *more),
+        other_types=tuple(other_types),
         headless=frozenset({f"{stem}Model"}),
         bases=("model.", ""),
         rules=tuple(rules),

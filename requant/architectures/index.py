@@ -45,7 +45,7 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("NEMOTRON", "nemotron", "nemotron NemotronForCausalLM NemotronModel"),
     ("STARCODER", "starcoder", "gpt_bigcode starcoder GPTBigCodeForCausalLM GPTBigCodeModel"),
     ("STARCODER2", "starcoder", "starcoder2 Starcoder2ForCausalLM Starcoder2Model"),
-    ("STABLELM", "stablelm", "stablelm StableLmForCausalLM StableLmModel StableLMEpochForCausalLM"),
+    ("STABLELM", "stablelm", "stablelm stablelm_epoch StableLmForCausalLM StableLmModel StableLMEpochForCausalLM"),
     ("ERNIE", "ernie", "ernie4_5 Ernie4_5ForCausalLM Ernie4_5Model Ernie4_5_ForCausalLM"),
     ("HUNYUAN", "hunyuan", "hunyuan_v1_dense hunyuan-dense HunYuanDenseV1ForCausalLM HunYuanDenseV1Model"),
     ("JAIS2", "jais2", "jais2 Jais2ForCausalLM Jais2Model"),

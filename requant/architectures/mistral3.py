@@ -83,6 +83,7 @@ MISTRAL3: Final[Family] = replace(
         ),
         (Irregular(_to_ggml, _to_hf),),
         more=("Mistral3ForConditionalGeneration",),
+        other_types=("mistral3",),
         assumptions=(SILU, Assumption("sliding_window", (None,), None, loss=WINDOW_LOSS)),
     ),
     bases=("model.", "model.language_model.", "language_model.model.", ""),

@@ -45,5 +45,6 @@ STABLELM: Final[Family] = decoder(
     (Rope(theta=10000.0, in_part=0.25).pair(),),
     assumptions=(SILU,),
     more=("StableLMEpochForCausalLM",),
+    other_types=("stablelm_epoch",),
     flags=((_PARALLEL, False), ("qk_layernorm", False), ("use_qkv_bias", False)),
 )

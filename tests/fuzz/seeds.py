@@ -53,6 +53,11 @@ def ggml_models() -> Mapping[str, Checkpoint[Tensor]]:
         metadata = {key: Typed(kind, value) for key, (kind, value) in document["metadata"].items()}
         tensors = tuple(empty(TensorSpec(name, tuple(shape), F32)) for name, (shape, *_) in document["tensors"].items())
         architecture = str(metadata["general.architecture"].value)
+        # What llama.cpp's converter cannot know, or gets wrong, of a transformers 5 folder.
+        if path.stem.startswith(("deepseek3", "glm4lite")):
+            metadata["deepseek2.expert_gating_func"] = Typed("u32", 2)
+        if path.stem == "glm4lite":
+            metadata["deepseek2.leading_dense_block_count"] = Typed("u32", 1)
         found[path.stem] = Checkpoint(Naming.GGML, architecture, tensors, metadata=metadata, path=Path(path.stem))
     return found
 
