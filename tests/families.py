@@ -5,6 +5,7 @@ from pathlib import Path
 
 from requant.architectures import ARCHITECTURES
 from requant.architectures.overview import overview
+from tests.tiny_published import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "families.md"
@@ -17,7 +18,9 @@ What converts from a Hugging Face folder to a GGUF and back; `requant families` 
 read in both directions (`requant/architectures`). For every family a small random model has the tensors and metadata
 that llama.cpp's own converter writes, llama.cpp's logits (of an encoder, its embeddings) are transformers', and the way
 back gives every tensor back bit for bit (`tests/test_architectures.py`, `tests/test_architectures_run.py`; the
-logarithms of decays, which a GGUF has as powers, but for the rounding of float32).
+logarithms of decays, which a GGUF has as powers, but for the rounding of float32). Models that transformers has no
+class for are made from the configurations and names of their publishers; their logits are those of the transformers
+model that computes the same, where there is one.
 """
 
 
@@ -34,7 +37,24 @@ def page():
         f"Of the {len(CLASSES)} names of classes that llama.cpp's converter takes as text models (b11549, October "
         f"2026), requant takes {len(CLASSES) - len(missing)}; {len(taken - set(CLASSES))} more it takes besides."
     )
-    return "\n".join([_HEAD, count, "", *lines, "", "Not taken: " + ", ".join(missing) + ".", ""])
+    alone = (
+        "Not compared with transformers, which has no class that computes the same (llama.cpp loads and runs them; "
+        f"tensors and metadata are those of its converter): {', '.join(unseen())}."
+    )
+    return "\n".join([_HEAD, count, "", *lines, "", alone, "", "Not taken: " + ", ".join(missing) + ".", ""])
+
+
+def unseen():
+    """Architectures none of whose tiny models could be compared with transformers' logits."""
+    shown, alone = set(), set()
+    for model in PUBLISHED.values():
+        names = {
+            f.ggml
+            for f in ARCHITECTURES
+            if set(f.classes) & set(model.config["architectures"]) and f.suits(model.config)
+        }
+        (shown if model.twin else alone).update(names)
+    return sorted(alone - shown)
 
 
 def listed():

@@ -12,18 +12,23 @@ import transformers
 from requant.architectures import translate
 from requant.encodings import F32
 from requant.formats.safetensors import Safetensors
-from requant.ir import Checkpoint, Naming, Tensor
+from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.plan import Translation
 from requant.sources import Memory
 from tests.naive_expressions import carried_out, values
-from tests.tiny_models import MODELS, make
+from tests.tiny_models import ENCODERS, MODELS, make
+from tests.tiny_published import PUBLISHED
 
+POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
 #: What is lost on the way to GGUF.
 LOST = {
-    "bert": {"pooler.dense.weight", "pooler.dense.bias"},
+    **dict.fromkeys(("bert", "roberta", "xlmroberta", "camembert", "jinabert3"), POOLER),
     "mistral-window": {"sliding_window"},
     "gptoss-published": {"rope_scaling.truncate"},
+    "jinabert3-adapters": {"roberta.pooler.dense.weight", "roberta.pooler.dense.bias"},
 }
+#: The beginning and end of names that come back without.
+AROUND = {"jinabert3-adapters": ("roberta.", ".parametrizations.weight.original")}
 #: The vision model of a model that sees, all of which is lost.
 VISION = re.compile(r"(model\.)?(visual|vision_tower|multi_modal_projector)\..*")
 #: Families whose GGUF becomes another class: a Mistral without its window computes what a Llama does, and GGUF has one
@@ -34,7 +39,10 @@ ANOTHER = {
     "qwen2vl": "Qwen2Config",
     "qwen3vl": "Qwen3Config",
     "glm4lite": "DeepseekV3Config",
+    "camembert": "XLMRobertaConfig",
 }
+#: The tokenizer by which a GGUF of an encoder is known.
+TOKENIZER = {"roberta": "gpt2", "xlmroberta": "t5", "camembert": "t5"}
 #: Keys of config.json that have nothing to do with what is computed, or that `requant.tokenizers` adds.
 NOT_OURS = {
     *("_name_or_path", "chunk_size_feed_forward"),
@@ -48,8 +56,17 @@ def as_text(name):
     return name.replace("model.language_model.", "model.").removeprefix("language_model.")
 
 
+def plainly(model, name):
+    """A tensor's name in a folder made of a GGUF of the model."""
+    start, end = AROUND.get(model, ("", "nothing"))
+    plain = as_text(name).removeprefix(start)
+    return plain.removesuffix(end) + ".weight" if plain.endswith(end) else plain
+
+
 def same(name, ours, theirs):
     """Whether two tensors are the same, bit by bit; a logarithm whose power was stored, but for float32's rounding."""
+    if name.endswith("position_embeddings.weight") and len(ours) == len(theirs) == 130:
+        ours, theirs = ours[2:], theirs[2:]  # rows that no token reaches
     return np.allclose(ours, theirs, rtol=1e-6, atol=2e-7) if name.endswith("A_log") else np.array_equal(ours, theirs)
 
 
@@ -90,17 +107,24 @@ def described(translation: Translation, naming: Naming) -> Checkpoint[Tensor]:
 def test_there_and_back(name, folders, tmp_path):
     source = Safetensors().read(folders(name))
     ggml = described(translate(source, Naming.GGML), Naming.GGML)
+    if name in TOKENIZER:
+        ggml.metadata["tokenizer.ggml.model"] = Typed("str", TOKENIZER[name])
     back = described(translate(ggml, Naming.HF), Naming.HF)
 
     lost = {loss.subject for loss in translate(source, Naming.GGML).losses}
     seeing = {tensor.name for tensor in source.tensors if VISION.fullmatch(tensor.name)}
     assert lost == LOST.get(name, seeing)
-    before = {as_text(tensor.name): values(tensor) for tensor in source.tensors if tensor.name not in lost}
+    before = {plainly(name, tensor.name): values(tensor) for tensor in source.tensors if tensor.name not in lost}
     after = {tensor.name: values(tensor) for tensor in back.tensors}
     assert after.keys() == before.keys()
     for tensor, array in before.items():
         assert same(tensor, after[tensor], array), tensor
 
+    if name in PUBLISHED:
+        skipped = NOT_OURS | ({"architectures", "model_type", "lora_adaptations"} if name in AROUND else set())
+        for key in PUBLISHED[name].config.keys() - skipped:
+            assert normal(back.config.get(key)) == normal(PUBLISHED[name].config[key]), key
+        return
     (tmp_path / "config.json").write_text(json.dumps(back.config))
     ours = transformers.AutoConfig.from_pretrained(tmp_path)
     theirs = transformers.AutoConfig.from_pretrained(folders(name))
@@ -109,6 +133,8 @@ def test_there_and_back(name, folders, tmp_path):
     skipped = NOT_OURS | ({"model_type", "architectures"} if name in ANOTHER else set())
     # what it says outside of its text model, and what counts with a window only
     skipped |= {"tie_word_embeddings", "max_window_layers"} if seeing else set()
+    skipped |= {"tie_word_embeddings"} if name in ENCODERS else set()  # of a head that does not come along
+    skipped |= {"mask_token_id", "cls_token_id", "sep_token_id"}
     skipped |= {"mlp_layer_types"} if name == "glm4lite" else set()  # which the other class counts
     for key in theirs.keys() - skipped:
         if theirs[key] is not None or key not in ("head_dim", "n_inner"):  # null: the usual, which we write out
@@ -148,6 +174,8 @@ MORE = {
     "deepseek3": {"deepseek2.expert_gating_func"},
     "deepseek3-yarn": {"deepseek2.expert_gating_func"},
     "deepseek2-lite": {"deepseek2.expert_gating_func", "deepseek2.expert_weights_norm"},
+    # it reads keys of the first release, without which llama.cpp stops or takes its own
+    "modernbert": {"modern-bert.attention.layer_norm_epsilon", "modern-bert.attention.sliding_window_pattern"},
     "minimax": {"minimax-m2.expert_gating_func"},
     "gemma2": {"gemma2.rope.freq_base"},
     # the converter forgets the list, and llama.cpp would put windows elsewhere
@@ -163,7 +191,9 @@ OTHER = {
     "glm": {"chatglm.context_length", "chatglm.attention.layer_norm_rms_epsilon"},
 }
 #: Models that it cannot convert: its function that stacks the norms of heads is a generator nobody iterates over.
-WITHOUT_GOLDEN = {"stablelm-parallel"}
+#: For CamemBERT it leaves the position embedding as it is, which llama.cpp then reads two rows too early; of Jina 3 it
+#: knows the name of the first release alone.
+WITHOUT_GOLDEN = {"stablelm-parallel", "camembert", "jinabert3"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in WITHOUT_GOLDEN])

@@ -19,6 +19,7 @@ from requant.ir import Typed
 from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
 from requant.verify.llama_cpp import LlamaCpp
+from tests.test_architectures_run import SHAM
 from tests.tiny_models import make
 
 TEXT = [5, 9, 41, 17, 63, 20, 8]
@@ -44,8 +45,8 @@ def saved(folder, model, config, **changes):
     """A random model of this class, all of whose weights count, saved."""
     torch.manual_seed(3)
     settings = {**SMALL, **changes}
-    if config == "BertConfig":
-        settings.pop("num_key_value_heads")
+    if config.startswith(("Bert", "Roberta", "XLMRoberta", "ModernBert")):
+        settings.pop("num_key_value_heads", None)
     made = getattr(transformers, model)(getattr(transformers, config)(**settings))
     with torch.no_grad():
         for name, weight in made.named_parameters():
@@ -77,8 +78,29 @@ def near(ours, theirs):
 
 CLASSIFIERS = [
     ("BertForSequenceClassification", "BertConfig", {}, ("cls", "cls.output")),
+    (
+        "RobertaForSequenceClassification",
+        "RobertaConfig",
+        {"type_vocab_size": 1, "pad_token_id": 1},
+        ("cls", "cls.output"),
+    ),
+    (
+        "XLMRobertaForSequenceClassification",
+        "XLMRobertaConfig",
+        {"type_vocab_size": 1, "pad_token_id": 1},
+        ("cls", "cls.output"),
+    ),
+    ("ModernBertForSequenceClassification", "ModernBertConfig", {}, ("cls", "cls.norm", "cls.output")),
+    (
+        "ModernBertForSequenceClassification",
+        "ModernBertConfig",
+        {"classifier_pooling": "mean", "classifier_activation": "silu"},
+        ("cls", "cls.norm", "cls.output"),
+    ),
     ("Qwen3ForSequenceClassification", "Qwen3Config", {"head_dim": 32}, ("cls.output",)),
 ]
+#: By which of their tokenizers a GGUF is known.
+TOKENIZERS = {"RobertaConfig": "gpt2", "XLMRobertaConfig": "t5"}
 
 
 @pytest.mark.parametrize("labels", [1, pytest.param(2, marks=pytest.mark.slow), 3])
@@ -89,17 +111,18 @@ def test_scores_of_classifiers(model, config, more, modules, labels, tmp_path):
         scores = made(torch.tensor([TEXT])).logits[0].double()
     if model.startswith("Qwen3"):  # llama.cpp puts a softmax behind it
         scores = scores.softmax(0) if labels > 1 else torch.cat([scores.sigmoid(), 1 - scores.sigmoid()])
-    plan = converted(tmp_path / "hf", tmp_path / "m.gguf", key_values=WORDS if model.startswith("Bert") else ())
+    plan = converted(tmp_path / "hf", tmp_path / "m.gguf", key_values=() if model.startswith("Qwen3") else WORDS)
     assert {loss.kind for loss in plan.losses} <= {LossKind.UNLOADED}
     assert near(embedded(tmp_path / "m.gguf")[0], scores.numpy())
     reader = gguf.GGUFReader(tmp_path / "m.gguf")
     names = {tensor.name for tensor in reader.tensors}
     assert {f"{module}.weight" for module in modules} <= names
-    found = reader.fields[f"{made.config.model_type}.classifier.output_labels"].contents()
+    architecture = reader.fields["general.architecture"].contents()
+    found = reader.fields[f"{architecture}.classifier.output_labels"].contents()
     assert found[:labels] == [f"LABEL_{n}" for n in range(labels)]
 
     source = Gguf().read(tmp_path / "m.gguf")
-    source.metadata["tokenizer.ggml.model"] = Typed("str", "none")
+    source.metadata.update(SHAM[TOKENIZERS.get(config, "none")])
     execute(plan_conversion(source, Safetensors(), tmp_path / "back", Request()))
     with contextlib.redirect_stderr(io.StringIO()):
         again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()

@@ -12,6 +12,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.tiny_published import PUBLISHED, publish
+
 VOCABULARY = 96
 
 _COMMON: Final[Mapping[str, Any]] = {
@@ -103,6 +105,13 @@ _GPT_OSS_PUBLISHED: Final = {
     "beta_slow": 1.0,
     "truncate": False,
     "original_max_position_embeddings": 4096,
+}
+
+_ROBERTA: Final = {
+    "max_position_embeddings": 130,
+    "pad_token_id": 1,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
 }
 
 #: name -> (transformers class, configuration class, what differs from the common configuration)
@@ -439,7 +448,44 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 48, "residual_multiplier": 0.25},
     ),
     "bert": ("BertModel", "BertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
+    "roberta": ("RobertaModel", "RobertaConfig", _ROBERTA),
+    "xlmroberta": ("XLMRobertaModel", "XLMRobertaConfig", _ROBERTA),
+    "camembert": ("CamembertModel", "CamembertConfig", _ROBERTA),
+    "distilbert": ("DistilBertModel", "DistilBertConfig", {"max_position_embeddings": 128, "pad_token_id": 0}),
+    "eurobert": ("EuroBertModel", "EuroBertConfig", {"head_dim": 16}),
+    "modernbert": ("ModernBertModel", "ModernBertConfig", {"num_hidden_layers": 5, "local_attention": 32}),
+    "gemmaembedding": (
+        "Gemma3TextModel",
+        "Gemma3TextConfig",
+        {
+            "head_dim": 32,
+            "num_hidden_layers": 7,
+            "sliding_window": 64,
+            "query_pre_attn_scalar": 32,
+            "use_bidirectional_attention": True,
+        },
+    ),
+    "jinabert3": (
+        "JinaEmbeddingsV3Model",
+        "JinaEmbeddingsV3Config",
+        {"max_position_embeddings": 2050, "pad_token_id": 1},
+    ),
+    **{name: (*(model.twin or ("", "", {})),) for name, model in PUBLISHED.items()},
 }
+_FULL_ATTENTION: Final = frozenset(
+    {
+        *("GPT2Config", "GPTBigCodeConfig", "GPTNeoXConfig", "BloomConfig", "FalconConfig", "BertConfig"),
+        *("RobertaConfig", "XLMRobertaConfig", "CamembertConfig", "DistilBertConfig", "ModernBertConfig"),
+        *("NomicBertConfig", "JinaEmbeddingsV3Config"),
+    }
+)
+#: Those that embed a text instead of predicting tokens.
+ENCODERS: Final = frozenset(
+    {
+        *("bert", "roberta", "xlmroberta", "camembert", "distilbert", "eurobert", "modernbert", "jinabert3"),
+        *("gemmaembedding", "nomicbert", "nomicbertmoe", "jinabert", "jinabert-code", "jinabert3-adapters"),
+    }
+)
 
 
 def make(
@@ -457,9 +503,16 @@ def make(
     on its name alone, so that the goldens hold for every version of transformers and torch.
     """
     model_class, config_class, changes = MODELS[name]
+    if not model_class:
+        publish(PUBLISHED[name], folder)
+        return None
     settings = deepcopy({**_COMMON, **changes, "vocab_size": vocabulary})  # transformers writes into what it is given
-    if config_class in ("GPT2Config", "GPTBigCodeConfig", "BertConfig", "GPTNeoXConfig", "BloomConfig", "FalconConfig"):
+    if config_class in _FULL_ATTENTION:
         settings.pop("num_key_value_heads")
+    if config_class == "DistilBertConfig":
+        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            settings.pop(key)
+        settings |= {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}
     if config_class in ("GPT2Config", "GPTBigCodeConfig"):
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)
@@ -484,9 +537,13 @@ def make(
             value = 0.1 * spread if weight.ndim == 1 else spread / weight.shape[-1] ** 0.5
             if "norm" in tensor_name.lower() and tensor_name.endswith("weight") and "gemma" not in name:
                 value = 1 + value
+            if name == "gemmaembedding" and "norm" in tensor_name:  # of which one is too small to survive that
+                value = torch.round(value * 4096) / 4096
             weight.copy_(value.to(torch.bfloat16))
     model = model.to(dtype).eval()
     model.save_pretrained(folder)
+    if name in PUBLISHED:
+        publish(PUBLISHED[name], folder)
     if name.endswith("-ahead"):
         _add_layer_ahead(folder)
     return model

@@ -43,14 +43,15 @@ def class_of(config: Config, model_type: str, families: Sequence[Family]) -> Mod
     named = config.get("architectures")
     classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     types = [name for name in (config.get("model_type"), model_type) if isinstance(name, str) and name]
+    suited = [family for family in families if family.suits(config)]
     for name in classes:
-        for family in families:
+        for family in suited:
             scores = family.classifier is not None and name in family.classifier.classes
             if scores or name in family.classes:
                 told = _contradiction(family, name, types)
                 return ModelClass(family, name, headless=scores or name in family.headless, losses=told)
     for kind in types:
-        for family in families:
+        for family in suited:
             if kind == family.model_type or kind in family.other_types:
                 if not classes:
                     return ModelClass(family)

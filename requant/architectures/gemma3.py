@@ -7,6 +7,7 @@ scale from the width of a head, but from hidden size and heads in the 27B model)
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from requant.architectures.llama import BUFFERS, MLP
@@ -156,4 +157,20 @@ GEMMA3: Final = Family(
     tied=True,
     other_types=("gemma3",),
     outgrows_f16=True,
+)
+
+#: EmbeddingGemma: the same, seeing to both sides.
+GEMMA_EMBEDDING: Final = replace(
+    GEMMA3,
+    ggml="gemma-embedding",
+    classes=("Gemma3TextModel",),
+    bases=("", "model."),
+    keys=tuple(key for key in GEMMA3.keys if key.ggml != "final_logit_softcapping"),
+    assumptions=(
+        *GEMMA3.assumptions[:2],
+        Assumption("attn_logit_softcapping", (None,), None, written=False),
+        Assumption("final_logit_softcapping", (None,), None, written=False),
+        Assumption("use_bidirectional_attention", (True,), False),
+    ),
+    suits=lambda config: config.get("use_bidirectional_attention") is True,
 )

@@ -77,9 +77,9 @@ class Rule:
     ggml does; with `{e}`, the matrix of each expert. add: ggml's values are HF's plus this. when: the flag without
     which there is no such tensor; with "!" before it, with which there is none. changes: what else lies between the
     two, in the order of the way to ggml, before `add`. flat: ggml's shape, where it is another shape of the same
-    numbers. among: where HF has the rows of several ggml tensors in one, which `changes` put one after the other: the
-    sizes of their rows; `turn` says which this is, and `flat` as what stack of matrices (each transposed, as `order`
-    has it) ggml sees them.
+    numbers (before each matrix is transposed, as `order` may have it). among: where HF has the rows of several ggml
+    tensors in one, which `changes` put one after the other: the sizes of their rows; `turn` says which this is, and
+    `flat` as what stack of matrices (each transposed, as `order` has it) ggml sees them.
     """
 
     hf: str
@@ -230,7 +230,9 @@ class Family:
     llama.cpp runs them.
     alone: the class and the model_type that a GGUF becomes, where `classes` are more than the text model that it has.
     half: the type of two bytes that the family is released in, or bears if it is released in F32. outgrows_f16: what
-    it computes does not fit into F16, as its weights do.
+    it computes does not fit into F16, as its weights do. lacks: a ggml tensor without which a GGUF of an architecture
+    that several share is of this model_type. suits: whether a config.json that names a class or model_type of several
+    families is of this one.
     """
 
     model_type: str
@@ -256,6 +258,8 @@ class Family:
     alone: tuple[str, str] | None = None
     half: Dense = BF16
     outgrows_f16: bool = False
+    lacks: str = ""
+    suits: Callable[[Config], bool] = lambda config: True
 
     def of_layers(self, values: Config) -> dict[str, Sequence[bool]]:
         """The flags of each layer; values: GGUF keys without prefix."""

@@ -140,7 +140,7 @@ def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
     if rule.order is Order.ROPE:
         node = by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, sizes[rule.heads]))
     elif rule.order is Order.TRANSPOSED and not upright and not rule.among:
-        node = Transposed(node)
+        node = Transposed(reshaped(node, tuple(sizes[name] for name in rule.flat)) if rule.flat else node)
     if rule.turn is not None and not rule.among:
         turn = rule.turn
         node = by_outputs(node, item.ggml_shape, lambda rows: Deinterleaved(rows, turn))

@@ -139,8 +139,10 @@ def _values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
 
 
 def _family_of(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Family:
+    names = {tensor.name for tensor in checkpoint.tensors}
     for family in families:
-        if family.ggml == checkpoint.architecture and family.claims(values.plain_values(family, checkpoint.metadata)):
+        known = family.ggml == checkpoint.architecture and family.lacks not in names
+        if known and family.claims(values.plain_values(family, checkpoint.metadata)):
             return family
     what = f"general.architecture is {checkpoint.architecture!r}, which is not supported"
     raise unsupported(what, families, lambda f: f.ggml)
