@@ -11,11 +11,16 @@ from requant.architectures import translate
 from requant.errors import Error
 from requant.formats.safetensors import Safetensors
 from requant.ir import Naming
-from tests.tiny_models import MODELS, make
+from tests.tiny_models import ENCODERS, MODELS, make
+from tests.tiny_published import PUBLISHED
+
+#: A variant of a model says nothing that the model itself does not; what transformers has no class for has no defaults.
+NAMES = [name for name in MODELS if "-" not in name and name not in PUBLISHED]
 
 #: Keys that no GGUF needs, and why.
 IRRELEVANT = {
     "training only": {
+        *("dropout", "mlp_dropout", "initializer_cutoff_factor", "sparse_pred_ignore_index", "sparse_prediction"),
         *("initializer_range", "attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout"),
         *("embd_pdrop", "resid_pdrop", "attn_pdrop", "attention_probs_dropout_prob", "hidden_dropout_prob"),
         *("classifier_dropout", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
@@ -57,6 +62,7 @@ SAID_OTHERWISE = {
     "a list of layers stands beside it": {
         *(
             ("gemma3", "_sliding_window_pattern"),
+            ("gemmaembedding", "_sliding_window_pattern"),
             ("exaone4", "sliding_window_pattern"),
             ("smollm3", "no_rope_layer_interval"),
         ),
@@ -72,7 +78,15 @@ SAID_OTHERWISE = {
     "its layers are left out, which is told of each tensor": {("deepseek3", "num_nextn_predict_layers")},
     "multi_query says it": {("starcoder", "num_key_value_heads")},
     "an encoder has no head to tie, sees both ways, and crosses to nothing": {
-        *(("bert", "tie_word_embeddings"), ("bert", "is_causal"), ("bert", "add_cross_attention")),
+        *((name, "tie_word_embeddings") for name in ENCODERS),
+        *((name, "is_causal") for name in ENCODERS - {"gemmaembedding"}),
+        *((name, "add_cross_attention") for name in ("bert", "roberta", "xlmroberta", "camembert")),
+    },
+    "of the sines in which the position embedding of DistilBERT began": {("distilbert", "sinusoidal_pos_embds")},
+    "of heads of other classes": {
+        *(("distilbert", key) for key in ("qa_dropout", "seq_classif_dropout")),
+        *(("modernbert", key) for key in ("decoder_bias", "cls_token_id", "sep_token_id", "deterministic_flash_attn")),
+        *(("eurobert", key) for key in ("classifier_pooling", "mask_token_id")),
     },
 }
 
@@ -131,7 +145,7 @@ def others(key, value):
     return [True, 3]
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if "-" not in name])
+@pytest.mark.parametrize("name", NAMES)
 def test_no_key_is_ignored_in_silence(name, source):
     checkpoint = source(name)
     usual = flat(json.loads(json.dumps(dict(checkpoint.config))))
@@ -150,7 +164,7 @@ def test_no_key_is_ignored_in_silence(name, source):
     assert {key for pairs in SAID_OTHERWISE.values() for one, key in pairs if one == name} <= silent
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if "-" not in name])
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_left_out_is_what_transformers_takes(name, source):
     """A folder may leave out whatever equals the default of its class, as transformers writes some: the same GGUF."""
     checkpoint = source(name)

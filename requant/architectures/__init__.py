@@ -73,7 +73,7 @@ def _known(config: Config, model_type: str) -> Family | None:
     named = config.get("architectures")
     classes = named if isinstance(named, list) else []
     types = (config.get("model_type"), model_type)
-    families = index.named(_words(config, model_type))
+    families = [family for family in index.named(_words(config, model_type)) if family.suits(config)]
     by_class = (family for family in families if any(name in family.classes for name in classes))
     by_type = (family for family in families if {family.model_type, *family.other_types} & set(map(str, types)))
     return next(by_class, None) or next(by_type, None)
