@@ -9,9 +9,9 @@ a tenth of their size). Every merge is a fresh process, the two sides take turns
 to be written when one begins, and medians are compared; memory is the peak of VmHWM. requant's time includes that the
 output is on the disk; mergekit's does not.
 
-Values are compared number by number. mergekit takes whichever of equal magnitudes torch's unstable sort leaves, which
-differs from processor to processor; for the comparison, not for the time, torch is told to sort stably. Random methods
-draw by themselves on both sides: of these only the share of values that differ from the base is compared.
+Values are compared number by number, twice: with mergekit's as it is, and with mergekit's where float32 summation moves
+nothing (`exact_mergekit.py`, which is not timed). Random methods draw by themselves on both sides: of these only the
+share of values that differ from the base is compared.
 """
 
 from __future__ import annotations
@@ -34,34 +34,33 @@ from synthetic import make_checkpoint  # type: ignore[import-not-found]
 
 #: What is installed for mergekit.
 PACKAGES = ("torch==2.13.0", "mergekit==0.1.5")
+EXACT = Path(__file__).with_name("exact_mergekit.py")
+_HALF = {"weight": 0.5, "density": 0.5}
+_ALL = ("base", "a", "b")
 #: method -> models, base, parameters of every model, parameters of all
 METHODS: dict[str, tuple[tuple[str, ...], bool, dict[str, float], dict[str, float]]] = {
-    "ties": (("base", "a", "b"), True, {"weight": 0.5, "density": 0.5}, {}),
-    "dare_ties": (("base", "a", "b"), True, {"weight": 0.5, "density": 0.5}, {}),
+    "ties": (_ALL, True, _HALF, {}),
+    "dare_ties": (_ALL, True, _HALF, {}),
     "slerp": (("a", "b"), True, {}, {"t": 0.4}),
-    "linear": (("a", "b"), False, {"weight": 0.5}, {}),
-    "task_arithmetic": (("base", "a", "b"), True, {"weight": 0.5}, {}),
-    "breadcrumbs": (("base", "a", "b"), True, {"weight": 0.5, "density": 0.5}, {}),
-    "della": (("base", "a", "b"), True, {"weight": 0.5, "density": 0.5}, {}),
-    "sce": (("base", "a", "b"), True, {}, {}),
-    "model_stock": (("base", "a", "b"), True, {}, {}),
+    "linear": (_ALL, False, {"weight": 0.5}, {}),
+    "task_arithmetic": (_ALL, True, {"weight": 0.5}, {}),
+    "breadcrumbs": (_ALL, True, _HALF, {}),
+    "breadcrumbs_ties": (_ALL, True, _HALF, {}),
+    "sce": (_ALL, True, {}, {"select_topk": 0.4}),
+    "model_stock": (_ALL, True, {}, {}),
     "nuslerp": (("a", "b"), False, {"weight": 0.5}, {}),
-    "multislerp": (("a", "b"), False, {"weight": 0.5}, {}),
-    "karcher": (("a", "b"), False, {}, {}),
+    "multislerp": (_ALL, False, {"weight": 0.5}, {}),
+    "karcher": (_ALL, False, {}, {}),
     "nearswap": (("a", "b"), True, {}, {"t": 0.001}),
     "arcee_fusion": (("a", "b"), True, {}, {}),
+    "ram": (_ALL, True, {}, {}),
+    "ramplus_tl": (_ALL, True, {}, {}),
+    "passthrough": (("a",), False, {"scale": 0.7}, {}),
+    "dare_linear": (_ALL, True, _HALF, {}),
+    "della": (_ALL, True, _HALF, {}),
+    "della_linear": (_ALL, True, _HALF, {}),
 }
-RANDOM = ("dare_ties", "della")
-#: Tells torch to sort stably, and mergekit not to ask the Hub.
-STABLE = """
-import os, sys, torch
-argsort, sort = torch.argsort, torch.sort
-torch.argsort = lambda x, dim=-1, descending=False: argsort(x, dim=dim, descending=descending, stable=True)
-torch.Tensor.argsort = torch.argsort
-torch.sort = lambda x, dim=-1, descending=False: sort(x, dim=dim, descending=descending, stable=True)
-from mergekit.scripts.run_yaml import main
-main()
-"""
+RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 
 
 def find_mergekit(cache: Path) -> Path:
@@ -111,11 +110,11 @@ def write_recipe(path: Path, method: str, models: dict[str, Path], dtype: str | 
     for entry, name in zip(inputs, names, strict=True):
         if each and not (has_base and name == names[0]):
             entry["parameters"] = each
-    recipe: dict[str, Any] = {"merge_method": method, "models": inputs, "parameters": shared}
+    recipe: dict[str, Any] = {"merge_method": method, "models": inputs, "parameters": shared, "out_dtype": "bfloat16"}
     if has_base:
         recipe["base_model"] = inputs[0]["model"]
     if dtype:
-        recipe |= {"dtype": dtype, "out_dtype": "bfloat16"}
+        recipe["dtype"] = dtype
     path.write_text(json.dumps(recipe))
     return path
 
@@ -183,17 +182,18 @@ def compare(
         costs["mergekit"].append(measure(peer, HF_HUB_OFFLINE="1"))
     result: dict[str, Any] = {"method": method, "requant_first_run": asdict(first)}
     result |= {name: asdict(median(found)) for name, found in costs.items()}
-    result["times_faster"] = median(costs["mergekit"]).seconds / median(costs["requant"]).seconds
+    mine_took, theirs_took = median(costs["requant"]), median(costs["mergekit"])
+    result["times_faster"] = theirs_took.seconds / mine_took.seconds
+    result["times_less_processor"] = theirs_took.processor_seconds / mine_took.processor_seconds
     if method in RANDOM:
         base = models[METHODS[method][0][0]]
         result["changed"] = {
             name: share_changed(path, base) for name, path in (("requant", ours), ("mergekit", theirs))
         }
     else:
-        result["as_it_sorts"] = difference(ours, theirs)
-        if method in ("ties", "breadcrumbs", "sce"):
-            measure([python, "-c", STABLE, recipe, theirs, *options], HF_HUB_OFFLINE="1")
         result["values"] = difference(ours, theirs)
+        measure([python, "-P", EXACT, recipe, theirs, *options], HF_HUB_OFFLINE="1")
+        result["values_with_exact_sums"] = difference(ours, theirs)
     return result
 
 
@@ -201,12 +201,15 @@ def line(result: dict[str, Any]) -> str:
     """One method's figures for people."""
     mine, theirs = result["requant"], result["mergekit"]
     text = f"{result['method']:16} {mine['seconds']:7.2f} {theirs['seconds']:8.2f} {result['times_faster']:6.1f}x"
-    text += f" {mine['peak'] / 1e6:7.0f} {theirs['peak'] / 1e6:8.0f}  "
+    text += f" {result['times_less_processor']:6.1f}x {mine['peak'] / 1e6:7.0f} {theirs['peak'] / 1e6:8.0f}  "
     if "changed" in result:
         return text + "changed: " + ", ".join(f"{name} {share:.4f}" for name, share in result["changed"].items())
-    found = result["values"]
-    text += f"{100 * found['differ']:.4f} % differ, {100 * found['by_more_than_one_step']:.4f} % by more than a step"
-    return text + f" ({100 * result['as_it_sorts']['differ']:.4f} % as torch sorts)"
+    return text + "; with exact sums ".join(_told(result[key]) for key in ("values", "values_with_exact_sums"))
+
+
+def _told(found: dict[str, float]) -> str:
+    far = f", {found['by_more_than_one_step']:.1e} by more than a step" if found["by_more_than_one_step"] else ""
+    return f"{100 * found['differ']:.4f} % differ{far}"
 
 
 def main() -> None:
@@ -228,7 +231,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         models = make_models(folder, asked.size)
         if not asked.json:
-            print(f"{asked.size}          requant mergekit           MB       MB")
+            print(f"{asked.size:14} requant mergekit  faster    less      MB       MB")
+            print(f"{'':14}       s        s       processor requant mergekit")
         results = []
         for method in asked.method or list(METHODS)[:4]:
             results.append(compare(method, models, folder, python, asked))

@@ -18,9 +18,12 @@ from requant.kernels_cpu._jit import (
     NUMBER,
     OUT_DOUBLES,
     OUT_FLOATS,
+    OUT_WORDS,
+    WORDS,
     Bytes,
     Doubles,
     Floats,
+    Words,
     inlined,
     kernel,
     spliced,
@@ -32,10 +35,14 @@ from requant.kernels_cpu.simd import (
     fabs,
     load16,
     load_bytes16,
+    load_halves16,
+    load_words16,
     rounded_half,
     splat16,
     store,
     store_doubles,
+    store_halves,
+    store_words,
     where,
 )
 
@@ -86,6 +93,26 @@ def add_weighted(stack: Floats, weights: Floats, work: int, out: Floats) -> None
         if divisor != _F(1):
             total = total / divisor
         store(out, at, rounded(total, work))
+
+
+@kernel(WORDS, FLOATS, NUMBER, OUT_WORDS)
+def add_weighted_halves(stack: Words, weights: Floats, work: int, out: Words) -> None:
+    """The same of 16-bit floats, as their bits; `work` is their dtype, which is not float32."""
+    count = weights.size - 1
+    size, divisor = out.size, weights[count]
+    for i in range(0, size, 16):
+        at = min(i, size - 16)
+        total = splat16(_F(0))
+        for n in range(count):
+            place = n * size + at
+            values = bits_float(load_words16(stack, place) << 16) if work == 1 else load_halves16(stack, place)
+            total = total + values * weights[n]
+        if divisor != _F(1):
+            total = total / divisor
+        if work == 1:
+            store_words(out, at, bfloat_bits(total))
+        else:
+            store_halves(out, at, total)
 
 
 @inlined

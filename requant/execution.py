@@ -221,6 +221,9 @@ class _Run:
             self._count(step, check_bits(step, task.start, data, bits, self.options.replace_nan))
         elif isinstance(step.target.encoding, Blocks):
             self._count(step, check_copied_blocks(step, task.start, data, self.options.replace_nan))
+        if self.options.measure and step.fidelity is Fidelity.ROUND:  # in the numbers that are stored
+            with self._lock:
+                self.errors.setdefault(step.target.name, ErrorSum())
         job.sink.write(job.offsets["data"] + begin, data)
 
     def _convert(self, task: Task, context: Context) -> None:

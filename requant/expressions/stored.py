@@ -106,17 +106,17 @@ class Stored(InGranules):
 
     def granule_bytes(self, form: Form, rows: int, width: int) -> int:
         """Rows as they are stored, and as float32 on their way to halves."""
-        if form is Form.BYTES:
+        if self._stored_as(form):
             return 0
         stored = self.tensor.nbytes * rows // max(self.rows, 1) if self.tensor.encoding.sliced else 0
         parts = 64 * len(self.tensor.parts)
         return stored + parts + (4 * self.columns * rows if form is Form.HALVES else 0)
 
     def fill_granules(self, form: Form, start: int, stop: int, out: NDArray[Any], context: Context) -> None:
-        """Read; and decoded, if not as BYTES."""
-        if form is Form.BYTES:
+        """Read; and decoded, unless they are stored in that form."""
+        if self._stored_as(form):
             begin, _ = part_slice(self.tensor, self.tensor.parts["data"], start, stop)
-            self.tensor.sources["data"].read_into(begin, out.reshape(-1))
+            self.tensor.sources["data"].read_into(begin, out.reshape(-1).view(np.uint8))
             return
         codec = codec_for(self.tensor.encoding)
         with context.scratch.room() as scratch:
@@ -129,6 +129,10 @@ class Stored(InGranules):
                 values = scratch.values(len(out), self.columns)
                 codec.decode(parts, values, first)
                 codec_for(exactness.values_of(self.tensor.encoding)).encode(values, {"data": out})
+
+    def _stored_as(self, form: Form) -> bool:
+        """Whether rows of this form are what the file has."""
+        return form is Form.BYTES or (form is Form.HALVES and is_half(self.tensor.encoding))
 
     def codes_of_granules(self, start: int, stop: int, context: Context) -> Codes:
         """Unpacked."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from requant.encodings import Encoding, Shape
 from requant.expressions import Context, Form, InGranules, Node, Reduction
+from requant.expressions.form import is_half
 from requant.merging.methods.method import Formula
 
 
@@ -43,8 +44,10 @@ class Merged(InGranules):
         return self.wording
 
     def forms(self, target: Encoding) -> Form:
-        """Float32."""
-        return Form.VALUES
+        """Float32; numbers of the target's 16-bit dtype where all models are of it, and the merge computes in it."""
+        halves = self.formula.in_halves and is_half(target) and self.formula.setting.precision.encoding == target
+        halves = halves and all(Form.HALVES in node.forms(target) for node in self.of)
+        return Form.VALUES | Form.HALVES if halves else Form.VALUES
 
     def holds(self, target: Encoding) -> bool:
         """Not for all one can know."""
@@ -57,13 +60,17 @@ class Merged(InGranules):
     def granule_bytes(self, form: Form, rows: int, width: int) -> int:
         """The models' rows, what one of them takes to be read, and what the formula works in."""
         making = max(node.run_bytes(form, rows, width, straight=True) for node in self.of)
-        return (len(self.of) + self.formula.buffers()) * rows * width + making
+        buffers = 0 if form is Form.HALVES else self.formula.buffers()
+        return (len(self.of) + buffers) * rows * width + making
 
     def fill_granules(self, form: Form, start: int, stop: int, out: NDArray[Any], context: Context) -> None:
         """The models' rows, and what the formula makes of them."""
         with context.scratch.room() as scratch:
-            stack = scratch.values(len(self.of) * (stop - start), self.columns)
-            stack = stack.reshape(len(self.of), stop - start, self.columns)
+            stack = scratch.like(out, len(self.of) * (stop - start)).reshape(len(self.of), stop - start, -1)
             for node, rows in zip(self.of, stack, strict=True):
                 node.fill(form, range(start, stop), rows, context)
-            self.formula.fill(stack, start, context.results(self), out, scratch)
+            known = context.results(self)
+            if form is Form.HALVES:
+                self.formula.fill_halves(stack, known, out)
+            else:
+                self.formula.fill(stack, start, known, out, scratch)

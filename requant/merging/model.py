@@ -85,9 +85,9 @@ class Model:
         """Rows of the embedding; 0 if it has none."""
         return 0 if self.embedding is None else self.tensors[self.embedding].shape[0]
 
-    def vocabulary(self) -> Vocabulary | None:
-        """Its tokenizer."""
-        return Vocabulary.of(self.source, self.files)
+    def vocabulary(self, known: dict[bytes, Vocabulary]) -> Vocabulary | None:
+        """Its tokenizer; `known` as for `Vocabulary.of`."""
+        return Vocabulary.of(self.source, self.files, known)
 
     def value(self, key: str) -> Json:
         """A value of config.json, or of its text model."""

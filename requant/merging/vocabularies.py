@@ -35,8 +35,9 @@ class Tokens:
 
 def tokens_of(recipe: Recipe, models: Sequence[Model]) -> Tokens:
     """What the recipe asks for; without a word on tokenizers, those of all models must be the same."""
-    merged = [models[n] for n in range(len(models)) if models[n].embedding is not None]
-    found = [model.vocabulary() for model in merged]
+    merged = [model for model in models if model.embedding is not None]
+    known: dict[bytes, Vocabulary] = {}
+    found = [model.vocabulary(known) for model in merged]
     if recipe.tokenizer is None:
         _must_agree(recipe, merged, found)
         return Tokens()

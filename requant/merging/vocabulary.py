@@ -38,25 +38,31 @@ class Vocabulary:
     files: Mapping[str, Source] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint[Tensor], files: Mapping[str, Source]) -> Vocabulary | None:
+    def of(
+        cls, checkpoint: Checkpoint[Tensor], files: Mapping[str, Source], known: dict[bytes, Vocabulary]
+    ) -> Vocabulary | None:
         """The tokenizer of a model whose `files` are in Hugging Face's words; None if it has none.
 
-        A tokenizer without tokenizer.json is said in one first. Raises `FormatError` and `UnsupportedError`.
+        known: by the bytes of tokenizer.json, those of other models, which are mostly the same. A tokenizer without
+        that file is said in one first. Raises `FormatError` and `UnsupportedError`.
         """
         if FILE not in files:
             files = _with_document(replace(checkpoint, files=files)) if checkpoint.naming is Naming.HF else files
         if FILE not in files:
             return None
-        path = checkpoint.folder / FILE
+        path, data = checkpoint.folder / FILE, read(files[FILE]).tobytes()
+        if data in known:
+            return replace(known[data], files=files)
         try:
-            document: Any = parse_json(read(files[FILE]).tobytes(), path, TOKENIZER).object()
+            document: Any = parse_json(data, path, TOKENIZER).object()
             vocab = document["model"]["vocab"]
             pairs = vocab.items() if isinstance(vocab, dict) else ((piece[0], n) for n, piece in enumerate(vocab))
             ids = {str(text): int(index) for text, index in pairs}
             ids |= {str(token["content"]): int(token["id"]) for token in document.get("added_tokens") or ()}
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise FormatError(path, f"no vocabulary is found in it: {type(error).__name__} {error}") from None
-        return cls(ids, document, files)
+        known[data] = cls(ids, document, files)
+        return known[data]
 
     def added(self) -> dict[str, dict[str, Any]]:
         """Added tokens by their text."""
@@ -76,7 +82,7 @@ def _with_document(checkpoint: Checkpoint[Tensor]) -> Mapping[str, Source]:
 
 def differences(one: Vocabulary, other: Vocabulary, rows: int) -> list[str]:
     """Tokens that have another id, or none, in the other vocabulary; those beyond `rows` count for nothing."""
-    if one.ids == other.ids:
+    if one.ids is other.ids or one.ids == other.ids:
         return []
     mine = {text for text, index in one.ids.items() if index < rows and other.ids.get(text) != index}
     theirs = {text for text, index in other.ids.items() if index < rows and one.ids.get(text) != index}

@@ -13,21 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from requant.codecs import Values
-from requant.expressions import Scratch
-from requant.merging.methods.method import Formula, Method, Parameter, Scope, Setting, Stack
-from requant.merging.methods.weighted import weighted
+from requant.merging.methods.method import Method, Parameter, Scope, Setting
+from requant.merging.methods.weighted import WeightedSum
 
 
 @dataclass(frozen=True, slots=True)
-class Linear(Formula):
+class Linear(WeightedSum):
     """The sum of the models, each times its weight, divided by the sum of the weights."""
 
-    def fill(self, stack: Stack, first: int, known: Sequence[Any], out: Values, scratch: Scratch) -> None:
-        """Value by value."""
-        weights = [np.float32(self.setting.number("weight", n)) for n in range(self.setting.models)]
-        divisor = np.sum(weights, dtype=np.float32) if self.setting.shared["normalize"] else 1.0
-        weighted(stack, weights, divisor, self.setting.precision, out)
+    def numbers(self, known: Sequence[Any]) -> list[float]:
+        """The weights, and their sum."""
+        weights = [self.setting.number("weight", n) for n in range(self.setting.models)]
+        total = float(np.sum(np.array(weights, np.float32), dtype=np.float32))
+        return [*weights, total if self.setting.shared["normalize"] else 1.0]
 
 
 def _contradiction(setting: Setting) -> str:

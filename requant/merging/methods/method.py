@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Values
+from requant.codecs import Halves, Values
 from requant.encodings import Shape, columns_of, rows_of
 from requant.expressions import Node, Reduction, Scratch
 from requant.merging.precision import Precision
@@ -21,6 +21,8 @@ from requant.merging.precision import Precision
 Value = bool | int | float | None
 #: The values of all models at the same rows: float32 [models, rows, columns].
 Stack = NDArray[np.float32]
+#: The same as the bits of 16-bit floats.
+HalfStack = NDArray[np.uint16]
 
 
 class Scope(Enum):
@@ -108,6 +110,8 @@ class Formula(ABC):
     """How the rows of several models become those of one tensor."""
 
     setting: Setting
+    #: Whether it has `fill_halves`.
+    in_halves: ClassVar[bool] = False
 
     def reductions(self, inputs: tuple[Node, ...]) -> tuple[Reduction, ...]:
         """What must be known of the whole tensor first; `inputs` are the models' tensors."""
@@ -120,6 +124,10 @@ class Formula(ABC):
     @abstractmethod
     def fill(self, stack: Stack, first: int, known: Sequence[Any], out: Values, scratch: Scratch) -> None:
         """The rows from `first` on; `known` are the results of the reductions."""
+
+    def fill_halves(self, stack: HalfStack, known: Sequence[Any], out: Halves) -> None:
+        """The same from and to numbers of the precision, a 16-bit one, as their bits: what `fill` makes, rounded."""
+        raise NotImplementedError(f"{type(self).__name__} has no halves")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Values
-from requant.expressions import Node, Reduction, Scratch
-from requant.merging.methods.method import Base, Formula, Method, Parameter, Stack
+from requant.expressions import Node, Reduction
+from requant.merging.methods.method import Base, Method, Parameter
 from requant.merging.methods.sums import Totals
-from requant.merging.methods.weighted import weighted
+from requant.merging.methods.weighted import WeightedSum
 
 #: Beyond this cosine the line is as good as the arc; norms below EPSILON count as 1.
 _PARALLEL: Final = 0.9995
@@ -26,7 +26,7 @@ _EPSILON: Final = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
-class Slerp(Formula):
+class Slerp(WeightedSum):
     """sin((1 - t) * angle) / sin(angle) of the base, sin(t * angle) / sin(angle) of the other."""
 
     def reductions(self, inputs: tuple[Node, ...]) -> tuple[Reduction, ...]:
@@ -41,8 +41,8 @@ class Slerp(Formula):
 
         return (Totals(inputs, terms),)
 
-    def fill(self, stack: Stack, first: int, known: Sequence[Any], out: Values, scratch: Scratch) -> None:
-        """Value by value."""
+    def numbers(self, known: Sequence[Any]) -> list[float]:
+        """How far each goes, and nothing to divide by."""
         t = float(np.float32(self.setting.number("t")))
         lengths = [sqrt(total) if sqrt(total) > _EPSILON else 1.0 for total in known[0][:2]]
         cosine = min(1.0, max(-1.0, float(known[0][2]) / lengths[0] / lengths[1]))
@@ -52,7 +52,7 @@ class Slerp(Formula):
         if abs(cosine) <= _PARALLEL:
             angle = acos(cosine)
             weights = [sin(weight * angle) / sin(angle) for weight in weights]
-        weighted(stack, weights, 1.0, self.setting.precision, out)
+        return [*weights, 1.0]
 
 
 SLERP = Method(

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from requant.codecs import Values
-from requant.merging.methods.method import Stack
-from requant.merging.precision import Precision
+from requant.codecs import Halves, Values
+from requant.expressions import Scratch
+from requant.merging.methods.method import Formula, HalfStack, Stack
 
 
-def weighted(
-    stack: Stack, weights: Sequence[np.float32 | float], divisor: np.float32 | float, precision: Precision, out: Values
-) -> None:
-    """The sum of the models, each times its weight, divided; computed in float32 and rounded once."""
-    from requant.kernels_cpu.merging import add_weighted
+@dataclass(frozen=True, slots=True)
+class WeightedSum(Formula):
+    """The sum of the models, each times a number, divided by one; computed in float32 and rounded once.
 
-    numbers = np.array([*weights, divisor], np.float32)
-    if out.size >= 16:
-        add_weighted(stack.reshape(-1), numbers, precision.work, out.reshape(-1))
-    elif out.size:
-        padded, result = np.zeros((len(stack), 16), np.float32), np.empty(16, np.float32)
-        padded[:, : out.size] = stack.reshape(len(stack), -1)
-        add_weighted(padded.reshape(-1), numbers, precision.work, result)
-        out.reshape(-1)[:] = result[: out.size]
+    Of 16-bit floats the result is made without anything in between being stored: memory takes longer than arithmetic.
+    """
+
+    in_halves: ClassVar[bool] = True
+
+    @abstractmethod
+    def numbers(self, known: Sequence[Any]) -> list[float]:
+        """One for each model, and the divisor."""
+
+    def fill(self, stack: Stack, first: int, known: Sequence[Any], out: Values, scratch: Scratch) -> None:
+        """Value by value."""
+        from requant.kernels_cpu.merging import add_weighted
+
+        self._add(add_weighted, stack, known, out)
+
+    def fill_halves(self, stack: HalfStack, known: Sequence[Any], out: Halves) -> None:
+        """Value by value."""
+        from requant.kernels_cpu.merging import add_weighted_halves
+
+        self._add(add_weighted_halves, stack, known, out)
+
+    def _add(self, kernel: Any, stack: NDArray[Any], known: Sequence[Any], out: NDArray[Any]) -> None:
+        numbers = np.array(self.numbers(known), np.float32)
+        work = self.setting.precision.work
+        if out.size >= 16:
+            kernel(stack.reshape(-1), numbers, work, out.reshape(-1))
+        elif out.size:
+            padded, result = np.zeros((len(stack), 16), stack.dtype), np.empty(16, out.dtype)
+            padded[:, : out.size] = stack.reshape(len(stack), -1)
+            kernel(padded.reshape(-1), numbers, work, result)
+            out.reshape(-1)[:] = result[: out.size]
