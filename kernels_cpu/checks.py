@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import OUT_INTS, WORDS, WORDS32, kernel
-from requant.kernels_cpu.simd import greater, load_ints16, load_words16, splat_int16, store_ints
+from requant.kernels_cpu._jit import OUT_INTS, WORDS32, kernel
+from requant.kernels_cpu.simd import greater, load_ints16, splat_int16, store_ints
 
 #: The least size that a half rounds to infinity: half a step above 65504.
 HALF_OVERFLOW: Final = 65520.0
@@ -25,17 +25,6 @@ def beyond(values: NDArray[np.float32], limit: float = HALF_OVERFLOW) -> int | N
     if _largest(bits) < least:
         return None
     return int((bits & np.uint32(0x7FFFFFFF) >= least).argmax())
-
-
-def beyond_halves(words: NDArray[np.uint16], infinity: int) -> int | None:
-    """Index of the first of some 16-bit floats, as their bits, that is not finite; `infinity`: the bits of that."""
-    words = words.reshape(-1)
-    lanes = np.empty(16, np.int32)
-    if words.size:
-        _largest_words(words if words.size >= 16 else np.resize(words, 16), lanes)
-    if not words.size or lanes.max() < infinity:
-        return None
-    return int((words & np.uint16(0x7FFF) >= infinity).argmax())
 
 
 def _largest(bits: NDArray[np.uint32]) -> int:
@@ -52,12 +41,4 @@ def _largest_lanes(bits: NDArray[np.uint32], out: NDArray[np.int32]) -> None:
     top = splat_int16(0)
     for i in range(0, bits.size, 16):
         top = greater(top, load_ints16(bits, min(i, bits.size - 16)) & 0x7FFFFFFF)
-    store_ints(out, 0, top)
-
-
-@kernel(WORDS, OUT_INTS)
-def _largest_words(words: NDArray[np.uint16], out: NDArray[np.int32]) -> None:
-    top = splat_int16(0)
-    for i in range(0, words.size, 16):
-        top = greater(top, load_words16(words, min(i, words.size - 16)) & 0x7FFF)
     store_ints(out, 0, top)

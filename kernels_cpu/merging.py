@@ -18,11 +18,13 @@ from requant.kernels_cpu._jit import (
     NUMBER,
     OUT_DOUBLES,
     OUT_FLOATS,
+    OUT_INTS,
     OUT_WORDS,
     WORDS,
     Bytes,
     Doubles,
     Floats,
+    Ints,
     Words,
     inlined,
     kernel,
@@ -32,16 +34,19 @@ from requant.kernels_cpu.casts import bfloat_bits
 from requant.kernels_cpu.simd import (
     F32x16,
     bits_float,
+    bits_of_halves,
     fabs,
+    greater,
     load16,
     load_bytes16,
     load_halves16,
     load_words16,
     rounded_half,
     splat16,
+    splat_int16,
     store,
     store_doubles,
-    store_halves,
+    store_ints,
     store_words,
     where,
 )
@@ -95,10 +100,14 @@ def add_weighted(stack: Floats, weights: Floats, work: int, out: Floats) -> None
         store(out, at, rounded(total, work))
 
 
-@kernel(WORDS, FLOATS, NUMBER, OUT_WORDS)
-def add_weighted_halves(stack: Words, weights: Floats, work: int, out: Words) -> None:
-    """The same of 16-bit floats, as their bits; `work` is their dtype, which is not float32."""
-    count = weights.size - 1
+@kernel(WORDS, FLOATS, NUMBER, OUT_INTS, OUT_WORDS)
+def add_weighted_halves(stack: Words, weights: Floats, work: int, largest: Ints, out: Words) -> None:
+    """The same of 16-bit floats, as their bits; `work` is their dtype, which is not float32.
+
+    largest: [16], the largest bits without a sign that any sixteenth of the results has: by them what is not finite
+    is known.
+    """
+    count, top = weights.size - 1, splat_int16(0)
     size, divisor = out.size, weights[count]
     for i in range(0, size, 16):
         at = min(i, size - 16)
@@ -109,10 +118,10 @@ def add_weighted_halves(stack: Words, weights: Floats, work: int, out: Words) ->
             total = total + values * weights[n]
         if divisor != _F(1):
             total = total / divisor
-        if work == 1:
-            store_words(out, at, bfloat_bits(total))
-        else:
-            store_halves(out, at, total)
+        bits = bfloat_bits(total) if work == 1 else bits_of_halves(total)
+        top = greater(top, bits & 0x7FFF)
+        store_words(out, at, bits)
+    store_ints(largest, 0, top)
 
 
 @inlined

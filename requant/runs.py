@@ -16,12 +16,15 @@ from requant.plan import Step
 
 #: Values in one run: small enough to stay in the caches of most machines, large enough to hide the overhead of a task.
 RUN_VALUES: Final = 1 << 19
+#: The same of 16-bit floats that are moved, or made of each other.
+RUN_HALVES: Final = 1 << 20
 
 
 def rows_per_run(step: Step) -> int:
     """Rows of every run but the last: whole granules of what is read and of what is written."""
     granule = lcm(step.values.granule, max(step.target.encoding.granule(step.target.shape), 1))
-    return granule * max(1, RUN_VALUES // max(1, granule * columns_of(step.target.shape)))
+    values = RUN_HALVES if step.form is Form.HALVES else RUN_VALUES
+    return granule * max(1, values // max(1, granule * columns_of(step.target.shape)))
 
 
 def runs_of(step: Step) -> Iterator[tuple[int, int]]:

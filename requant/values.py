@@ -67,10 +67,9 @@ def check_bits(step: Step, start: int, data: Bytes, dtype: str, replacement: flo
     """The same for encoded dense rows that are only moved."""
     view, exponent = _EXPONENT[dtype]
     bits = data.view(view)
-    mask = bits.dtype.type(exponent)
-    if not bits.size or int((bits & mask).max()) != exponent:
+    if not bits.size or _is_finite(bits, exponent):
         return 0
-    bad = (bits & mask) == mask
+    bad = (bits & exponent) == exponent
     if replacement is None:
         wide = bits.view("<f2") if dtype == "F16" else bits.astype("<u4") << 16 if dtype == "BF16" else bits
         values = wide.view("<f4") if dtype != "F16" else wide.astype(np.float32)
@@ -81,6 +80,14 @@ def check_bits(step: Step, start: int, data: Bytes, dtype: str, replacement: flo
         narrow.astype(np.float16).view("<u2") if dtype == "F16" else narrow.view("<u4") >> (32 - 8 * bits.itemsize)
     )
     return int(bad.sum())
+
+
+def _is_finite(bits: NDArray[np.unsignedinteger[Any]], exponent: int) -> bool:
+    """Whether none of some floats, as their bits, is infinite or NaN: the largest of either sign tells, which takes no
+    memory to find. exponent: all its bits."""
+    sign = 1 << 8 * bits.itemsize - 1
+    positive = int(bits.view(bits.dtype.str.replace("u", "i")).max())  # negative if all are
+    return positive < exponent and int(bits.max()) < sign | exponent
 
 
 def check_scales(step: Step, start: int, codes: Codes, replacement: float | None) -> int:

@@ -86,10 +86,21 @@ def test_only_where_nothing_is_computed_wider():
 
 @pytest.mark.parametrize("label", HALVES)
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_what_is_no_number_is_named_in_both_forms(label, value):
+@pytest.mark.parametrize("weight", [1, 0])
+def test_what_is_no_number_is_named_in_both_forms(label, value, weight):
     x = np.ones((6, 20), np.float32)
     x[4, 13] = value
-    looked = Finite(stored(x, HALVES[label]))
+    nodes = [stored(np.ones_like(x), HALVES[label]), stored(x, HALVES[label])]
+    node = weighted_sum("linear", nodes, Precision(label), [1, weight])
     for form, dtype in ((Form.VALUES, np.float32), (Form.HALVES, np.uint16)):
         with pytest.raises(FormatError, match=rf"row 4, column 13 is {value}"):
-            looked.fill(form, range(2, 6), np.empty((4, 20), dtype), Context())
+            node.fill(form, range(2, 6), np.empty((4, 20), dtype), Context())
+
+
+def test_a_sum_that_overflows_is_no_fault_of_the_models():
+    """It is one of the result, and found there."""
+    x = np.full((2, 20), 3e38, np.float32)
+    node = weighted_sum("linear", [stored(x, BF16)] * 2, Precision.BF16, [1, 1], normalize=False)
+    out = np.empty((2, 20), np.uint16)
+    node.fill(Form.HALVES, range(2), out, Context())
+    assert (out == 0x7F80).all()

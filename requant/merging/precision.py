@@ -29,6 +29,11 @@ class Precision(Enum):
         return {"F32": F32, "BF16": BF16, "F16": F16}[self.value]
 
     @property
+    def infinity(self) -> int:
+        """The bits of infinity."""
+        return {"F32": 0x7F800000, "BF16": 0x7F80, "F16": 0x7C00}[self.value]
+
+    @property
     def work(self) -> int:
         """What kernels are told."""
         return {"F32": 0, "BF16": 1, "F16": 2}[self.value]

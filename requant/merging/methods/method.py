@@ -125,8 +125,11 @@ class Formula(ABC):
     def fill(self, stack: Stack, first: int, known: Sequence[Any], out: Values, scratch: Scratch) -> None:
         """The rows from `first` on; `known` are the results of the reductions."""
 
-    def fill_halves(self, stack: HalfStack, known: Sequence[Any], out: Halves) -> None:
-        """The same from and to numbers of the precision, a 16-bit one, as their bits: what `fill` makes, rounded."""
+    def fill_halves(self, stack: HalfStack, known: Sequence[Any], out: Halves) -> bool:
+        """The same from and to numbers of the precision, a 16-bit one, as their bits: what `fill` makes, rounded.
+
+        Whether all results are finite; they are not where one of the models' values is not.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no halves")
 
 

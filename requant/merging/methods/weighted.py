@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,17 +32,18 @@ class WeightedSum(Formula):
         """Value by value."""
         from requant.kernels_cpu.merging import add_weighted
 
-        self._add(add_weighted, stack, known, out)
+        self._add(stack, known, out, add_weighted)
 
-    def fill_halves(self, stack: HalfStack, known: Sequence[Any], out: Halves) -> None:
+    def fill_halves(self, stack: HalfStack, known: Sequence[Any], out: Halves) -> bool:
         """Value by value."""
         from requant.kernels_cpu.merging import add_weighted_halves
 
-        self._add(add_weighted_halves, stack, known, out)
+        largest = np.zeros(16, np.int32)
+        self._add(stack, known, out, lambda *given: add_weighted_halves(*given[:-1], largest, given[-1]))
+        return bool(largest.max() < self.setting.precision.infinity)
 
-    def _add(self, kernel: Any, stack: NDArray[Any], known: Sequence[Any], out: NDArray[Any]) -> None:
-        numbers = np.array(self.numbers(known), np.float32)
-        work = self.setting.precision.work
+    def _add(self, stack: NDArray[Any], known: Sequence[Any], out: NDArray[Any], kernel: Callable[..., None]) -> None:
+        numbers, work = np.array(self.numbers(known), np.float32), self.setting.precision.work
         if out.size >= 16:
             kernel(stack.reshape(-1), numbers, work, out.reshape(-1))
         elif out.size:
