@@ -42,7 +42,7 @@ def recipe_text(models: Sequence[str], short: Mapping[str, Any], count: int) -> 
 
 def _models(models: Sequence[str], base: str | None, short: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each model with its own parameters; `base` takes none of them."""
-    found: list[dict[str, Any]] = [{"model": model} for model in dict.fromkeys(models)]
+    found: list[dict[str, Any]] = [{"model": model} for model in models]
     others = [entry for entry in found if entry["model"] != base]
     for name in ("weight", "density"):
         values = _numbers(name, short[name]) if short[name] else []

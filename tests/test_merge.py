@@ -312,6 +312,11 @@ BAD = {
     ),
     "no t": ({"merge_method": "slerp", "base_model": "a"}, "slerp needs t", ""),
     "twice": ({"models": [GOOD["models"][0], GOOD["models"][0]]}, "a is merged with itself", ""),
+    "twice in other words": (
+        {"merge_method": "task_arithmetic", "base_model": "./base", "models": [*GOOD["models"], {"model": "base/"}]},
+        "./base is merged with itself, which is base/ as well",
+        "",
+    ),
     "dtype": ({"dtype": "bf16"}, "dtype: merges are not computed in 'bf16'", ""),
     "layers": (
         {"models": None, "slices": [{"sources": [{"model": "a", "layer_range": [0, 9]}]}]},
@@ -335,6 +340,11 @@ BAD = {
         {"merge_method": "della", "base_model": "base", "parameters": {"density": 0.9, "epsilon": 0.2}},
         "density 0.9 and epsilon 0.2 make probabilities beyond 0 and 1",
         "",
+    ),
+    "a module that is none": (
+        {"models": None, "modules": {"text_decoder": {"models": GOOD["models"]}}},
+        "modules: no module is called 'text_decoder'",
+        "default",
     ),
     "both tokenizers": (
         {"tokenizer": {"source": "union"}, "tokenizer_source": "base"},
@@ -360,6 +370,25 @@ BAD = {
     "template": ({"chat_template": "chatmI"}, "'chatmI' is neither a template nor known", "chatml"),
     "no model": ({"models": [{"model": "nowhere", "parameters": {"weight": 1}}]}, "nowhere: there is no such", ""),
 }
+
+
+def test_filters_that_decide_nothing_are_told(here):
+    """A name that no tensor has, and one that comes after a value for all; others are not."""
+    Path("r.yaml").write_text(
+        """
+        merge_method: linear
+        models:
+          - {model: a, parameters: {weight: [{filter: mpl, value: 0.3}, {filter: self_attn, value: 0.4}, {value: 1}]}}
+          - {model: b, parameters: {weight: [{value: 1}, {filter: mlp, value: 0.2}]}}
+        parameters: {t: [{filter: nothing, value: 1}]}
+        """
+    )
+    output = requant("merge", "r.yaml", "-o", "out")
+    assert "models[0].parameters.weight[0].value: the filter 'mpl' fits no tensor" in output
+    assert "models[1].parameters.weight[1].value: the filter 'mlp' fits no tensor" in output
+    assert "self_attn" not in output and "'nothing'" not in output
+    requant("merge", "r.yaml", "-o", "other", "--fail-on-loss", code=4)
+    assert not Path("other").exists()
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -135,6 +135,7 @@ def neither_threads_nor_runs_change_a_byte(node, data):
     for workers, values in ((1, 1 << 19), (3, 64), (2, 1000)):
         with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             patch.setattr(runs, "RUN_VALUES", values)
+            patch.setattr(runs, "RUN_HALVES", values)
             patch.setattr(reductions, "SLAB_VALUES", 256)
             found.add(written(step, workers, folder))
     assert len(found) == 1

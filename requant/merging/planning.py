@@ -18,8 +18,9 @@ from requant.merging.narrowed import Narrowed
 from requant.merging.precision import Precision
 from requant.merging.recipe import Input, Recipe, Slice
 from requant.merging.reference import Reference
-from requant.merging.settings import unused, value_of
+from requant.merging.settings import Settings, choice_of, filtered, unused, value_of
 from requant.merging.vocabulary import Alignment
+from requant.printable import printable
 
 #: Contradictions that are listed before the rest is counted.
 _SHOWN: Final = 20
@@ -55,7 +56,7 @@ class Merge:
     """One recipe on its way: problems are gathered, so that all are told at once.
 
     alignment: how rows of tokens become those of the result's vocabulary, with the models in its order; None where
-    embeddings are taken as they are.
+    embeddings are taken as they are. met: choices of the settings that counted for a tensor, by identity.
     """
 
     recipe: Recipe
@@ -64,6 +65,7 @@ class Merge:
     alignment: Alignment | None = None
     aligned: tuple[Model, ...] = ()
     problems: dict[str, list[str]] = field(default_factory=dict)
+    met: set[int] = field(default_factory=set)
 
     def result(self) -> Result:
         """Raises `PlanError` with everything that contradicts."""
@@ -114,9 +116,12 @@ class Merge:
         """The models that the method needs are there, and have the layers."""
         method, models = self.recipe.method, [source.model for source in one.inputs]
         base, where = one.base or self.recipe.base, one.entry.where
-        for model in dict.fromkeys(models):
-            if models.count(model) > 1:
-                self.problem(f"{where}: {model} is merged with itself", "")
+        seen: dict[object, Reference] = {}
+        for model in models:
+            same = seen.setdefault(model.place, model)
+            if same is not model:
+                told = "" if same == model else f", which is {same} as well"
+                self.problem(f"{where}: {model} is merged with itself{told}", "")
         if method.base is Base.REQUIRED and base not in models:
             told = f"base_model {base} is none of its models" if base else "needs a base_model"
             self.problem(f"{where}: {method.name} {told}", "")
@@ -267,17 +272,24 @@ class Merge:
         missing = False
         for parameter in method.parameters:
             if parameter.scope is Scope.TENSOR:
-                value = shared[parameter.name] = value_of(parameter, outer, name, t)
+                value = shared[parameter.name] = self._value(parameter, outer, name, t)
                 missing |= self._lacks(parameter, value, "", name)
                 continue
             for n, (source, _) in enumerate(present):
                 if parameter.scope is Scope.INPUT or n != at:
-                    value = each[n][parameter.name] = value_of(parameter, [source.settings, *outer], names[n], t)
+                    inner = [source.settings, *outer]
+                    value = each[n][parameter.name] = self._value(parameter, inner, names[n], t)
                     missing |= self._lacks(parameter, value, f" of {source.model}", name)
         if missing:
             return None
         precision = self._promoted([node for _, node in present])
         return Setting(name, present[0][1].shape, at, shared, tuple(each), precision, self.seed)
+
+    def _value(self, parameter: Parameter, sources: Sequence[Settings], tensor: str, t: float) -> Value:
+        """What it is for a tensor; which choice says so is remembered."""
+        choice = choice_of(parameter, sources, tensor)
+        self.met.add(id(choice))
+        return value_of(parameter, choice, t)
 
     def _lacks(self, parameter: Parameter, value: Value, of: str, name: str) -> bool:
         """Whether a value is missing that a recipe must give, which is remembered."""
@@ -310,6 +322,10 @@ class Merge:
         every += [source.settings for one in recipe.slices for source in one.inputs]
         for name in dict.fromkeys(name for settings in every for name in unused(recipe.method, settings)):
             yield Loss(LossKind.SUSPECT, name, f"{recipe.method.name} has no such parameter; it is passed over")
+        for choice in (choice for settings in every for choice in filtered(recipe.method, settings)):
+            if id(choice) not in self.met:
+                told = f"the filter {printable(str(choice.filter), 60)!r} fits no tensor whose value is still open"
+                yield Loss(LossKind.SUSPECT, choice.points[0].where, told)
         first, *others = [self.models[reference] for reference in recipe.references()]
         for key in _BEHAVIOUR:
             found = {model.label: model.value(key) for model in others if model.value(key) != first.value(key)}

@@ -22,6 +22,8 @@ from requant.merging.vocabulary_rules import TokenizerRules, rules_of
 #: Longer recipes are none.
 _LARGEST: Final = 1 << 20
 _DTYPES: Final = {"bfloat16": Precision.BF16, "float16": Precision.F16, "float32": Precision.F32}
+#: What mergekit calls the one module of a model that is not made of several.
+_MODULE: Final = "default"
 _KEYS: Final = (
     "name",
     "merge_method",
@@ -163,6 +165,8 @@ def _slices(entry: Entry, members: dict[str, Entry]) -> tuple[tuple[Slice, ...],
             f"has {len(modules)} modules; models with one are merged",
             "merge the text model of a multimodal one, and keep the rest",
         )
+    if modules[0][0] != _MODULE:
+        raise members["modules"].unknown(modules[0][0], [_MODULE], "no module is called")
     inside = modules[0][1].members(("slices", "models", "parameters"))
     if ("slices" in inside) == ("models" in inside):
         raise modules[0][1].wrong("has one of models and slices")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from requant.merging.entry import Entry
 
@@ -39,6 +40,11 @@ class Reference:
             raise entry.wrong("names no model")
         lora = _path(members["lora"]) if "lora" in members else None
         return cls(_path(members["model"]), lora)
+
+    @property
+    def place(self) -> tuple[Path, Path | None]:
+        """The same for all ways to write the path of one model."""
+        return Path(self.model).resolve(), None if self.lora is None else Path(self.lora).resolve()
 
     def __str__(self) -> str:
         """As a recipe writes it."""

@@ -8,7 +8,7 @@ whose filter is part of the tensor's name. Tensors outside of layers take the fi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from requant.merging.entry import Entry
@@ -73,16 +73,21 @@ def _scalar(entry: Entry) -> Entry:
     raise entry.expected("a number, true or false, a list of them, or a list of values with filters")
 
 
-def value_of(parameter: Parameter, sources: Sequence[Settings], tensor: str, t: float) -> Value:
-    """Its value for a tensor, `t` (0 to 1) of the way from the first layer to the last; the default if none is set.
-
-    `sources` are settings, the innermost first. Raises `PlanError` for what is no value of the parameter.
-    """
+def choice_of(parameter: Parameter, sources: Sequence[Settings], tensor: str) -> Choice | None:
+    """The choice that counts for a tensor; None if none is set. `sources` are settings, the innermost first."""
     for settings in sources:
         for choice in settings.get(parameter.name, ()):
             if choice.filter in _ANY or str(choice.filter) in tensor:
-                return _interpolated(parameter, choice.points, t)
-    return parameter.default
+                return choice
+    return None
+
+
+def value_of(parameter: Parameter, choice: Choice | None, t: float) -> Value:
+    """Its value, `t` (0 to 1) of the way from the first layer to the last; the default if none is set.
+
+    Raises `PlanError` for what is no value of the parameter.
+    """
+    return parameter.default if choice is None else _interpolated(parameter, choice.points, t)
 
 
 def _interpolated(parameter: Parameter, points: Sequence[Entry], t: float) -> Value:
@@ -119,6 +124,12 @@ def _converted(parameter: Parameter, entry: Entry) -> bool | int | float:
     if parameter.kind is int and not number.is_integer():
         raise entry.expected("a whole number")
     return int(number) if parameter.kind is int else number
+
+
+def filtered(method: Method, settings: Settings) -> Iterator[Choice]:
+    """The choices that are not for every tensor, of parameters that the method has."""
+    known = (setting for name, setting in settings.items() if method.parameter(name) is not None)
+    return (choice for setting in known for choice in setting if choice.filter not in _ANY)
 
 
 def unused(method: Method, settings: Settings) -> list[str]:

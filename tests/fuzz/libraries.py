@@ -134,7 +134,7 @@ _RECIPES: Final[tuple[dict[str, Any], ...]] = (
     {
         "merge_method": "linear",
         "parameters": {"weight": 1.0},
-        "modules": {"text_decoder": {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}]}]}},
+        "modules": {"default": {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}]}]}},
     },
 )
 
