@@ -1,18 +1,18 @@
-"""What a GGUF's metadata says of single layers, by list, by number or by position; and what becomes of it when layers
-are left out, repeated or moved.
+"""What a GGUF's metadata and a config.json say of single layers, by list, by number or by position; and what becomes of
+it when layers are left out, repeated or moved.
 
 Facts: llama.cpp b11549, `load_swa_pattern` and the like in src/models/*.cpp, `set_swa_pattern` and `has_kv` in
-src/llama-hparams.cpp, `create_memory` in src/llama-model.cpp.
+src/llama-hparams.cpp, `create_memory` in src/llama-model.cpp; the configuration classes of transformers 5.23.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from requant.errors import PlanError
-from requant.ir import Typed
+from requant.ir import Json, Typed, text_config
 
 WINDOW: Final = "attention.sliding_window"
 PATTERN: Final = "attention.sliding_window_pattern"
@@ -59,6 +59,38 @@ _TRAILING: Final = ("nextn_predict_layers",)
 _STEPS: Final = ("full_attention_interval", "interleave_moe_layer_step", "moe_every_n_layers")
 #: Numbers whose layers depend on others that they name by their place.
 _FIXED: Final = ("attention.shared_kv_layers", "embedding_length_per_layer_input", "attn_res.block_size")
+
+_SLIDING: Final = "sliding_attention"
+_FULL: Final = "full_attention"
+#: Models whose layers are of two kinds by their position where config.json does not list them: the architecture whose
+#: period that is, of which kind most are and of which the last of each period is, and the key that changes the period.
+_IMPLIED: Final[Mapping[str, tuple[str, str, str, str]]] = {
+    "gemma2": ("gemma2", _SLIDING, _FULL, ""),
+    "gemma3": ("gemma3", _SLIDING, _FULL, "sliding_window_pattern"),
+    "gemma3_text": ("gemma3", _SLIDING, _FULL, "sliding_window_pattern"),
+    "cohere2": ("cohere2", _SLIDING, _FULL, "sliding_window_pattern"),
+    "olmo3": ("olmo2", _SLIDING, _FULL, ""),
+    "gpt_oss": ("gpt-oss", _SLIDING, _FULL, ""),
+    "qwen3_next": ("qwen3next", "linear_attention", _FULL, "full_attention_interval"),
+}
+#: What config.json calls the number of layers.
+_COUNTS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+#: Numbers that mean layers by their position, and so nothing once layers are moved.
+_POSITIONAL: Final = (
+    "max_window_layers",
+    "first_k_dense_replace",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "sliding_window_pattern",
+    "full_attention_interval",
+    "no_rope_layer_interval",
+    "interleave_moe_layer_step",
+    "moe_layer_freq",
+    "attn_layer_period",
+    "attn_layer_offset",
+    "expert_layer_period",
+    "expert_layer_offset",
+)
 
 
 def number(metadata: Mapping[str, Typed], key: str, absent: int = 0) -> int:
@@ -111,7 +143,7 @@ def recurrent_layers(metadata: Mapping[str, Typed], architecture: str, layers: i
     return [kv == 0 or (kv < 0 and head == 0) for head, kv in zip(heads, kv_heads, strict=True)]
 
 
-def relayered(metadata: Mapping[str, Typed], architecture: str, kept: Sequence[int]) -> dict[str, Typed]:
+def relayered_metadata(metadata: Mapping[str, Typed], architecture: str, kept: Sequence[int]) -> dict[str, Typed]:
     """Metadata of a model that has these of its layers, in this order; `block_count` last, as llama.cpp writes it.
 
     kept: numbers of layers, perhaps some twice. Lists of a value for each layer are cut along; windows that were by
@@ -186,3 +218,85 @@ def _scales_differ(metadata: Mapping[str, Typed], architecture: str) -> bool:
     heads = number(metadata, f"{architecture}.attention.head_count", 1)
     width = number(metadata, f"{architecture}.embedding_length") // max(1, heads)
     return width != number(metadata, f"{architecture}.attention.key_length", width)
+
+
+def relayered_config(
+    config: Mapping[str, Json], layers: Sequence[int], count: int, sources: Sequence[Mapping[str, Json]] = ()
+) -> dict[str, Json]:
+    """config.json of a model that has these layers, in this order, where that of `count` layers is `config`.
+
+    sources: for each layer the config of the model that it is of, where that is another one. Lists with a value for
+    each layer are cut along; what says by position which layers are of which kind is an error once layers have moved.
+    """
+    sources = sources or [config] * len(layers)
+    if list(layers) == list(range(count)) and all(source is config for source in sources):
+        return dict(config)
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        inner = [text if source is config else text_config(source) for source in sources]
+        return {**config, "text_config": relayered_config(text, layers, count, inner)}
+    moved = list(layers) != list(range(len(layers))) or any(source is not config for source in sources)
+    own = {id(source): _explicit(source, _count(source)) for source in sources}
+    found: dict[str, Json] = {}
+    for key, value in _explicit(config, count).items():
+        if key in _COUNTS:
+            found[key] = len(layers)
+        elif isinstance(value, list) and len(value) == count and count > 1 and _by_layer(key):
+            found[key] = [_of_layer(own[id(s)], key, n) for s, n in zip(sources, layers, strict=True)]
+        elif key in _POSITIONAL and moved and _means(config, key):
+            raise PlanError(
+                f"config.json: {key} says by position which layers are of which kind, and layers have moved",
+                hint="keep a part from the first layer on, or say the kinds in layer_types",
+            )
+        else:
+            found[key] = value
+    return found
+
+
+def _count(config: Mapping[str, Json]) -> int:
+    """How many layers a config says there are."""
+    told = next((config[key] for key in _COUNTS if key in config), 0)
+    return told if isinstance(told, int) and 0 <= told < 1 << 16 else 0
+
+
+def _of_layer(config: Mapping[str, Json], key: str, layer: int) -> Json:
+    """A list's value for one layer."""
+    values = config.get(key)
+    if not isinstance(values, list) or layer >= len(values):
+        raise PlanError(f"config.json: {key} of one of the models has no value for its layer {layer}")
+    return values[layer]
+
+
+def _explicit(config: Mapping[str, Json], count: int) -> dict[str, Json]:
+    """The config with its layers' kinds listed, where it leaves them to their positions."""
+    found, kind = dict(config), str(config.get("model_type"))
+    if kind in _IMPLIED and not config.get("layer_types"):
+        architecture, most, one, key = _IMPLIED[kind]
+        period, told = {**_PERIODS, **_INTERVALS}[architecture], config.get(key)
+        period = told if isinstance(told, int) and not isinstance(told, bool) and told > 0 else period
+        found["layer_types"] = [most if (n + 1) % period else one for n in range(count)]
+    if kind == "smollm3" and not config.get("no_rope_layers"):
+        told = config.get("no_rope_layer_interval")
+        period = told if isinstance(told, int) and told > 0 else _NO_ROPE["smollm3"]
+        found["no_rope_layers"] = [int((n + 1) % period != 0) for n in range(count)]
+    return found
+
+
+def _by_layer(key: str) -> bool:
+    """Whether a list of this name has a value for each layer; a list of that length may also be one of tokens."""
+    return (
+        "layers" in key
+        or "layer_types" in key
+        or key.startswith(("num_", "n_"))
+        or key.endswith(("_types", "_sizes", "_per_block"))
+    )
+
+
+def _means(config: Mapping[str, Any], key: str) -> bool:
+    """Whether it decides anything beside what else is there."""
+    if key == "max_window_layers":
+        return bool(config.get("use_sliding_window")) and "layer_types" not in config
+    if key in ("sliding_window_pattern", "full_attention_interval", "no_rope_layer_interval"):
+        return "layer_types" not in config and "no_rope_layers" not in config
+    neutral = {"decoder_sparse_step": 1, "interleave_moe_layer_step": 1, "mlp_only_layers": []}
+    return bool(config[key]) and config[key] != neutral.get(key)

@@ -13,7 +13,7 @@ from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.ir import Typed
-from requant.layered import _PERIODS, _SCALE_BY_LAYERS, relayered, windowed_layers
+from requant.layered import _PERIODS, _SCALE_BY_LAYERS, relayered_metadata, windowed_layers
 from requant.operations import requantize
 from requant.operations.cache import caches_of, metadata_like
 from requant.operations.convert import Request, plan_conversion
@@ -79,7 +79,7 @@ def test_a_pruned_gemma_has_its_windows_where_they_were(pruned, tmp_path):
 
 def test_whole_groups_keep_the_silent_pattern():
     metadata = keys("gemma3", block_count=18, attention__sliding_window=512)
-    after = relayered(metadata, "gemma3", range(6, 18))
+    after = relayered_metadata(metadata, "gemma3", range(6, 18))
     assert "gemma3.attention.sliding_window_pattern" not in after
     assert after["gemma3.block_count"] == Typed("u32", 12)
     assert windowed_layers(after, "gemma3", 12) == windowed_layers(metadata, "gemma3", 18)[6:]
@@ -92,7 +92,7 @@ def test_windows_follow_their_layers(architecture):
     assert any(windows) and not all(windows)
     for kept in ([0, 2, 4, 7, 11, 12], [3, 3, 4], [12, 1, 0]):
         try:
-            after = relayered(metadata, architecture, kept)
+            after = relayered_metadata(metadata, architecture, kept)
         except PlanError:
             assert architecture in ("llama4", "afmoe")  # layers without rope go by position, too
             continue
@@ -108,7 +108,7 @@ def test_lists_of_layers_are_cut_and_others_are_not():
         feed_forward_length=[5, 6, 7, 8],
         expert_used_count=2,
     )
-    after = relayered(metadata, "qwen2vl", [3, 0])
+    after = relayered_metadata(metadata, "qwen2vl", [3, 0])
     assert list(after["qwen2vl.rope.dimension_sections"].value) == [16, 24, 24, 0]
     assert after["qwen2vl.attention.head_count_kv"].value == [4, 1]
     assert after["qwen2vl.feed_forward_length"].value == [8, 5]
@@ -117,13 +117,13 @@ def test_lists_of_layers_are_cut_and_others_are_not():
 
 def test_counts_from_either_end():
     metadata = keys("glm4moe", block_count=10, leading_dense_block_count=3, nextn_predict_layers=1)
-    after = relayered(metadata, "glm4moe", [0, 2, 3, 4, 9])
+    after = relayered_metadata(metadata, "glm4moe", [0, 2, 3, 4, 9])
     assert after["glm4moe.leading_dense_block_count"].value == 2
     assert after["glm4moe.nextn_predict_layers"].value == 1
-    assert relayered(metadata, "glm4moe", range(9))["glm4moe.nextn_predict_layers"].value == 0
+    assert relayered_metadata(metadata, "glm4moe", range(9))["glm4moe.nextn_predict_layers"].value == 0
     for kept in ([3, 0], [9, 3], [0, 3, 2]):
         with pytest.raises(PlanError, match="from one end"):
-            relayered(metadata, "glm4moe", kept)
+            relayered_metadata(metadata, "glm4moe", kept)
 
 
 @pytest.mark.parametrize(
@@ -140,20 +140,20 @@ def test_counts_from_either_end():
 )
 def test_what_positions_alone_say_is_refused(architecture, more, kept):
     with pytest.raises(PlanError):
-        relayered(keys(architecture, block_count=8, **more), architecture, kept)
+        relayered_metadata(keys(architecture, block_count=8, **more), architecture, kept)
 
 
 @pytest.mark.parametrize(("architecture", "step"), [("qwen3next", 4), ("smollm3", 4)])
 def test_whole_groups_may_go(architecture, step):
-    after = relayered(keys(architecture, block_count=3 * step), architecture, range(step, 3 * step))
+    after = relayered_metadata(keys(architecture, block_count=3 * step), architecture, range(step, 3 * step))
     assert after[f"{architecture}.block_count"].value == 2 * step
 
 
 def test_the_scale_of_a_27b_is_known_by_its_layers():
     sizes = {"attention__head_count": 32, "embedding_length": 5376, "attention__key_length": 128}
     with pytest.raises(PlanError, match="62 layers"):
-        relayered(keys("gemma3", block_count=62, **sizes), "gemma3", range(60))
-    assert relayered(keys("gemma3", block_count=26, **sizes), "gemma3", range(24))
+        relayered_metadata(keys("gemma3", block_count=62, **sizes), "gemma3", range(60))
+    assert relayered_metadata(keys("gemma3", block_count=26, **sizes), "gemma3", range(24))
 
 
 MODELS = [

@@ -15,10 +15,10 @@ from requant.encodings import BF16, DENSE, F16, F32, Dense, Encoding
 from requant.errors import PlanError
 from requant.expressions import Node
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Naming, Tensor
+from requant.layered import relayered_config
 from requant.layout import Format
 from requant.losses import Loss
 from requant.merging import card, chat
-from requant.merging.layers import relayered
 from requant.merging.model import Model
 from requant.merging.narrowed import Narrowed
 from requant.merging.planning import Merge, Result
@@ -167,7 +167,7 @@ def _described(
     """The merged model as a checkpoint of stand-ins, and what each stands for."""
     first = models[0]
     numbers = [layer for _, layer in result.layers]
-    config = relayered(first.config, numbers, first.layers, [model.config for model, _ in result.layers])
+    config = relayered_config(first.config, numbers, first.layers, [model.config for model, _ in result.layers])
     config = _with(config, "vocab_size", tokens.rows) if tokens.rows else config
     config = _with(config, "tie_word_embeddings", result.tied)
     own = _own_dtype(recipe, first)

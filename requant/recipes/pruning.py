@@ -11,7 +11,7 @@ from typing import Final
 
 from requant.errors import PlanError
 from requant.ir import Typed
-from requant.layered import MOST_LAYERS, number, relayered
+from requant.layered import MOST_LAYERS, number, relayered_metadata
 from requant.recipes.names import file_order
 
 _LAYER: Final = re.compile(r"blk\.([0-9]{1,9})\.")
@@ -43,8 +43,8 @@ def pruned_names(names: Iterable[str], layers: Sequence[int]) -> dict[str, str]:
 def pruned_metadata(metadata: Mapping[str, Typed], architecture: str, layers: Sequence[int]) -> dict[str, Typed]:
     """Metadata of a model without `layers`: `block_count` at the end, as llama.cpp writes it.
 
-    What follows from a layer's position or number is said anew, or refused (see `relayered`); llama.cpp leaves it, and
-    then refuses the file, or runs another model.
+    What follows from a layer's position or number is said anew, or refused (see `relayered_metadata`); llama.cpp leaves
+    it, and then refuses the file, or runs another model.
     """
     before = min(number(metadata, f"{architecture}.block_count"), MOST_LAYERS)  # more are refused there
-    return relayered(metadata, architecture, [layer for layer in range(before) if layer not in set(layers)])
+    return relayered_metadata(metadata, architecture, [layer for layer in range(before) if layer not in set(layers)])
