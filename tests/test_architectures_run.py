@@ -20,7 +20,7 @@ from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_expressions import values
 from tests.test_architectures import LOST, TOKENIZER, VISION, plainly, same
-from tests.tiny_models import ENCODERS, MODELS, VOCABULARY, make
+from tests.tiny_models import DIFFUSION, ENCODERS, MODELS, VOCABULARY, make
 from tests.tiny_published import PUBLISHED
 
 #: Largest difference of two logits, as a part of their range.
@@ -61,7 +61,7 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for
 DECODERS = [
     pytest.param(name, marks=pytest.mark.slow) if "-" in name else name
     for name in MODELS
-    if name not in ENCODERS and name != "gptoss-published"
+    if name not in ENCODERS | DIFFUSION and name != "gptoss-published"
 ]
 
 
@@ -79,7 +79,9 @@ def test_logits(name, length, tmp_path):
             agree(ours, model(torch.tensor([text])).logits[0].float().numpy())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if getattr(name, "values", (name,))[0] in ENCODERS])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if getattr(name, "values", (name,))[0] in ENCODERS | DIFFUSION]
+)
 def test_embeddings(name, tmp_path):
     model = make(name, tmp_path / "hf")
     path = to_gguf(tmp_path / "hf", tmp_path / "model.gguf", encoder=True)
@@ -89,7 +91,8 @@ def test_embeddings(name, tmp_path):
     assert np.isfinite(ours).all() and np.ptp(ours) > 0
     if model is not None:
         with torch.inference_mode():
-            agree(ours, model(torch.tensor([text])).last_hidden_state[0].numpy())
+            inner = model.model if name in DIFFUSION else model
+            agree(ours, inner(torch.tensor([text])).last_hidden_state[0].numpy())
 
 
 def test_embeddings_of_minilm(tmp_path):

@@ -82,6 +82,9 @@ SAID_OTHERWISE = {
         *((name, "is_causal") for name in ENCODERS - {"gemmaembedding"}),
         *((name, "add_cross_attention") for name in ("bert", "roberta", "xlmroberta", "camembert")),
     },
+    "ALiBi takes the place of what is learned, and the rest is of training": {
+        *(("mpt", key) for key in ("learned_pos_emb", "embedding_fraction", "emb_pdrop", "init_device")),
+    },
     "of the sines in which the position embedding of DistilBERT began": {("distilbert", "sinusoidal_pos_embds")},
     "of heads of other classes": {
         *(("distilbert", key) for key in ("qa_dropout", "seq_classif_dropout")),

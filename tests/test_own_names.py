@@ -25,7 +25,11 @@ def moves_of(names, shape=(1, 1)):
 
 
 #: What config.json says beside class and model_type, of families that share both.
-SUITING = {"nomic-bert-moe": {"moe_every_n_layers": 2}, "gemma-embedding": {"use_bidirectional_attention": True}}
+SUITING = {
+    "llada-moe": {"num_experts": 4},
+    "nomic-bert-moe": {"moe_every_n_layers": 2},
+    "gemma-embedding": {"use_bidirectional_attention": True},
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

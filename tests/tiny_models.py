@@ -12,7 +12,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.tiny_published import PUBLISHED, publish
+from tests.published import publish
+from tests.tiny_published import PUBLISHED
 
 VOCABULARY = 96
 
@@ -470,20 +471,32 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "JinaEmbeddingsV3Config",
         {"max_position_embeddings": 2050, "pad_token_id": 1},
     ),
+    "mpt": ("MptForCausalLM", "MptConfig", {"attn_config": {"clip_qkv": 2.0}}),
+    "mpt-unclipped": ("MptForCausalLM", "MptConfig", {}),
     **{name: (*(model.twin or ("", "", {})),) for name, model in PUBLISHED.items()},
 }
+#: Decoders that see to both sides, and fill in what is masked.
+DIFFUSION: Final = frozenset({"dream", "rnd1", "lladamoe", "llada"})
 _FULL_ATTENTION: Final = frozenset(
     {
         *("GPT2Config", "GPTBigCodeConfig", "GPTNeoXConfig", "BloomConfig", "FalconConfig", "BertConfig"),
         *("RobertaConfig", "XLMRobertaConfig", "CamembertConfig", "DistilBertConfig", "ModernBertConfig"),
-        *("NomicBertConfig", "JinaEmbeddingsV3Config"),
+        *("NomicBertConfig", "JinaEmbeddingsV3Config", "MptConfig"),
     }
 )
 #: Those that embed a text instead of predicting tokens.
 ENCODERS: Final = frozenset(
     {
         *("bert", "roberta", "xlmroberta", "camembert", "distilbert", "eurobert", "modernbert", "jinabert3"),
-        *("gemmaembedding", "nomicbert", "nomicbertmoe", "jinabert", "jinabert-code", "jinabert3-adapters"),
+        *(
+            "gemmaembedding",
+            "nomicbert",
+            "nomicbertmoe",
+            "jinabert",
+            "jinabert-code",
+            "jinabert3-adapters",
+            "llamaembed",
+        ),
     }
 )
 
@@ -517,6 +530,10 @@ def make(
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)
         settings.pop("max_position_embeddings")
+    if config_class == "MptConfig":
+        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            settings.pop(key)
+        settings |= {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": settings.pop("max_position_embeddings")}
     if config_class == "FalconConfig":
         settings.pop("intermediate_size")
     if config_class == "BloomConfig":

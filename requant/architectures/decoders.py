@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from requant.architectures.changes import Change
 from requant.architectures.llama import BUFFERS, DECODER_KEYS, MLP, SILU, TRUNK, attention
 from requant.architectures.rules import Assumption, Family, Irregular, Key, Order, Rule, always, same_as
 
@@ -108,3 +109,21 @@ def head_norms(q: str = "head", k: str = "head") -> tuple[Rule, ...]:
 def trunk(order: Order = Order.SAME) -> tuple[Rule, ...]:
     """Embedding, last norm, head and the four projections, q and k in `order`."""
     return (*TRUNK, *attention(order))
+
+
+def fused(hf: str, order: Order, *changes: Change) -> tuple[Rule, ...]:
+    """Queries, keys and values that are one matrix in HF: in this order, after `changes`."""
+    found = []
+    for turn, (part, rows, heads) in enumerate((("q", "q", "heads"), ("k", "kv", "kv_heads"), ("v", "kv", ""))):
+        rule = Rule(
+            hf,
+            f"blk.{{n}}.attn_{part}.weight",
+            ("qkv", "hidden"),
+            order if heads else Order.SAME,
+            heads or "heads",
+            turn=turn,
+            changes=changes,
+            among=("q", "kv", "kv"),
+        )
+        found.append(replace(rule, flat=(rows, "hidden")))
+    return tuple(found)

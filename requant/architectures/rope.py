@@ -82,7 +82,7 @@ class Rope:
             config = {**config, "rope_parameters": dict(self.absent)}
         scaling = parameters(config, self.theta)
         values = {"rope.freq_base": Typed("f32", positive(scaling, "rope_theta"))}
-        context = positive(config, "max_position_embeddings")
+        context = float(sizes["positions"])
         original = int(positive(scaling, "original_max_position_embeddings", context))
         if self.outer_original:
             values["rope.scaling.original_context_length"] = Typed("u32", original)

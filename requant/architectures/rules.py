@@ -72,14 +72,15 @@ class Rule:
     hf: `{base}` stands for the family's prefix, `{n}` for the layer, `{e}` for the expert: one HF tensor of each expert
     is a matrix of the one ggml tensor. each: the size that counts them, where they are no experts. shape: sizes by
     name, as HF stores it. heads: the size that counts the heads of a tensor in rope order. turn: where the rows of one
-    HF tensor are those of two ggml tensors in turn, whether this is the first (0) or the second (1), whose rule
-    follows; the size that counts them is called `…_pair`. apart: what other libraries call it where they keep it as
-    ggml does; with `{e}`, the matrix of each expert. add: ggml's values are HF's plus this. when: the flag without
-    which there is no such tensor; with "!" before it, with which there is none. changes: what else lies between the
-    two, in the order of the way to ggml, before `add`. flat: ggml's shape, where it is another shape of the same
-    numbers (before each matrix is transposed, as `order` may have it). among: where HF has the rows of several ggml
-    tensors in one, which `changes` put one after the other: the sizes of their rows; `turn` says which this is, and
-    `flat` as what stack of matrices (each transposed, as `order` has it) ggml sees them.
+    HF tensor are those of two ggml tensors in turn, whether this is the first (0) or the second (1), whose rule follows
+    (with `among`, there may be more); the size that counts them is called `…_pair`. apart: what other libraries call it
+    where they keep it as ggml does; with `{e}`, the matrix of each expert. add: ggml's values are HF's plus this. when:
+    the flag without which there is no such tensor; with "!" before it, with which there is none. changes: what else
+    lies between the two, in the order of the way to ggml, before `add`. flat: ggml's shape, where it is another shape
+    of the same numbers (before each matrix is transposed, as `order` may have it). among: where HF has the rows of
+    several ggml tensors in one, which `changes` put one after the other: the sizes of their rows; `turn` says which
+    this is, `order` and `heads` are of its rows alone, and `flat` says as what stack of matrices (each transposed, as
+    `order` has it) ggml sees them.
     """
 
     hf: str
@@ -129,9 +130,9 @@ class Key:
     """One hyperparameter in both namings.
 
     hf: key of config.json, with the names it also goes by; none if config.json does not say it. ggml: the GGUF key
-    without the architecture (a key of the tokenizer is complete). default: what transformers takes when config.json
-    lacks it (or what is written when it has no name there); without one it must be there. implied: what llama.cpp
-    takes when the GGUF lacks it. A value of None is not written.
+    without the architecture (a key of the tokenizer, or of diffusion, is complete). default: what transformers takes
+    when config.json lacks it (or what is written when it has no name there); without one it must be there. implied:
+    what llama.cpp takes when the GGUF lacks it. A value of None is not written.
     """
 
     hf: tuple[str, ...]
@@ -267,4 +268,4 @@ class Family:
 
     def full_key(self, key: str) -> str:
         """A GGUF key as it stands in the file."""
-        return key if key.startswith("tokenizer.") else f"{self.ggml}.{key}"
+        return key if key.startswith(("tokenizer.", "diffusion.")) else f"{self.ggml}.{key}"

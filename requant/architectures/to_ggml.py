@@ -137,7 +137,7 @@ def _joined(item: Expected, inputs: Sequence[Tensor]) -> Node:
 def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
     rule: Rule = item.rule
     upright = name == f"{item.hf[0]}.weight"  # as `find_parts` says; the shape may be square
-    if rule.order is Order.ROPE:
+    if rule.order is Order.ROPE and not rule.among:
         node = by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, sizes[rule.heads]))
     elif rule.order is Order.TRANSPOSED and not upright and not rule.among:
         node = Transposed(reshaped(node, tuple(sizes[name] for name in rule.flat)) if rule.flat else node)
@@ -149,6 +149,8 @@ def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
     if rule.turn is not None and rule.among:
         counts = [sizes[name] for name in rule.among]
         node = Slice(node, sum(counts[: rule.turn]), sum(counts[: rule.turn + 1]))
+        if rule.order is Order.ROPE:
+            node = by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, sizes[rule.heads]))
         if rule.order is Order.TRANSPOSED:
             node = Transposed(reshaped(node, tuple(sizes[name] for name in rule.flat)))
     return Affine(node, term=rule.add) if rule.add else node

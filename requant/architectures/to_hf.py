@@ -59,7 +59,7 @@ def named(said: Translation) -> Translation:
         used.add(item.ggml)
         if not item.rule.turn:  # else it is the second half of the tensor that the last rule has begun
             found.append((item, []))
-        found[-1][1].append(_stored(item, tensor))
+        found[-1][1].append(_stored(item, tensor, model.sizes))
     moves = tuple(move for item, nodes in found for move in _moves(item, nodes, model.sizes))
     return replace(said, moves=moves, model=replace(model, used=frozenset(used)))
 
@@ -111,12 +111,15 @@ def _moves(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> list[Move]:
     ]
 
 
-def _stored(item: Expected, tensor: Tensor) -> Node:
+def _stored(item: Expected, tensor: Tensor, sizes: Sizes) -> Node:
     """A tensor as the table has it; of several that are one in HF, each as rows."""
     node = reshaped(Stored(tensor), item.ggml_shape)
     if not item.rule.among:
         return node
     node = Transposed(node) if item.rule.order is Order.TRANSPOSED else node
+    if item.rule.order is Order.ROPE:
+        heads = sizes[item.rule.heads]
+        node = by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, heads, inverse=True))
     return reshaped(node, (prod(node.shape[:-1]), node.shape[-1]))
 
 
@@ -131,7 +134,7 @@ def _values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
         node = change.to_hf(node, sizes)
     if rule.turn is not None and not rule.among:
         node = woven(nodes, item.shape, turned=rule.order is Order.TRANSPOSED)
-    if rule.order is Order.ROPE:
+    if rule.order is Order.ROPE and not rule.among:
         node = by_outputs(node, item.shape, lambda rows: RopeOrder(rows, sizes[rule.heads], inverse=True))
     elif rule.order is Order.TRANSPOSED and not rule.among:
         node = Transposed(node)
