@@ -133,6 +133,30 @@ def test_ggufs_and_folders_give_the_same_model(here):
         assert np.allclose(mixed[name], (a[name] + b[name]) / 2, atol=2e-3), name
 
 
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_models_of_different_schemes_in_one_recipe(here, method):
+    """Quantized inputs count as the numbers they stand for: the same bytes as of folders that have these in F32."""
+    kinds = {"gguf": ("base", "Q4_K_M"), "gptq": ("a", "GPTQ"), "fp8": ("b", "FP8"), "awq": ("a", "AWQ")}
+    for kind, (source, recipe) in kinds.items():
+        path = f"{source}-{kind}" + (".gguf" if kind == "gguf" else "")
+        requant("convert", source, path, "--to", recipe, "-q")
+        requant("convert", path, f"{source}-{kind}-dense", "--to", "F32", "-q")
+    quantized = ["base-gguf.gguf", "a-gptq", "b-fp8", "a-awq"]
+    dense = [f"{source}-{kind}-dense" for kind, (source, _) in kinds.items()]
+    for models, out in ((quantized, "merged"), (dense, "expected")):
+        parameters = {"weight": 0.4, "density": 0.5} if method == "ties" else {"weight": 0.4}
+        recipe = {"merge_method": method, "models": [{"model": m, "parameters": parameters} for m in models]}
+        recipe |= {"base_model": models[0]} if method == "ties" else {}
+        Path("r.yaml").write_text(json.dumps(recipe | {"out_dtype": "bfloat16"}))
+        requant("merge", "r.yaml", "-o", out, "-q")
+        requant("merge", "r.yaml", "-o", f"{out}.gguf", "--to", "Q4_K_M", "-q")
+    assert Path("merged/model.safetensors").read_bytes() == Path("expected/model.safetensors").read_bytes()
+    assert "quantization_config" not in json.loads(Path("merged/config.json").read_text())
+    one, other = formats.open(Path("merged.gguf")), formats.open(Path("expected.gguf"))
+    for mine, theirs in zip(one.tensors, other.tensors, strict=True):
+        assert np.array_equal(read_values(mine), read_values(theirs)), mine.name
+
+
 @pytest.mark.slow
 def test_llama_cpp_runs_the_merged_gguf(here):
     from requant.verify.llama_cpp import LlamaCpp
