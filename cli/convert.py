@@ -30,6 +30,7 @@ Examples:
   requant convert HuggingFaceTB/SmolLM2-135M-Instruct smollm2-q8.gguf --to Q8_0
   requant convert model.gguf ./hf-folder --to BF16
   requant convert ./fp32-folder ./bf16-folder --to BF16 --max-shard-size 2G
+  requant convert ./gemma-3-4b-it mmproj.gguf --mmproj --to F16
   requant convert ./adapter adapter.gguf --base ./SmolLM2-135M
   requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
 """
@@ -63,6 +64,7 @@ class _Command(options.RoundingCommand):
     help="How a GPTQ source without a configuration stores zero points.",
 )
 @click.option("--base", metavar="MODEL", help="The model of an adapter; by default as its adapter_config.json says.")
+@click.option("--mmproj", is_flag=True, help="Write what sees or hears in a model, instead of its text model.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
 @options.rounding_options
 @options.run_options
@@ -75,6 +77,7 @@ def convert(
     max_shard_tensors: int | None,
     gptq_format: str | None,
     base: str | None,
+    mmproj: bool,
     no_vocab: bool,
     choices: options.Choices,
     how: options.RunOptions,
@@ -95,6 +98,7 @@ def convert(
         choices.importance(),
         cut=options.cut(max_shard_size, max_shard_tensors),
         vocabulary=not no_vocab,
+        projector=mmproj,
     )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     copied = recipe is None and gptq_format is None and target.naming is Naming.HF

@@ -286,10 +286,20 @@ class FamilyRow(TypedDict):
     lost: Annotated[list[str], "what is left out on the way to GGUF where a model has it, and why"]
 
 
+class ProjectorRow(TypedDict):
+    """What sees or hears, and the projector behind it: what `convert --mmproj` writes."""
+
+    projector: Annotated[str, "what it is called here"]
+    kinds: Annotated[list[str], "the `clip.projector_type`s that it may write"]
+    classes: Annotated[list[str], "that config.json may name, of the model or of its vision model"]
+    lost: Annotated[list[str], "what is left out where a model has it, and why"]
+
+
 class FamiliesDocument(Document):
     """`families`: what `families --json` prints."""
 
     families: Annotated[list[FamilyRow], "all families, or those asked for"]
+    projectors: Annotated[list[ProjectorRow], "all projectors, or those asked for"]
 
 
 #: Name of a document -> its shape.

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from requant.cli.documents import FamilyRow, say_document
+from requant.cli.documents import FamilyRow, ProjectorRow, say_document
 from requant.cli.tables import table
 from requant.cli.terminal import say
 from requant.errors import PlanError
@@ -26,12 +26,32 @@ Examples:
 def families(word: str, as_json: bool) -> None:
     """List the model families, from Hugging Face to GGUF and back: classes, architectures, and what is lost.
 
+    Then the projectors that --mmproj writes for models that see or hear.
+
     WORD: only those whose architecture, model type or class has it in it. Every family goes both ways.
     """
+    rows, projectors = _families(word.lower()), _projectors(word.lower())
+    if not rows and not projectors:
+        raise PlanError(f"no family has {word!r} in its name", hint="requant families lists them all")
+    if as_json:
+        say_document("families", {"families": rows, "projectors": projectors})
+        return
+    body = [[row["architecture"], row["model_type"], " ".join(row["classes"])] for row in rows]
+    seeing = [[row["projector"], ", ".join(row["kinds"]), " ".join(row["classes"])] for row in projectors]
+    notes = [note for row in rows for note in _notes(row)]
+    parts = [
+        *([table([["GGUF", "config.json", "classes"], *body])] if body else []),
+        *([table([["projector", "in the GGUF", "classes (--mmproj)"], *seeing])] if seeing else []),
+        *(["\n".join(dict.fromkeys(notes))] if notes else []),
+    ]
+    say("\n\n".join(parts))
+
+
+def _families(word: str) -> list[FamilyRow]:
     from requant.architectures import ARCHITECTURES
     from requant.architectures.overview import overview
 
-    rows: list[FamilyRow] = [
+    return [
         {
             "architecture": item.architecture,
             "model_type": item.model_type,
@@ -40,17 +60,23 @@ def families(word: str, as_json: bool) -> None:
             "lost": [*item.lost],
         }
         for item in overview(ARCHITECTURES)
-        if any(word.lower() in name.lower() for name in (item.architecture, item.model_type, *item.classes))
+        if any(word in name.lower() for name in (item.architecture, item.model_type, *item.classes))
     ]
-    if not rows:
-        raise PlanError(f"no family has {word!r} in its name", hint="requant families lists them all")
-    if as_json:
-        say_document("families", {"families": rows})
-        return
-    heads = ["GGUF", "config.json", "classes"]
-    body = [[row["architecture"], row["model_type"], " ".join(row["classes"])] for row in rows]
-    notes = [note for row in rows for note in _notes(row)]
-    say("\n".join([table([heads, *body]), *(["", *dict.fromkeys(notes)] if notes else [])]))
+
+
+def _projectors(word: str) -> list[ProjectorRow]:
+    from requant.projectors import index
+
+    return [
+        {
+            "projector": item.name,
+            "kinds": [*item.kinds],
+            "classes": [*item.classes],
+            "lost": [*item.lost],
+        }
+        for item in sorted(index.every(), key=lambda item: item.name)
+        if any(word in name.lower() for name in (item.name, *item.kinds, *item.classes))
+    ]
 
 
 def _notes(row: FamilyRow) -> list[str]:

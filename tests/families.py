@@ -1,10 +1,12 @@
-"""docs/families.md and README.md's list of families, from the tables: `python -m tests.families` writes both."""
+"""docs/families.md, docs/projectors.md and README.md's list of families, from the tables: `python -m tests.families`
+writes them."""
 
 import re
 from pathlib import Path
 
 from requant.architectures import ARCHITECTURES
 from requant.architectures.overview import overview
+from requant.projectors import index
 from tests.tiny_published import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
@@ -12,6 +14,10 @@ DOCS = ROOT / "docs" / "families.md"
 README = ROOT / "README.md"
 #: What llama.cpp's converter takes.
 CLASSES = (ROOT / "fixtures" / "architectures" / "classes.txt").read_text().split()
+PROJECTORS = ROOT / "docs" / "projectors.md"
+#: The classes of each of its converters for projectors, a line each.
+CONVERTERS = [line.split() for line in (ROOT / "fixtures" / "projectors" / "classes.txt").read_text().splitlines()]
+_TABLE = re.compile("(<!-- table -->\n).*?(\n<!-- end -->)", re.DOTALL)
 _HEAD = """# Model families
 
 What converts from a Hugging Face folder to a GGUF and back; `requant families` prints the same. Each is a table that is
@@ -57,6 +63,24 @@ def unseen():
     return sorted(alone - shown)
 
 
+def projectors():
+    """docs/projectors.md with the table in its place."""
+    rows = sorted(index.every(), key=lambda row: row.name)
+    taken = {name for row in rows for name in row.classes}
+    done = [names for names in CONVERTERS if taken & set(names)]
+    missing = sorted(name for names in CONVERTERS for name in names if name not in taken)
+    lines = ["| projector | `clip.projector_type` | classes | lost where a model has it |", "|---|---|---|---|"]
+    lines += [
+        f"| {row.name} | {', '.join(row.kinds)} | {', '.join(row.classes)} | {'; '.join(row.lost)} |" for row in rows
+    ]
+    count = (
+        f"Of the {len(CONVERTERS)} converters that llama.cpp has for projectors (b11549, October 2026), requant does "
+        f"the work of {len(done)}."
+    )
+    made = "\n".join([count, "", *lines, "", "Not taken: " + ", ".join(missing) + "."])
+    return _TABLE.sub(lambda found: found[1] + made + found[2], PROJECTORS.read_text())
+
+
 def listed():
     """README.md's list: every architecture once."""
     names = list(dict.fromkeys(row.architecture for row in overview(ARCHITECTURES)))
@@ -75,4 +99,5 @@ def readme(text):
 
 if __name__ == "__main__":
     DOCS.write_text(page())
+    PROJECTORS.write_text(projectors())
     README.write_text(readme(README.read_text()))

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from requant.architectures import ARCHITECTURES
 from requant.cli.main import cli
-from tests.families import DOCS, README, listed, page, readme
+from requant.projectors import index
+from tests.families import DOCS, PROJECTORS, README, listed, page, projectors, readme
 
 
 def run(*words):
@@ -16,6 +17,23 @@ def run(*words):
 
 def test_the_page_is_made_of_the_tables():
     assert DOCS.read_text() == page(), "python -m tests.families writes it"
+
+
+def test_the_page_of_projectors_is_made_of_the_tables():
+    assert PROJECTORS.read_text() == projectors(), "python -m tests.families writes it"
+
+
+def test_every_projector_is_listed():
+    rows = json.loads(run("--json").stdout)["projectors"]
+    assert {row["projector"] for row in rows} == {projector.name for projector in index.every()}
+    assert [(name, set(own.split())) for name, _, own in index.TABLE] == [
+        (name, set(found.classes)) for (name, _, _), found in zip(index.TABLE, index.every(), strict=True)
+    ]
+
+
+def test_a_projector_is_found_by_its_kind():
+    told = run("qwen2.5vl_merger").stdout
+    assert "Qwen2_5_VLForConditionalGeneration" in told and "Gemma" not in told
 
 
 def test_the_list_of_the_readme_is_made_of_the_tables():

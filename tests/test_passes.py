@@ -25,6 +25,7 @@ from tests.tiny_folder import write_tiny_folder
 TO_FOLDER = [None, "BF16", *SCHEMES]
 LISTS = [
     *((convert.hf_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
+    *((convert.projector_to_ggml, convert.Request(recipe)) for recipe in (None, "F16")),
     *((convert.ggml_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
     *((convert.ggml_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
     *((convert.hf_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
@@ -44,7 +45,7 @@ def test_every_list_has_what_each_pass_needs_and_claims_first(listed, request_):
     passes = listed(request_, target, Path("out"))
     check(passes)
     assert isinstance(passes[0], Claim)
-    renames = "hf_to_ggml" in listed.__name__ or "ggml_to_hf" in listed.__name__
+    renames = listed.__name__ in ("hf_to_ggml", "ggml_to_hf", "projector_to_ggml")
     ensured = set().union(*(one.ensures for one in passes))
     assert set(Fact) - ensured == (set() if renames else {Fact.RECOGNIZED, Fact.SIZED, Fact.COMPLETED})
     for one in passes:
@@ -93,8 +94,10 @@ def test_what_nobody_knows_stops_at_the_claim(tiny):
 DOCS = Path(__file__).parents[1] / "docs" / "passes.md"
 PLAIN = {"no `--to`": None, "`BF16`": "BF16", "`GPTQ`": "GPTQ", "`EXL2-4.0`": "EXL2-4.0"}
 MIXES = {"no `--to`": None, "`Q4_K_M`": "Q4_K_M"}
+PROJECTOR = {"no `--to`": None, "`F16`": "F16"}
 DIRECTIONS = {
     "A Hugging Face folder to a GGUF": (convert.hf_to_ggml, MIXES),
+    "What sees or hears in a Hugging Face folder to a GGUF (`--mmproj`)": (convert.projector_to_ggml, PROJECTOR),
     "A GGUF to a Hugging Face folder": (convert.ggml_to_hf, PLAIN),
     "A Hugging Face folder to another": (convert.hf_to_hf, PLAIN),
     "A GGUF to another, by `convert`": (convert.ggml_to_ggml, MIXES),

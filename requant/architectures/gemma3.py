@@ -14,6 +14,7 @@ from requant.architectures.llama import BUFFERS, MLP
 from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
+    SEEING,
     Assumption,
     Config,
     Family,
@@ -149,7 +150,7 @@ GEMMA3: Final = Family(
         *BUFFERS,
         Ignored(
             r"(model\.)?(vision_tower|multi_modal_projector)\..*",
-            "the vision model: llama.cpp keeps it in a file of its own (mmproj)",
+            SEEING,
             lost=True,
         ),
     ),

@@ -40,10 +40,12 @@ _LARGEST: Final = 16 << 20
 
 
 def general_metadata(
-    checkpoint: Checkpoint[Tensor], architecture: str, moves: Sequence[Move]
+    checkpoint: Checkpoint[Tensor], architecture: str, moves: Sequence[Move], *, projector: bool = False
 ) -> tuple[dict[str, Typed], list[Loss]]:
     """`general.*` in the order of llama.cpp's converter, without file type and quantization version."""
     import gguf
+
+    kind = gguf.GGUFType.MMPROJ if projector else gguf.GGUFType.MODEL
 
     card, losses = read_card(checkpoint)
     path = named_folder(checkpoint.folder)
@@ -58,12 +60,12 @@ def general_metadata(
         if guess.size_label is None and total > 0:
             guess.size_label = gguf.size_label(total, shared, expert, experts)
         writer = gguf.GGUFWriter(path=None, arch=architecture)
-        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_type(kind)
         guess.set_gguf_meta_model(writer)
     except (TypeError, ValueError, AttributeError, KeyError) as error:  # a model card of another shape than it expects
         losses.append(Loss(LossKind.METADATA_DROPPED, "README.md", f"its front matter makes no sense: {error}"))
         writer = gguf.GGUFWriter(path=None, arch=architecture)
-        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_type(kind)
         writer.add_name(path.name or architecture)
     found = {key: _typed(value) for key, value in writer.kv_data[0].items()}
     first = {key: found.pop(key) for key in ("general.architecture", "general.type")}

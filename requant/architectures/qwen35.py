@@ -29,6 +29,7 @@ from requant.architectures.numbers import number
 from requant.architectures.qwen import SHARED
 from requant.architectures.rope import Rope, rotary
 from requant.architectures.rules import (
+    SEEING,
     Assumption,
     Config,
     Family,
@@ -203,7 +204,7 @@ QWEN35: Final[Family] = replace(
         *AHEAD,
         Ignored(
             r"(model\.)?visual\..*",
-            "the vision model: llama.cpp keeps it in a file of its own (mmproj)",
+            SEEING,
             lost=True,
         ),
     ),

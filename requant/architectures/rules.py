@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from requant.encodings import BF16, Dense
 from requant.ir import Checkpoint, Json, Tensor, Typed
@@ -26,6 +26,12 @@ Sizes = Mapping[str, int]
 Flags = Mapping[str, bool | Sequence[bool]]
 #: Computes a value that is not written down from those that are.
 Default = Callable[[Config], Json]
+
+
+#: Why the tensors of what sees are left out of a text model's GGUF.
+SEEING: Final = (
+    "the vision model: llama.cpp keeps it in a file of its own (mmproj), which the same command makes with --mmproj"
+)
 
 
 def always(value: Json) -> Default:

@@ -27,7 +27,7 @@ def to_ggml(family: Family, config: Config) -> tuple[dict[str, Json], dict[str, 
         if key.hf:
             settings[key.hf[0]] = value
         if value is not None:
-            values[key.ggml] = Typed(key.kind, _checked(value, key.kind, f"config.json: {(key.hf or (key.ggml,))[0]}"))
+            values[key.ggml] = Typed(key.kind, checked(value, key.kind, f"config.json: {(key.hf or (key.ggml,))[0]}"))
     return settings, values
 
 
@@ -43,11 +43,11 @@ def to_hf(family: Family, values: Config) -> tuple[dict[str, Json], dict[str, Js
             raise PlanError(f"metadata: {family.full_key(key.ggml)!r} is missing")
         if value is None:
             continue
-        value = _checked(value, key.kind, f"metadata: {family.full_key(key.ggml)}")
+        value = checked(value, key.kind, f"metadata: {family.full_key(key.ggml)}")
         known[key.ggml] = value
         if key.hf:
             config[key.hf[0]] = shortest(float(value)) if isinstance(value, float) else plain(value)
-        elif implied is not None and value != _checked(implied, key.kind, key.ggml):
+        elif implied is not None and value != checked(implied, key.kind, key.ggml):
             raise PlanError(f"metadata: {family.full_key(key.ggml)!r} is {value}, {implied} is expected")
     return config, known
 
@@ -96,11 +96,11 @@ def plain(value: object) -> Json:
     return [plain(item) for item in value]
 
 
-def _checked(value: Json, kind: str, what: str) -> bool | int | float | str | list[Json]:
+def checked(value: Json, kind: str, what: str) -> bool | int | float | str | list[Json]:
     """The value if it can be stored as `kind`."""
     if kind.startswith("["):
         if isinstance(value, list):
-            return [plain(_checked(item, kind[1:-1], what)) for item in value]
+            return [plain(checked(item, kind[1:-1], what)) for item in value]
         raise PlanError(f"{what} is {shown(value)}, a list is needed")
     if kind in _UNSIGNED and isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -108,6 +108,8 @@ def _checked(value: Json, kind: str, what: str) -> bool | int | float | str | li
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _UNSIGNED[kind]:
             return value
         raise PlanError(f"{what} is {shown(value)}, a whole number is needed")
+    if kind == "i32" and isinstance(value, int) and not isinstance(value, bool) and -(1 << 31) <= value < 1 << 31:
+        return value
     if kind == "f32" and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38:
         return shortest(float(value))
     if (kind == "bool" and isinstance(value, bool)) or (kind == "str" and isinstance(value, str)):

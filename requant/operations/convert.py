@@ -41,6 +41,7 @@ class Request:
 
     recipe: a name as users type it; None keeps what can be kept. importance: from an imatrix file.
     key_values: metadata to set in a GGUF (`--override-kv`). vocabulary: False leaves the tokenizer out of a GGUF.
+    projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`).
     """
 
     recipe: str | None = None
@@ -49,12 +50,20 @@ class Request:
     key_values: tuple[tuple[str, Typed], ...] = ()
     cut: LayoutOptions = LayoutOptions()
     vocabulary: bool = True
+    projector: bool = False
 
 
 def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Plan:
     """Decide how `source` becomes `destination`; raises `PlanError` or `UnsupportedError` for whatever cannot be."""
-    passes = LISTS[source.naming, target.naming](request, target, destination)
-    return planned(passes, unchanged(source))
+    listed = LISTS[source.naming, target.naming]
+    if request.projector:
+        if (source.naming, target.naming) != (Naming.HF, Naming.GGML):
+            raise PlanError(
+                f"--mmproj makes a GGUF of a Hugging Face folder; {source.path} or {destination} is none",
+                hint="requant convert FOLDER mmproj.gguf --mmproj",
+            )
+        listed = projector_to_ggml
+    return planned(listed(request, target, destination), unchanged(source))
 
 
 def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass]:
@@ -73,6 +82,24 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
         Mix(recipe, request.overrides, request.importance, request.key_values),
         ConvertedMetadata(recipe, request.key_values, request.importance),
         ScalesBeside(),
+        Steps(),
+        Place(target, destination, request.cut),
+        Losses(Naming.GGML),
+    ]
+
+
+def projector_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass]:
+    """What sees or hears in a Hugging Face folder becomes a GGUF of its own."""
+    from requant.passes.projector import Encoders, ProjectorGeneral
+
+    recipe = "COPY" if request.recipe is None else request.recipe
+    return [
+        Claim(Naming.GGML),
+        Unwrap(),
+        Encoders(),
+        ProjectorGeneral(),
+        Mix(recipe, request.overrides, request.importance, request.key_values),
+        ConvertedMetadata(recipe, request.key_values, request.importance),
         Steps(),
         Place(target, destination, request.cut),
         Losses(Naming.GGML),

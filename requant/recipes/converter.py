@@ -16,6 +16,7 @@ from requant.importance import Importance
 from requant.ir import Typed
 from requant.recipes.choose import Choice, Wanted, choose_encodings, fits, fitted
 from requant.recipes.facts import Facts
+from requant.recipes.forced import with_forced
 from requant.recipes.options import Overrides
 from requant.recipes.table import RECIPES, Recipe
 
@@ -53,13 +54,14 @@ def choose_converted(
     dense = [Wanted(tensor.name, tensor.shape, converted(tensor, keep(tensor)).encoding) for tensor in tensors]
     mixed = choose_encodings(recipe, dense, facts, overrides, importance)
     if recipe.name not in CONVERTED or recipe.main is None:
-        return mixed
+        return with_forced(mixed, tensors, recipe, facts, overrides)
     # an option decides where it makes a difference, the script's own rules decide elsewhere
     unasked = choose_encodings(recipe, dense, facts, Overrides(), importance)
-    return tuple(
+    chosen = tuple(
         converted(tensor, recipe.main) if choice == usual else choice
         for tensor, choice, usual in zip(tensors, mixed, unasked, strict=True)
     )
+    return with_forced(chosen, tensors, recipe, facts, overrides)
 
 
 def converted(tensor: Wanted, main: Encoding) -> Choice:

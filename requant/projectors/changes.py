@@ -1,0 +1,77 @@
+"""What lies between a projector's tensors in a folder and in a GGUF, beyond what text models have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from requant.architectures.rules import Rule, Sizes
+from requant.errors import PlanError
+from requant.expressions import Node, Regrouped, Slice, reshaped
+
+
+@dataclass(frozen=True, slots=True)
+class FramesFirst:
+    """A convolution over space and time: ggml has a convolution over space for each frame, and adds them up."""
+
+    frames: int = 2
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """[out, in, frames, height, width] -> [frames * out * in, height * width]."""
+        *channels, _, height, width = node.shape
+        kernels = reshaped(node, (prod(channels) * self.frames, height * width))
+        return Regrouped(kernels, (prod(channels), self.frames), (1, 0))
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """[frames * out * in, height * width], with the rows of HF."""
+        return Regrouped(node, (self.frames, node.rows // self.frames), (1, 0))
+
+
+def frames(hf: str) -> tuple[Rule, ...]:
+    """Patches of two frames. hf: name of the convolution's weight."""
+    return tuple(
+        Rule(
+            hf,
+            f"v.patch_embd.weight{'.1' if turn else ''}",
+            ("embd", "3", "2", "patch", "patch"),
+            turn=turn,
+            among=("3*embd", "3*embd"),
+            changes=(FramesFirst(),),
+            flat=("embd", "3", "patch", "patch"),
+        )
+        for turn in range(2)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ColoursFirst:
+    """A matrix over the pixels of a patch, each with its colours; a convolution has the colours first."""
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """[out, pixels * 3] -> [out * 3 * pixels, 1]."""
+        return self._moved(node, (node.columns // 3, 3))
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """The inverse; node: [out, 3, height, width]."""
+        return self._moved(node, (3, prod(node.shape[-2:])))
+
+    def _moved(self, node: Node, counts: tuple[int, int]) -> Node:
+        return Regrouped(reshaped(node, (prod(node.shape), 1)), counts, (1, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table: the embedding of a token that the text model has, too.
+
+    number: the size that says which.
+    """
+
+    number: str
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """[rows, columns] -> [1, columns]."""
+        return Slice(node, sizes[self.number], sizes[self.number] + 1)
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """The text model brings the table."""
+        raise PlanError("a row of the text model's embedding makes no table")

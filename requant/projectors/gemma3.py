@@ -1,0 +1,78 @@
+"""Gemma 3: a SigLIP whose patches are averaged, and one matrix.
+
+Facts: llama.cpp's conversion/gemma.py and tools/mtmd/models/siglip.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isqrt
+from typing import Final
+
+from requant.architectures.rules import Config, Order, Rule, Sizes
+from requant.encodings import Shape
+from requant.ir import Json
+from requant.projectors.rules import Projector, computed
+from requant.projectors.settings import whole
+from requant.projectors.towers import (
+    POSITIONS_F32,
+    epsilon,
+    gelu,
+    kind,
+    pooling_head,
+    positions,
+    siglip,
+    vision_keys,
+    vision_sizes,
+)
+
+#: What transformers' SigLIP is where config.json is silent.
+SIGLIP_DEFAULTS: Final[Mapping[str, Json]] = {
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+
+
+def _scale(config: Config) -> Json:
+    """Patches of a side that are averaged, where they are not the usual four."""
+    tokens = whole(config, "preprocessor.image_seq_length", whole(config, "mm_tokens_per_image", 256))
+    image, patch = whole(config, "vision_config.image_size"), whole(config, "vision_config.patch_size")
+    factor = (image // patch) // isqrt(tokens)
+    return factor if factor not in (0, 4) else None
+
+
+def _sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes:
+    return vision_sizes(values) | {"positions": positions(values)}
+
+
+GEMMA3: Final = Projector(
+    name="gemma3",
+    classes=("Gemma3ForConditionalGeneration",),
+    kinds=("gemma3",),
+    keys=(
+        *vision_keys(defaults=SIGLIP_DEFAULTS),
+        kind("gemma3"),
+        epsilon("vision_config.layer_norm_eps", 1e-6),
+        gelu(),
+        computed("vision.projector.scale_factor", "u32", _scale),
+    ),
+    rules=(
+        *siglip("vision_tower."),
+        # transposed by neither: llama.cpp does it when it computes
+        Rule("multi_modal_projector.mm_input_projection_weight", "mm.input_projection.weight", ("embd", "text")),
+        Rule(
+            "multi_modal_projector.mm_soft_emb_norm.weight", "mm.soft_emb_norm.weight", ("embd",), Order.SAME, add=1.0
+        ),
+    ),
+    sizes=_sizes,
+    renamed=(
+        (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
+        (r"^vision_tower\.vision_model\.", "vision_tower."),
+    ),
+    ignored=(pooling_head(r"vision_tower\."),),
+    forced=((r"mm\.input_projection\.weight", "F16"), POSITIONS_F32, (r"v\.patch_embd\..*", "F32")),
+)

@@ -1,0 +1,54 @@
+"""Which file a projector is in, and the classes that name it. To add one: its file, and a line here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from functools import cache
+from typing import Final
+
+from requant.projectors.rules import Projector
+
+#: (name of the projector in its file, the file, its classes).
+TABLE: Final[tuple[tuple[str, str, str], ...]] = (
+    ("GEMMA3", "gemma3", "Gemma3ForConditionalGeneration"),
+    ("QWEN2_VL", "qwen_vl", "Qwen2VLForConditionalGeneration Qwen2VLModel"),
+    ("QWEN25_VL", "qwen_vl", "Qwen2_5_VLForConditionalGeneration"),
+    (
+        "QWEN3_VL",
+        "qwen_vl",
+        "Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration Qwen3_5ForConditionalGeneration Qwen3_5MoeForConditionalGeneration",  # noqa: E501
+    ),
+    ("EXAONE45", "qwen_vl", "Exaone4_5_ForConditionalGeneration"),
+    (
+        "GLM4V",
+        "qwen_vl",
+        "Glm4vForConditionalGeneration Glm4vMoeForConditionalGeneration GlmOcrForConditionalGeneration",
+    ),
+    ("SMOLVLM", "siglip", "Idefics3ForConditionalGeneration SmolVLMForConditionalGeneration"),
+    ("LFM2_VL", "siglip", "Lfm2VlForConditionalGeneration"),
+    ("COHERE2_VISION", "siglip", "Cohere2VisionForConditionalGeneration"),
+    ("JANUS", "siglip", "JanusForConditionalGeneration"),
+    ("PADDLEOCR", "siglip", "PaddleOCRVisionModel PaddleOCRVLForConditionalGeneration"),
+    ("MINICPM_V", "siglip", "MiniCPMV4_6ForConditionalGeneration"),
+    ("PIXTRAL", "pixtral", "LlavaForConditionalGeneration Mistral3ForConditionalGeneration"),
+    ("LIGHTON_OCR", "pixtral", "LightOnOCRForConditionalGeneration LightOnOcrForConditionalGeneration"),
+    ("LLAMA4", "llama4", "Llama4ForConditionalGeneration"),
+    ("INTERNVL", "internvl", "InternVisionModel InternVLForConditionalGeneration InternVLChatModel"),
+)
+
+
+def every() -> tuple[Projector, ...]:
+    """All of them, in the order of the table."""
+    return tuple(_loaded(name, file) for name, file, _ in TABLE)
+
+
+def named(classes: Iterable[str]) -> tuple[Projector, ...]:
+    """Those of any of these classes, of the first class first."""
+    return tuple(_loaded(name, file) for one in classes for name, file, own in TABLE if one in own.split())
+
+
+@cache
+def _loaded(name: str, file: str) -> Projector:
+    found: Projector = getattr(importlib.import_module(f"requant.projectors.{file}"), name)
+    return found

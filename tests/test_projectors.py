@@ -1,0 +1,74 @@
+"""Projectors: the same files as llama.cpp's own converter writes, and what is told where that cannot be."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from requant.execution import execute
+from requant.formats.gguf import Gguf
+from requant.formats.safetensors import Safetensors
+from requant.operations.convert import Request, plan_conversion
+from tests.gguf_digest import digest, summary
+from tests.tiny_projectors import MODELS, make
+
+GOLDENS = Path(__file__).parent.parent / "fixtures" / "projectors"
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A function from the name of a tiny model to the folder it was saved in."""
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("projector") / name
+            make(name, made[name])
+        return made[name]
+
+    return folder
+
+
+def plan(folder, destination, recipe="F16"):
+    return plan_conversion(Safetensors().read(folder), Gguf(), destination, Request(recipe, projector=True))
+
+
+#: Tensors that llama.cpp's converter (b11549) leaves out or calls otherwise, and why its own runtime needs them so.
+MORE = {
+    # it asks for the token's number, and has dropped the embedding before; the runtime refuses a file without it
+    "pixtral": {"v.token_embd.img_break"},
+    "mistral3": {"v.token_embd.img_break"},
+}
+OTHER_NAMES = {
+    # Gemma 4's norm after attention has the same name in transformers, and came later into the converter's table; the
+    # runtime would apply it to the output of attention, and nothing before the feed-forward network
+    "llama4": (".ln2.", ".attn_post_norm."),
+}
+
+
+def as_theirs(name, tensors):
+    """Our tensors as the converter calls them, without those that it forgets."""
+    ours, theirs = OTHER_NAMES.get(name, ("", ""))
+    kept = {tensor: content for tensor, content in tensors.items() if tensor not in MORE.get(name, ())}
+    assert len(kept) == len(tensors) - len(MORE.get(name, ()))
+    return {tensor.replace(ours, theirs) if ours else tensor: content for tensor, content in kept.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_as_the_converter_of_llama_cpp(name, folders, tmp_path):
+    """Every byte of every tensor, and every value of the metadata, in four types."""
+    golden = json.loads((GOLDENS / f"{name}.json").read_text())
+    out = tmp_path / "mmproj.gguf"
+    execute(plan(folders(name), out))
+    ours = summary(out)
+    assert ours["metadata"] == golden["metadata"]
+    assert as_theirs(name, ours["tensors"]) == golden["tensors"]
+    for recipe, content in golden["others"].items():
+        out.unlink()
+        execute(plan(folders(name), out, recipe))
+        theirs = as_theirs(name, summary(out)["tensors"])
+        assert digest(repr(sorted(theirs.items())).encode()) == content, recipe
+
+
+def test_every_golden_has_its_model():
+    assert {path.stem for path in GOLDENS.glob("*.json")} == MODELS.keys()
