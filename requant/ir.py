@@ -37,8 +37,13 @@ def text_config(config: Mapping[str, Json]) -> Mapping[str, Json]:
 
     Models that can also see or hear have it in a mapping of its own.
     """
-    text = config.get("text_config")
-    return text if isinstance(text, dict) else {}
+    thinker = config.get("thinker_config")
+    for place in (config, thinker if isinstance(thinker, dict) else {}):
+        for key in ("text_config", "llm_config", "lm_config", "language_config"):
+            text = place.get(key)
+            if isinstance(text, dict):
+                return text
+    return {}
 
 
 def flat_config(config: Mapping[str, Json]) -> dict[str, Json]:

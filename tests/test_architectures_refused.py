@@ -195,6 +195,12 @@ def test_unknown_architecture():
 
 def test_what_sees_around_a_llama_is_no_llama():
     text = dict(hf().config)
+    config = {"architectures": ["SeeingForConditionalGeneration"], "model_type": "seeing", "text_config": text}
+    refused(replace(hf(), architecture="seeing", config=config), "SeeingFor", "not supported", error=UnsupportedError)
+
+
+def test_a_llava_around_another_text_model_is_refused():
+    text = dict(hf().config) | {"model_type": "gemma"}
     config = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": text}
     refused(replace(hf(), architecture="llava", config=config), "LlavaFor", "not supported", error=UnsupportedError)
 

@@ -4,5 +4,6 @@ from typing import Final
 
 from tests.published_decoders import DECODERS
 from tests.published_encoders import ENCODERS
+from tests.published_multimodal import MULTIMODAL
 
-PUBLISHED: Final = {**ENCODERS, **DECODERS}
+PUBLISHED: Final = {**ENCODERS, **DECODERS, **MULTIMODAL}

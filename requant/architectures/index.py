@@ -14,13 +14,41 @@ from typing import Final
 
 from requant.architectures.direction import CAUSAL, DIRECTION
 from requant.architectures.pooling import POOLING
-from requant.architectures.rules import Family
+from requant.architectures.rules import Family, never
 
 #: (name of the family in its file, the file, what names it: model types, ggml architecture, classes).
 TABLE: Final[tuple[tuple[str, str, str], ...]] = (
+    ("LLAVA", "multimodal", "llava LlavaForConditionalGeneration"),
+    ("VOXTRAL", "multimodal", "voxtral VoxtralForConditionalGeneration"),
+    (
+        "SMOLVLM",
+        "multimodal",
+        "smolvlm idefics3 vllama3 SmolVLMForConditionalGeneration Idefics3ForConditionalGeneration VLlama3ForCausalLM",
+    ),
+    ("JANUS", "multimodal", "janus JanusForConditionalGeneration"),
+    ("SARASHINA2", "multimodal", "sarashina2_vision Sarashina2VisionForCausalLM"),
+    ("IQUEST_CODER", "multimodal", "iquestcoder IQuestCoderForCausalLM"),
+    ("QWEN2_AUDIO", "multimodal", "qwen2_audio Qwen2AudioForConditionalGeneration"),
+    ("AUDIO_FLAMINGO3", "multimodal", "audioflamingo3 AudioFlamingo3ForConditionalGeneration"),
+    ("DOTS_OCR", "multimodal", "dots_ocr DotsOCRForCausalLM"),
+    ("EXAONE4_5", "multimodal", "exaone4_5 Exaone4_5_ForConditionalGeneration"),
+    (
+        "GRANITE_SPEECH",
+        "multimodal",
+        "granite_speech granite_speech_plus GraniteSpeechForConditionalGeneration GraniteSpeechPlusForConditionalGeneration",  # noqa: E501
+    ),
+    ("PHI4_VISION", "multimodal", "phi4-siglip Phi4ForCausalLMV"),
+    ("STEP_VL", "multimodal", "step_robotics step3_vl StepVLForConditionalGeneration"),
+    ("LLAVA_STABLELM", "multimodal", "llava_stablelm_epoch LlavaStableLMEpochForCausalLM"),
+    (
+        "QWEN2_5_OMNI",
+        "multimodal",
+        "qwen2_5_omni qwen2_5_omni_thinker Qwen2_5OmniModel Qwen2_5OmniForConditionalGeneration",
+    ),
+    ("QWEN3_ASR", "multimodal", "qwen3_asr Qwen3ASRForConditionalGeneration"),
     ("MIXTRAL", "llama", "mixtral llama MixtralForCausalLM MixtralModel"),
     ("MISTRAL", "llama", "mistral llama MistralForCausalLM MistralModel"),
-    ("INTERNLM3", "internlm", "internlm3 llama InternLM3ForCausalLM"),
+    ("INTERNLM3", "internlm", "internlm3 InternLM3ForCausalLM"),
     ("LLAMA", "llama", "llama LlamaForCausalLM LLaMAForCausalLM LlamaModel"),
     ("KORMO", "renamed_llamas", "kormo qwen2 KORMoForCausalLM KORMoModel"),
     ("QWEN2", "qwen", "qwen2 Qwen2ForCausalLM Qwen2Model"),
@@ -146,7 +174,8 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
 def words_of(family: Family) -> tuple[str, ...]:
     """What names a family in config.json or in a GGUF, as `TABLE` has it."""
     scoring = family.classifier.classes if family.classifier is not None else ()
-    return tuple(dict.fromkeys((family.model_type, *family.other_types, family.ggml, *family.classes, *scoring)))
+    architecture = () if family.claims is never else (family.ggml,)
+    return tuple(dict.fromkeys((family.model_type, *family.other_types, *architecture, *family.classes, *scoring)))
 
 
 def every() -> tuple[Family, ...]:

@@ -12,7 +12,7 @@ from requant.architectures.changes import Parted
 from requant.architectures.decoders import SIZES, decoder, fused, rms_norm_eps
 from requant.architectures.llama import LLAMA, SILU
 from requant.architectures.rope import Rope
-from requant.architectures.rules import Assumption, Family, Order, Rule
+from requant.architectures.rules import Assumption, Family, Order, Rule, never
 
 _LAYER: Final = "{base}layers.{n}."
 
@@ -49,5 +49,5 @@ INTERNLM3: Final[Family] = replace(
     rules=tuple(rule for rule in LLAMA.rules if not rule.when or rule.when == "untied"),
     assumptions=(SILU, Assumption("bias", (False,), False), Assumption("qkv_bias", (False,), False)),
     flags={},
-    claims=lambda values: False,
+    claims=never,
 )

@@ -49,6 +49,11 @@ def unless_null(key: str, value: Json) -> Default:
     return lambda config: None if key in config else value
 
 
+def never(values: Config) -> bool:
+    """What families claim whose GGUF becomes a model of another."""
+    return False
+
+
 class Order(Enum):
     """How the rows of a tensor differ between the namings."""
 

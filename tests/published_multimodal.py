@@ -1,0 +1,231 @@
+"""Models that see or hear, as their makers publish them: a text model, and a tensor of what else there is."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from tests.published import Published, Tensors, random
+
+_SIZES: Final = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+}
+_LLAMA: Final = ("LlamaForCausalLM", "LlamaConfig", {"rope_theta": 10000.0})
+_QWEN2: Final = ("Qwen2ForCausalLM", "Qwen2Config", {"rope_theta": 10000.0})
+
+
+def _with(*names: str) -> Any:
+    def more(tensors: Tensors) -> Tensors:
+        return {**tensors, **{name: random(name, (4, 4)) for name in names}}
+
+    return more
+
+
+def _seeing(
+    architecture: str,
+    model_type: str,
+    text: Mapping[str, Any],
+    twin: tuple[str, str, Mapping[str, Any]],
+    *lost: str,
+    renamed: Sequence[tuple[str, str]] = ((r"^", "language_model."),),
+    nested: bool = True,
+    **more: Any,
+) -> Published:
+    text = {**_SIZES, "rope_theta": 10000.0, **text}
+    config = {"text_config": text} if nested else {key: value for key, value in text.items() if key != "model_type"}
+    config = {"architectures": [architecture], "model_type": model_type, **config, **more}
+    return Published(config, twin, renamed, _with(*lost))
+
+
+_INNER: Final = ((r"^model\.", "model.language_model."),)
+_TOWER: Final = "vision_tower.encoder.weight"
+_HEARING: Final = ("audio_tower.conv1.weight", "multi_modal_projector.linear.weight")
+
+#: name -> model
+MULTIMODAL: Final[Mapping[str, Published]] = {
+    "llama-llava": _seeing(
+        "LlavaForConditionalGeneration",
+        "llava",
+        {"model_type": "llama", "head_dim": 16},
+        _LLAMA,
+        _TOWER,
+        "multi_modal_projector.linear_1.weight",
+    ),
+    "llama-voxtral": _seeing(
+        "VoxtralForConditionalGeneration", "voxtral", {"model_type": "llama", "head_dim": 16}, _LLAMA, *_HEARING
+    ),
+    "llama-smolvlm": _seeing(
+        "SmolVLMForConditionalGeneration",
+        "smolvlm",
+        {"model_type": "llama", "head_dim": 16, "architectures": ["VLlama3ForCausalLM"]},
+        _LLAMA,
+        "model.vision_model.encoder.weight",
+        "model.connector.proj.weight",
+        renamed=((r"^model\.", "model.text_model."),),
+    ),
+    "llama-janus": _seeing(
+        "JanusForConditionalGeneration",
+        "janus",
+        {"model_type": "llama", "head_dim": 16},
+        _LLAMA,
+        "model.vision_model.encoder.weight",
+        "model.aligner.fc1.weight",
+        "model.generation_head.proj_out.weight",
+        renamed=_INNER,
+    ),
+    "llama-sarashina": _seeing(
+        "Sarashina2VisionForCausalLM",
+        "sarashina2_vision",
+        {"model_type": "llama", "head_dim": 16},
+        _LLAMA,
+        "visual.patch_embed.proj.weight",
+        "norm.weight",
+        renamed=((r"^", "llm."),),
+    ),
+    "llama-iquest": _seeing(
+        "IQuestCoderForCausalLM", "iquestcoder", {"head_dim": 16}, _LLAMA, renamed=(), nested=False
+    ),
+    "qwen2-audio": _seeing(
+        "Qwen2AudioForConditionalGeneration", "qwen2_audio", {"model_type": "qwen2"}, _QWEN2, *_HEARING
+    ),
+    "qwen2-flamingo": _seeing(
+        "AudioFlamingo3ForConditionalGeneration", "audioflamingo3", {"model_type": "qwen2"}, _QWEN2, *_HEARING
+    ),
+    "qwen2-dots-ocr": _seeing(
+        "DotsOCRForCausalLM",
+        "dots_ocr",
+        {},
+        _QWEN2,
+        "vision_tower.blocks.0.attn.qkv.weight",
+        renamed=(),
+        nested=False,
+    ),
+    "exaone4-seeing": _seeing(
+        "Exaone4_5_ForConditionalGeneration",
+        "exaone4_5",
+        {"model_type": "exaone4", "sliding_window": None, "layer_types": ["full_attention"] * 2, "head_dim": 16},
+        (
+            "Exaone4ForCausalLM",
+            "Exaone4Config",
+            {
+                "sliding_window": None,
+                "layer_types": ["full_attention"] * 2,
+                "head_dim": 16,
+                "rope_theta": 10000.0,
+                "rms_norm_eps": 1e-6,
+            },
+        ),
+        "model.visual.blocks.0.attn.qkv.weight",
+        "mtp.fc.weight",
+        renamed=_INNER,
+    ),
+    "granite-speech": _seeing(
+        "GraniteSpeechForConditionalGeneration",
+        "granite_speech",
+        {
+            "model_type": "granite",
+            "attention_multiplier": 0.125,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.25,
+            "logits_scaling": 8.0,
+        },
+        (
+            "GraniteForCausalLM",
+            "GraniteConfig",
+            {
+                "attention_multiplier": 0.125,
+                "embedding_multiplier": 12.0,
+                "residual_multiplier": 0.25,
+                "logits_scaling": 8.0,
+                "rope_theta": 10000.0,
+            },
+        ),
+        "encoder.layers.0.attn.to_q.weight",
+        "projector.linear.weight",
+    ),
+    "phi3-seeing": _seeing(
+        "Phi4ForCausalLMV",
+        "phi4-siglip",
+        {"original_max_position_embeddings": 2048},
+        (
+            "Phi3ForCausalLM",
+            "Phi3Config",
+            {"rope_theta": 10000.0, "original_max_position_embeddings": 2048, "rms_norm_eps": 1e-6},
+        ),
+        "model.vision_tower.encoder.weight",
+        "model.mm_projector.0.weight",
+        renamed=(),
+        nested=False,
+    ),
+    "qwen3-step": _seeing(
+        "StepVLForConditionalGeneration",
+        "step_robotics",
+        {"model_type": "qwen3", "head_dim": 32},
+        ("Qwen3ForCausalLM", "Qwen3Config", {"head_dim": 32, "rope_theta": 10000.0}),
+        "model.vision_model.conv1.weight",
+        renamed=_INNER,
+    ),
+    "stablelm-llava": _seeing(
+        "LlavaStableLMEpochForCausalLM",
+        "llava_stablelm_epoch",
+        {"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5, "use_parallel_residual": False},
+        (
+            "StableLmForCausalLM",
+            "StableLmConfig",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}},
+        ),
+        "model.vision_tower.encoder.weight",
+        "model.mm_projector.0.weight",
+        renamed=(),
+        nested=False,
+    ),
+    "qwen2vl-omni": Published(
+        {
+            "architectures": ["Qwen2_5OmniModel"],
+            "model_type": "qwen2_5_omni",
+            "thinker_config": {
+                "model_type": "qwen2_5_omni_thinker",
+                "text_config": {
+                    **_SIZES,
+                    "model_type": "qwen2_5_omni_text",
+                    "rope_theta": 10000.0,
+                    "rope_scaling": {"rope_type": "default", "type": "default", "mrope_section": [2, 3, 3]},
+                },
+            },
+        },
+        _QWEN2,
+        ((r"^", "thinker."),),
+        _with("thinker.visual.blocks.0.attn.qkv.weight", "talker.model.norm.weight", "token2wav.code2wav.weight"),
+    ),
+    "qwen3vl-asr": Published(
+        {
+            "architectures": ["Qwen3ASRForConditionalGeneration"],
+            "model_type": "qwen3_asr",
+            "thinker_config": {
+                "model_type": "qwen3_asr_thinker",
+                "text_config": {
+                    **_SIZES,
+                    "model_type": "qwen3",
+                    "head_dim": 32,
+                    "rope_theta": 10000.0,
+                    "rope_scaling": {
+                        "rope_type": "default",
+                        "type": "default",
+                        "mrope_section": [6, 5, 5],
+                        "mrope_interleaved": True,
+                    },
+                },
+            },
+        },
+        ("Qwen3ForCausalLM", "Qwen3Config", {"head_dim": 32, "rope_theta": 10000.0}),
+        ((r"^", "thinker."),),
+        _with("thinker.audio_tower.conv.weight"),
+    ),
+}
