@@ -83,6 +83,45 @@ def layers(prefix, count=3, **modules):
     }
 
 
+WHISPER = {
+    "d_model": 32,
+    "encoder_ffn_dim": 64,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 2,
+    "num_mel_bins": 16,
+    "max_source_positions": 40,
+}
+HEARING = {
+    "hidden_size": 32,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_mel_bins": 16,
+    "max_source_positions": 40,
+}
+
+
+def whisper(prefix, *, last_norm=True):
+    """Shapes of an encoder like Whisper's."""
+    return {
+        **module(prefix + "conv1", 32, 16, 3),
+        **module(prefix + "conv2", 32, 32, 3),
+        prefix + "embed_positions.weight": (40, 32),
+        **layers(
+            prefix + "layers",
+            self_attn__q_proj=(32, 32),
+            self_attn__k_proj=[32, 32],
+            self_attn__v_proj=(32, 32),
+            self_attn__out_proj=(32, 32),
+            self_attn_layer_norm=(32,),
+            fc1=(64, 32),
+            fc2=(32, 64),
+            final_layer_norm=(32,),
+        ),
+        **(module(prefix + "layer_norm", 32) if last_norm else {}),
+    }
+
+
 #: Four layers: the converter finds `mlp1.3` among as many names as there are layers.
 INTERN = {
     "vision_model.embeddings.class_embedding": (1, 1, 32),
@@ -291,6 +330,65 @@ MODELS = {
             },
         },
         shapes=INTERN,
+    ),
+    "voxtral": Tiny("VoxtralForConditionalGeneration", {"text_config": TEXT, "audio_config": HEARING}),
+    "qwen2audio": Tiny(
+        "Qwen2AudioForConditionalGeneration", {"text_config": TEXT, "audio_config": WHISPER}
+    ),
+    "audioflamingo3": Tiny(
+        "AudioFlamingo3ForConditionalGeneration", {"text_config": TEXT, "audio_config": {**HEARING, "intermediate_size": 40}}
+    ),
+    "ultravox": Tiny(
+        settings={
+            "architectures": ["UltravoxModel"],
+            "model_type": "ultravox",
+            "hidden_size": 32,
+            "stack_factor": 2,
+            "projector_act": "swiglu",
+            "audio_config": {**WHISPER, "model_type": "whisper"},
+        },
+        shapes={
+            **whisper("audio_tower."),
+            "multi_modal_projector.ln_pre.weight": (64,),
+            "multi_modal_projector.linear_1.weight": (48, 64),
+            "multi_modal_projector.ln_mid.weight": (24,),
+            "multi_modal_projector.linear_2.weight": (32, 24),
+        },
+    ),
+    "glm-asr": Tiny(
+        settings={
+            "architectures": ["GlmasrModel"],
+            "model_type": "Glmasr",
+            "lm_config": {"hidden_size": 32},
+            "merge_factor": 4,
+            "whisper_config": WHISPER,
+        },
+        shapes={
+            **whisper("audio_encoder.whisper.", last_norm=False),
+            **module("audio_encoder.layer_norm", 32),
+            **module("audio_encoder.adapting.0", 64, 128),
+            **module("audio_encoder.adapting.2", 32, 64),
+            "audio_encoder.audio_bos_eos_token.weight": (2, 32),
+            "model.embed_tokens.weight": (64, 32),
+        },
+    ),
+    "meralion": Tiny(
+        settings={
+            "architectures": ["MERaLiON2ForConditionalGeneration"],
+            "model_type": "meralion2",
+            "text_config": {"hidden_size": 32},
+            "speech_mlp_scale_factor": 3,
+            "speech_config": WHISPER,
+        },
+        shapes={
+            **whisper("speech_encoder."),
+            **module("ln_speech", 32),
+            **module("speech_audio_adapter.mlp_adapter.0", 48, 96),
+            **module("speech_audio_adapter.gate_proj", 40, 48),
+            **module("speech_audio_adapter.pool_proj", 40, 48),
+            **module("speech_audio_adapter.out_proj", 32, 40),
+            "text_decoder.model.embed_tokens.weight": (64, 32),
+        },
     ),
 }
 

@@ -35,6 +35,12 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("LIGHTON_OCR", "pixtral", "LightOnOCRForConditionalGeneration LightOnOcrForConditionalGeneration"),
     ("LLAMA4", "llama4", "Llama4ForConditionalGeneration"),
     ("INTERNVL", "internvl", "InternVisionModel InternVLForConditionalGeneration InternVLChatModel"),
+    ("QWEN2_AUDIO", "whisper", "Qwen2AudioForConditionalGeneration"),
+    ("VOXTRAL", "whisper", "VoxtralForConditionalGeneration"),
+    ("AUDIO_FLAMINGO", "whisper", "AudioFlamingo3ForConditionalGeneration"),
+    ("ULTRAVOX", "whisper", "UltravoxModel"),
+    ("GLM_ASR", "whisper", "GlmasrModel"),
+    ("MERALION", "whisper", "MERaLiON2ForConditionalGeneration"),
 )
 
 
