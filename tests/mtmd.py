@@ -61,8 +61,14 @@ class Image(ctypes.Structure):
     ]
 
 
+class Batch(ctypes.Structure):
+    """clip_image_f32_batch, whose entries are a std::vector, too."""
+
+    _fields_ = [("entries", Vector), ("is_audio", c_bool)]
+
+
 INIT = "_Z9clip_initPKc19clip_context_params"
-ENCODE = "_Z17clip_image_encodeP8clip_ctxiPK14clip_image_f32RSt6vectorIfSaIfEE"
+ENCODE = "_Z23clip_image_batch_encodeP8clip_ctxiPK20clip_image_f32_batchRSt6vectorIfSaIfEE"
 WIDTH = "_Z18clip_n_mmproj_embdPK8clip_ctx"
 TOKENS = "_Z20clip_n_output_tokensPK8clip_ctxPK14clip_image_f32"
 #: Of another, structures may be others.
@@ -88,7 +94,7 @@ def embeddings(mmproj, values):
     lib = library()
     init, encode, width, tokens = (getattr(lib, name) for name in (INIT, ENCODE, WIDTH, TOKENS))
     init.restype, init.argtypes = Result, [c_char_p, Params]
-    encode.restype, encode.argtypes = c_bool, [c_void_p, c_int, POINTER(Image), POINTER(Vector)]
+    encode.restype, encode.argtypes = c_bool, [c_void_p, c_int, POINTER(Batch), POINTER(Vector)]
     width.restype, width.argtypes = c_int, [c_void_p]
     tokens.restype, tokens.argtypes = c_int, [c_void_p, POINTER(Image)]
     found = init(str(mmproj).encode(), Params(image_min_tokens=-1, image_max_tokens=-1))
@@ -99,7 +105,9 @@ def embeddings(mmproj, values):
     data = np.ascontiguousarray(values, np.float32)
     image = Image(width=data.shape[1], height=data.shape[0], buffer=vector(data))
     out = np.zeros((tokens(context, byref(image)), width(context)), np.float32)
-    if not encode(context, 1, byref(image), byref(vector(out))):
+    start = ctypes.addressof(image)
+    batch = Batch(Vector(start, start + ctypes.sizeof(image), start + ctypes.sizeof(image)), sounds)
+    if not encode(context, 1, byref(batch), byref(vector(out))):
         raise SystemExit("llama.cpp could not encode it")
     return out
 

@@ -25,7 +25,10 @@ SIZES = {
     "lightonocr": (56, 84),
     "llama4": (56, 56),
     "internvl": (56, 56),
+    "gemma4": (84, 126),
 }
+#: Size of the spectrogram (bins, frames) of models that hear.
+SPECTRA = {name: (16, 80) for name in ("qwen2audio", "audioflamingo3")}
 PACKED = {"qwen2vl", "qwen2.5vl", "qwen3vl", "qwen3.5", "exaone4.5", "glm4v", "glm-ocr"}
 RAGGED = {"pixtral", "mistral3", "lightonocr"}
 
@@ -33,6 +36,22 @@ RAGGED = {"pixtral", "mistral3", "lightonocr"}
 def picture(name):
     """Pixels as a preprocessor leaves them, [height, width, 3]."""
     return np.random.default_rng(7).uniform(-1, 1, (*SIZES[name], 3)).astype(np.float32)
+
+
+def spectrogram(shape):
+    """Loudness as a preprocessor leaves it, [bins, frames]."""
+    return np.random.default_rng(8).uniform(-1, 1, shape).astype(np.float32)
+
+
+def heard(name, model, values):
+    """[tokens, width of the text model] of a spectrogram."""
+    sounds = torch.from_numpy(values)[None]
+    with torch.inference_mode():
+        inner = getattr(model, "model", model)
+        frames = torch.ones(sounds.shape[::2], dtype=torch.long)
+        more = {"input_features_mask": frames} if name == "audioflamingo3" else {}
+        found = inner.multi_modal_projector(inner.audio_tower(sounds, **more).last_hidden_state)
+    return found.reshape(-1, found.shape[-1]).numpy()
 
 
 def packed(pixels, patch, merge=2, frames=2):
@@ -82,6 +101,11 @@ def _features(name, model, pixels):
         size = torch.tensor([[height // 14, width // 14]])
         patches = pixels.reshape(3, height // 14, 14, width // 14, 14).permute(0, 2, 1, 3, 4).reshape(1, 3, 14, -1)
         return model.get_image_features(pixel_values=patches, target_sizes=size)
+    if name == "gemma4":
+        high, wide = height // 14, width // 14
+        patches = pixels.reshape(3, high, 14, wide, 14).permute(1, 3, 2, 4, 0).reshape(1, high * wide, -1)
+        places = torch.stack(torch.meshgrid(torch.arange(wide), torch.arange(high), indexing="xy"), dim=-1)
+        return model.get_image_features(pixel_values=patches, image_position_ids=places.reshape(1, -1, 2))
     if name == "llama4":
         return model.multi_modal_projector(model.vision_model(pixels[None]).last_hidden_state)
     return getattr(model, "model", model).get_image_features(pixel_values=pixels[None])

@@ -122,6 +122,34 @@ def whisper(prefix, *, last_norm=True):
     }
 
 
+MOON = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "patch_size": 14,
+    "merge_kernel_size": [2, 2],
+}
+
+
+def moon(width, ffn):
+    """Shapes of a MoonViT."""
+    return {
+        **module("vision_tower.patch_embed.proj", width, 3, 14, 14),
+        "vision_tower.patch_embed.pos_emb.weight": (8, 8, width),
+        **layers(
+            "vision_tower.encoder.blocks",
+            norm0=(width,),
+            norm1=(width,),
+            wqkv=(3 * width, width),
+            wo=(width, width),
+            mlp__fc0=(ffn, width),
+            mlp__fc1=(width, ffn),
+        ),
+        **module("vision_tower.encoder.final_layernorm", width),
+    }
+
+
 #: Four layers: the converter finds `mlp1.3` among as many names as there are layers.
 INTERN = {
     "vision_model.embeddings.class_embedding": (1, 1, 32),
@@ -332,11 +360,10 @@ MODELS = {
         shapes=INTERN,
     ),
     "voxtral": Tiny("VoxtralForConditionalGeneration", {"text_config": TEXT, "audio_config": HEARING}),
-    "qwen2audio": Tiny(
-        "Qwen2AudioForConditionalGeneration", {"text_config": TEXT, "audio_config": WHISPER}
-    ),
+    "qwen2audio": Tiny("Qwen2AudioForConditionalGeneration", {"text_config": TEXT, "audio_config": WHISPER}),
     "audioflamingo3": Tiny(
-        "AudioFlamingo3ForConditionalGeneration", {"text_config": TEXT, "audio_config": {**HEARING, "intermediate_size": 40}}
+        "AudioFlamingo3ForConditionalGeneration",
+        {"text_config": TEXT, "audio_config": {**HEARING, "intermediate_size": 40}},
     ),
     "ultravox": Tiny(
         settings={
@@ -388,6 +415,168 @@ MODELS = {
             **module("speech_audio_adapter.pool_proj", 40, 48),
             **module("speech_audio_adapter.out_proj", 32, 40),
             "text_decoder.model.embed_tokens.weight": (64, 32),
+        },
+    ),
+    "gemma4": Tiny(
+        "Gemma4ForConditionalGeneration",
+        {
+            "text_config": TEXT,
+            "vision_config": {
+                **SIGHT,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "position_embedding_size": 64,
+                "pooling_kernel_size": 3,
+                "default_output_length": 16,
+            },
+            "audio_config": None,
+        },
+        {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
+    ),
+    "kimi-vl": Tiny(
+        settings={
+            "architectures": ["KimiVLForConditionalGeneration"],
+            "model_type": "kimi_vl",
+            "text_config": {"hidden_size": 32},
+            "vision_config": {**MOON, "init_pos_emb_height": 8, "init_pos_emb_width": 8},
+        },
+        shapes={
+            **moon(32, 40),
+            **module("multi_modal_projector.pre_norm", 32),
+            **module("multi_modal_projector.linear_1", 128, 128),
+            **module("multi_modal_projector.linear_2", 32, 128),
+        },
+    ),
+    "kimi-k2.5": Tiny(
+        settings={
+            "architectures": ["KimiK25ForConditionalGeneration"],
+            "model_type": "kimi_k25_published",  # transformers would read the sizes under other names
+            "text_config": {"hidden_size": 32},
+            "vision_config": {
+                "vt_hidden_size": 128,  # for 16 heads: the converter looks for their number under another name
+                "vt_intermediate_size": 40,
+                "vt_num_hidden_layers": 3,
+                "vt_num_attention_heads": 16,
+                "patch_size": 14,
+                "init_pos_emb_height": 8,
+                "init_pos_emb_width": 8,
+                "merge_kernel_size": [2, 2],
+            },
+        },
+        shapes={
+            **moon(128, 40),
+            **module("mm_projector.pre_norm", 128),
+            **module("mm_projector.proj.0", 512, 512),
+            **module("mm_projector.proj.2", 32, 512),
+        },
+        preprocessor={"media_proc_cfg": {**PIXELS, "in_patch_limit": 256}},
+    ),
+    "glm-5v": Tiny(
+        settings={
+            "architectures": ["Glm5vForConditionalGeneration"],
+            "model_type": "glm5v",
+            "text_config": {"hidden_size": 32},
+            "vision_config": {**MOON, "num_attention_heads": 2, "init_pos_emb_height": 8, "init_pos_emb_width": 8},
+        },
+        shapes={
+            **moon(32, 40),
+            **module("mm_projector.pre_norm", 32),
+            **module("mm_projector.linear_1", 128, 128),
+            **module("mm_projector.linear_2", 32, 128),
+        },
+    ),
+    "cogvlm": Tiny(
+        settings={
+            "architectures": ["CogVLMForCausalLM"],
+            "model_type": "cogvlm",
+            "hidden_size": 32,
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 40,
+                "num_hidden_layers": 3,
+                "num_heads": 2,
+                "image_size": 56,
+                "patch_size": 14,
+                "layer_norm_eps": 1e-6,
+                "hidden_act": "gelu",
+            },
+        },
+        shapes={
+            "model.vision.patch_embedding.cls_embedding": (1, 32),
+            **module("model.vision.patch_embedding.proj", 32, 3, 14, 14),
+            "model.vision.patch_embedding.position_embedding.weight": (17, 32),
+            **layers(
+                "model.vision.transformer.layers",
+                attention__query_key_value=(96, 32),
+                attention__dense=(32, 32),
+                input_layernorm=(32,),
+                post_attention_layernorm=(32,),
+                mlp__fc1=(40, 32),
+                mlp__fc2=(32, 40),
+            ),
+            "model.vision.linear_proj.linear_proj.weight": (32, 32),
+            **module("model.vision.linear_proj.norm1", 32),
+            "model.vision.linear_proj.dense_h_to_4h.weight": (48, 32),
+            "model.vision.linear_proj.gate_proj.weight": (48, 32),
+            "model.vision.linear_proj.dense_4h_to_h.weight": (32, 48),
+            "model.vision.boi": (1, 1, 32),
+            "model.vision.eoi": (1, 1, 32),
+            "model.embed_tokens.weight": (64, 32),
+        },
+    ),
+    "youtu-vl": Tiny(
+        settings={
+            "architectures": ["YoutuVLForConditionalGeneration"],
+            "model_type": "youtu_vl",
+            "hidden_size": 32,
+            "vision_config": {**SIGHT, "patch_size": 16, "fullatt_block_indexes": [1], "window_size": 32},
+        },
+        shapes={
+            **module("siglip2.vision_model.embeddings.patch_embedding", 32, 768),
+            **layers(
+                "siglip2.vision_model.encoder.layers",
+                self_attn__q_proj=(32, 32),
+                self_attn__k_proj=(32, 32),
+                self_attn__v_proj=(32, 32),
+                self_attn__out_proj=(32, 32),
+                layer_norm1=(32,),
+                layer_norm2=(32,),
+                mlp__fc1=(40, 32),
+                mlp__fc2=(32, 40),
+            ),
+            **module("siglip2.vision_model.post_layernorm", 32),
+            "merger.ln_q.weight": (32,),
+            **module("merger.mlp.0", 128, 128),
+            **module("merger.mlp.2", 32, 128),
+            "model.embed_tokens.weight": (64, 32),
+        },
+    ),
+    "dots.ocr": Tiny(
+        settings={
+            "architectures": ["DotsOCRForCausalLM"],
+            "model_type": "dots_ocr",
+            "hidden_size": 32,
+            "vision_config": {**SIGHT, "embed_dim": 32, "spatial_merge_size": 2, "rms_norm_eps": 1e-5},
+        },
+        preprocessor=MERGED,
+        shapes={
+            **module("vision_tower.patch_embed.patchifier.proj", 32, 3, 14, 14),
+            "vision_tower.patch_embed.patchifier.norm.weight": (32,),
+            **layers(
+                "vision_tower.blocks",
+                attn__qkv=[96, 32],
+                attn__proj=[32, 32],
+                norm1=[32],
+                norm2=[32],
+                mlp__fc1=[40, 32],
+                mlp__fc2=[32, 40],
+                mlp__fc3=[40, 32],
+            ),
+            "vision_tower.post_trunk_norm.weight": (32,),
+            **module("vision_tower.merger.ln_q", 32),
+            **module("vision_tower.merger.mlp.0", 128, 128),
+            **module("vision_tower.merger.mlp.2", 32, 128),
+            "model.embed_tokens.weight": (64, 32),
         },
     ),
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from requant.architectures.reordered import by_outputs
 from requant.architectures.rules import Rule, Sizes
 from requant.errors import PlanError
-from requant.expressions import Node, Regrouped, Slice, reshaped
+from requant.expressions import Joined, Node, Regrouped, Slice, reshaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,33 @@ class Row:
     def to_hf(self, node: Node, sizes: Sizes) -> Node:
         """The text model brings the table."""
         raise PlanError("a row of the text model's embedding makes no table")
+
+
+@dataclass(frozen=True, slots=True)
+class AxesApart:
+    """Rotary pairs of fused q and k that take turns between two axes: ggml has all of one axis, then of the other.
+
+    heads: the size that counts them. The rows of v stay.
+    """
+
+    heads: str
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """Each head's numbers as [pairs, axis, 2] -> [axis, pairs, 2]."""
+        return self._moved(node, sizes, back=False)
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """The inverse."""
+        return self._moved(node, sizes, back=True)
+
+    def _moved(self, node: Node, sizes: Sizes, *, back: bool) -> Node:
+        heads = sizes[self.heads]
+
+        def rows(of: Node) -> Node:
+            width = of.rows // 3
+            pairs = width // heads // 4
+            counts = (2 * heads, 2, pairs, 2) if back else (2 * heads, pairs, 2, 2)
+            turned = Regrouped(Slice(of, 0, 2 * width), counts, (0, 2, 1, 3))
+            return Joined((turned, Slice(of, 2 * width, of.rows)))
+
+        return by_outputs(node, node.shape, rows)

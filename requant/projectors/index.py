@@ -41,6 +41,12 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("ULTRAVOX", "whisper", "UltravoxModel"),
     ("GLM_ASR", "whisper", "GlmasrModel"),
     ("MERALION", "whisper", "MERaLiON2ForConditionalGeneration"),
+    ("KIMI_VL", "moonvit", "KimiVLForConditionalGeneration"),
+    ("KIMI_K25", "moonvit", "KimiK25ForConditionalGeneration Glm5vForConditionalGeneration"),
+    ("GEMMA4", "gemma4", "Gemma4ForConditionalGeneration"),
+    ("COGVLM", "others", "CogVLMForCausalLM"),
+    ("YOUTU_VL", "others", "YoutuVLForConditionalGeneration"),
+    ("DOTS_OCR", "others", "DotsOCRForCausalLM"),
 )
 
 

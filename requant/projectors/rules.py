@@ -20,6 +20,8 @@ Measure = Callable[[Config, Config, Mapping[str, Shape]], Sizes]
 Forced = tuple[tuple[str, str], ...]
 
 PREPROCESSOR: Final = "preprocessor."
+#: Before a key that is written without `clip.`.
+OUTSIDE: Final = "/"
 
 
 def no_flags(config: Config) -> Flags:

@@ -19,7 +19,7 @@ from requant.ir import Checkpoint, Json, Tensor
 from requant.losses import Loss, LossKind
 from requant.plan import Move, Translation
 from requant.projectors import index
-from requant.projectors.rules import PREPROCESSOR, Projector
+from requant.projectors.rules import OUTSIDE, PREPROCESSOR, Projector
 from requant.projectors.settings import settings_of, to_ggml, token_number, where
 from requant.projectors.sizes import Sums
 
@@ -66,9 +66,14 @@ def translated(said: Translation) -> Translation:
         used.add(item.hf[0])
         moves.append(Move(item.ggml, reshaped(_values(item, tensor, sizes), item.ggml_shape)))
     left = [name for name in tensors if name not in used]
-    metadata = {f"{ARCHITECTURE}.{key}": typed for key, typed in written.items()}
+    metadata = {_full_key(key): typed for key, typed in written.items()}
     said = replace(said, architecture=ARCHITECTURE, moves=tuple(moves), metadata=metadata, config={}, files={})
     return said.losing(*losses, *_leftovers(projector, tensors, left))
+
+
+def _full_key(key: str) -> str:
+    """A key as it stands in the file."""
+    return key.removeprefix(OUTSIDE) if key.startswith(OUTSIDE) else f"{ARCHITECTURE}.{key}"
 
 
 def described(said: Translation) -> Translation:
