@@ -28,7 +28,7 @@ SIZES = {
     "gemma4": (84, 126),
 }
 #: Size of the spectrogram (bins, frames) of models that hear.
-SPECTRA = {name: (16, 80) for name in ("qwen2audio", "audioflamingo3")}
+SPECTRA = dict.fromkeys(("qwen2audio", "audioflamingo3"), (16, 80))
 PACKED = {"qwen2vl", "qwen2.5vl", "qwen3vl", "qwen3.5", "exaone4.5", "glm4v", "glm-ocr"}
 RAGGED = {"pixtral", "mistral3", "lightonocr"}
 

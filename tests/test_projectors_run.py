@@ -82,7 +82,8 @@ def test_embeddings_of_sounds(name, tmp_path):
     assert distance(ours, theirs) < CLOSE
 
 
-#: Models of which transformers has no class, or another result by design, and the size of what they see (height, width, 3) or hear (bins, frames).
+#: Models of which transformers has no class, or another result by design, and the size of what they see (height, width,
+#: 3) or hear (bins, frames).
 ALONE = {
     "internvl-chat": (56, 56, 3),
     "kimi-vl": (56, 84, 3),
