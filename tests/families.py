@@ -17,7 +17,7 @@ CLASSES = (ROOT / "fixtures" / "architectures" / "classes.txt").read_text().spli
 PROJECTORS = ROOT / "docs" / "projectors.md"
 #: The classes of each of its converters for projectors, a line each.
 CONVERTERS = [line.split() for line in (ROOT / "fixtures" / "projectors" / "classes.txt").read_text().splitlines()]
-_TABLE = re.compile("(<!-- table -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_TABLE = re.compile("(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEAD = """# Model families
 
 What converts from a Hugging Face folder to a GGUF and back; `requant families` prints the same. Each is a table that is
@@ -78,7 +78,9 @@ def projectors():
         f"the work of {len(done)}."
     )
     made = "\n".join([count, "", *lines, "", "Not taken: " + ", ".join(missing) + "."])
-    return _TABLE.sub(lambda found: found[1] + made + found[2], PROJECTORS.read_text())
+    text, places = _TABLE.subn(lambda found: f"{found[1]}{made}\n{found[2]}", PROJECTORS.read_text())
+    assert places == 1, "docs/projectors.md has no place for the table"
+    return text
 
 
 def listed():
