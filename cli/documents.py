@@ -176,6 +176,9 @@ class InspectionDocument(Document):
     config: NotRequired[Annotated[dict[str, Any], "with `--metadata`: config.json"]]
     metadata: NotRequired[Annotated[dict[str, Any], "with `--metadata`: key-values of a GGUF, or `__metadata__`"]]
     adapter: NotRequired[Annotated[dict[str, Any], "of an adapter: kind, base, ranks, alpha, scales, targets, ..."]]
+    projector: NotRequired[
+        Annotated[dict[str, Any], "of a projector: towers, each with its sense, kind and sizes, and text_width"]
+    ]
 
 
 class Figure(TypedDict):

@@ -17,7 +17,7 @@ from requant.cli.terminal import say
 from requant.errors import Error
 from requant.formats import opened
 from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.operations.inspect import Report, Share, report, share_of, short_label
+from requant.operations.inspect import PROJECTOR, Report, Share, report, share_of, short_label
 from requant.printable import printable
 
 _EXAMPLES: Final = """\b
@@ -25,11 +25,13 @@ Examples:
   requant inspect model.gguf
   requant inspect ./SmolLM2-135M --tensors 'layers.0.*proj' --metadata
   requant inspect ./adapter
+  requant inspect mmproj.gguf
   requant inspect model.gguf --json | jq .bits_per_weight
 """
 
 if TYPE_CHECKING:
     from requant.adapters.told import About
+    from requant.projectors.told import About as Projector
 
 #: Metadata arrays are shown up to this many items.
 _SHOWN_ITEMS: Final = 6
@@ -56,18 +58,21 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
     found, checkpoint = opened(path, as_stored=True)
     result = report(checkpoint, found.name)
     adapter, refused = _adapter(checkpoint)
+    projector = _projector(checkpoint)
     shown = [t for t in result.checkpoint.tensors if wanted is None or wanted.search(t.name)]
     if as_json:
         document = result.to_json(shown)
         if adapter is not None or refused:
             document["adapter"] = {"not_understood": refused} if adapter is None else adapter.to_json()
+        if projector is not None:
+            document["projector"] = projector.to_json()
         if metadata:
             checkpoint = result.checkpoint
             document["config"] = dict(checkpoint.config)
             document["metadata"] = {key: _plain(field.value) for key, field in checkpoint.metadata.items()}
         say_document("inspection", document)
         return
-    say(_summary(result))
+    say(_summary(result, projector))
     if adapter is not None or refused:
         say("\n" + (_adapter_text(adapter) if adapter is not None else f"adapter, not understood: {refused}"))
     if wanted is not None:
@@ -104,7 +109,29 @@ def _adapter_text(adapter: About) -> str:
     return "\n".join(lines)
 
 
-def _summary(result: Report) -> str:
+def _projector(checkpoint: Checkpoint[Tensor]) -> Projector | None:
+    """What sees or hears in it, if it is a projector."""
+    if checkpoint.architecture != PROJECTOR:
+        return None
+    from requant.projectors.told import about
+
+    return about(checkpoint)
+
+
+def _projector_text(projector: Projector) -> list[str]:
+    lines = []
+    for tower in projector.towers:
+        said = dict(tower.numbers)
+        image, patch, bins = (said.pop(key, 0) for key in ("image_size", "patch_size", "mel_bins"))
+        parts = [f"pictures of {image} x {image}"] if image else []
+        parts += [f"patches of {patch} x {patch}"] if patch else []
+        parts += [f"{bins} mel bins"] if bins else []
+        parts += [f"{number} {name}" if name != "width" else f"width {number}" for name, number in said.items()]
+        lines.append(f"  {tower.sense:<15}  {printable(tower.kind) or 'kind not stated'}: {', '.join(parts)}")
+    return [*lines, *([f"  text model       width {projector.text_width}"] if projector.text_width else [])]
+
+
+def _summary(result: Report, projector: Projector | None) -> str:
     checkpoint, total = result.checkpoint, result.total
     path = printable(str(checkpoint.path), None)
     tied = ", output tied to the embedding" if result.tied_output and result.by_layer else ""
@@ -115,6 +142,7 @@ def _summary(result: Report) -> str:
         f"  size             {size(result.file_bytes)} ({count(result.file_bytes)} bytes)",
         f"  bits per weight  {total.bits_per_weight:.3f}",
     ]
+    lines += [] if projector is None else _projector_text(projector)
     lines += [f"  note             {printable(notice, 1000)}" for notice in checkpoint.notices]
     for memory in result.memory:
         purposes = f"weights {size(memory.weights)}, KV cache {size(memory.kv_cache)}, buffers ~{size(memory.compute)}"

@@ -59,7 +59,15 @@ def in_order(name, found, folder, width):
     return found
 
 
-@pytest.mark.parametrize("name", seen.SIZES)
+#: The others are slow tests.
+QUICK = ("gemma3", "qwen2.5vl", "qwen3vl", "mistral3", "smolvlm", "llama4")
+
+
+def quick_first(names):
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", quick_first(seen.SIZES))
 def test_embeddings(name, tmp_path):
     model = make(name, tmp_path / name)
     pixels = seen.picture(name)
@@ -99,7 +107,7 @@ ALONE = {
 }
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", quick_first(ALONE))
 def test_it_runs(name, tmp_path):
     """What it makes of an input is finite, and depends on it."""
     make(name, tmp_path / name)

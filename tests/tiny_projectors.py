@@ -582,8 +582,10 @@ MODELS = {
 }
 
 
-def make(name: str, folder: Path) -> Any:
+def make(name: str, folder: Path, *, hub: bool = True) -> Any:
     """Save the model into `folder`, in bfloat16, and return it (None where transformers has no class for it).
+
+    hub: by the names of folders of the Hub, where transformers 5 has others.
 
     Every weight is random and depends on its name alone, so that goldens hold for every version of transformers.
     """
@@ -601,7 +603,7 @@ def make(name: str, folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(tiny.settings))
         tensors = {tensor: _random(tensor, shape) for tensor, shape in tiny.shapes.items()}
-    stored = {_hub(tensor, tiny.hub): array.to(torch.bfloat16) for tensor, array in tensors.items()}
+    stored = {_hub(tensor, tiny.hub if hub else ()): array.to(torch.bfloat16) for tensor, array in tensors.items()}
     save_file(stored, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     for path, value in tiny.config.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
+from typing import Final
 
 from requant.architectures import carried, values
 from requant.architectures.card import write_card
@@ -17,10 +18,13 @@ from requant.architectures.reordered import by_outputs, woven
 from requant.architectures.rules import Family, Flags, Order, Rule, Sizes
 from requant.architectures.sizes import sizes_of
 from requant.encodings import rows_of
-from requant.errors import PlanError
+from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Affine, Joined, Node, RopeOrder, Stored, Transposed, reshaped
 from requant.ir import Checkpoint, Json, Tensor
 from requant.plan import Move, Translation
+
+#: The architecture of what sees or hears, which `requant.projectors` writes.
+PROJECTOR: Final = "clip"
 
 
 def recognized(said: Translation, families: Sequence[Family]) -> Translation:
@@ -147,6 +151,12 @@ def _family_of(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Fa
         known = family.ggml == checkpoint.architecture and family.lacks not in names
         if known and family.claims(values.plain_values(family, checkpoint.metadata)):
             return family
+    if checkpoint.architecture == PROJECTOR:
+        raise UnsupportedError(
+            "a projector (what sees or hears) makes no folder: that needs its text model, too, whose GGUF does not say "
+            "what it could see with",
+            hint="keep the folder that it was made from; requant inspect shows what it is made for",
+        )
     what = f"general.architecture is {checkpoint.architecture!r}, which is not supported"
     raise unsupported(what, families, lambda f: f.ggml)
 

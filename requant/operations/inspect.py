@@ -18,6 +18,9 @@ from requant.metadata import first_count
 from requant.operations.cache import MICRO_BATCH, caches_of, metadata_like
 from requant.sources import FileSlice
 
+#: The architecture of projectors.
+PROJECTOR: Final = "clip"
+_BLOCK: Final = re.compile(r"([va]\.blk)\.(\d{1,9})\.")
 _LAYER: Final = re.compile(r"(?:^|\.)(\d{1,9})\.")
 
 #: A mask of attention, or what it is filled with (GPT-2); a bias has another shape.
@@ -135,8 +138,10 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
     types: dict[str, list[Tensor]] = {}
     roles: dict[str, list[Tensor]] = {}
     layers: dict[int, list[Tensor]] = {}
+    projector = checkpoint.naming is Naming.GGML and checkpoint.architecture == PROJECTOR
+    place = place_in_projector if projector else place_of
     for tensor in checkpoint.tensors:
-        layer, role = place_of(tensor.name)
+        layer, role = place(tensor.name)
         types.setdefault(type_name(tensor.encoding), []).append(tensor)
         roles.setdefault(role, []).append(tensor)
         if layer is not None:
@@ -153,7 +158,8 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
         {name: share_of(group, copies) for name, group in roles.items()},
         {number: share_of(layers[number], copies) for number in sorted(layers)},
         exl2_widths(checkpoint.tensors),
-        not any(re.fullmatch(r"output\.weight|(.*\.)?lm_head\.(.*\.)?weight", t.name) for t in checkpoint.tensors),
+        not projector
+        and not any(re.fullmatch(r"output\.weight|(.*\.)?lm_head\.(.*\.)?weight", t.name) for t in checkpoint.tensors),
         _memory(checkpoint, total.nbytes),
     )
 
@@ -224,6 +230,17 @@ def place_of(name: str) -> tuple[int | None, str]:
     if match is None:
         return None, role
     return int(match[1]), re.sub(r"\.\d+\.", ".*.", name[match.end() :].removesuffix(".weight"))
+
+
+def place_in_projector(name: str) -> tuple[int | None, str]:
+    """The same in a projector, whose towers count their layers each by itself.
+
+    >>> place_in_projector("v.blk.3.attn_q.weight"), place_in_projector("mm.0.weight")
+    ((3, 'v.blk.*.attn_q'), (None, 'mm.0'))
+    """
+    match = _BLOCK.match(name)
+    role = name.removesuffix(".weight")
+    return (None, role) if match is None else (int(match[2]), f"{match[1]}.*.{role[match.end() :]}")
 
 
 def _file_bytes(checkpoint: Checkpoint[Tensor]) -> int:

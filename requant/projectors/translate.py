@@ -22,9 +22,8 @@ from requant.projectors import index
 from requant.projectors.rules import OUTSIDE, PREPROCESSOR, Projector
 from requant.projectors.settings import settings_of, to_ggml, token_number, where
 from requant.projectors.sizes import Sums
+from requant.projectors.told import ARCHITECTURE
 
-#: The architecture of a GGUF with a projector in it.
-ARCHITECTURE: Final = "clip"
 #: The text half, which is a GGUF of its own, and what only training needs.
 _TEXT: Final = re.compile(
     r"""(?x)
