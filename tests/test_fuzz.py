@@ -10,6 +10,7 @@ import pytest
 
 from requant.errors import FormatError
 from tests.fuzz import campaign
+from tests.fuzz.guided import Drawn, tried
 from tests.fuzz.mutations import GgufParts, Raw, json_text, mutated, shaken
 from tests.fuzz.targets import TARGETS
 
@@ -62,3 +63,15 @@ def test_cases_are_the_same_each_time():
 def test_what_python_does_not_write():
     assert json_text({"a": Raw("NaN"), "b": [True, None, "é"]}) == '{"a": NaN, "b": [true, null, "\\u00e9"]}'
     assert GgufParts((), (), 0).written() == b"GGUF" + bytes([3, *[0] * 19]) + b"\0" * 8
+
+
+def test_a_case_drawn_from_bytes(tmp_path):
+    """What a coverage-guided fuzzer does: bytes decide every choice, the same bytes the same case, none any."""
+    data = bytes(range(256)) * 2
+    firsts = [Drawn(data).getrandbits(20) for _ in range(2)]
+    assert firsts == [0x20100 & 0xFFFFF] * 2
+    assert {Drawn(bytes([n, 0])).random() for n in range(256)} == {n / 65536 for n in range(256)}
+    assert json_text(mutated({"a": [1, 2]}, Drawn(data))) == json_text(mutated({"a": [1, 2]}, Drawn(data)))
+    for case in (data, data[::-1], b""):
+        outcomes = [str(tried(case, "safetensors file", tmp_path)) for _ in range(2)]
+        assert outcomes[0] == outcomes[1]

@@ -52,12 +52,17 @@ class Result:
 
 
 def run(name: str, number: int, folder: Path) -> Error | None:
-    """One case; what it raised on purpose. Anything else comes out."""
+    """The case of that number; what it raised on purpose. Anything else comes out."""
+    return attempt(name, Random(f"{name}:{number}"), folder)
+
+
+def attempt(name: str, random: Random, folder: Path) -> Error | None:
+    """The case that these choices make; what it raised on purpose. Anything else comes out."""
     target, _ = TARGETS[name]
     for left in folder.iterdir():
         left.unlink()
     try:
-        target(Random(f"{name}:{number}"), folder)
+        target(random, folder)
     except Error as error:
         printable(f"{error} {error.hint}")
         return error
@@ -68,7 +73,7 @@ def campaign(cases: int, start: int = 0, only: str | None = None) -> Result:
     """`cases` cases, spread over all targets; those of numbers from `start` on."""
     result = Result()
     whole = sum(weight for _, weight in TARGETS.values())
-    with _bounded(), _folder() as folder, warnings.catch_warnings():
+    with bounded(), folder_in_memory() as folder, warnings.catch_warnings():
         warnings.simplefilter("error")
         for name, (_, weight) in TARGETS.items():
             if only is not None and name != only:
@@ -107,7 +112,9 @@ def _place(error: BaseException) -> str:
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
+def bounded() -> Iterator[None]:
+    """So much address space for this process, and an alarm for `TooLong`."""
+
     def alarm(number: int, frame: FrameType | None) -> None:
         raise TooLong
 
@@ -122,7 +129,7 @@ def _bounded() -> Iterator[None]:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def folder_in_memory() -> Iterator[Path]:
     """A folder in memory, where there is such a place."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="requant-fuzz-", dir=memory if memory.is_dir() else None))
@@ -156,7 +163,7 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.only and asked.only not in TARGETS:
         name, _, number = asked.only.rpartition(":")
-        with _bounded(), _folder() as folder:
+        with bounded(), folder_in_memory() as folder:
             print(run(name, int(number), folder))
         return 0
     result = campaign(asked.cases, asked.start, asked.only)
