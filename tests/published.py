@@ -51,7 +51,8 @@ def publish(model: Published, folder: Path) -> None:
         tensors = model.changed(tensors)
         (folder / "generation_config.json").unlink(missing_ok=True)
     for template, shape in (model.shapes or {}).items():
-        layers = model.config.get("num_hidden_layers", model.config.get("n_layer", 0)) if "{n}" in template else 1
+        counted = [model.config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in model.config]
+        layers = counted[0] if "{n}" in template else 1
         for n in range(layers):
             name = template.format(n=n)
             like_one = "norm" in name.lower() and name.endswith("weight")

@@ -73,6 +73,69 @@ _OLDER: Final = (
 _QKV: Final = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _EXPERTS: Final = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 
+_LING: Final = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "num_shared_experts": 2,
+    "use_bias": False,
+    "use_qkv_bias": False,
+    "head_dim": 16,
+}
+_LING2: Final = {
+    **_LING,
+    "num_hidden_layers": 3,
+    "num_shared_experts": 1,
+    "moe_shared_expert_intermediate_size": 48,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "score_function": "sigmoid",
+    "n_group": 1,
+    "topk_group": 1,
+    "use_qk_norm": True,
+}
+
+
+def _glm4_moe(part: float) -> tuple[str, str, dict[str, Any]]:
+    return (
+        "Glm4MoeForCausalLM",
+        "Glm4MoeConfig",
+        {
+            "num_hidden_layers": 3,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "use_qk_norm": True,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-6,
+            "num_nextn_predict_layers": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": part},
+        },
+    )
+
+
+def _ling(tensors: Tensors) -> Tensors:
+    parts = [f"attention.{part}_proj.weight" for part in "qkv"]
+    return joined(tensors, "attention.query_key_value.weight", *parts)
+
+
+_FROM_GLM: Final = (
+    (
+        (r"embed_tokens", "word_embeddings"),
+        (r"self_attn\.o_proj", "attention.dense"),
+        (r"self_attn\.q_norm", "attention.query_layernorm"),
+        (r"self_attn\.k_norm", "attention.key_layernorm"),
+        (r"self_attn\.", "attention."),
+        (r"e_score_correction_bias", "expert_bias"),
+    ),
+    _ling,
+)
+
 #: name -> model
 DECODERS: Final[Mapping[str, Published]] = {
     "baichuan": Published(
@@ -368,4 +431,69 @@ DECODERS: Final[Mapping[str, Published]] = {
             "transformer.h.{n}.mlp.c_proj.weight": (64, 256),
         },
     ),
+    "dbrx": Published(
+        {
+            "architectures": ["DbrxForCausalLM"],
+            "model_type": "dbrx",
+            "vocab_size": 96,
+            "d_model": 64,
+            "n_heads": 4,
+            "n_layers": 2,
+            "max_seq_len": 2048,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 500000.0},
+            "ffn_config": {
+                "ffn_hidden_size": 96,
+                "moe_num_experts": 4,
+                "moe_top_k": 2,
+                "moe_normalize_expert_weights": 1.0,
+            },
+            "tie_word_embeddings": False,
+        },
+        shapes={
+            "transformer.wte.weight": (96, 64),
+            "transformer.norm_f.weight": (64,),
+            "lm_head.weight": (96, 64),
+            "transformer.blocks.{n}.norm_attn_norm.norm_1.weight": (64,),
+            "transformer.blocks.{n}.norm_attn_norm.norm_2.weight": (64,),
+            "transformer.blocks.{n}.norm_attn_norm.attn.Wqkv.weight": (128, 64),
+            "transformer.blocks.{n}.norm_attn_norm.attn.out_proj.weight": (64, 64),
+            "transformer.blocks.{n}.ffn.router.layer.weight": (4, 64),
+            "transformer.blocks.{n}.ffn.experts.mlp.w1": (4 * 96, 64),
+            "transformer.blocks.{n}.ffn.experts.mlp.v1": (4 * 96, 64),
+            "transformer.blocks.{n}.ffn.experts.mlp.w2": (4 * 96, 64),
+        },
+    ),
+    "bailingmoe": Published(
+        _published(
+            "BailingMoe",
+            "bailing_moe",
+            **_LING,
+            first_k_dense_replace=0,
+            norm_topk_prob=True,
+            norm_head=False,
+        ),
+        shapes={
+            "model.word_embeddings.weight": (96, 64),
+            "model.norm.weight": (64,),
+            "lm_head.weight": (96, 64),
+            "model.layers.{n}.input_layernorm.weight": (64,),
+            "model.layers.{n}.post_attention_layernorm.weight": (64,),
+            "model.layers.{n}.attention.query_key_value.weight": (128, 64),
+            "model.layers.{n}.attention.dense.weight": (64, 64),
+            "model.layers.{n}.mlp.gate.weight": (4, 64),
+            **{
+                f"model.layers.{{n}}.mlp.experts.{e}.{part}_proj.weight": (64, 48) if part == "down" else (48, 64)
+                for e in range(4)
+                for part in ("gate", "up", "down")
+            },
+            **{
+                f"model.layers.{{n}}.mlp.shared_experts.{part}_proj.weight": (64, 96) if part == "down" else (96, 64)
+                for part in ("gate", "up", "down")
+            },
+        },
+    ),
+    "bailingmoe2": Published(
+        _published("BailingMoeV2", "bailing_moe_v2", **_LING2, partial_rotary_factor=0.5), _glm4_moe(0.5), *_FROM_GLM
+    ),
+    "sarvammoe": Published(_published("SarvamMoE", "sarvam_moe", **_LING2), _glm4_moe(1.0), *_FROM_GLM),
 }

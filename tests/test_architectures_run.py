@@ -19,7 +19,7 @@ from requant.operations.requantize import plan_requantization
 from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_expressions import values
-from tests.test_architectures import LOST, TOKENIZER, plainly, same, sees
+from tests.test_architectures import LOST, TOKENIZER, as_text, plainly, same, sees
 from tests.tiny_models import DIFFUSION, ENCODERS, MODELS, VOCABULARY, make
 from tests.tiny_published import PUBLISHED
 
@@ -55,6 +55,8 @@ def agree(ours, theirs):
     assert np.all(theirs[rows, best] >= theirs.max(axis=1) - TOLERANCE / 10 * spread)
 
 
+#: What llama.cpp computes otherwise, which a loss tells: the weights of Phi-3.5-MoE's experts.
+OTHERWISE_COMPUTED = {"phimoe"}
 #: The variants of a family take the time of the whole suite; one of each is enough for every day.
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in MODELS]
 #: Without those that llama.cpp computes otherwise, which a loss tells: it cuts the borders of yarn, gpt-oss does not.
@@ -74,7 +76,7 @@ def test_logits(name, length, tmp_path):
     with LlamaCpp(path, n_ctx=length, precise=True) as runtime:
         ours = runtime.logits(text)
     assert np.isfinite(ours).all() and np.ptp(ours) > 0
-    if model is not None:
+    if model is not None and name not in OTHERWISE_COMPUTED:
         with torch.inference_mode():
             agree(ours, model(torch.tensor([text])).logits[0].float().numpy())
 
@@ -135,11 +137,11 @@ def test_back_to_hf(name, tmp_path):
     execute(plan_conversion(source, Safetensors(), tmp_path / "back", Request()))
     tensors = [tensor for tensor in Safetensors().read(tmp_path / "hf").tensors if not sees(name, tensor.name)]
     before = {plainly(name, tensor.name): values(tensor) for tensor in tensors}
-    after = {tensor.name: values(tensor) for tensor in Safetensors().read(tmp_path / "back").tensors}
+    after = {as_text(tensor.name): values(tensor) for tensor in Safetensors().read(tmp_path / "back").tensors}
     assert before.keys() - after.keys() == {plainly(name, lost) for lost in LOST.get(name, set())} & before.keys()
     for tensor, array in after.items():
         assert same(tensor, array, before[tensor]), tensor
-    if name in PUBLISHED:
+    if name in PUBLISHED or name == "museglimmer":  # which transformers has with a vision model only
         return
     with contextlib.redirect_stderr(io.StringIO()):
         again = transformers.AutoModelForCausalLM if name not in ENCODERS else transformers.AutoModel

@@ -85,7 +85,7 @@ def test_llama_cpp_knows_every_key(model_type):
         "skip_loop_final_norm",
     }
     known = newer | {value for group in groups for value in vars(group).values() if isinstance(value, str)}
-    known |= {gguf.Keys.Diffusion.SHIFT_LOGITS}
+    known |= {gguf.Keys.Diffusion.SHIFT_LOGITS, *vars(gguf.Keys.xIELU).values()}
     for key in family.keys:
         assert key.ggml in known or f"{{arch}}.{key.ggml}" in known, key.ggml
 
@@ -107,7 +107,7 @@ def test_every_rule_in_rope_order_is_of_a_gguf_that_interleaves():
     rotated = {family.ggml for family in ARCHITECTURES for rule in family.rules if rule.order is Order.ROPE}
     assert rotated == {
         *("llama", "arcee", "granite", "granitemoe", "mistral3", "olmo", "smollm3", "llama-embed", "llada", "nanbeige"),
-        *("baichuan", "internlm2", "minicpm", "xverse"),
+        *("baichuan", "internlm2", "minicpm", "xverse", "granite_swa", "bailingmoe", "muse-glimmer"),
     }
 
 

@@ -21,6 +21,7 @@ NAMES = [name for name in MODELS if "-" not in name and name not in PUBLISHED]
 IRRELEVANT = {
     "training only": {
         *("dropout", "mlp_dropout", "initializer_cutoff_factor", "sparse_pred_ignore_index", "sparse_prediction"),
+        "input_jitter_noise",
         *("initializer_range", "attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout"),
         *("embd_pdrop", "resid_pdrop", "attn_pdrop", "attention_probs_dropout_prob", "hidden_dropout_prob"),
         *("classifier_dropout", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
@@ -38,7 +39,7 @@ IRRELEVANT = {
     },
     "who wrote the file; no computation reads it": {"transformers_version", "pretraining_tp", "is_encoder_decoder"},
     "the class that is named decides": {"architectures", "model_type"},
-    "the tokenizer's pass reads it": {"bos_token_id", "eos_token_id", "pad_token_id", "eod_token_id"},
+    "the tokenizer's pass reads it": {"bos_token_id", "eos_token_id", "pad_token_id", "eod_token_id", "sep_token_id"},
     "where pictures stand in a text, which the vision model's file says": {
         *("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
     },
@@ -68,9 +69,20 @@ SAID_OTHERWISE = {
         ),
         *(("exaonemoe", "sliding_window_pattern"), ("exaonemoe", "first_k_dense_replace")),
         *(("dots1", "sliding_window"), ("dots1", "max_window_layers")),
+        *(("cohere2moe", key) for key in ("sliding_window_pattern", "prefix_dense_sliding_window_pattern")),
+        *(("cohere2moe", key) for key in ("rope_theta", "rope_scaling")),  # beside rope_parameters
+        *(("mellum", "mlp_layer_types"), ("afmoe", "global_attn_every_n_layers")),
         ("exaone4", "layer_types"),  # without a width no layer has a window
     },
-    "prediction layers are there or not, whatever this says": {("glm4moe", "num_nextn_predict_layers")},
+    "the same for each layer, however many are listed": {("hunyuanmoe", "moe_topk")},
+    "a tensor of its own in a GGUF": {("museglimmer", "qk_scale_factor")},
+    "of the vision model": {
+        *(("museglimmer", key) for key in ("projector_hidden_act", "projector_hidden_size", "out_hidden_size")),
+    },
+    "prediction layers are there or not, whatever this says": {
+        *(("mellum", key) for key in ("num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types")),
+        ("glm4moe", "num_nextn_predict_layers"),
+    },
     "transformers warns of it, and computes the same": {("gptneox", "is_decoder")},
     "sums of others": {("deepseek3", "head_dim"), ("deepseek3", "qk_head_dim"), ("glm4lite", "qk_head_dim")},
     "only without new_decoder_architecture": {("falcon", "multi_query")},
@@ -88,7 +100,7 @@ SAID_OTHERWISE = {
     "of the sines in which the position embedding of DistilBERT began": {("distilbert", "sinusoidal_pos_embds")},
     "of heads of other classes": {
         *(("distilbert", key) for key in ("qa_dropout", "seq_classif_dropout")),
-        *(("modernbert", key) for key in ("decoder_bias", "cls_token_id", "sep_token_id", "deterministic_flash_attn")),
+        *(("modernbert", key) for key in ("decoder_bias", "cls_token_id", "deterministic_flash_attn")),
         *(("eurobert", key) for key in ("classifier_pooling", "mask_token_id")),
     },
 }

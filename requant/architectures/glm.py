@@ -13,7 +13,7 @@ from requant.architectures import ahead, mixture
 from requant.architectures.decoders import LAYER, SIZES, decoder, head_norms, norm, rms_norm_eps, trunk
 from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU, attention_biases
 from requant.architectures.rope import Rope, rotary
-from requant.architectures.rules import Family, Key, Order, Rule, always, defaulting
+from requant.architectures.rules import Family, Key, Order, Rule, always, defaulting, never
 
 _FUSED: Final = (Rule(LAYER + "mlp.gate_up_proj.weight", "blk.{n}.ffn_up.weight", ("ffn_pair", "hidden")), MLP[2])
 _ROTARY: Final = Key((), "rope.dimension_count", "u32", default=rotary(0.5))
@@ -87,4 +87,23 @@ GLM4_MOE: Final[Family] = replace(
     ),
     present=ahead.PRESENT,
     layers={**mixture.dense_layers(), **ahead.AHEAD_LAYERS},
+)
+
+#: Heads rotated as a whole, and experts in every layer; a GGUF of it is one of a GLM-4.5.
+SOLAR_OPEN: Final[Family] = replace(
+    GLM4_MOE,
+    model_type="solar_open",
+    classes=("SolarOpenForCausalLM", "SolarOpenModel"),
+    headless=frozenset({"SolarOpenModel"}),
+    keys=tuple(
+        Key((), key.ggml, "u32", default=rotary(1.0))
+        if key.ggml == "rope.dimension_count"
+        else replace(key, default=always(0))
+        if key.ggml == mixture.LEADING
+        else key
+        for key in GLM4_MOE.keys
+    ),
+    irregular=(Rope(theta=1_000_000.0, in_part=1.0).pair(), ahead.COUNTED),
+    alone=("Glm4MoeForCausalLM", "glm4_moe"),
+    claims=never,
 )

@@ -1,4 +1,4 @@
-"""HunYuan, dense, and HY 3 with experts: norms of each head, and a rotation whose base `alpha` raises.
+"""HunYuan, dense and with experts, and HY 3: norms of each head, and a rotation whose base `alpha` raises.
 
 Facts: llama.cpp's conversion/hunyuan.py and src/models/hunyuan-dense.cpp; transformers' modeling_hunyuan_v1_dense.py.
 llama.cpp's converter writes a context of 256 K for such a model whatever config.json says; here config.json is
@@ -15,8 +15,23 @@ from requant.architectures import mixture
 from requant.architectures.decoders import ATTN, SIZES, decoder, head_norms, norm, rms_norm_eps, trunk
 from requant.architectures.llama import BUFFERS, HEAD_KEYS, MLP, NORMS, SILU
 from requant.architectures.numbers import number, positive, shortest
+from requant.architectures.qwen import EXPERTS
 from requant.architectures.rope import Rope, parameters
-from requant.architectures.rules import Assumption, Config, Family, Ignored, Irregular, Key, Sizes, ToGgml, ToHf, always
+from requant.architectures.rules import (
+    Assumption,
+    Config,
+    Default,
+    Family,
+    Ignored,
+    Irregular,
+    Key,
+    Sizes,
+    ToGgml,
+    ToHf,
+    always,
+    same_as,
+)
+from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor, Typed
 
 _ROPE: Final = Rope(theta=10000.0)
@@ -111,4 +126,63 @@ HY_V3: Final[Family] = replace(
         *BUFFERS,
         Ignored(r"model\.mtp.*", "a layer that predicts ahead, which this conversion leaves out", lost=True),
     ),
+)
+
+
+def _first(name: str, absent: int, *others: str) -> Default:
+    """A number that config.json gives once, or the same for each layer."""
+
+    def number_of(config: Config) -> Json:
+        found = next((config[key] for key in (name, *others) if config.get(key) is not None), absent)
+        if isinstance(found, list):
+            if len({str(item) for item in found}) != 1:
+                raise PlanError(f"config.json: {name} differs between layers; llama.cpp knows one for all")
+            return found[0]
+        return found
+
+    return number_of
+
+
+def _width(config: Config) -> Json:
+    """Of an expert; that of the shared one where config.json does not say."""
+    return _first("moe_intermediate_size", 0, "intermediate_size")(config)
+
+
+def _lists(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
+    used = int(number(values, "expert_used_count"))
+    layers: int = sizes["layers"]
+    return ToHf(
+        {
+            "moe_topk": [used] * layers,
+            "moe_intermediate_size": [sizes["expert_ffn"]] * layers,
+            "num_shared_expert": [1] * layers,
+        }
+    )
+
+
+HUNYUAN_MOE: Final[Family] = decoder(
+    "HunYuanMoEV1",
+    "hunyuan_v1_moe",
+    "hunyuan-moe",
+    (
+        *trunk(),
+        *NORMS,
+        *norm(ATTN + "query_layernorm", "blk.{n}.attn_q_norm", "head"),
+        *norm(ATTN + "key_layernorm", "blk.{n}.attn_k_norm", "head"),
+        replace(EXPERTS[0], hf=mixture.MLP_ + "gate.wg.weight", apart=()),
+        *EXPERTS[1:],
+        *(replace(rule, when="") for rule in mixture.shared_expert("shared_mlp")),
+    ),
+    (
+        *SIZES,
+        rms_norm_eps(1e-5),
+        *HEAD_KEYS,
+        Key(("num_experts", "num_local_experts"), "expert_count", "u32"),
+        Key((), "expert_used_count", "u32", _first("moe_topk", 1)),
+        Key((), "expert_feed_forward_length", "u32", _width),
+        Key((), "expert_shared_count", "u32", _first("num_shared_expert", 1)),
+        Key((), "expert_shared_feed_forward_length", "u32", same_as("intermediate_size")),
+    ),
+    (Irregular(_to_ggml, _to_hf), Irregular(lambda checkpoint, config, sizes: ToGgml(), _lists)),
+    assumptions=(SILU, Assumption("attention_bias", (False,), False), Assumption("use_mixed_mlp_moe", (True,), True)),
 )

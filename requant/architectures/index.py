@@ -104,6 +104,7 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("CHATGLM", "older_names", "chatglm ChatGLMForConditionalGeneration ChatGLMModel"),
     ("GLM", "glm", "glm chatglm GlmForCausalLM GlmModel"),
     ("GLM4", "glm", "glm4 Glm4ForCausalLM Glm4Model"),
+    ("SOLAR_OPEN", "glm", "solar_open SolarOpenForCausalLM SolarOpenModel"),
     ("GLM4_MOE", "glm", "glm4_moe glm4moe Glm4MoeForCausalLM Glm4MoeModel"),
     (
         "MISTRAL3",
@@ -168,6 +169,19 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("CODESHELL", "older_names", "codeshell CodeShellForCausalLM CodeShellModel"),
     ("REFACT", "older_names", "gpt_refact refact GPTRefactForCausalLM"),
     ("MPT", "older_names", "mpt MptForCausalLM MptModel MPTForCausalLM"),
+    ("AFMOE", "afmoe", "afmoe AfmoeForCausalLM AfmoeModel"),
+    ("MELLUM", "afmoe", "mellum MellumForCausalLM MellumModel"),
+    ("PHI_MOE", "phi_moe", "phimoe PhimoeForCausalLM PhimoeModel PhiMoEForCausalLM"),
+    ("COHERE2_MOE", "cohere", "cohere2_moe cohere2moe Cohere2MoeForCausalLM Cohere2MoeModel"),
+    ("GRANITE_MOE_SWA", "granite_swa", "granitemoe_swa granite_swa GraniteMoeSWAForCausalLM GraniteMoeSWAModel"),
+    ("GRANITE_SWA", "granite_swa", "granite_swa GraniteSWAForCausalLM GraniteSWAModel"),
+    ("MUSE_GLIMMER", "muse", "muse_glimmer_text muse_glimmer muse-glimmer MuseGlimmerForConditionalGeneration"),
+    ("HUNYUAN_MOE", "hunyuan", "hunyuan_v1_moe hunyuan-moe HunYuanMoEV1ForCausalLM HunYuanMoEV1Model"),
+    ("APERTUS", "apertus", "apertus ApertusForCausalLM ApertusModel"),
+    ("BAILING_MOE", "bailing", "bailing_moe bailingmoe BailingMoeForCausalLM BailingMoeModel"),
+    ("SARVAM_MOE", "bailing", "sarvam_moe SarvamMoEForCausalLM modeling_sarvam_moe.SarvamMoEForCausalLM"),
+    ("BAILING_MOE2", "bailing", "bailing_moe_v2 bailingmoe2 BailingMoeV2ForCausalLM BailingMoeV2Model"),
+    ("DBRX", "dbrx", "dbrx DbrxForCausalLM DbrxModel"),
 )
 
 

@@ -120,7 +120,8 @@ _MLP_BIASES: Final = (
 _MOE: Final = _LAYER + "block_sparse_moe."
 MOE_EXPERTS: Final = expert_rules(_MOE, "ffn", ("w1", "w2", "w3"), memory=_LAYER + "mlp.")
 
-_GGML_ONLY: Final = (
+#: What llama.cpp's converter says of every llama besides.
+PLAIN_ROTARY: Final = (
     Key((), "vocab_size", "u32", default=same_as("vocab_size"), implied=same_as("vocabulary")),
     Key((), "rope.dimension_count", "u32", default=same_as("head_dim"), implied=same_as("attention.key_length")),
 )
@@ -142,7 +143,7 @@ LLAMA: Final = Family(
         *MLP,
         *_MLP_BIASES,
     ),
-    keys=(*DECODER_KEYS, *HEAD_KEYS, *_GGML_ONLY),
+    keys=(*DECODER_KEYS, *HEAD_KEYS, *PLAIN_ROTARY),
     embedding="token_embd.weight",
     assumptions=(SILU,),
     flags={"attention_bias": False, "mlp_bias": False},

@@ -279,4 +279,4 @@ class Family:
 
     def full_key(self, key: str) -> str:
         """A GGUF key as it stands in the file."""
-        return key if key.startswith(("tokenizer.", "diffusion.")) else f"{self.ggml}.{key}"
+        return key if key.startswith(("tokenizer.", "diffusion.", "xielu.")) else f"{self.ggml}.{key}"

@@ -20,6 +20,8 @@ _PAIRS: Final = (
 )
 #: Model types with layers of two kinds whose local ones have a base of their own.
 _LOCAL: Final = ("gemma3", "gemma3_text")
+#: Model types younger than transformers 5, whose classes take the older spelling for another choice.
+_YOUNGER: Final = ("mellum",)
 #: Rope parameters that transformers 4 has beside `rope_scaling`, not in it.
 _BESIDE: Final = ("rope_theta", "partial_rotary_factor")
 
@@ -46,7 +48,7 @@ def both_spellings(config: Mapping[str, Json]) -> dict[str, Json]:
 def _older_rope(config: Mapping[str, Json]) -> dict[str, Json]:
     """`rope_parameters` of transformers 5 as transformers 4 says it."""
     written = config.get("rope_parameters")
-    if not isinstance(written, dict) or not written:
+    if not isinstance(written, dict) or not written or config.get("model_type") in _YOUNGER:
         return {}
     older: dict[str, Json] = {}
     kinds = [value for value in written.values() if isinstance(value, dict)]
