@@ -151,6 +151,17 @@ def _(node: e.LogNeg, values: Read) -> np.ndarray:
         return np.log(-carried_out(node.of, values))
 
 
+@twin.register
+def _(node: e.Softplus, values: Read) -> np.ndarray:
+    return np.log(1 + np.exp(carried_out(node.of, values).astype(np.float64))).astype(np.float32)
+
+
+@twin.register
+def _(node: e.LogExpLess, values: Read) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return np.log(np.exp(carried_out(node.of, values).astype(np.float64)) - 1).astype(np.float32)
+
+
 def as_matrix(node: Node, values: Read) -> np.ndarray:
     """All dimensions but the last as rows."""
     return carried_out(node, values).reshape(node.rows, node.columns)

@@ -26,9 +26,10 @@ SIZES = {
     "llama4": (56, 56),
     "internvl": (56, 56),
     "gemma4": (84, 126),
+    "gemma4-hearing": (84, 126),
 }
 #: Size of the spectrogram (bins, frames) of models that hear.
-SPECTRA = dict.fromkeys(("qwen2audio", "audioflamingo3"), (16, 80))
+SPECTRA = {"qwen2audio": (16, 80), "audioflamingo3": (16, 80), "gemma4-hearing": (128, 80)}
 PACKED = {"qwen2vl", "qwen2.5vl", "qwen3vl", "qwen3.5", "exaone4.5", "glm4v", "glm-ocr"}
 RAGGED = {"pixtral", "mistral3", "lightonocr"}
 
@@ -47,11 +48,17 @@ def heard(name, model, values):
     """[tokens, width of the text model] of a spectrogram."""
     sounds = torch.from_numpy(values)[None]
     with torch.inference_mode():
-        inner = getattr(model, "model", model)
-        frames = torch.ones(sounds.shape[::2], dtype=torch.long)
-        more = {"input_features_mask": frames} if name == "audioflamingo3" else {}
-        found = inner.multi_modal_projector(inner.audio_tower(sounds, **more).last_hidden_state)
+        found = _heard(name, getattr(model, "model", model), sounds)
     return found.reshape(-1, found.shape[-1]).numpy()
+
+
+def _heard(name, inner, sounds):
+    frames = torch.ones(sounds.shape[::2], dtype=torch.long)
+    if name == "gemma4-hearing":
+        found = inner.get_audio_features(sounds.transpose(1, 2), frames.bool())
+        return found.pooler_output
+    more = {"input_features_mask": frames} if name == "audioflamingo3" else {}
+    return inner.multi_modal_projector(inner.audio_tower(sounds, **more).last_hidden_state)
 
 
 def packed(pixels, patch, merge=2, frames=2):
@@ -101,7 +108,7 @@ def _features(name, model, pixels):
         size = torch.tensor([[height // 14, width // 14]])
         patches = pixels.reshape(3, height // 14, 14, width // 14, 14).permute(0, 2, 1, 3, 4).reshape(1, 3, 14, -1)
         return model.get_image_features(pixel_values=patches, target_sizes=size)
-    if name == "gemma4":
+    if name in ("gemma4", "gemma4-hearing"):
         high, wide = height // 14, width // 14
         patches = pixels.reshape(3, high, 14, wide, 14).permute(1, 3, 2, 4, 0).reshape(1, high * wide, -1)
         places = torch.stack(torch.meshgrid(torch.arange(wide), torch.arange(high), indexing="xy"), dim=-1)

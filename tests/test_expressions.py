@@ -18,12 +18,14 @@ from requant.expressions import (
     Form,
     Interleaved,
     Joined,
+    LogExpLess,
     LogNeg,
     NegExp,
     Node,
     Regrouped,
     RopeOrder,
     Slice,
+    Softplus,
     Stacked,
     Stored,
     Transposed,
@@ -69,6 +71,7 @@ NODES = [
     ColumnsJoined((stored((5, 8)), Transposed(stored((4, 5))), stored((5, 3)))),
     ColumnsScaled(stored((5, 8)), stored((8,))),
     LogNeg(NegExp(stored((9, 4)))),
+    LogExpLess(Softplus(stored((9, 4)))),
 ]
 
 

@@ -433,6 +433,29 @@ MODELS = {
         },
         {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
     ),
+    "gemma4-hearing": Tiny(
+        "Gemma4ForConditionalGeneration",
+        {
+            "text_config": TEXT,
+            "vision_config": {
+                **SIGHT,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "position_embedding_size": 64,
+                "pooling_kernel_size": 3,
+                "default_output_length": 16,
+                "use_clipped_linears": True,
+            },
+            "audio_config": {
+                "hidden_size": 32,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "output_proj_dims": 48,
+                "subsampling_conv_channels": [128, 8],
+            },
+        },
+        {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
+    ),
     "kimi-vl": Tiny(
         settings={
             "architectures": ["KimiVLForConditionalGeneration"],
@@ -597,6 +620,9 @@ def make(name: str, folder: Path, *, hub: bool = True) -> Any:
         with torch.no_grad():
             for parameter, weight in model.named_parameters():
                 weight.copy_(_random(parameter, weight.shape))
+            for buffer, limit in model.named_buffers():  # of Gemma 4's linear layers
+                if buffer.endswith(("put_min", "put_max")):
+                    limit.fill_(-2 if buffer.endswith("min") else 1.5)
         model.save_pretrained(folder)
         tensors = load_file(folder / "model.safetensors")
     else:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from requant.expressions.context import Context, Scratch, Shared
     from requant.expressions.deinterleaved import Deinterleaved
     from requant.expressions.elementwise import Elementwise
-    from requant.expressions.exponentials import LogNeg, NegExp
+    from requant.expressions.exponentials import LogExpLess, LogNeg, NegExp, Softplus
     from requant.expressions.factors import Computed, Factors
     from requant.expressions.form import DTYPES, Form
     from requant.expressions.granules import InGranules
@@ -68,6 +68,7 @@ _HOMES: Final = {
     "InGranules": "granules",
     "Interleaved": "interleaved",
     "Joined": "joined",
+    "LogExpLess": "exponentials",
     "LogNeg": "exponentials",
     "Moving": "moving",
     "NegExp": "exponentials",
@@ -83,6 +84,7 @@ _HOMES: Final = {
     "Shared": "context",
     "Single": "single",
     "Slice": "slice",
+    "Softplus": "exponentials",
     "Stacked": "joined",
     "Stored": "stored",
     "Transposed": "transposed",
@@ -109,6 +111,7 @@ __all__ = [
     "InGranules",
     "Interleaved",
     "Joined",
+    "LogExpLess",
     "LogNeg",
     "Moving",
     "NegExp",
@@ -124,6 +127,7 @@ __all__ = [
     "Shared",
     "Single",
     "Slice",
+    "Softplus",
     "Stacked",
     "Stored",
     "Transposed",

@@ -8,7 +8,7 @@ from math import prod
 from requant.architectures.reordered import by_outputs
 from requant.architectures.rules import Rule, Sizes
 from requant.errors import PlanError
-from requant.expressions import Joined, Node, Regrouped, Slice, reshaped
+from requant.expressions import Joined, LogExpLess, Node, Regrouped, Slice, Softplus, reshaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +106,16 @@ class AxesApart:
             return Joined((turned, Slice(of, 2 * width, of.rows)))
 
         return by_outputs(node, node.shape, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Positive:
+    """HF keeps what becomes positive when it is used; ggml has it so (see `Softplus`)."""
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """log(1 + exp(x))."""
+        return Softplus(node)
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """log(exp(x) - 1)."""
+        return LogExpLess(node)
