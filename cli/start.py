@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from requant.cli import interrupts
 
 interrupts.install()
@@ -9,6 +12,10 @@ interrupts.install()
 
 def main() -> None:
     """Run the command line; never returns."""
+    if "--extract-lora" in sys.argv:
+        # Its workers multiply at the same time. Threads of numpy's OpenBLAS for each of them would wait for each other,
+        # which takes ten times as long on a machine that has other things to do; numpy asks this once, when imported.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from requant.cli.main import main
 
     main()

@@ -36,23 +36,30 @@ _ITERATIONS: Final = 2
 
 @dataclass(slots=True)
 class Difference:
-    """One layer: what is `after` that was not `before`, as a product of this rank. Computed when first asked for."""
+    """One layer: what is `after` that was not `before`, as a product of this rank. Computed when first asked for, and
+    kept until every byte of it has been given away."""
 
     name: str
     before: Node
     after: Node
     rank: int
-    _found: tuple[Doubles, Doubles] | None = None
+    _found: tuple[Bytes, Bytes] | None = None
+    _left: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def factors(self) -> tuple[Doubles, Doubles]:
-        """up [rows, rank] and down [rank, columns], of equal lengths; the same whoever asks."""
+    def read_into(self, factor: int, start: int, out: Bytes) -> None:
+        """Some bytes of up [rows, rank] or down [rank, columns], in float32; the same whoever asks."""
         with self._lock:
             if self._found is None:
-                self._found = self._computed()
-            return self._found
+                up, down = (np.ascontiguousarray(one, np.float32).reshape(-1).view(np.uint8) for one in self._factors())
+                self._found, self._left = (up, down), up.size + down.size
+            out[...] = self._found[factor][start : start + out.size]
+            self._left -= out.size
+            if self._left <= 0:
+                self._found = None
 
-    def _computed(self) -> tuple[Doubles, Doubles]:
+    def _factors(self) -> tuple[Doubles, Doubles]:
+        """Both, of equal lengths."""
         rows, columns = self.before.rows, self.before.columns
         count = min(self.rank + _MORE, rows, columns)
         basis = np.random.default_rng(zlib.crc32(self.name.encode())).standard_normal((columns, count))
@@ -96,8 +103,7 @@ class _Factor:
 
     def read_into(self, start: int, out: Bytes) -> None:
         """Some of them."""
-        values = np.ascontiguousarray(self.of.factors()[self.number], np.float32)
-        out[...] = values.view(np.uint8).reshape(-1)[start : start + out.size]
+        self.of.read_into(self.number, start, out)
 
 
 def plan_extraction(
