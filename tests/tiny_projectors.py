@@ -456,6 +456,31 @@ MODELS = {
         },
         {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
     ),
+    "embeddinggemma2": Tiny(
+        "Gemma4ForConditionalGeneration",
+        {
+            "text_config": TEXT,
+            "vision_config": {
+                **SIGHT,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "position_embedding_size": 64,
+                "pooling_kernel_size": 3,
+                "default_output_length": 16,
+                "use_clipped_linears": True,
+            },
+            "audio_config": {
+                "hidden_size": 32,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "output_proj_dims": 48,
+                "subsampling_conv_channels": [128, 8],
+            },
+        },
+        {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
+        hub=[("^model.", "")],
+        config={"architectures": ["EmbeddingGemma2Model"]},
+    ),
     "kimi-vl": Tiny(
         settings={
             "architectures": ["KimiVLForConditionalGeneration"],
@@ -600,6 +625,102 @@ MODELS = {
             **module("vision_tower.merger.mlp.0", 128, 128),
             **module("vision_tower.merger.mlp.2", 32, 128),
             "model.embed_tokens.weight": (64, 32),
+        },
+    ),
+    **{
+        name: Tiny(
+            "Qwen3VLForConditionalGeneration",
+            {
+                "text_config": WITH_MROPE,
+                "vision_config": {**QWEN, "deepstack_visual_indexes": [1], "num_position_embeddings": 16},
+            },
+            {**PIXELS, "size": {"shortest_edge": 3136, "longest_edge": 50176}},
+            config={"architectures": [kind]},
+        )
+        for name, kind in (
+            ("qwen4exp", "Qwen4ExpForConditionalGeneration"),
+            ("clef", "ClefModel"),
+            ("openjev", "OpenJevModel"),
+            ("pplx-decider", "PplxDeciderModel"),
+        )
+    },
+    "sarashina2": Tiny(
+        "Qwen2VLForConditionalGeneration",
+        {
+            "text_config": WITH_MROPE,
+            "vision_config": {"depth": 3, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+        },
+        MERGED,
+        config={"architectures": ["Sarashina2VisionForCausalLM"]},
+    ),
+    "ling3vl": Tiny(
+        settings={
+            "architectures": ["BailingMoeV3VLForConditionalGeneration"],
+            "model_type": "bailing_moe_v3_vl",
+            "text_config": {"hidden_size": 32, "rms_norm_eps": 1e-5},
+            "vision_config": {
+                **QWEN,
+                "out_hidden_size": 128,
+                "num_position_embeddings": 16,
+                "patch_size": 16,
+                "spatial_merge_size": 2,
+                "disable_merger_proj": True,
+            },
+        },
+        shapes={
+            "model.visual.patch_embed.proj.weight": (32, 3, 2, 16, 16),
+            "model.visual.pos_embed.weight": (16, 32),
+            **layers(
+                "model.visual.blocks",
+                attn__qkv=(96, 32),
+                attn__proj=(32, 32),
+                norm1=(32,),
+                norm2=(32,),
+                mlp__linear_fc1=(40, 32),
+                mlp__linear_fc2=(32, 40),
+            ),
+            **module("model.visual.merger.norm", 32),
+            **module("linear_proj.0", 48, 128),
+            **module("linear_proj.2", 32, 48),
+        },
+    ),
+    "glm5next": Tiny(
+        settings={
+            "architectures": ["Glm5NextForConditionalGeneration"],
+            "model_type": "glm5_next_published",
+            "text_config": {"hidden_size": 32},
+            "vision_config": {
+                **QWEN,
+                "image_size": 56,
+                "patch_size": 14,
+                "hidden_act": "silu",
+                "rms_norm_eps": 1e-5,
+                "swiglu_limit": 10.0,
+                "spatial_merge_size": 2,
+            },
+        },
+        preprocessor={**MERGED, "min_image_tokens": 4, "max_image_tokens": 64},
+        shapes={
+            **module("model.visual.patch_embed.proj", 32, 3, 2, 14, 14),
+            **layers(
+                "model.visual.blocks",
+                attn__qkv=(96, 32),
+                attn__proj=(32, 32),
+                attn__q_norm=[16],
+                attn__k_norm=[16],
+                norm1=[32],
+                norm2=[32],
+                mlp__gate_proj=(40, 32),
+                mlp__up_proj=(40, 32),
+                mlp__down_proj=(32, 40),
+            ),
+            "model.visual.post_layernorm.weight": (32,),
+            **module("model.visual.downsample", 32, 32, 2, 2),
+            "model.visual.merger.proj.weight": (32, 32),
+            **module("model.visual.merger.post_projection_norm", 32),
+            "model.visual.merger.gate_proj.weight": (48, 32),
+            "model.visual.merger.up_proj.weight": (48, 32),
+            "model.visual.merger.down_proj.weight": (32, 48),
         },
     ),
 }

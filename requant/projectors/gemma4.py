@@ -184,7 +184,7 @@ def _sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes
 
 GEMMA4: Final = Projector(
     name="gemma4",
-    classes=("Gemma4ForConditionalGeneration",),
+    classes=("Gemma4ForConditionalGeneration", "EmbeddingGemma2Model"),
     kinds=("gemma4v", "gemma4a"),
     keys=(
         *without(

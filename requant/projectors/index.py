@@ -12,12 +12,12 @@ from requant.projectors.rules import Projector
 #: (name of the projector in its file, the file, its classes).
 TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("GEMMA3", "gemma3", "Gemma3ForConditionalGeneration"),
-    ("QWEN2_VL", "qwen_vl", "Qwen2VLForConditionalGeneration Qwen2VLModel"),
+    ("QWEN2_VL", "qwen_vl", "Qwen2VLForConditionalGeneration Qwen2VLModel Sarashina2VisionForCausalLM"),
     ("QWEN25_VL", "qwen_vl", "Qwen2_5_VLForConditionalGeneration"),
     (
         "QWEN3_VL",
         "qwen_vl",
-        "Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration Qwen3_5ForConditionalGeneration Qwen3_5MoeForConditionalGeneration",  # noqa: E501
+        "Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration Qwen3_5ForConditionalGeneration Qwen3_5MoeForConditionalGeneration Qwen4ExpForConditionalGeneration ClefModel OpenJevModel",  # noqa: E501
     ),
     ("EXAONE45", "qwen_vl", "Exaone4_5_ForConditionalGeneration"),
     (
@@ -43,10 +43,13 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("MERALION", "whisper", "MERaLiON2ForConditionalGeneration"),
     ("KIMI_VL", "moonvit", "KimiVLForConditionalGeneration"),
     ("KIMI_K25", "moonvit", "KimiK25ForConditionalGeneration Glm5vForConditionalGeneration"),
-    ("GEMMA4", "gemma4", "Gemma4ForConditionalGeneration"),
+    ("GEMMA4", "gemma4", "Gemma4ForConditionalGeneration EmbeddingGemma2Model"),
     ("COGVLM", "others", "CogVLMForCausalLM"),
     ("YOUTU_VL", "others", "YoutuVLForConditionalGeneration"),
     ("DOTS_OCR", "others", "DotsOCRForCausalLM"),
+    ("PPLX", "qwen_vl", "PplxDeciderModel"),
+    ("LING", "qwen_vl", "BailingMoeV3VLForConditionalGeneration"),
+    ("GLM5_NEXT", "qwen_vl", "Glm5NextForConditionalGeneration"),
 )
 
 

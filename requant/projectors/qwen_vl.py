@@ -8,11 +8,12 @@ and glm4v.cpp.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import sqrt
 from typing import Final
 
 from requant.architectures.numbers import shown
-from requant.architectures.rules import Assumption, Config, Flags, Key, Rule, Sizes, always
+from requant.architectures.rules import Assumption, Config, Default, Flags, Key, Rule, Sizes, always
 from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
@@ -114,7 +115,7 @@ def pixels(name: str) -> Key:
 
 QWEN2_VL: Final = Projector(
     name="qwen2vl",
-    classes=("Qwen2VLForConditionalGeneration", "Qwen2VLModel"),
+    classes=("Qwen2VLForConditionalGeneration", "Qwen2VLModel", "Sarashina2VisionForCausalLM"),
     kinds=("qwen2vl_merger",),
     keys=(
         *vision_keys(
@@ -245,6 +246,9 @@ QWEN3_VL: Final = Projector(
         "Qwen3VLMoeForConditionalGeneration",
         "Qwen3_5ForConditionalGeneration",
         "Qwen3_5MoeForConditionalGeneration",
+        "Qwen4ExpForConditionalGeneration",
+        "ClefModel",
+        "OpenJevModel",
     ),
     kinds=("qwen3vl_merger",),
     keys=(
@@ -284,6 +288,73 @@ QWEN3_VL: Final = Projector(
 def _positions(config: Config) -> int:
     return whole(config, _VISION + "num_position_embeddings", 2304)
 
+
+def _edge(name: str) -> Default:
+    """The least or the most pixels, which this processor calls edges."""
+
+    def value(config: Config) -> Json:
+        size = config.get(f"{PREPROCESSOR}size")
+        found = size.get(name) if isinstance(size, dict) else None
+        if found is None:
+            raise PlanError(f"preprocessor_config.json: size.{name} is missing")
+        return found
+
+    return value
+
+
+PPLX: Final = replace(
+    QWEN3_VL,
+    name="pplx-decider",
+    classes=("PplxDeciderModel",),
+    keys=(
+        *QWEN3_VL.keys,
+        computed("vision.image_min_pixels", "u32", _edge("shortest_edge")),
+        computed("vision.image_max_pixels", "u32", _edge("longest_edge")),
+    ),
+)
+
+
+def _is_bare(config: Config) -> str:
+    if config.get(_VISION + "disable_merger_proj") is True:
+        return ""
+    return "llama.cpp runs it with disable_merger_proj only"
+
+
+LING: Final = Projector(
+    name="ling3vl",
+    classes=("BailingMoeV3VLForConditionalGeneration",),
+    kinds=("ling3vl",),
+    keys=(
+        *vision_keys(names=_NAMES, defaults={"image_size": _square, "patch_size": 16}),
+        kind("ling3vl"),
+        gelu(),
+        Key((_VISION + "spatial_merge_size",), "vision.spatial_merge_size", "u32", always(None)),
+        epsilon("text_config.rms_norm_eps", 1e-6),
+    ),
+    rules=(
+        *frames("visual.patch_embed.proj.weight"),
+        Rule("visual.patch_embed.proj.bias", "v.patch_embd.bias", ("embd",), when="patch_bias"),
+        Rule("visual.pos_embed.weight", "v.position_embd.weight", ("positions", "embd")),
+        *_norms(""),
+        *_fused(),
+        *_plain("mlp.linear_fc1", "mlp.linear_fc2"),
+        *norm("visual.merger.norm", "mm.input_norm"),
+        *linear("linear_proj.0", "mm.0", ("wide", "merged")),
+        *linear("linear_proj.2", "mm.2", ("text", "wide")),
+    ),
+    sizes=lambda values, config, shapes: (
+        vision_sizes(values)
+        | {
+            "positions": _positions(config),
+            "merged": whole(config, _VISION + "out_hidden_size"),
+            "wide": shapes.get("linear_proj.0.weight", (0,))[0],
+        }
+    ),
+    renamed=_WITHOUT_MODEL,
+    present={"patch_bias": r"^visual\.patch_embed\.proj\.bias"},
+    takes=_is_bare,
+    assumptions=(*_CONSTANTS, _MERGED),
+)
 
 GLM4V: Final = Projector(
     name="glm4v",
@@ -340,3 +411,30 @@ def _glm_sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> S
         "context": gate[0],
         "ffn": gated[0],
     }
+
+
+def _tokens(name: str) -> Default:
+    """The least or the most tokens of a picture, as pixels."""
+
+    def value(config: Config) -> Json:
+        if config.get(PREPROCESSOR + name) is None:
+            return None
+        edge = whole(config, f"{PREPROCESSOR}patch_size", 14) * whole(config, f"{PREPROCESSOR}merge_size", 2)
+        return whole(config, PREPROCESSOR + name) * edge**2
+
+    return value
+
+
+GLM5_NEXT: Final = replace(
+    GLM4V,
+    name="glm5-next",
+    classes=("Glm5NextForConditionalGeneration",),
+    kinds=("glm5v",),
+    keys=(
+        *(kind("glm5v") if key.ggml == "projector_type" else key for key in GLM4V.keys),
+        Key((_VISION + "spatial_merge_size",), "vision.spatial_merge_size", "u32", always(2)),
+        Key((_VISION + "swiglu_limit",), "vision.swiglu_clamp", "f32", always(None)),
+        computed("vision.image_min_pixels", "u32", _tokens("min_image_tokens")),
+        computed("vision.image_max_pixels", "u32", _tokens("max_image_tokens")),
+    ),
+)
