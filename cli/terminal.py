@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Final
 
 import click
 
 from requant.errors import Error
 from requant.printable import LONGEST_MESSAGE, printable
+
+#: What parts of the message of an error are parted by.
+_PART: Final = "\n  "
 
 
 def say(text: str) -> None:
@@ -26,8 +30,9 @@ def remark(text: str) -> None:
 
 
 def complain(message: str, hint: str = "") -> None:
-    """An error, and what to do about it."""
-    remark(f"error: {printable(message, LONGEST_MESSAGE)}")
+    """An error, and what to do about it. Of several parts each is on a line of its own, which begins with blanks."""
+    parts = message.split(_PART) if len(message) <= LONGEST_MESSAGE else [message]
+    remark(f"error: {_PART.join(printable(part, LONGEST_MESSAGE) for part in parts)}")
     if hint:
         remark(f"hint: {printable(hint, LONGEST_MESSAGE)}")
 

@@ -20,6 +20,8 @@ from requant.sources import Bytes, FileSlice
 #: dtype label -> (unsigned view, bits of the exponent, that are all ones in NaN and infinity).
 _EXPONENT: Final = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
 
+_DAMAGED: Final = "the model is damaged; --replace-nan 0 converts it all the same"
+_COMPUTED: Final = "it is computed: what it is made of is damaged, or the numbers that say how are too large for it"
 _ONE: Final = 0x7C00
 _TWO: Final = 0x7C007C00
 #: From and to which byte of a block its halves stand, a scale or a scale and a minimum, and their exponents there.
@@ -182,7 +184,7 @@ def _not_finite(step: Step, start: int, bad: NDArray[np.bool_], values: NDArray[
         _path(step),
         f"tensor {_source_name(step)!r}: {_index(step, start + row, column)} is {values[row, column]}; "
         f"{nan} NaN and {int(bad.sum()) - nan} infinite values in these {len(values)} rows",
-        hint="the model is damaged; --replace-nan 0 converts it all the same",
+        hint=_DAMAGED if step.values.origin(0) is not None else _COMPUTED,
     )
 
 

@@ -335,6 +335,27 @@ BAD = {
         "",
     ),
     "no t": ({"merge_method": "slerp", "base_model": "a"}, "slerp needs t", ""),
+    "more than none": (
+        {"merge_method": "ties", "base_model": "base", "parameters": {"density": -0.5, "weight": 1}},
+        "parameters.density: must be of 0 to 1, found '-0.5'",
+        "",
+    ),
+    "more than all": (
+        {"merge_method": "sce", "base_model": "base", "parameters": {"select_topk": 1.5}},
+        "parameters.select_topk: must be of 0 to 1, found '1.5'",
+        "",
+    ),
+    "beyond float32": ({"parameters": {"weight": 1e39}, "models": [{"model": "a"}]}, "that float32 can hold", ""),
+    "weights beyond float32": (
+        {"parameters": {"weight": 3e38}, "models": [{"model": "a"}, {"model": "b"}]},
+        "the weights add up to more than float32 can hold",
+        "",
+    ),
+    "weights below float32": (
+        {"parameters": {"weight": 1e-50}, "models": [{"model": "a"}, {"model": "b"}]},
+        "the weights add up to 0",
+        "",
+    ),
     "twice": ({"models": [GOOD["models"][0], GOOD["models"][0]]}, "a is merged with itself", ""),
     "twice in other words": (
         {"merge_method": "task_arithmetic", "base_model": "./base", "models": [*GOOD["models"], {"model": "base/"}]},
@@ -427,12 +448,26 @@ def test_a_bad_recipe_ends_while_planning(here, name):
     assert not Path("out").exists()
 
 
+def bomb(depth):
+    """A list of ten lists of ten lists, and so on, which aliases say in a line."""
+    inside = bomb(depth - 1) if depth else "1"
+    return f"&n{depth} [{inside}" + 9 * (f", *n{depth - 1}" if depth else ", 1") + "]"
+
+
+def test_numbers_too_large_for_the_result_are_not_called_damage(here):
+    output = requant(
+        "merge", "a", "b", "--method", "linear", "--weight", "3e38", "--param", "normalize=false", "-o", "x", code=2
+    )
+    assert "it is computed" in output and "--replace-nan" not in output
+
+
 def test_a_recipe_that_is_no_yaml(here):
     for text, told in (
         ("a: [", "line 1: not YAML"),
         ("models: []\nmodels: []\n", "the key 'models' stands twice"),
         ("", "there is no recipe in it"),
         ("- 1", "must be a mapping"),
+        ("merge_method: linear\nmodels: " + bomb(9), "models[0]: must be a mapping, found '["),
         ("name: x\nmerge_method: linear\n---\nname: x\n", "has no models"),
     ):
         Path("bad.yaml").write_text(text)
@@ -456,6 +491,7 @@ def test_contradictions_of_models_are_told_at_once(here):
     output = requant("merge", "a", "broken", "--method", "linear", "--weight", "1", "-o", "out", code=4)
     for told in ("model.norm.weight", Q.format(1), "[512, 256] and [512, 255]", "a lacks", "q_proj.bias"):
         assert told in output
+    assert output.splitlines()[1].startswith("  ")  # each on its line
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp", "ties", "della", "sce", "karcher"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,7 +26,7 @@ class Entry:
 
     def expected(self, what: str) -> PlanError:
         """The error that says what stands here instead."""
-        return self.wrong(f"must be {what}, found {printable(str(self.value), 60)!r}")
+        return self.wrong(f"must be {what}, found {printable(_shown(self.value), 60)!r}")
 
     def members(self, allowed: Sequence[str]) -> dict[str, Entry]:
         """The members of a mapping, without those that say nothing; a key that is not `allowed` is an error."""
@@ -83,3 +84,10 @@ class Entry:
     def at(self, step: str, value: Any) -> Entry:
         """A value inside this one."""
         return Entry(self.file, f"{self.where}{step}".lstrip("."), value)
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value: aliases of YAML can say a list of lists ten thousand million items long."""
+    short = reprlib.Repr()
+    short.maxlevel = 2
+    return short.repr(value) if isinstance(value, list | dict | set) else str(value)

@@ -104,8 +104,9 @@ class Merge:
             lines.append(f"  {what}" + (f": {', '.join(named[:3])}{more}" if named else ""))
         left = len(self.problems) - _SHOWN
         lines += [f"  and {left} more"] if left > 0 else []
-        file = self.recipe.entry.file
-        raise PlanError("\n".join([f"{file}: {len(self.problems)} contradictions:", *lines]), hint=self._hint())
+        file, count = self.recipe.entry.file, len(self.problems)
+        told = lines[0].lstrip() if count == 1 else "\n".join([f"{count} contradictions:", *lines])
+        raise PlanError(f"{file}: {told}", hint=self._hint())
 
     def _hint(self) -> str:
         if any("rows" in what and "tokens" in what for what in self.problems):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from requant.merging.entry import Entry
 from requant.merging.methods import METHODS
@@ -17,6 +18,8 @@ from requant.merging.methods.method import Method, Parameter, Value
 
 #: Filters that every name passes.
 _ANY = (None, "*")
+#: The largest number of float32, in which merges are computed.
+_LARGEST: Final = 3.4028234663852886e38
 _TRUE, _FALSE = ("true", "yes", "on", "y", "t", "1"), ("false", "no", "off", "n", "f", "0")
 
 
@@ -121,6 +124,10 @@ def _converted(parameter: Parameter, entry: Entry) -> bool | int | float:
         raise entry.expected("a number") from None
     if not math.isfinite(number):
         raise entry.expected("a finite number")
+    if abs(number) > _LARGEST:
+        raise entry.expected("a number that float32 can hold")
+    if parameter.share and not 0 <= number <= 1:
+        raise entry.expected("of 0 to 1")
     if parameter.kind is int and not number.is_integer():
         raise entry.expected("a whole number")
     return int(number) if parameter.kind is int else number

@@ -24,16 +24,21 @@ class Linear(WeightedSum):
     def numbers(self, known: Sequence[Any]) -> list[float]:
         """The weights, and their sum."""
         weights = [self.setting.number("weight", n) for n in range(self.setting.models)]
-        total = float(np.sum(np.array(weights, np.float32), dtype=np.float32))
-        return [*weights, total if self.setting.shared["normalize"] else 1.0]
+        if not self.setting.shared["normalize"]:
+            return [*weights, 1.0]
+        return [*weights, float(np.sum(np.array(weights, np.float32), dtype=np.float32))]
 
 
 def _contradiction(setting: Setting) -> str:
     """Weights that cannot be normalized."""
-    total = sum(setting.number("weight", n) for n in range(setting.models))
-    return (
-        "the weights add up to 0, by which nothing can be divided" if setting.shared["normalize"] and not total else ""
-    )
+    if not setting.shared["normalize"]:
+        return ""
+    with np.errstate(over="ignore"):
+        weights = np.array([setting.number("weight", n) for n in range(setting.models)], np.float32)
+        total = np.sum(weights, dtype=np.float32)
+    if not total:
+        return "the weights add up to 0, by which nothing can be divided"
+    return "" if np.isfinite(total) else "the weights add up to more than float32 can hold"
 
 
 LINEAR = Method(

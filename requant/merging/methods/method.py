@@ -43,13 +43,15 @@ class Base(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter, by mergekit's name. kind: bool, int or float. choice: None is a value too, and the default."""
+    """One parameter, by mergekit's name. kind: bool, int or float. choice: None is a value too, and the default.
+    share: it is of 0 to 1."""
 
     name: str
     kind: type[bool] | type[int] | type[float]
     scope: Scope = Scope.TENSOR
     default: Value = None
     choice: bool = False
+    share: bool = False
 
     @property
     def required(self) -> bool:

@@ -113,6 +113,6 @@ SCE = Method(
     "SCE",
     "https://arxiv.org/abs/2408.07990",
     Sce,
-    (Parameter("int8_mask", bool, default=False), Parameter("select_topk", float, default=1.0)),
+    (Parameter("int8_mask", bool, default=False), Parameter("select_topk", float, default=1.0, share=True)),
     base=Base.REQUIRED,
 )

@@ -25,8 +25,8 @@ _DRAWN: Final = 1 << 31
 Mask = NDArray[np.uint8]
 
 #: Parameters of `Middling` and `Magprune`.
-GAMMA: Final = Parameter("gamma", float, Scope.OTHER, default=0.01)
-EPSILON: Final = Parameter("epsilon", float, Scope.OTHER, default=0.15)
+GAMMA: Final = Parameter("gamma", float, Scope.OTHER, default=0.01, share=True)
+EPSILON: Final = Parameter("epsilon", float, Scope.OTHER, default=0.15, share=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,8 @@ class Tasks(Formula):
         """As `combine_tasks` takes them."""
         setting, precision = self.setting, self.setting.precision
         weights = [precision.number(setting.number("weight", n)) for n in setting.others]
-        divisor = precision.number(float(np.sum(weights, dtype=np.float32)))
+        with np.errstate(over="ignore"):  # what comes of it is no number, and found where it is stored
+            divisor = precision.number(float(np.sum(weights, dtype=np.float32)))
         scales = dict.fromkeys(setting.others, np.float32(1))
         for n, (before, after) in zip(self._rescaled, known[-1] if self._rescaled else (), strict=True):
             assert self.sparsity is not None
@@ -152,7 +153,7 @@ def task_method(
         Parameter("rescale", bool, default=rescale),
         Parameter("lambda", float, default=1.0),
         Parameter("weight", float, Scope.OTHER),
-        Parameter("density", float, Scope.OTHER, default=1.0),
+        Parameter("density", float, Scope.OTHER, default=1.0, share=True),
     )
     formula = partial(_tasks, sparsity=sparsity, vote=vote)
     return Method(name, title, paper, formula, (*shared, *more), base=Base.REQUIRED, check=check)
