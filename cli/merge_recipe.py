@@ -30,7 +30,7 @@ def recipe_text(models: Sequence[str], short: Mapping[str, Any], count: int) -> 
         document["base_model"] = base
     document["models"] = _models(models, base, short)
     shared = dict(_pair(text) for text in short["parameters"])
-    if short["t"]:
+    if short["t"] is not None:
         points = _numbers("t", short["t"])
         shared["t"] = points if len(points) > 1 else points[0]
     document |= {"parameters": shared} if shared else {}
@@ -45,7 +45,7 @@ def _models(models: Sequence[str], base: str | None, short: Mapping[str, Any]) -
     found: list[dict[str, Any]] = [{"model": model} for model in models]
     others = [entry for entry in found if entry["model"] != base]
     for name in ("weight", "density"):
-        values = _numbers(name, short[name]) if short[name] else []
+        values = _numbers(name, short[name]) if short[name] is not None else []
         if len(values) not in (0, 1, len(others)):
             raise click.UsageError(f"--{name} has {len(values)} values for {len(others)} models")
         for entry, value in zip(others, values * len(others) if len(values) == 1 else values, strict=False):
@@ -55,14 +55,14 @@ def _models(models: Sequence[str], base: str | None, short: Mapping[str, Any]) -
 
 def _layers(short: Mapping[str, Any], count: int) -> tuple[int, ...] | None:
     """The layers that one model is cut to, if an option says so."""
-    given = [name for name in ("keep_layers", "drop_layers", "student") if short[name]]
+    given = [name for name in ("keep_layers", "drop_layers", "student") if short[name] is not None]
     if len(given) > 1:
         raise click.UsageError("--keep-layers, --drop-layers and --student cannot be used together")
     if not given:
         return None
-    if short["student"]:
+    if short["student"] is not None:
         return student_layers(count, short["student"], short["mapping"])
-    if short["keep_layers"]:
+    if short["keep_layers"] is not None:
         return layer_list(short["keep_layers"], count, "--keep-layers")
     dropped = layer_list(short["drop_layers"], count, "--drop-layers")
     kept = tuple(n for n in range(count) if n not in dropped)

@@ -197,6 +197,13 @@ def test_layers_are_kept_repeated_and_dropped(here):
     assert np.array_equal(tensors_of("student")[Q.format(0)], base[Q.format(1)])
 
 
+@pytest.mark.parametrize("option", ["--keep-layers", "--drop-layers"])
+@pytest.mark.parametrize("layers", ["", "2", "0-2", "x", "1-", "0-99999999999999999999"])
+def test_layers_that_are_not_there(here, option, layers):
+    assert option in requant("merge", "base", option, layers, "-o", "out", code=4)
+    assert not Path("out").exists()
+
+
 def test_recipes_that_use_each_other(here):
     first = "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.3}\n"
     second = (
