@@ -138,6 +138,22 @@ def test_tensors_that_nobody_knows(gemma3):
     assert done.exit_code == 4 and "vision_tower.vision_model.gate.weight" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["convert", "requantize"])
+def test_a_projector_of_another_type(command, made, tmp_path):
+    """From its GGUF as from its folder: what llama.cpp computes in one type only stays in it."""
+    for recipe in ("F32", "Q8_0"):
+        assert (
+            run("convert", made("qwen2audio"), tmp_path / f"{recipe}.gguf", "--mmproj", "--to", recipe).exit_code == 0
+        )
+    out = tmp_path / "again.gguf"
+    order = ("--to", "Q8_0") if command == "convert" else ("Q8_0",)
+    words = [tmp_path / "F32.gguf", out, *order]
+    done = run(command, *words)
+    assert done.exit_code == 0, done.stderr
+    assert summary(out)["tensors"] == summary(tmp_path / "Q8_0.gguf")["tensors"]
+    assert run(command, tmp_path / "F32.gguf", tmp_path / "q4.gguf", *order[:-1], "Q4_K_M").exit_code == 4
+
+
 def test_a_recipe_that_is_none_for_projectors(gemma3):
     done = convert(gemma3, "--to", "Q4_K_M")
     assert done.exit_code == 4 and "Q8_0" in done.stderr

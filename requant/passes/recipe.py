@@ -13,6 +13,7 @@ from requant.passes.passing import Fact
 from requant.passes.steps import stored_encoding
 from requant.plan import Translation
 from requant.recipes import (
+    PROJECTOR,
     Facts,
     Overrides,
     Recipe,
@@ -54,7 +55,8 @@ class Mix:
         overrides, importance = self.overrides, self._renamed(said)
         if self.like is not None:
             overrides = replace(overrides, like={tensor.name: tensor.encoding for tensor in self.like.tensors})
-        if said.source.naming is Naming.HF:
+        # a projector that is one already is made anew, by the rules that know what llama.cpp computes with
+        if said.source.naming is Naming.HF or (said.architecture == PROJECTOR and recipe.main is not None):
             choices = choose_converted(recipe, wanted, facts, overrides, importance)
         else:
             choices = choose_encodings(recipe, wanted, facts, overrides, importance, keep_split=self.keep_split)

@@ -145,13 +145,16 @@ def _expected(projector: Projector, sizes: Sizes, flags: Flags, tensors: int) ->
         if sizes.get(size, 0) > tensors:
             raise PlanError(f"the configuration says {sizes[size]} layers, but there are only {tensors} tensors")
     for rule in projector.rules:
-        if not rule.layered:
-            if rule.applies(flags, None):
-                yield named(rule, None, sizes, "")
-            continue
-        layers = range(sizes[_STACKS[rule.ggml.split(".")[0]]])
-        for k, n in enumerate(n for n in layers if rule.applies(flags, n)):
-            yield named(replace(rule, hf=rule.hf.replace("{k}", str(k))), n, sizes, "")
+        if not rule.layered and rule.applies(flags, None):
+            yield named(rule, None, sizes, "")
+    for stack, size in _STACKS.items():
+        rules = [rule for rule in projector.rules if rule.layered and rule.ggml.split(".")[0] == stack]
+        seen = dict.fromkeys(rules, 0)
+        for n in range(sizes[size] if rules else 0):
+            for rule in rules:
+                if rule.applies(flags, n):
+                    yield named(replace(rule, hf=rule.hf.replace("{k}", str(seen[rule]))), n, sizes, "")
+                    seen[rule] += 1
 
 
 def _values(item: Expected, tensor: Tensor, sizes: Sizes) -> Node:
