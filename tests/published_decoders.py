@@ -136,6 +136,30 @@ _FROM_GLM: Final = (
     _ling,
 )
 
+_LLAMA_SHAPES: Final = {
+    "model.embed_tokens.weight": (96, 64),
+    "model.norm.weight": (64,),
+    "lm_head.weight": (96, 64),
+    "model.layers.{n}.input_layernorm.weight": (64,),
+    "model.layers.{n}.post_attention_layernorm.weight": (64,),
+    "model.layers.{n}.self_attn.q_proj.weight": (64, 64),
+    "model.layers.{n}.self_attn.k_proj.weight": (32, 64),
+    "model.layers.{n}.self_attn.v_proj.weight": (32, 64),
+    "model.layers.{n}.self_attn.o_proj.weight": (64, 64),
+}
+
+
+def _experts(
+    module: str, count: int, width: int, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+) -> dict[str, tuple[int, int]]:
+    """names: of gate, up and down."""
+    return {
+        f"model.layers.{{n}}.{module}.{e}.{name}.weight": (64, width) if name == names[2] else (width, 64)
+        for e in range(count)
+        for name in names
+    }
+
+
 #: name -> model
 DECODERS: Final[Mapping[str, Published]] = {
     "baichuan": Published(
@@ -496,4 +520,57 @@ DECODERS: Final[Mapping[str, Published]] = {
         _published("BailingMoeV2", "bailing_moe_v2", **_LING2, partial_rotary_factor=0.5), _glm4_moe(0.5), *_FROM_GLM
     ),
     "sarvammoe": Published(_published("SarvamMoE", "sarvam_moe", **_LING2), _glm4_moe(1.0), *_FROM_GLM),
+    "grovemoe": Published(
+        _published("GroveMoe", "grove_moe", **_EXPERTS, head_dim=16, norm_topk_prob=True),
+        shapes={
+            **_LLAMA_SHAPES,
+            "model.layers.{n}.self_attn.q_norm.weight": (16,),
+            "model.layers.{n}.self_attn.k_norm.weight": (16,),
+            "model.layers.{n}.mlp.gate.weight": (4, 64),
+            **_experts("mlp.experts", 4, 48),
+            **_experts("mlp.chunk_experts", 2, 16),
+        },
+    ),
+    "smallthinker": Published(
+        {
+            **{key: value for key, value in _GROUPED.items() if key not in ("intermediate_size", "hidden_act")},
+            "architectures": ["SmallThinkerForCausalLM"],
+            "model_type": "smallthinker",
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "moe_num_primary_experts": 4,
+            "moe_num_active_primary_experts": 2,
+            "moe_ffn_hidden_size": 48,
+            "moe_primary_router_apply_softmax": False,
+            "norm_topk_prob": True,
+            "sliding_window_layout": [0, 1, 1, 1, 0],
+            "rope_layout": [0, 1, 1, 1, 0],
+            "sliding_window_size": 4096,
+        },
+        shapes={
+            **_LLAMA_SHAPES,
+            "model.layers.{n}.block_sparse_moe.primary_router.weight": (4, 64),
+            **_experts("block_sparse_moe.experts", 4, 48, ("gate", "up", "down")),
+        },
+    ),
+    "arctic": Published(
+        _published(
+            "Arctic",
+            "arctic",
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            moe_layer_frequency=1,
+            parallel_attn_mlp_res=True,
+            use_residual=True,
+        ),
+        shapes={
+            **_LLAMA_SHAPES,
+            "model.layers.{n}.residual_layernorm.weight": (64,),
+            "model.layers.{n}.residual_mlp.w1.weight": (64, 64),
+            "model.layers.{n}.residual_mlp.w2.weight": (64, 64),
+            "model.layers.{n}.residual_mlp.w3.weight": (64, 64),
+            "model.layers.{n}.block_sparse_moe.gate.weight": (4, 64),
+            **_experts("block_sparse_moe.experts", 4, 96, ("w1", "w3", "w2")),
+        },
+    ),
 }

@@ -20,7 +20,7 @@ from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_expressions import values
 from tests.test_architectures import LOST, TOKENIZER, as_text, plainly, same, sees
-from tests.tiny_models import DIFFUSION, ENCODERS, MODELS, VOCABULARY, make
+from tests.tiny_models import DIFFUSION, ENCODERS, MODELS, TWO_STACKS, VOCABULARY, make
 from tests.tiny_published import PUBLISHED
 
 #: Largest difference of two logits, as a part of their range.
@@ -58,12 +58,12 @@ def agree(ours, theirs):
 #: What llama.cpp computes otherwise, which a loss tells: the weights of Phi-3.5-MoE's experts.
 OTHERWISE_COMPUTED = {"phimoe"}
 #: The variants of a family take the time of the whole suite; one of each is enough for every day.
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in MODELS]
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if "-" in name or name in PUBLISHED else name for name in MODELS]
 #: Without those that llama.cpp computes otherwise, which a loss tells: it cuts the borders of yarn, gpt-oss does not.
 DECODERS = [
-    pytest.param(name, marks=pytest.mark.slow) if "-" in name else name
+    pytest.param(name, marks=pytest.mark.slow) if "-" in name or name in PUBLISHED else name
     for name in MODELS
-    if name not in ENCODERS | DIFFUSION and name != "gptoss-published"
+    if name not in ENCODERS | DIFFUSION | TWO_STACKS and name != "gptoss-published"
 ]
 
 
@@ -145,10 +145,13 @@ def test_back_to_hf(name, tmp_path):
         return
     with contextlib.redirect_stderr(io.StringIO()):
         again = transformers.AutoModelForCausalLM if name not in ENCODERS else transformers.AutoModel
+        if name in TWO_STACKS or name == "t5encoder":
+            again = type(model)
         loaded = again.from_pretrained(tmp_path / "back").eval()
     text = torch.tensor([tokens(24)])
     with torch.inference_mode():
-        ours, theirs = loaded(text)[0], model(text)[0]
+        more = {"decoder_input_ids": text} if name in TWO_STACKS else {}
+        ours, theirs = loaded(text, **more)[0], model(text, **more)[0]
         # stacks of experts are multiplied where they lie in the file, in an order that the place decides
         near = any(tensor.endswith(("A_log", "input_linear.weight")) for tensor in after)
         assert torch.allclose(ours, theirs, atol=1e-4) if near else torch.equal(ours, theirs)

@@ -21,7 +21,7 @@ NAMES = [name for name in MODELS if "-" not in name and name not in PUBLISHED]
 IRRELEVANT = {
     "training only": {
         *("dropout", "mlp_dropout", "initializer_cutoff_factor", "sparse_pred_ignore_index", "sparse_prediction"),
-        "input_jitter_noise",
+        *("input_jitter_noise", "dropout_rate", "initializer_factor"),
         *("initializer_range", "attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout"),
         *("embd_pdrop", "resid_pdrop", "attn_pdrop", "attention_probs_dropout_prob", "hidden_dropout_prob"),
         *("classifier_dropout", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
@@ -96,6 +96,13 @@ SAID_OTHERWISE = {
     },
     "ALiBi takes the place of what is learned, and the rest is of training": {
         *(("mpt", key) for key in ("learned_pos_emb", "embedding_fraction", "emb_pdrop", "init_device")),
+    },
+    "feed_forward_proj says it": {
+        *((name, key) for name in ("t5", "umt5", "t5encoder") for key in ("dense_act_fn", "is_gated_act")),
+    },
+    "both stacks are there, or one": {
+        *((name, "is_decoder") for name in ("t5", "umt5", "t5encoder")),
+        *(("t5encoder", key) for key in ("num_decoder_layers", "scale_decoder_outputs")),
     },
     "of the sines in which the position embedding of DistilBERT began": {("distilbert", "sinusoidal_pos_embds")},
     "of heads of other classes": {

@@ -578,17 +578,22 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "SolarOpenConfig",
         {**_MIXTURE, "n_routed_experts": 4, "n_shared_experts": 1},
     ),
+    "t5encoder": ("T5EncoderModel", "T5Config", {}),
+    "t5": ("T5ForConditionalGeneration", "T5Config", {"num_layers": 3, "num_decoder_layers": 2}),
+    "umt5": ("UMT5ForConditionalGeneration", "UMT5Config", {}),
     "mpt": ("MptForCausalLM", "MptConfig", {"attn_config": {"clip_qkv": 2.0}}),
     "mpt-unclipped": ("MptForCausalLM", "MptConfig", {}),
     **{name: (*(model.twin or ("", "", {})),) for name, model in PUBLISHED.items()},
 }
+#: What reads one text and writes another, with two stacks of layers.
+TWO_STACKS: Final = frozenset({"t5", "umt5"})
 #: Decoders that see to both sides, and fill in what is masked.
 DIFFUSION: Final = frozenset({"dream", "rnd1", "lladamoe", "llada"})
 _FULL_ATTENTION: Final = frozenset(
     {
         *("GPT2Config", "GPTBigCodeConfig", "GPTNeoXConfig", "BloomConfig", "FalconConfig", "BertConfig"),
         *("RobertaConfig", "XLMRobertaConfig", "CamembertConfig", "DistilBertConfig", "ModernBertConfig"),
-        *("NomicBertConfig", "JinaEmbeddingsV3Config", "MptConfig"),
+        *("NomicBertConfig", "JinaEmbeddingsV3Config", "MptConfig", "T5Config", "UMT5Config"),
     }
 )
 #: Those that embed a text instead of predicting tokens.
@@ -603,6 +608,7 @@ ENCODERS: Final = frozenset(
             "jinabert-code",
             "jinabert3-adapters",
             "llamaembed",
+            "t5encoder",
         ),
     }
 )
@@ -637,6 +643,14 @@ def make(
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)
         settings.pop("max_position_embeddings")
+    if config_class in ("T5Config", "UMT5Config"):
+        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            settings.pop(key)
+        settings.pop("max_position_embeddings")
+        proj = "relu" if name == "t5encoder" else "gated-gelu"
+        settings = {"d_model": 64, "d_ff": 96, "num_layers": 2, "num_heads": 4, "d_kv": 24, **settings}
+        settings |= {"feed_forward_proj": proj}
+        settings |= {"pad_token_id": 0, "decoder_start_token_id": 0}
     if config_class == "MptConfig":
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)

@@ -181,6 +181,12 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("BAILING_MOE", "bailing", "bailing_moe bailingmoe BailingMoeForCausalLM BailingMoeModel"),
     ("SARVAM_MOE", "bailing", "sarvam_moe SarvamMoEForCausalLM modeling_sarvam_moe.SarvamMoEForCausalLM"),
     ("BAILING_MOE2", "bailing", "bailing_moe_v2 bailingmoe2 BailingMoeV2ForCausalLM BailingMoeV2Model"),
+    ("T5_ENCODER", "t5", "t5 mt5 umt5 t5encoder T5EncoderModel"),
+    ("T5", "t5", "t5 mt5 T5ForConditionalGeneration MT5ForConditionalGeneration T5WithLMHeadModel"),
+    ("UMT5", "t5", "umt5 t5 UMT5ForConditionalGeneration UMT5Model"),
+    ("GROVE_MOE", "grove", "grove_moe grovemoe GroveMoeForCausalLM modeling_grove_moe.GroveMoeForCausalLM"),
+    ("SMALL_THINKER", "grove", "smallthinker SmallThinkerForCausalLM SmallThinkerModel"),
+    ("ARCTIC", "grove", "arctic ArcticForCausalLM ArcticModel"),
     ("DBRX", "dbrx", "dbrx DbrxForCausalLM DbrxModel"),
 )
 

@@ -37,7 +37,7 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
     expert_ffn, shared = _count(values, "expert_feed_forward_length", ffn), _count(values, "expert_shared_count", 0)
     shared_ffn = _count(values, "expert_shared_feed_forward_length", shared * expert_ffn if shared else ffn)
     return {
-        "layers": layers,
+        "layers": max(layers, _count(values, "decoder_block_count", 0)),
         "hidden": hidden,
         "hidden_pair": 2 * hidden,
         "vocab": vocabulary,
@@ -55,6 +55,9 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "shared_ffn": shared_ffn,
         "shared_ffn_pair": 2 * shared_ffn,
         "experts": experts,
+        "chunk_experts": experts // _count(values, "experts_per_group", 1),
+        "chunk_ffn": _count(values, "expert_chunk_feed_forward_length", 0),
+        "buckets": _count(values, "attention.relative_buckets_count", 0),
         "one": 1,
         "rotary": _count(values, "rope.dimension_count", head),
         "positions": _count(values, "context_length"),
