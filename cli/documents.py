@@ -305,6 +305,21 @@ class FamiliesDocument(Document):
     projectors: Annotated[list[ProjectorRow], "all projectors, or those asked for"]
 
 
+class ChecksumRow(TypedDict):
+    """A checksum of a tensor, or of the whole model."""
+
+    algorithm: Annotated[str, "xxh64, sha1, sha256, blake3 or uuid"]
+    digest: Annotated[str, "hexadecimal; a UUID with its dashes"]
+    tensor: Annotated[str | None, "its name; null for the model"]
+    verdict: Annotated[str | None, "with --verify: Ok, Mismatch, Not Found (in the manifest) or Missing (in the model)"]
+
+
+class HashDocument(Document):
+    """`hash`: what `hash --json` prints."""
+
+    checksums: Annotated[list[ChecksumRow], "of the tensors in file order, then of the model"]
+
+
 #: Name of a document -> its shape.
 DOCUMENTS: Final[Mapping[str, type]] = {
     "plan": PlanDocument,
@@ -313,6 +328,7 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "check": CheckDocument,
     "types": TypesDocument,
     "families": FamiliesDocument,
+    "hash": HashDocument,
     "error": ErrorDocument,
 }
 

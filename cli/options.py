@@ -227,7 +227,7 @@ def read_text(path: Path) -> str:
         raise FormatError(path, "this is not UTF-8 text", offset=error.start) from None
 
 
-def cut(max_shard_size: str | None, max_shard_tensors: int | None) -> LayoutOptions:
+def cut(max_shard_size: str | None, max_shard_tensors: int | None, option: str = "--max-shard-size") -> LayoutOptions:
     """How to cut the output into files.
 
     >>> cut("2G", None).shard_bytes
@@ -237,7 +237,7 @@ def cut(max_shard_size: str | None, max_shard_tensors: int | None) -> LayoutOpti
         return LayoutOptions(None, max_shard_tensors)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", max_shard_size.strip().upper())
     if match is None or not 0 < float(match[1]) < 1e12:
-        raise click.BadParameter(f"{max_shard_size!r} is not a size such as 500M or 5GB", param_hint="--max-shard-size")
+        raise click.BadParameter(f"{max_shard_size!r} is not a size such as 500M or 5GB", param_hint=option)
     return LayoutOptions(int(float(match[1]) * _UNITS[match[2]]), max_shard_tensors)
 
 

@@ -48,11 +48,15 @@ class LayoutOptions:
     """How the output is cut into files: `shard_bytes` of tensor data and `shard_tensors` tensors at most in each.
 
     shard_counts: the number of tensors in each file, in order; it leaves the limits without effect.
+    numbered: the files of a GGUF are named and counted as those of a split model, even a single one.
+    bare_first: the first file of a split GGUF has the metadata and no tensors.
     """
 
     shard_bytes: int | None = None
     shard_tensors: int | None = None
     shard_counts: tuple[int, ...] | None = None
+    numbered: bool = False
+    bare_first: bool = False
 
 
 class Format(Protocol):

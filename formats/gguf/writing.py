@@ -2,7 +2,7 @@
 
 As ggml/src/gguf.cpp writes it: version 3, key-values and tensors in the given order, all padded with zeros to the
 alignment, the last tensor too. A file without tensors ends after its key-values, as a vocabulary made by
-llama.cpp's conversion script does.
+llama.cpp's conversion script does; one of a split model is padded, as llama-gguf-split writes it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def layout(checkpoint: Checkpoint[TensorSpec], destination: Path, options: Layou
     metadata = {key: typed for key, typed in checkpoint.metadata.items() if key not in SPLIT_KEYS}
     alignment = _check(checkpoint.tensors, metadata, destination)
     shards = _cut(checkpoint.tensors, alignment, options)
-    if len(shards) == 1:
+    if options.bare_first:
+        shards.insert(0, ())
+    if len(shards) == 1 and not options.numbered:
         return Layout(destination.parent, (_file(destination.name, metadata, shards[0], alignment),))
     if len(shards) > MAX_SHARDS:
         raise PlanError(f"{len(shards)} files; GGUF knows {MAX_SHARDS} at most", hint="choose larger shards")
@@ -52,7 +54,7 @@ def layout(checkpoint: Checkpoint[TensorSpec], destination: Path, options: Layou
         # in the order of gguf-split; or in that of llama-quantize, which keeps files as they were cut
         counts = {TENSORS_KEY: total, COUNT_KEY: count}
         own |= counts if options.shard_counts is None else dict(reversed(counts.items()))
-        files.append(_file(shard_name(prefix, index, len(shards)), own, tensors, alignment))
+        files.append(_file(shard_name(prefix, index, len(shards)), own, tensors, alignment, padded=True))
     return Layout(destination.parent, tuple(files))
 
 
@@ -116,8 +118,10 @@ def _cut(tensors: tuple[TensorSpec, ...], alignment: int, options: LayoutOptions
     return [tuple(shard) for shard in shards]
 
 
-def _file(name: str, metadata: Mapping[str, Typed], tensors: tuple[TensorSpec, ...], alignment: int) -> OutputFile:
-    """Head and slots of one file."""
+def _file(
+    name: str, metadata: Mapping[str, Typed], tensors: tuple[TensorSpec, ...], alignment: int, *, padded: bool = False
+) -> OutputFile:
+    """Head and slots of one file. padded: even where no tensor follows."""
     pieces = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     pieces += [pack_pair(key, typed) for key, typed in metadata.items()]
     offsets = []
@@ -130,7 +134,7 @@ def _file(name: str, metadata: Mapping[str, Typed], tensors: tuple[TensorSpec, .
         offsets.append(offset)
         offset += _padded(tensor.nbytes, alignment)
     head = b"".join(pieces)
-    if tensors:
+    if tensors or padded:
         head += bytes(-len(head) % alignment)
     slots = {(tensor.name, "data"): len(head) + start for tensor, start in zip(tensors, offsets, strict=True)}
     return OutputFile(name, head, len(head) + offset, slots)
