@@ -58,7 +58,27 @@ def as_theirs(name, tensors):
     return {tensor.replace(ours, theirs) if ours else tensor: content for tensor, content in kept.items()}
 
 
-@pytest.mark.parametrize("name", MODELS)
+#: The others are slow tests.
+QUICK = (
+    "gemma3",
+    "qwen2.5vl",
+    "qwen3vl",
+    "glm4v",
+    "lfm2vl",
+    "mistral3",
+    "llama4",
+    "internvl-chat",
+    "voxtral",
+    "kimi-k2.5",
+)
+
+
+def quick_first(names):
+    """Names as parameters, slow ones marked."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", quick_first(MODELS))
 def test_same_as_the_converter_of_llama_cpp(name, folders, tmp_path):
     """Every byte of every tensor, and every value of the metadata, in four types."""
     golden = json.loads((GOLDENS / f"{name}.json").read_text())

@@ -12,6 +12,7 @@ from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.operations.convert import Request, plan_conversion
 from tests import mtmd, seen
+from tests.test_projectors import quick_first
 from tests.tiny_projectors import MODELS, make
 
 pytestmark = pytest.mark.skipif(not mtmd.installed(), reason=f"needs xllamacpp {mtmd.VERSION}")
@@ -57,14 +58,6 @@ def in_order(name, found, folder, width):
         assert np.array_equal(found[breaks], np.tile(table[12].float().numpy(), (breaks.sum(), 1)))
         return found[~breaks]
     return found
-
-
-#: The others are slow tests.
-QUICK = ("gemma3", "qwen2.5vl", "qwen3vl", "mistral3", "smolvlm", "llama4")
-
-
-def quick_first(names):
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize("name", quick_first(seen.SIZES))

@@ -14,7 +14,7 @@ from requant.architectures.llama import BUFFERS, MLP
 from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
-    SEEING,
+    MMPROJ,
     Assumption,
     Config,
     Family,
@@ -150,7 +150,7 @@ GEMMA3: Final = Family(
         *BUFFERS,
         Ignored(
             r"(model\.)?(vision_tower|multi_modal_projector)\..*",
-            SEEING,
+            MMPROJ,
             lost=True,
         ),
     ),

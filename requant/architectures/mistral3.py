@@ -15,7 +15,7 @@ from requant.architectures.llama import HEAD_KEYS, LLAMA, MLP, NORMS, SILU, WIND
 from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rope import Rope, parameters
 from requant.architectures.rules import (
-    SEEING,
+    MMPROJ,
     Assumption,
     Config,
     Family,
@@ -91,7 +91,7 @@ MISTRAL3: Final[Family] = replace(
     ignored=(
         Ignored(
             r"(model\.)?(vision_tower|multi_modal_projector)\..*",
-            SEEING,
+            MMPROJ,
             lost=True,
         ),
     ),

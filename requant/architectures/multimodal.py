@@ -20,7 +20,7 @@ from requant.architectures.llama import LLAMA
 from requant.architectures.phi3 import PHI3
 from requant.architectures.qwen import QWEN2, QWEN3
 from requant.architectures.qwen_vl import QWEN2_VL, QWEN3_VL
-from requant.architectures.rules import Assumption, Config, Family, Ignored, never
+from requant.architectures.rules import MMPROJ, Assumption, Config, Family, Ignored, never
 from requant.architectures.stablelm import STABLELM
 from requant.ir import Json
 
@@ -34,7 +34,7 @@ _PARTS: Final = (
 )
 SEEING: Final = Ignored(
     rf"((model|thinker)\.)?({'|'.join(_PARTS)})(\..*)?",
-    "what sees or hears: llama.cpp keeps it in a file of its own (mmproj)",
+    MMPROJ,
     lost=True,
 )
 

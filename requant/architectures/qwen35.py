@@ -29,7 +29,7 @@ from requant.architectures.numbers import number
 from requant.architectures.qwen import SHARED
 from requant.architectures.rope import Rope, rotary
 from requant.architectures.rules import (
-    SEEING,
+    MMPROJ,
     Assumption,
     Config,
     Family,
@@ -204,7 +204,7 @@ QWEN35: Final[Family] = replace(
         *AHEAD,
         Ignored(
             r"(model\.)?visual\..*",
-            SEEING,
+            MMPROJ,
             lost=True,
         ),
     ),

@@ -14,11 +14,11 @@ from requant.architectures.llama import DECODER_KEYS
 from requant.architectures.mrope import Sections
 from requant.architectures.qwen import QWEN2, QWEN3
 from requant.architectures.rope import Rope
-from requant.architectures.rules import SEEING, Config, Family, Ignored, Irregular, Key, Sizes, ToGgml, ToHf, always
+from requant.architectures.rules import MMPROJ, Config, Family, Ignored, Irregular, Key, Sizes, ToGgml, ToHf, always
 from requant.ir import Checkpoint, Tensor, Typed
 
 _BASES: Final = ("model.", "model.language_model.", "language_model.model.", "")
-_VISION: Final = Ignored(r"(model\.)?visual\..*", SEEING, lost=True)
+_VISION: Final = Ignored(r"(model\.)?visual\..*", MMPROJ, lost=True)
 #: How many layers get pictures once more, by config.json's list of the vision model's.
 _DEEPSTACK: Final = "n_deepstack_layers"
 

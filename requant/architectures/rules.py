@@ -28,10 +28,8 @@ Flags = Mapping[str, bool | Sequence[bool]]
 Default = Callable[[Config], Json]
 
 
-#: Why the tensors of what sees are left out of a text model's GGUF.
-SEEING: Final = (
-    "the vision model: llama.cpp keeps it in a file of its own (mmproj), which the same command makes with --mmproj"
-)
+#: Why tensors are left out that a projector is made of.
+MMPROJ: Final = "what sees or hears: llama.cpp keeps it in a file of its own (mmproj)"
 
 
 def always(value: Json) -> Default:

@@ -22,7 +22,7 @@ from requant.architectures.names import (
     unknown,
 )
 from requant.architectures.reordered import by_outputs
-from requant.architectures.rules import Config, Family, Flags, Order, Rule, Sizes
+from requant.architectures.rules import MMPROJ, Config, Family, Flags, Ignored, Order, Rule, Sizes
 from requant.architectures.runtime import OUTPUT_NEEDED
 from requant.architectures.sizes import sizes_of
 from requant.architectures.tied import same_values, with_embedding
@@ -112,7 +112,7 @@ def claimed(said: Translation) -> Translation:
     """Nothing is left over but what is left out on purpose."""
     model = said.known
     left = [tensor for name, tensor in model.tensors.items() if name not in model.used]
-    return said.losing(*_leftovers(left, model))
+    return said.losing(*_leftovers(left, model, said.source.config))
 
 
 def described(said: Translation) -> Translation:
@@ -219,9 +219,20 @@ def _untied(
     )
 
 
-def _leftovers(left: Sequence[Tensor], model: Model) -> list[Loss]:
+def _why(item: Ignored, config: Config) -> str:
+    """Why tensors are left out; of what sees or hears, with what makes a file of them."""
+    if item.reason != MMPROJ:
+        return item.reason
+    from requant.projectors import index
+
+    known = index.named(index.classes_of(config))
+    return f"{MMPROJ}; {'the same command with --mmproj makes it' if known else 'requant has none for this class'}"
+
+
+def _leftovers(left: Sequence[Tensor], model: Model, config: Config) -> list[Loss]:
     """Losses for tensors that are left out on purpose; an error for unknown ones."""
     losses, strange = [], []
+    reasons: dict[str, str] = {}
     for tensor in left:
         name = tensor.name
         known = next((item for item in model.family.ignored if item.has(name, model.sizes["layers"])), None)
@@ -230,7 +241,9 @@ def _leftovers(left: Sequence[Tensor], model: Model) -> list[Loss]:
         elif known is None:
             strange.append(name)
         elif known.lost:
-            losses.append(Loss.of_tensor(tensor, known.reason))
+            if known.reason not in reasons:
+                reasons[known.reason] = _why(known, config)
+            losses.append(Loss.of_tensor(tensor, reasons[known.reason]))
     if strange:
         raise unknown(strange, model.family, model.sizes, model.flags, model.base)
     return losses

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Final
 
+from requant.ir import Json
 from requant.projectors.rules import Projector
 
 #: (name of the projector in its file, the file, its classes).
@@ -61,6 +62,13 @@ def every() -> tuple[Projector, ...]:
 def named(classes: Iterable[str]) -> tuple[Projector, ...]:
     """Those of any of these classes, of the first class first."""
     return tuple(_loaded(name, file) for one in classes for name, file, own in TABLE if one in own.split())
+
+
+def classes_of(config: Mapping[str, Json]) -> list[str]:
+    """Classes by which a projector is known, the most specific first: that of the vision model, if it has one."""
+    vision = config.get("vision_config")
+    lists = (vision.get("architectures") if isinstance(vision, dict) else None, config.get("architectures"))
+    return [name for listed in lists if isinstance(listed, list) for name in listed if isinstance(name, str)]
 
 
 @cache

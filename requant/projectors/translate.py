@@ -15,7 +15,7 @@ from requant.architectures.rules import Config, Flags, Order, Rule, Sizes
 from requant.architectures.values import plain
 from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Affine, Node, RopeOrder, Slice, Stored, Transposed, reshaped
-from requant.ir import Checkpoint, Json, Tensor
+from requant.ir import Checkpoint, Tensor
 from requant.losses import Loss, LossKind
 from requant.plan import Move, Translation
 from requant.projectors import index
@@ -81,15 +81,8 @@ def described(said: Translation) -> Translation:
     return replace(said, metadata=general | said.metadata).losing(*losses)
 
 
-def classes_of(config: Mapping[str, Json]) -> list[str]:
-    """Classes by which a projector is known, the most specific first: that of the vision model, if it has one."""
-    vision = config.get("vision_config")
-    lists = (vision.get("architectures") if isinstance(vision, dict) else None, config.get("architectures"))
-    return [name for listed in lists if isinstance(listed, list) for name in listed if isinstance(name, str)]
-
-
 def _recognized(source: Checkpoint[Tensor], config: Config) -> Projector:
-    classes = classes_of(source.config)
+    classes = index.classes_of(source.config)
     why = ""
     for projector in index.named(classes):
         why = projector.takes(config)
