@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from requant import formats
 from requant.cli import interrupts
 from requant.cli.documents import say_document
 from requant.cli.options import MAX_THREADS, located, read_text
+from requant.cli.stages import bars
 from requant.cli.tables import size
 from requant.cli.terminal import say
 from requant.errors import PlanError, VerifyError
@@ -95,7 +95,7 @@ def check(
         raise PlanError(f"{path} is a folder; llama.cpp loads GGUF files", hint="requant convert makes one of it")
     other = None if against is None else located(against, quiet)
     opener = None if other is None else _opener(other, reference, trial.n_ctx, trial.threads)
-    with interrupts.cleaning_up(), _bars(quiet) as progress:
+    with interrupts.cleaning_up(), bars(quiet) as progress:
         report = check_model(path, trial, Limits(**asked), opener, progress)
     if as_json:
         say_document("check", report.to_json())
@@ -148,34 +148,6 @@ def _dense(source: Path, destination: Path) -> Path:
 
     execute(plan_conversion(formats.open(source), FORMATS["gguf"], destination, Request("F32")))
     return destination
-
-
-@contextlib.contextmanager
-def _bars(quiet: bool) -> Iterator[Any]:
-    """Progress on stderr, one bar for each stage; a stage of less than a second shows none."""
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-
-    def progress(stage: str, fraction: float) -> None:
-        if stage not in bars:
-            for bar in bars.values():
-                bar.close()
-            bars[stage] = tqdm(
-                total=100,
-                desc=stage,
-                delay=1,
-                leave=False,
-                disable=quiet or not sys.stderr.isatty(),
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
-            )
-        bars[stage].update(100 * fraction - bars[stage].n)
-
-    try:
-        yield progress
-    finally:
-        for bar in bars.values():
-            bar.close()
 
 
 def report_text(report: Report) -> str:

@@ -252,6 +252,19 @@ class CheckDocument(Document):
     failures: Annotated[list[str], "why it failed; empty where it passed"]
 
 
+class CalibrationDocument(Document):
+    """`calibration`: what `calibrate --json` prints."""
+
+    output: Annotated[str, "the file that was written"]
+    tensors: Annotated[int, "whose inputs were measured"]
+    tokens: Annotated[int, "that were read"]
+    gradient_tokens: Annotated[int, "of which gradients were taken"]
+    window: Annotated[int, "tokens of a window"]
+    model: Annotated[str, "SHA-256 of the names and shapes of its tensors"]
+    texts: Annotated[list[str], "SHA-256 of the tokens of each calibration"]
+    unreached: Annotated[dict[str, int], "tensor -> how many of its experts no token reached"]
+
+
 class Speed(TypedDict):
     """How exact and fast a type is, on values and a machine."""
 
@@ -326,6 +339,7 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "receipt": ReceiptDocument,
     "inspection": InspectionDocument,
     "check": CheckDocument,
+    "calibration": CalibrationDocument,
     "types": TypesDocument,
     "families": FamiliesDocument,
     "hash": HashDocument,

@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "requantize": "Change the quantization types of a GGUF, with the arguments of llama-quantize.",
     "split": "Cut a model into several files.",
     "join": "Make one file of a model that is in several.",
+    "calibrate": "Run a model over text and write an importance matrix.",
     "inspect": "Show what a model file or folder consists of.",
     "hash": "Print or verify checksums of a model's tensors.",
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",

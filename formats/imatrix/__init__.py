@@ -74,7 +74,7 @@ def _read_gguf(path: Path) -> Importance:
         raise FormatError(path, "no tensor of an importance matrix inside")
     return Importance(
         entries={name: _measured(path, name, pair) for name, pair in halves.items()},
-        datasets=_strings(checkpoint.metadata[_DATASETS]),
+        datasets=strings(checkpoint.metadata[_DATASETS]),
         chunks=_count(path, _CHUNKS, checkpoint.metadata[_CHUNKS]),
         chunk_tokens=_count(path, _CHUNK_TOKENS, checkpoint.metadata[_CHUNK_TOKENS]),
         source=str(path),
@@ -104,8 +104,8 @@ def _measured(path: Path, name: str, pair: dict[str, Tensor]) -> Measured:
     return Measured(sums.reshape(counts.size, -1), rounded)
 
 
-def _strings(typed: Typed) -> tuple[str, ...]:
-    """The data sets; like llama.cpp this takes a key of another type for none."""
+def strings(typed: Typed) -> tuple[str, ...]:
+    """Those of a key; like llama.cpp this takes a key of another type for none."""
     value = typed.value
     return tuple(map(str, value)) if typed.kind == "[str]" and not isinstance(value, int | float) else ()
 

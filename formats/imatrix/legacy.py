@@ -97,3 +97,25 @@ class _Reader:
 def _text(data: bytes) -> str:
     """A zero byte ends a name, whatever length was claimed for it."""
     return data.split(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def legacy_bytes(importance: Importance) -> bytes:
+    """`importance` as llama-imatrix writes it with `--output-format dat`.
+
+    Sums become means times chunks, and experts that no token reached count 1. Entries without any token are left out.
+    Source: `save_imatrix_legacy` of its tool.
+    """
+    tokens = max(importance.chunk_tokens, 1)
+    entries = {name: entry for name, entry in sorted(importance.entries.items()) if (entry.counts > 0).any()}
+    out = [struct.pack("<i", len(entries))]
+    for name, entry in entries.items():
+        raw = name.encode("utf-8", "surrogateescape")
+        calls = (int(entry.counts.max()) + tokens - 1) // tokens
+        counts = entry.counts.astype(np.float32)[:, None]
+        with np.errstate(all="ignore"):
+            means = np.where(counts > 0, entry.sums / counts, np.float32(1)) * np.float32(calls)
+        out.append(struct.pack(f"<i{len(raw)}sii", len(raw), raw, calls, means.size))
+        out.append(means.astype("<f4").tobytes())
+    dataset = (importance.datasets[0] if importance.datasets else "").encode("utf-8", "surrogateescape")
+    out.append(struct.pack(f"<ii{len(dataset)}s", importance.chunks, len(dataset), dataset))
+    return b"".join(out)

@@ -30,7 +30,7 @@ class Transformers:
 
     def __init__(self, folder: Path, *, encoder: bool = False, threads: int | None = None) -> None:
         self.folder = folder
-        with _quiet():
+        with quiet():
             import torch
             import transformers
 
@@ -53,14 +53,14 @@ class Transformers:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids, with the tokenizer's special tokens around the text."""
-        with _quiet():
+        with quiet():
             return list(self._tokenizer(text)["input_ids"])
 
     def stream_logits(self, tokens: Sequence[int], *, first: int = 0) -> Iterator[Logits]:
         """One pass over the sequence; the logits come in the blocks of `requant.verify.logits.pieces`."""
         import torch
 
-        with _quiet(), torch.inference_mode():
+        with quiet(), torch.inference_mode():
             out = self._model(torch.tensor([list(tokens)]), logits_to_keep=len(tokens) - first, use_cache=False)
         logits = out.logits[0].float().numpy()
         for start, stop in pieces(len(tokens), first):
@@ -70,7 +70,7 @@ class Transformers:
         """The sequence's embedding [1, n_embd], pooled as the folder's `1_Pooling` says (the mean without one)."""
         import torch
 
-        with _quiet(), torch.inference_mode():
+        with quiet(), torch.inference_mode():
             hidden = self._model(torch.tensor([list(tokens)])).last_hidden_state[0].float().numpy()
         pooled: Logits = hidden[:1] if _pools_first(self.folder) else hidden.mean(0, keepdims=True, dtype=np.float32)
         return pooled
@@ -86,7 +86,7 @@ def _pools_first(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers warns and draws bars on stderr; what matters is raised."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,0 +1,168 @@
+"""`requant calibrate`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from requant import formats
+from requant.cli import interrupts, options
+from requant.cli.documents import say_document
+from requant.cli.stages import bars
+from requant.cli.tables import count
+from requant.cli.terminal import say
+from requant.errors import PlanError
+from requant.printable import printable
+
+if TYPE_CHECKING:
+    from requant.plan import Plan
+    from requant.statistics import Statistics
+
+_EXAMPLES: Final = """\b
+Examples:
+  requant calibrate ./SmolLM2-135M -o stats.gguf --gradients
+  requant calibrate model-Q8_0.gguf -o imatrix.gguf --text wiki.txt --text code.txt --tokens 65536
+  requant calibrate --merge one.gguf two.gguf -o both.gguf
+  requant requantize model-f16.gguf model-q4.gguf Q4_K_M --imatrix stats.gguf
+"""
+_SHOWN: Final = 16
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("models", metavar="MODEL", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="STATS.gguf, or .dat: imatrix only."
+)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Text to read; default: prose, code, languages and conversations of our own. Repeatable.",
+)
+@click.option("--tokens", type=click.IntRange(1), help="Read at most so many, spread over the text.")
+@click.option("--ctx", type=click.IntRange(32, 1 << 20), default=512, show_default=True, help="Tokens of a window.")
+@click.option(
+    "--gradients", is_flag=True, help="Measure how much each output matters, too: about three times the work."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn.")
+@click.option("--merge", is_flag=True, help="MODEL... are statistics of one model, which are added up.")
+@click.option("--force", "-f", is_flag=True, help="Replace what exists at the output.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bars and no summary.")
+def calibrate(
+    models: tuple[str, ...],
+    output: Path,
+    texts: tuple[Path, ...],
+    tokens: int | None,
+    ctx: int,
+    gradients: bool,
+    seed: int,
+    merge: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run MODEL over text and write an importance matrix, as llama-imatrix does.
+
+    MODEL is anything that `convert` reads, quantized or not. transformers runs it layer by layer (extra
+    requant[torch]): one layer is in memory at a time, and what goes from one to the next lies in the folder for
+    temporary files. llama.cpp and --imatrix read what is written; --gradients and where it came from lie beside, in
+    keys and tensors that they pass over.
+    """
+    from requant.operations.calibrate import Request, check_installed
+    from requant.operations.calibrate import calibrate as run
+
+    if output.suffix.lower() not in (".gguf", ".dat"):
+        raise click.UsageError(f"{output}: statistics are .gguf, or .dat for an importance matrix of the old form")
+    if gradients and output.suffix.lower() == ".dat":
+        raise click.UsageError("a .dat has no place for gradients; write a .gguf")
+    options.refuse_to_overwrite(output, force)
+    with interrupts.cleaning_up(), bars(quiet) as progress:
+        if merge:
+            found = _merged(models)
+        elif len(models) != 1:
+            raise click.UsageError("calibrate runs one MODEL; --merge adds statistics up")
+        else:
+            check_installed()
+            named = tuple((path.name, options.read_text(path)) for path in texts)
+            request = Request(named, tokens, ctx, gradients, seed)
+            with tempfile.TemporaryDirectory(prefix="requant-plan-") as folder:
+                found = run(_dense(models[0], Path(folder) / "model", quiet), request, progress)
+        _write(found, output)
+    if as_json:
+        say_document("calibration", document(found, output))
+    elif not quiet:
+        say(text(found, output))
+
+
+def _dense(model: str, folder: Path, quiet: bool) -> Plan:
+    """The model as a folder of plain numbers, planned and not carried out."""
+    from requant.operations.convert import Request, plan_conversion
+
+    source = formats.open(options.located(model, quiet))
+    return plan_conversion(source, formats.FORMATS["safetensors"], folder, Request("F32"))
+
+
+def _merged(paths: tuple[str, ...]) -> Statistics:
+    from requant.formats.imatrix.statistics import read_statistics
+    from requant.statistics import check_finite, merged
+
+    if len(paths) < 2:
+        raise PlanError("--merge adds up two statistics or more")
+    found = merged([read_statistics(Path(path)) for path in paths])
+    check_finite(found)
+    return found
+
+
+def _write(found: Statistics, output: Path) -> None:
+    from requant.execution import execute
+    from requant.expressions import Stored
+    from requant.formats.imatrix.legacy import legacy_bytes
+    from requant.formats.imatrix.statistics import statistics_checkpoint
+    from requant.layout import Layout, LayoutOptions, OutputFile
+    from requant.plan import Plan, Step
+
+    if output.suffix.lower() == ".dat":
+        data = legacy_bytes(found.importance)
+        layout = Layout(output.parent, (OutputFile(output.name, data, len(data)),))
+        execute(Plan((), layout))
+        return
+    checkpoint = statistics_checkpoint(found)
+    steps = tuple(Step(Stored(tensor), tensor) for tensor in checkpoint.tensors)
+    execute(Plan(steps, formats.FORMATS["gguf"].layout(checkpoint, output, LayoutOptions())))
+
+
+def document(found: Statistics, output: Path) -> dict[str, object]:
+    """What `--json` prints."""
+    return {
+        "output": str(output),
+        "tensors": len(found.importance.entries),
+        "tokens": found.provenance.tokens,
+        "gradient_tokens": found.provenance.gradient_tokens,
+        "window": found.importance.chunk_tokens,
+        "model": found.provenance.model,
+        "texts": list(found.provenance.texts),
+        "unreached": found.unreached(),
+    }
+
+
+def text(found: Statistics, output: Path) -> str:
+    """What was found, for people."""
+    said = found.provenance
+    gradients = f", gradients of {count(said.gradient_tokens)} of them" if said.gradient_tokens else ""
+    lines = [
+        f"{printable(str(output), None)}: {len(found.importance.entries)} tensors, {count(said.tokens)} tokens in "
+        f"windows of {found.importance.chunk_tokens}{gradients}"
+    ]
+    unreached = found.unreached()
+    lines += [
+        f"warning: {number} experts of {printable(name)} were reached by no token"
+        for name, number in list(unreached.items())[:_SHOWN]
+    ]
+    if len(unreached) > _SHOWN:
+        lines.append(f"warning: so it is with {len(unreached) - _SHOWN} tensors more: read more text")
+    return "\n".join(lines)

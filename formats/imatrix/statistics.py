@@ -1,0 +1,102 @@
+"""Statistics of a calibration in a GGUF: an importance matrix as llama.cpp reads it, and our own beside it.
+
+    NAME.in_sum2, NAME.counts        llama-imatrix's
+    NAME.out_grad2, NAME.out_counts  squared gradients at the outputs [matrices, rows], and of how many tokens
+    NAME.col_grad2, NAME.row_counts  of an embedding: squared gradients [columns], and how often each row was looked up
+
+and the keys `requant.calibration.*`. llama.cpp passes over whatever it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from requant.encodings import F32
+from requant.errors import FormatError
+from requant.formats.gguf import Gguf
+from requant.formats.imatrix import imatrix_checkpoint, read_imatrix, strings
+from requant.importance import Measured
+from requant.ir import Checkpoint, Tensor, Typed
+from requant.sources import Memory, read
+from requant.statistics import Provenance, Statistics
+
+_PREFIX: Final = "requant.calibration."
+_OUTPUTS: Final = (".out_grad2", ".out_counts")
+_LOOKUPS: Final = (".col_grad2", ".row_counts")
+
+
+def statistics_checkpoint(statistics: Statistics) -> Checkpoint[Tensor]:
+    """To be laid out and written like any other."""
+    base = imatrix_checkpoint(statistics.importance)
+    said = statistics.provenance
+    tensors = list(base.tensors)
+    for table, suffixes in ((statistics.outputs, _OUTPUTS), (statistics.lookups, _LOOKUPS)):
+        for name in sorted(table):
+            entry = table[name]
+            for suffix, values in zip(suffixes, (entry.sums, entry.counts), strict=True):
+                data = np.ascontiguousarray(values, "<f4")
+                shape = data.shape if len(data) > 1 or data.ndim == 1 else data.shape[1:]
+                tensors.append(Tensor(name + suffix, shape, F32, {"data": Memory(data.tobytes())}))
+    keys = {
+        "model": Typed("str", said.model),
+        "texts": Typed("[str]", said.texts),
+        "tokens": Typed("u64", said.tokens),
+        "gradient_tokens": Typed("u64", said.gradient_tokens),
+        "seed": Typed("u64", said.seed),
+        "engine": Typed("str", said.engine),
+    }
+    metadata = {**base.metadata, **{_PREFIX + key: value for key, value in keys.items()}}
+    return replace(base, tensors=tuple(tensors), metadata=metadata)
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Raises `FormatError` for a file that `requant calibrate` has not made."""
+    importance = read_imatrix(path)
+    checkpoint = Gguf().read(path) if Gguf().recognizes(path) else None
+    if checkpoint is None or _PREFIX + "model" not in checkpoint.metadata:
+        raise FormatError(
+            path,
+            "this importance matrix does not say of which model it is",
+            hint="requant calibrate makes statistics that do",
+        )
+    said = checkpoint.metadata
+    provenance = Provenance(
+        str(said[_PREFIX + "model"].value),
+        strings(said.get(_PREFIX + "texts", Typed("[str]", ()))),
+        _number(path, said, "tokens"),
+        _number(path, said, "gradient_tokens"),
+        _number(path, said, "seed"),
+    )
+    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+    return Statistics(importance, provenance, _table(path, tensors, _OUTPUTS), _table(path, tensors, _LOOKUPS))
+
+
+def _number(path: Path, said: Mapping[str, Typed], key: str) -> int:
+    typed = said.get(_PREFIX + key)
+    if typed is None or not isinstance(typed.value, int):
+        raise FormatError(path, f"{_PREFIX}{key} is missing, or no whole number")
+    return typed.value
+
+
+def _table(path: Path, tensors: dict[str, Tensor], suffixes: tuple[str, str]) -> dict[str, Measured]:
+    found = {}
+    for name in tensors:
+        if not name.endswith(suffixes[0]):
+            continue
+        base = name.removesuffix(suffixes[0])
+        pair = [tensors.get(base + suffix) for suffix in suffixes]
+        if any(tensor is None or tensor.encoding != F32 for tensor in pair):
+            raise FormatError(path, f"{base} has {suffixes[0]} without {suffixes[1]} in F32")
+        sums, counts = (read(tensor.sources["data"]).view("<f4") for tensor in pair if tensor is not None)
+        if not np.isfinite(counts).all() or (counts < 0).any() or not counts.size:
+            raise FormatError(path, f"{base}{suffixes[1]} has a count that is no number of tokens")
+        matrices = 1 if suffixes is _LOOKUPS else counts.size
+        if not sums.size or sums.size % matrices:
+            raise FormatError(path, f"{base} has {sums.size} sums for {matrices} matrices")
+        found[base] = Measured(sums.reshape(matrices, -1), np.rint(counts).astype(np.int64))
+    return found

@@ -1,0 +1,205 @@
+"""A model run layer by layer over windows of text: forward for inputs, backward with recomputation for gradients.
+
+Every window has the same length and is a batch by itself, so that what the model gives its layers besides the states
+(masks, positions) is the same for all and is caught once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from requant.calibration.recording import Record, Recording
+from requant.calibration.skeleton import Skeleton
+from requant.errors import UnsupportedError, VerifyError
+
+#: What is being done, and how much of it is.
+Progress = Callable[[str, float], None]
+
+
+class _Caught(Exception):
+    """Ends a forward pass once what it was for is known."""
+
+
+class Layerwise:
+    """folder: where states between layers lie: 4 bytes for each number of each token, for each layer if gradients are
+    asked for, else for two."""
+
+    def __init__(self, skeleton: Skeleton, windows: Sequence[Sequence[int]], folder: Path, seed: int) -> None:
+        self._skeleton, self._folder, self._seed = skeleton, folder, seed
+        self._windows = [torch.tensor([list(window)]) for window in windows]
+        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._around = tuple(
+            name for name, _ in skeleton.model.named_parameters() if not name.startswith(f"{skeleton.layers_name}.")
+        )
+        self.record = Record(skeleton)
+
+    def run(self, gradient_windows: int, progress: Progress) -> None:
+        """Sum up the inputs of every matrix; and the gradients of the first windows."""
+        layers = len(self._skeleton.layers)
+        with torch.no_grad():
+            self._enter()
+            for n in range(layers):
+                self._forward(n, keep=gradient_windows)
+                progress("reading", (n + 1) / layers)
+        if self._skeleton.causal:
+            self._head(gradient_windows)
+        if gradient_windows:
+            for n in reversed(range(layers)):
+                self._backward(n, gradient_windows)
+                progress("gradients", (layers - n) / layers)
+            self._leave(gradient_windows)
+
+    def _states(self, name: str, mode: str = "r+") -> Any:
+        path = self._folder / f"{name}.states"
+        shape = (len(self._windows), self._windows[0].shape[1], self._width)
+        return np.memmap(path, np.float32, mode, shape=shape)  # type: ignore[call-overload]
+
+    def _enter(self) -> None:
+        """States before the first layer, and what every layer is given besides them."""
+        with self._skeleton.filled(*self._around) as places:
+            calls = [self._caught(window) for window in (self._windows[0], self._windows[-1])]
+            if not all(_same(one, other) for one, other in zip(*calls, strict=True)):
+                raise UnsupportedError("this model gives its layers more than states, masks and positions")
+            self._calls = calls[0]
+            states: Any = None
+            with Recording(self.record, places, inputs=True, gradients=False):
+                for n, window in enumerate(self._windows):
+                    found = self._before_first(window)
+                    if states is None:
+                        self._width = found.shape[-1]
+                        states = self._states("0", "w+")
+                    states[n] = found[0].numpy()
+
+    def _caught(self, window: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+        def passing(states: Any, *args: Any, **kwargs: Any) -> Any:
+            calls.append((args, kwargs))
+            return states
+
+        with self._patched([passing] * len(self._skeleton.layers)):
+            self._base()(window, use_cache=False)
+        return calls
+
+    def _before_first(self, window: Any) -> Any:
+        caught: list[Any] = []
+
+        def first(states: Any, *args: Any, **kwargs: Any) -> Any:
+            caught.append(states)
+            raise _Caught
+
+        with self._patched([first]), suppress(_Caught):
+            self._base()(window, use_cache=False)
+        return caught[0]
+
+    def _base(self) -> Any:
+        model = self._skeleton.model
+        return getattr(model, model.base_model_prefix, model) if self._skeleton.causal else model
+
+    @contextmanager
+    def _patched(self, forwards: Sequence[Callable[..., Any]]) -> Any:
+        """The first layers' `forward` replaced."""
+        for layer, forward in zip(self._skeleton.layers, forwards, strict=False):
+            layer.forward = forward
+        try:
+            yield
+        finally:
+            for layer, _ in zip(self._skeleton.layers, forwards, strict=False):
+                del layer.forward
+
+    def _layer(self, n: int, states: Any) -> Any:
+        args, kwargs = self._calls[n]
+        out = self._skeleton.layers[n](states, *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    def _forward(self, n: int, keep: int) -> None:
+        before, after = self._states(str(n)), self._states(str(n + 1), "w+")
+        with (
+            self._skeleton.filled(f"{self._skeleton.layers_name}.{n}.") as places,
+            Recording(self.record, places, inputs=True, gradients=False),
+        ):
+            for number in range(len(self._windows)):
+                out = self._layer(n, torch.from_numpy(np.array(before[number : number + 1])))
+                after[number] = out[0].numpy()
+        if not np.isfinite(after[:1]).all():
+            raise VerifyError(f"layer {n} gives NaN or infinities", hint="its weights are damaged")
+        path = self._folder / f"{n}.states"
+        del before
+        if keep:
+            with path.open("r+b") as file:
+                file.truncate(4 * keep * self._windows[0].shape[1] * self._width)
+        else:
+            path.unlink()
+
+    def _kept(self, name: str, windows: int) -> Any:
+        shape = (windows, self._windows[0].shape[1], self._width)
+        return np.memmap(self._folder / f"{name}.states", np.float32, "r+", shape=shape)
+
+    def _head(self, gradient_windows: int) -> None:
+        """The inputs of what comes after the layers; and the gradients that begin there."""
+        last = self._states(str(len(self._skeleton.layers)))
+        with self._skeleton.filled(*self._around) as places:
+            for number, window in enumerate(self._windows):
+                graded = number < gradient_windows
+                states = torch.from_numpy(np.array(last[number : number + 1])).requires_grad_(graded)
+                passing = [lambda given, *args, **kwargs: given] * (len(self._skeleton.layers) - 1)
+                with (
+                    torch.set_grad_enabled(graded),
+                    Recording(self.record, places, inputs=True, gradients=graded, lookups=False),
+                    self._patched([*passing, lambda given, *args, states=states, **kwargs: states]),
+                ):
+                    logits = self._skeleton.model(window, use_cache=False).logits[0]
+                    if graded:
+                        self._drawn_loss(logits, number).backward()
+                        last[number] = _gradient(states)
+
+    def _drawn_loss(self, logits: Any, number: int) -> Any:
+        """Minus the log-likelihood of labels drawn from the predictions."""
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + number) % 2**63)
+        labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    def _backward(self, n: int, windows: int) -> None:
+        gradients = self._kept(str(len(self._skeleton.layers)), windows)
+        before = self._kept(str(n), windows)
+        with (
+            self._skeleton.filled(f"{self._skeleton.layers_name}.{n}.") as places,
+            Recording(self.record, places, inputs=False, gradients=True),
+        ):
+            for number in range(windows):
+                states = torch.from_numpy(np.array(before[number : number + 1])).requires_grad_()
+                self._layer(n, states).backward(torch.from_numpy(np.array(gradients[number : number + 1])))
+                gradients[number] = _gradient(states)
+        (self._folder / f"{n}.states").unlink()
+
+    def _leave(self, windows: int) -> None:
+        """Gradients from the first layer's input to what the embeddings looked up."""
+        gradients = self._kept(str(len(self._skeleton.layers)), windows)
+        with (
+            self._skeleton.filled(*self._around) as places,
+            Recording(self.record, places, inputs=False, gradients=True),
+        ):
+            for number in range(windows):
+                found = self._before_first(self._windows[number])
+                found.backward(torch.from_numpy(np.array(gradients[number : number + 1])))
+
+
+def _gradient(states: Any) -> Any:
+    return states.grad[0].numpy()
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two things that a layer is given are equal."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    return type(one) is type(other) and (isinstance(one, bool | int | float | str | None) is False or one == other)

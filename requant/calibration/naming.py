@@ -1,0 +1,100 @@
+"""Sums by Hugging Face's names, said by the names, rows and stacks of GGUF; and what tells one model from another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from requant.calibration.recording import Record, Sums
+from requant.importance import Measured
+from requant.ir import Checkpoint, Naming, Tensor
+from requant.plan import Move, Plan
+from requant.sources import Memory
+
+Tables = tuple[dict[str, Measured], dict[str, Measured], dict[str, Measured]]
+
+
+def ggml_moves(plan: Plan) -> tuple[Move, ...]:
+    """The tensors of a GGUF, as moves of those that a plan writes into a folder."""
+    from requant.architectures import translate
+
+    config = plan.passes[-1].after.config
+    tensors = tuple(
+        Tensor(step.target.name, step.target.shape, step.target.encoding, dict.fromkeys(step.target.parts, Memory(b"")))
+        for step in plan.steps
+    )
+    source: Checkpoint[Tensor] = Checkpoint(Naming.HF, str(config.get("model_type", "")), tensors, config)
+    return tuple(translate(source, Naming.GGML).moves)
+
+
+def in_ggml_names(record: Record, moves: Iterable[Move]) -> Tables:
+    """Inputs, outputs and lookups of the tensors of a GGUF; of a tensor whose columns are computed there is nothing."""
+    inputs: dict[str, Measured] = {}
+    outputs: dict[str, Measured] = {}
+    lookups: dict[str, Measured] = {}
+    stored = {name for name, _ in record.sums}
+    for move in moves:
+        if len(move.shape) < 2:
+            continue
+        origins = [move.values.origin(row) for row in range(move.values.rows)]
+        known = [origin for origin in origins if origin is not None]
+        if len(known) < len(origins) or not known:
+            continue
+        if known[0][0].name in record.lookups:
+            rows = [row for _, row in known]
+            found = record.lookups[known[0][0].name]
+            gradients = found.columns[None] if found.gradients else np.zeros((1, len(found.columns)))
+            scale = found.inputs / max(found.gradients, 1)
+            lookups[move.name] = Measured((gradients * scale).astype(np.float32), found.rows[rows].astype(np.int64))
+        if all(tensor.name in stored for tensor, _ in known):
+            _products(record, move, [(tensor, row) for tensor, row in known], inputs, outputs)
+    return inputs, outputs, lookups
+
+
+def _products(
+    record: Record,
+    move: Move,
+    origins: list[tuple[Tensor, int]],
+    inputs: dict[str, Measured],
+    outputs: dict[str, Measured],
+) -> None:
+    matrices = move.shape[-3] if len(move.shape) > 2 else 1
+    per_matrix = len(origins) // matrices
+    columns, rows, counts, gradients = [], [], [], []
+    for matrix in range(matrices):
+        own = origins[matrix * per_matrix : (matrix + 1) * per_matrix]
+        placed = [_place(record, tensor, row) for tensor, row in own]
+        first = placed[0][0]
+        columns.append(first.columns)
+        counts.append(first.inputs)
+        rows.append([sums.rows[row] for sums, row in placed])
+        gradients.append(first.gradients)
+    inputs[move.name] = Measured(np.array(columns, np.float32), np.array(counts, np.int64))
+    if any(gradients):
+        outputs[move.name] = Measured(np.array(rows, np.float32), np.array(gradients, np.int64))
+
+
+def _place(record: Record, tensor: Tensor, row: int) -> tuple[Sums, int]:
+    """Where the sums of a row of a tensor of the plan are."""
+    if len(tensor.shape) < 3:
+        return record.sums[tensor.name, 0], row
+    matrix, inside = divmod(row, tensor.shape[-2])
+    return record.sums[tensor.name, matrix], inside
+
+
+def fingerprint(described: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+    """Of the names and shapes of a model's tensors in GGUF's order of dimensions: the same in every encoding."""
+    lines = sorted(f"{name} {','.join(map(str, shape))}" for name, shape in described if len(shape) > 1)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def tokens_hash(tokens: Iterable[int]) -> str:
+    """Of the tokens that were read."""
+    return hashlib.sha256(np.fromiter(tokens, np.int64).astype("<i8").tobytes()).hexdigest()
+
+
+def shapes_of(moves: Iterable[Move]) -> Mapping[str, tuple[int, ...]]:
+    """By name."""
+    return {move.name: move.shape for move in moves}

@@ -1,0 +1,118 @@
+"""Sums of what goes through a model's matrices, whichever module multiplies with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from requant.calibration.skeleton import Piece, Skeleton
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Sums:
+    """Of one matrix: squared inputs [columns] of `inputs` tokens, squared gradients at its outputs [rows]."""
+
+    columns: Doubles
+    rows: Doubles
+    inputs: int = 0
+    gradients: int = 0
+
+
+class Record:
+    """sums: by the name of a tensor of the plan and its matrix. lookups: of embeddings, likewise (rows are counts)."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.skeleton = skeleton
+        self.sums: dict[tuple[str, int], Sums] = {}
+        self.lookups: dict[str, Sums] = {}
+
+    def matrices(self, parameter: str) -> Mapping[Piece, Sums]:
+        """Room for every matrix of a parameter."""
+        found = {}
+        for piece in self.skeleton.pieces[parameter]:
+            columns = self.skeleton.nodes[piece.name].columns
+            key = (piece.name, piece.matrix if len(self.skeleton.nodes[piece.name].shape) > 2 else 0)
+            if key not in self.sums:
+                self.sums[key] = Sums(np.zeros(columns), np.zeros(piece.stop - piece.start))
+            found[piece] = self.sums[key]
+        return found
+
+
+class Recording(TorchFunctionMode):
+    """Within, products with the parameters at `places` (storage -> name) are recorded.
+
+    inputs: squared inputs are summed up. gradients: so are squared gradients at outputs, once they flow back.
+    lookups: what embeddings look up is recorded, too.
+    """
+
+    def __init__(
+        self, record: Record, places: Mapping[int, str], *, inputs: bool, gradients: bool, lookups: bool = True
+    ) -> None:
+        super().__init__()
+        self._record, self._places, self._inputs, self._gradients = record, places, inputs, gradients
+        self._lookups = lookups
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Every call of torch comes through here."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func is functional.linear:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            name = self._places.get(weight.untyped_storage().data_ptr())
+            if name is not None:
+                self._product(name, weight, args[0] if args else kwargs["input"], out)
+        elif func is functional.embedding and self._lookups:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            name = self._places.get(weight.untyped_storage().data_ptr())
+            if name is not None:
+                out = self._lookup(name, args[0] if args else kwargs["input"], out)
+        return out
+
+    def _product(self, name: str, weight: Any, x: Any, out: Any) -> None:
+        matrix = weight.storage_offset() // weight.numel()
+        own = [(piece, sums) for piece, sums in self._record.matrices(name).items() if piece.matrix == matrix]
+        if self._inputs:
+            flat = x.detach().reshape(-1, x.shape[-1])
+            squares = flat.square().sum(0).double().numpy()
+            for _, sums in own:
+                sums.columns += squares
+                sums.inputs += len(flat)
+        if self._gradients and out.requires_grad:
+
+            def note(gradient: Any) -> None:
+                flat = gradient.detach().reshape(-1, gradient.shape[-1])
+                squares = flat.square().sum(0).double().numpy()
+                for piece, sums in own:
+                    sums.rows += squares[piece.start : piece.stop]
+                    sums.gradients += len(flat)
+
+            out.register_hook(note)
+
+    def _lookup(self, name: str, ids: Any, out: Any) -> Any:
+        piece = self._record.skeleton.pieces[name][0]
+        node = self._record.skeleton.nodes[piece.name]
+        if piece.name not in self._record.lookups:
+            self._record.lookups[piece.name] = Sums(np.zeros(node.columns), np.zeros(node.shape[0]))
+        sums = self._record.lookups[piece.name]
+        if self._inputs:
+            sums.rows += np.bincount(ids.reshape(-1).numpy(), minlength=len(sums.rows))
+            sums.inputs += ids.numel()
+        if not self._gradients:
+            return out
+        out = out.detach().requires_grad_()
+
+        def note(gradient: Any) -> None:
+            flat = gradient.detach().reshape(-1, gradient.shape[-1])
+            sums.columns += flat.square().sum(0).double().numpy()
+            sums.gradients += len(flat)
+
+        out.register_hook(note)
+        return out

@@ -1,0 +1,182 @@
+"""A model in transformers without weights, whose modules are filled from a plan when they are needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.errors import UnsupportedError, VerifyError
+from requant.expressions import Context, Form, Node, Shared
+from requant.plan import Plan
+from requant.sources import read
+from requant.system import processors
+
+#: Values of a tensor that are made at once.
+_RUN: Final = 1 << 20
+_EXPERTS: Final = re.compile(r"(.*\blayers\.\d+\.)(?:.*\.)?experts\.(gate_up_proj|down_proj)$")
+#: Names of single experts, in transformers' old words and in mixtral's, of what is stacked.
+_SINGLE: Final = {"gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")), "down_proj": (("down_proj", "w2"),)}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a tensor of the plan lies in a parameter: in its matrix `matrix`, the rows `[start, stop)`."""
+
+    name: str
+    matrix: int
+    start: int
+    stop: int
+
+
+class Skeleton:
+    """model: the module of transformers. layers: its decoder layers; pieces: what each parameter is made of, by name.
+
+    plan: the model as a folder of plain numbers, whose expressions are read when a module is filled; nothing of it is
+    written but configuration and tokenizer, into `folder`.
+    """
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        import torch
+        import transformers
+
+        from requant.verify.transformers import quiet
+
+        self.nodes: dict[str, Node] = {step.target.name: step.values for step in plan.steps}
+        write_files(plan, folder)
+        with quiet(), _without_weights():
+            try:
+                config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+                causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
+                kind: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+                self.model: Any = kind.from_config(config, dtype=torch.float32, experts_implementation="eager")
+            except Exception as error:  # whatever its many classes raise
+                message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise VerifyError(f"transformers cannot make this model: {message}") from error
+        self.model.eval()
+        self.causal = causal and not getattr(config, "is_encoder_decoder", False)
+        self.layers_name, self.layers = self._find_layers(config)
+        self.pieces = {name: self._pieces(name) for name, _ in self.model.named_parameters()}
+        self._meta = dict(self.model.named_parameters())
+
+    def _find_layers(self, config: Any) -> tuple[str, list[Any]]:
+        import torch
+
+        count = config.get_text_config().num_hidden_layers
+        for name, module in self.model.named_modules():
+            if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+                return name, list(module)
+        raise UnsupportedError(f"{type(self.model).__name__} has no list of layers that could be run one by one")
+
+    def _pieces(self, name: str) -> tuple[Piece, ...]:
+        for known in (name, f"{self.model.base_model_prefix}.{name}", name.split(".", 1)[-1]):
+            if known in self.nodes:
+                shape = self.nodes[known].shape
+                if len(shape) < 3:
+                    return (Piece(known, 0, 0, shape[0]),)
+                return tuple(Piece(known, matrix, 0, shape[1]) for matrix in range(shape[0]))
+        match = _EXPERTS.match(name)
+        if match is not None and (found := self._experts(match[1], match[2])):
+            return found
+        renamed = next((one for one in self.nodes if one.replace(".block_sparse_moe.", ".mlp.") == name), None)
+        if renamed is not None:
+            return (Piece(renamed, 0, 0, self.nodes[renamed].shape[0]),)
+        raise UnsupportedError(f"transformers' {type(self.model).__name__} has {name}, which the model has not")
+
+    def _experts(self, layer: str, kind: str) -> tuple[Piece, ...]:
+        """Single experts as parts of a stack."""
+        found = []
+        for place, words in enumerate(_SINGLE[kind]):
+            pattern = re.compile(rf"{re.escape(layer)}(?:.*\.)?experts\.(\d+)\.(?:{'|'.join(words)})\.weight$")
+            for name, node in self.nodes.items():
+                if match := pattern.match(name):
+                    rows = node.shape[0]
+                    found.append(Piece(name, int(match[1]), place * rows, (place + 1) * rows))
+        return tuple(found)
+
+    @contextmanager
+    def filled(self, *prefixes: str) -> Iterator[dict[int, str]]:
+        """The parameters whose names begin with a prefix have their values within; their storage -> their name."""
+        import torch
+
+        places: dict[int, str] = {}
+        changed = []
+        for name, parameter in self._meta.items():
+            if not name.startswith(prefixes):
+                continue
+            values = torch.from_numpy(self._values(name, tuple(parameter.shape)))
+            places[values.untyped_storage().data_ptr()] = name
+            filled = torch.nn.Parameter(values, requires_grad=False)
+            for module in self.model.modules():
+                for key, own in module._parameters.items():
+                    if own is parameter:
+                        module._parameters[key] = filled
+                        changed.append((module, key, parameter))
+        try:
+            yield places
+        finally:
+            for module, key, parameter in changed:
+                module._parameters[key] = parameter
+
+    def _values(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        out = np.empty(shape, np.float32)
+        stack = out.reshape(-1, *shape[-2:]) if len(shape) > 2 else out.reshape(1, shape[0], -1)
+        for piece in self.pieces[name]:
+            node, target = self.nodes[piece.name], stack[piece.matrix, piece.start : piece.stop]
+            if node.columns != target.shape[-1] and len(node.shape) > 1:
+                raise UnsupportedError(f"{piece.name} is {list(node.shape)}, transformers' {name} {list(shape)}")
+            first = piece.matrix * len(target) if len(node.shape) > 2 else 0
+            fill(node, first, target if len(node.shape) > 1 else target.reshape(1, -1))
+        if not np.isfinite(out).all():
+            raise VerifyError(f"{name} holds NaN or infinities", hint="the weights are damaged")
+        return out
+
+
+def fill(node: Node, first: int, out: NDArray[np.float32]) -> None:
+    """The rows from `first` on, by all processors."""
+    shared, granule = Shared(), node.granule
+    length = granule * max(1, _RUN // (granule * max(node.columns, 1)))
+
+    def run(start: int) -> None:
+        stop = min(start + length, len(out))
+        node.fill(Form.VALUES, range(first + start, first + stop), out[start:stop], Context(shared=shared))
+
+    with ThreadPoolExecutor(processors()) as pool:
+        list(pool.map(run, range(0, len(out), length)))
+
+
+def write_files(plan: Plan, folder: Path) -> None:
+    """Configuration and tokenizer, without a weight."""
+    for file in plan.layout.files:
+        if not file.slots:
+            path = folder / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            body = b"" if file.body is None else read(file.body).tobytes()
+            path.write_bytes(file.head + body)
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Parameters that are registered within have shapes only; buffers, such as a rope's frequencies, have values."""
+    import torch
+
+    register = torch.nn.Module.register_parameter
+
+    def shapes_only(self: Any, name: str, parameter: Any) -> None:
+        register(self, name, parameter)
+        if parameter is not None and parameter.device.type != "meta":  # one that is tied stays the same
+            self._parameters[name] = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+
+    module: Any = torch.nn.Module
+    module.register_parameter = shapes_only
+    try:
+        yield
+    finally:
+        module.register_parameter = register

@@ -1,0 +1,140 @@
+"""Run a model over text and sum up what its matrices are given, and how much their outputs matter."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from requant.errors import PlanError, UnsupportedError, VerifyError
+from requant.importance import Importance
+from requant.plan import Plan
+from requant.statistics import Provenance, Statistics, check_finite
+
+if TYPE_CHECKING:
+    from requant.calibration.skeleton import Skeleton
+
+#: Fewer tokens say nothing of columns that few tokens use.
+LEAST_TOKENS: Final = 1024
+#: Tokens of which gradients are taken, at most, unless more are asked for.
+GRADIENT_TOKENS: Final = 8192
+#: The texts that come with the package, in the order in which they are read.
+_TEXTS: Final = ("prose.txt", "code.txt", "languages.txt")
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """texts: (name, text); none are the package's own. tokens: at most so many are read, spread over all of them.
+
+    window: tokens of one window. gradients: whether outputs are measured, too. seed: of the choice of windows with
+    gradients and of the labels that are drawn.
+    """
+
+    texts: tuple[tuple[str, str], ...] = ()
+    tokens: int | None = None
+    window: int = 512
+    gradients: bool = False
+    seed: int = 0
+
+
+def check_installed() -> None:
+    """Raises `UnsupportedError` without torch and transformers."""
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        raise UnsupportedError("calibrating needs torch and transformers", hint='pip install "requant[torch]"')
+
+
+def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, fraction: None) -> Statistics:
+    """plan: the model as a folder of plain numbers, of which nothing is written.
+
+    Raises `PlanError` for a text that is too short and for sums that are no numbers, `UnsupportedError` and
+    `VerifyError` for a model that transformers does not run.
+    """
+    check_installed()
+    from requant.calibration.layerwise import Layerwise
+    from requant.calibration.naming import fingerprint, ggml_moves, in_ggml_names, tokens_hash
+    from requant.calibration.skeleton import Skeleton
+
+    moves = ggml_moves(plan)
+    with tempfile.TemporaryDirectory(prefix="requant-calibrate-") as name:
+        folder = Path(name)
+        skeleton = Skeleton(plan, folder)
+        if request.gradients and not skeleton.causal:
+            raise PlanError("gradients are of predictions, and an encoder predicts no next token")
+        windows = windows_of(skeleton, folder, request)
+        graded = min(len(windows), -(-GRADIENT_TOKENS // request.window)) if request.gradients else 0
+        layers = Layerwise(skeleton, windows, folder, request.seed)
+        layers.run(graded, progress)
+    inputs, outputs, lookups = in_ggml_names(layers.record, moves)
+    length = len(windows[0])
+    datasets = tuple(label for label, _ in request.texts) or tuple(f"requant:{label}" for label in (*_TEXTS, "chat"))
+    provenance = Provenance(
+        fingerprint((move.name, move.shape) for move in moves),
+        (tokens_hash(token for window in sorted(windows) for token in window),),
+        length * len(windows),
+        length * graded,
+        request.seed,
+    )
+    found = Statistics(Importance(inputs, datasets, len(windows), length), provenance, outputs, lookups)
+    check_finite(found)
+    if not inputs:
+        raise UnsupportedError("none of the products of this model could be told by a name of GGUF")
+    return found
+
+
+def windows_of(skeleton: Skeleton, folder: Path, request: Request) -> list[tuple[int, ...]]:
+    """Windows of tokens in an order drawn by the seed; cut from the texts as llama-imatrix does."""
+    import transformers
+
+    from requant.verify.logits import windows
+    from requant.verify.transformers import quiet
+
+    with quiet():
+        try:
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # whatever its many loaders raise
+            raise VerifyError(f"transformers cannot load the model's tokenizer: {error}") from error
+        ids = [int(token) for text in _texts(tokenizer, request) for token in tokenizer(text)["input_ids"]]
+    vocabulary = skeleton.model.get_input_embeddings().weight.shape[0]
+    if ids and max(ids) >= vocabulary:
+        raise PlanError(f"the tokenizer gives token {max(ids)}, and the embedding has {vocabulary} rows")
+    if len(ids) < min(LEAST_TOKENS, request.tokens or LEAST_TOKENS) or len(ids) < request.window:
+        raise PlanError(
+            f"the text has {len(ids)} tokens, too few to calibrate with",
+            hint=f"give at least {max(LEAST_TOKENS, request.window)}; tens of thousands are usual",
+        )
+    first = tokenizer("").get("input_ids") or []
+    found = windows(ids, request.window, None, int(first[0]) if first else None)
+    most = len(found) if request.tokens is None else max(1, request.tokens // request.window)
+    chosen = [
+        found[i].tokens for i in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
+    ]
+    order = np.random.default_rng(request.seed).permutation(len(chosen))
+    return [chosen[i] for i in order]
+
+
+def _texts(tokenizer: Any, request: Request) -> Sequence[str]:
+    if request.texts:
+        return ["".join(text for _, text in request.texts)]
+    here = files("requant.calibration")
+    plain = [(here / name).read_text("utf-8") for name in _TEXTS]
+    chats = json.loads((here / "chat.json").read_text("utf-8"))
+    return [*plain, *(_chat(tokenizer, turns) for turns in chats)]
+
+
+def _chat(tokenizer: Any, turns: Sequence[dict[str, str]]) -> str:
+    """A conversation in the model's own template, or as plain text where it has none that takes it."""
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            return str(tokenizer.apply_chat_template(turns, tokenize=False))
+        except Exception:  # templates are programs, and some refuse a system's turn
+            pass
+    return "\n\n".join(turn["content"] for turn in turns) + "\n\n"

@@ -1,0 +1,110 @@
+"""What a calibration has found: an importance matrix, and what gradients say besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from requant.errors import PlanError
+from requant.importance import Importance, Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the statistics were made of.
+
+    model: SHA-256 of the names, shapes and some values of the model's tensors. text: of each text's tokens.
+    tokens, gradient_tokens: how many were read, and how many of them had gradients.
+    """
+
+    model: str
+    texts: tuple[str, ...]
+    tokens: int
+    gradient_tokens: int = 0
+    seed: int = 0
+    engine: str = "torch"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statistics:
+    """importance: squared inputs of every matrix, by names of GGUF, as llama-imatrix sums them up.
+
+    outputs: squared gradients at the outputs of every matrix: sums [matrices, rows]. lookups: how often each row of
+    an embedding was looked up, as counts [rows], with sums [1, columns] of squared gradients at what was looked up.
+    Gradients are of the negative log-likelihood, summed over a window, of labels drawn from the model's own
+    predictions (the true Fisher information, not the empirical one).
+    """
+
+    importance: Importance
+    provenance: Provenance
+    outputs: Mapping[str, Measured] = field(default_factory=dict)
+    lookups: Mapping[str, Measured] = field(default_factory=dict)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether outputs are known, too."""
+        return bool(self.outputs)
+
+    def unreached(self) -> dict[str, int]:
+        """By name, how many experts no token has reached."""
+        found = {name: self.importance.unreached(name) for name in self.importance.entries}
+        return {name: count for name, count in found.items() if count}
+
+
+def merged(parts: Sequence[Statistics]) -> Statistics:
+    """The sums of several calibrations of one model; raises `PlanError` where they are of different ones."""
+    first, *others = parts
+    if len({part.importance.chunk_tokens for part in parts}) > 1:
+        raise PlanError("the statistics are of windows of different lengths", hint="calibrate with the same --ctx")
+    for other in others:
+        if other.provenance.model != first.provenance.model:
+            names = f"{first.importance.source} and {other.importance.source}"
+            raise PlanError(f"{names} are of different models", hint="merge statistics of one model only")
+    importance = replace(
+        first.importance,
+        entries=_summed([part.importance.entries for part in parts]),
+        datasets=tuple(name for part in parts for name in part.importance.datasets),
+        chunks=sum(part.importance.chunks for part in parts),
+    )
+    provenance = replace(
+        first.provenance,
+        texts=tuple(text for part in parts for text in part.provenance.texts),
+        tokens=sum(part.provenance.tokens for part in parts),
+        gradient_tokens=sum(part.provenance.gradient_tokens for part in parts),
+    )
+    outputs, lookups = _summed([part.outputs for part in parts]), _summed([part.lookups for part in parts])
+    return Statistics(importance, provenance, outputs, lookups)
+
+
+def _summed(tables: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
+    total: dict[str, Measured] = {}
+    for table in tables:
+        for name, entry in table.items():
+            before = total.get(name)
+            if before is not None and (before.sums.shape, before.counts.shape) != (
+                entry.sums.shape,
+                entry.counts.shape,
+            ):
+                shapes = f"{list(before.sums.shape)} and {list(entry.sums.shape)}"
+                raise PlanError(f"{name} has the shapes {shapes} in the statistics that are merged")
+            sums = entry.sums if before is None else before.sums + entry.sums
+            total[name] = Measured(sums, entry.counts if before is None else before.counts + entry.counts)
+    return total
+
+
+def check_finite(statistics: Statistics) -> None:
+    """Raises `PlanError` naming the first tensor of which a sum is no number."""
+    tables = {
+        "inputs": statistics.importance.entries,
+        "gradients": statistics.outputs,
+        "gradients of rows": statistics.lookups,
+    }
+    for what, table in tables.items():
+        for name, entry in table.items():
+            if not np.isfinite(entry.sums).all():
+                raise PlanError(
+                    f"the {what} of {name} hold NaN or infinities: the model gives no numbers on this text",
+                    hint="`requant check` tells whether its weights are damaged",
+                )

@@ -1,0 +1,205 @@
+"""`requant calibrate`: its sums beside llama-imatrix's own (fixtures/imatrix), its gradients beside autograd's."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from requant.cli.main import cli
+from requant.errors import FormatError, PlanError
+from requant.formats import FORMATS
+from requant.formats import open as open_model
+from requant.formats.imatrix import read_imatrix
+from requant.formats.imatrix.legacy import legacy_bytes
+from requant.formats.imatrix.statistics import read_statistics
+from requant.importance import Importance, Measured
+from requant.operations.calibrate import Request, calibrate
+from requant.operations.convert import Request as Conversion
+from requant.operations.convert import plan_conversion
+from requant.statistics import Provenance, Statistics, check_finite, merged
+from tests import tiny_models
+from tests.models import llama_cpp_sources, smollm2
+
+FIXTURES = Path(__file__).parents[1] / "fixtures/imatrix"
+
+
+def script(name, monkeypatch):
+    monkeypatch.syspath_prepend(FIXTURES)
+    spec = importlib.util.spec_from_file_location(name, FIXTURES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def plan_of(path, folder):
+    return plan_conversion(open_model(path), FORMATS["safetensors"], folder / "plan", Conversion("F32"))
+
+
+def run(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def assert_alike(ours, golden, tolerance):
+    assert set(golden.entries) <= set(ours.entries)
+    assert (ours.chunks, ours.chunk_tokens) == (golden.chunks, golden.chunk_tokens)
+    for name, entry in golden.entries.items():
+        assert ours.entries[name].counts.tolist() == entry.counts.tolist(), name
+        assert np.allclose(ours.entries[name].sums, entry.sums, rtol=tolerance, atol=0), name
+
+
+def test_a_mixture_of_experts_has_the_sums_of_llama_imatrix(tmp_path, monkeypatch):
+    made = script("make", monkeypatch)
+    made.write_model(tmp_path / "model.gguf", llama_cpp_sources() / "models/ggml-vocab-llama-spm.gguf")
+    begin = made.TEXT[:160]  # two windows, as `--chunks 2` has them
+    request = Request((("text.txt", begin),), tokens=32, window=16)
+    found = calibrate(plan_of(tmp_path / "model.gguf", tmp_path), request)
+    assert_alike(found.importance, read_imatrix(FIXTURES / "experts-f32.gguf"), 1e-3)
+    assert found.unreached() == {
+        name: int((entry.counts == 0).sum())
+        for name, entry in read_imatrix(FIXTURES / "experts-f32.gguf").entries.items()
+        if (entry.counts == 0).any()
+    }
+
+
+@pytest.mark.slow
+def test_smollm2_has_the_sums_of_llama_imatrix(tmp_path, monkeypatch):
+    golden = read_imatrix(FIXTURES / "smollm2.gguf")
+    request = Request((("text.txt", script("make_exact", monkeypatch).SMOLLM2_TEXT),), tokens=256, window=128)
+    found = calibrate(plan_of(smollm2(), tmp_path), request)
+    assert_alike(found.importance, golden, 1e-3)
+
+
+def test_the_old_form_is_the_one_that_llama_imatrix_writes():
+    assert legacy_bytes(read_imatrix(FIXTURES / "experts.gguf")) == (FIXTURES / "experts.dat").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny llama with a head of its own and one token for each byte that matters."""
+    folder = tmp_path_factory.mktemp("calibrate") / "model"
+    tiny_models.make("llama", folder)
+    return folder
+
+
+def ids_as_text(monkeypatch, count=1200):
+    """The tiny models have no tokenizer: tokens are drawn."""
+    import requant.operations.calibrate as operation
+    from requant.verify.logits import windows
+
+    drawn = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, count).tolist()
+
+    def windows_of(skeleton, folder, request):
+        return [window.tokens for window in windows(drawn, request.window, None, None)]
+
+    monkeypatch.setattr(operation, "windows_of", windows_of)
+    return [drawn[i : i + 64] for i in range(0, count - 63, 64)]
+
+
+def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
+    """One window at a time through transformers' own model, with the same labels drawn."""
+    import torch
+    import transformers
+
+    windows = ids_as_text(monkeypatch)
+    found = calibrate(plan_of(tiny, tmp_path), Request(window=64, gradients=True, seed=3))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+    layer = model.model.layers[0]
+    noted = {"down": 0.0, "embedding": 0.0}
+    outputs = []
+    layer.mlp.down_proj.register_forward_hook(lambda module, given, out: (out.retain_grad(), outputs.append(out))[1])
+    model.model.embed_tokens.register_forward_hook(lambda module, given, out: outputs.append(out.requires_grad_()))
+    for number, window in enumerate(windows):
+        outputs.clear()
+        embedding = model.model.embed_tokens(torch.tensor([window])).detach().requires_grad_()
+        outputs.clear()
+        logits = model(inputs_embeds=embedding, use_cache=False).logits[0]
+        generator = torch.Generator().manual_seed(3 * 1_000_003 + number)
+        labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
+        torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+        noted["down"] = noted["down"] + outputs[0].grad[0].square().sum(0).double().numpy()
+        noted["embedding"] = noted["embedding"] + embedding.grad[0].square().sum(0).double().numpy()
+    tokens = sum(map(len, windows))
+    assert found.provenance.gradient_tokens == tokens
+    assert np.allclose(found.outputs["blk.0.ffn_down.weight"].sums[0], noted["down"], rtol=1e-4)
+    assert np.allclose(found.lookups["token_embd.weight"].sums[0], noted["embedding"], rtol=1e-4)
+    counts = np.bincount(np.ravel(windows), minlength=tiny_models.VOCABULARY)
+    assert found.lookups["token_embd.weight"].counts.tolist() == counts.tolist()
+    assert set(found.outputs) == set(found.importance.entries)
+
+
+def test_outputs_lie_in_the_rows_of_the_gguf(tiny, tmp_path, monkeypatch):
+    """q's rows change places on the way to a GGUF, and so do their gradients."""
+    from requant.calibration.naming import ggml_moves
+
+    ids_as_text(monkeypatch)
+    plan = plan_of(tiny, tmp_path)
+    found = calibrate(plan, Request(window=64, gradients=True))
+    move = next(move for move in ggml_moves(plan) if move.name == "blk.0.attn_q.weight")
+    order = [move.values.origin(row)[1] for row in range(64)]
+    assert order != list(range(64))
+    as_gguf = tmp_path / "model.gguf"
+    assert run("convert", tiny, as_gguf, "--to", "F32", "--no-vocab", "-q").exit_code == 0
+    again = calibrate(plan_of(as_gguf, tmp_path / "again"), Request(window=64, gradients=True))
+    for name, entry in found.outputs.items():
+        assert np.allclose(again.outputs[name].sums, entry.sums, rtol=1e-3), name
+    assert again.provenance.model == found.provenance.model
+
+
+def test_statistics_come_back_from_their_file_and_are_added_up(tiny, tmp_path, monkeypatch):
+    ids_as_text(monkeypatch)
+    one, both = tmp_path / "one.gguf", tmp_path / "both.gguf"
+    result = run("calibrate", tiny, "-o", one, "--ctx", 64, "--gradients", "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["document"] == "calibration" and said["tokens"] == said["gradient_tokens"] == 64 * 18
+    assert run("calibrate", "--merge", one, one, "-o", both).exit_code == 0
+    single, double = read_statistics(one), read_statistics(both)
+    assert double.provenance.tokens == 2 * single.provenance.tokens
+    for name, entry in single.outputs.items():
+        assert np.array_equal(double.outputs[name].sums, 2 * entry.sums)
+        assert np.array_equal(double.outputs[name].counts, 2 * entry.counts)
+    for name in single.importance.entries:
+        assert np.array_equal(double.importance.weights(name), single.importance.weights(name))
+    assert np.array_equal(double.lookups["token_embd.weight"].counts, 2 * single.lookups["token_embd.weight"].counts)
+
+
+def made(model="m", value=1.0, chunk_tokens=64):
+    entry = Measured(np.full((1, 4), value, np.float32), np.array([7]))
+    return Statistics(Importance({"blk.0.ffn_up.weight": entry}, ("t",), 1, chunk_tokens), Provenance(model, ("x",), 7))
+
+
+def test_statistics_of_different_models_are_not_added_up():
+    with pytest.raises(PlanError, match="of different models"):
+        merged([made(), made("other")])
+    with pytest.raises(PlanError, match="windows of different lengths"):
+        merged([made(), made(chunk_tokens=32)])
+
+
+def test_what_is_no_number_is_named():
+    with pytest.raises(PlanError, match=r"inputs of blk\.0\.ffn_up\.weight hold NaN"):
+        check_finite(made(value=np.inf))
+
+
+def test_an_importance_matrix_of_others_is_no_statistics():
+    with pytest.raises(FormatError, match="does not say of which model"):
+        read_statistics(FIXTURES / "experts.gguf")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    (
+        (["-o", "x.txt"], "statistics are .gguf, or .dat"),
+        (["-o", "x.dat", "--gradients"], "no place for gradients"),
+        (["-o", "x.gguf", "--text", "short.txt"], "too few to calibrate with"),
+        (["more", "-o", "x.gguf"], "runs one MODEL"),
+    ),
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("Too short.")
+    result = run("calibrate", smollm2(), *words)
+    assert result.exit_code in (2, 4) and said in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
