@@ -67,8 +67,11 @@ def edit(folder, file="config.json", **changes):
 
 
 def test_a_text_model_has_none(tmp_path):
-    done = convert(write_tiny_folder(tmp_path / "tiny"))
+    folder = write_tiny_folder(tmp_path / "tiny")
+    done = convert(folder)
     assert done.exit_code == 3 and "neither sees nor hears" in done.stderr and "--mmproj" in done.stderr
+    edit(folder, some_config={"a": 1})
+    assert "neither sees nor hears" in convert(folder).stderr
 
 
 def test_a_class_that_nobody_knows(gemma3):

@@ -23,7 +23,7 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("EXAONE45", "qwen_vl", "Exaone4_5_ForConditionalGeneration"),
     (
         "GLM4V",
-        "qwen_vl",
+        "glm4v",
         "Glm4vForConditionalGeneration Glm4vMoeForConditionalGeneration GlmOcrForConditionalGeneration",
     ),
     ("SMOLVLM", "siglip", "Idefics3ForConditionalGeneration SmolVLMForConditionalGeneration"),
@@ -50,7 +50,7 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("DOTS_OCR", "others", "DotsOCRForCausalLM"),
     ("PPLX", "qwen_vl", "PplxDeciderModel"),
     ("LING", "qwen_vl", "BailingMoeV3VLForConditionalGeneration"),
-    ("GLM5_NEXT", "qwen_vl", "Glm5NextForConditionalGeneration"),
+    ("GLM5_NEXT", "glm4v", "Glm5NextForConditionalGeneration"),
 )
 
 

@@ -1,8 +1,8 @@
-"""The towers of Qwen2-VL to Qwen3.5, of EXAONE 4.5 and of GLM-4V: patches of two frames, fused q, k and v, patches
+"""The towers of Qwen2-VL to Qwen3.5, of EXAONE 4.5 and of Ling 3: patches of two frames, fused q, k and v, patches
 merged by four.
 
-Facts: llama.cpp's conversion/qwenvl.py, qwen3vl.py and exaone.py, and in tools/mtmd/models qwen2vl.cpp, qwen3vl.cpp
-and glm4v.cpp.
+Facts: llama.cpp's conversion/qwenvl.py, qwen3vl.py and exaone.py, and in tools/mtmd/models qwen2vl.cpp and
+qwen3vl.cpp.
 """
 
 from __future__ import annotations
@@ -20,56 +20,56 @@ from requant.ir import Json
 from requant.projectors.changes import frames
 from requant.projectors.rules import PREPROCESSOR, Projector, computed, linear, norm, split
 from requant.projectors.settings import whole
-from requant.projectors.sizes import count, divided
-from requant.projectors.towers import POSITIONS_F32, activation, epsilon, gelu, kind, silu, vision_keys, vision_sizes
+from requant.projectors.sizes import count
+from requant.projectors.towers import POSITIONS_F32, epsilon, gelu, kind, silu, vision_keys, vision_sizes
 
-_BLOCK: Final = "visual.blocks.{n}."
-_NAMES: Final = {"num_hidden_layers": ("depth",), "num_attention_heads": ("num_heads",)}
+BLOCK: Final = "visual.blocks.{n}."
+NAMES: Final = {"num_hidden_layers": ("depth",), "num_attention_heads": ("num_heads",)}
 _VISION: Final = "vision_config."
 _FULL: Final = _VISION + "fullatt_block_indexes"
 _DEEPSTACK: Final = _VISION + "deepstack_visual_indexes"
 #: Two frames make a patch, four patches a token; llama.cpp has both as constants.
-_CONSTANTS: Final = (
+CONSTANTS: Final = (
     Assumption(_VISION + "temporal_patch_size", (2,), 2),
     Assumption(_VISION + "in_channels", (3,), 3),
 )
-_MERGED: Final = Assumption(_VISION + "spatial_merge_size", (2,), 2)
-_WITHOUT_MODEL: Final = ((r"^model\.visual\.", "visual."),)
+MERGED: Final = Assumption(_VISION + "spatial_merge_size", (2,), 2)
+WITHOUT_MODEL: Final = ((r"^model\.visual\.", "visual."),)
 
 
 def _attention(bias: str | None = "") -> tuple[Rule, ...]:
     """Blocks with q, k and v apart, as llama.cpp's oldest of these towers has them."""
     parts = ("v.blk.{n}.attn_q", "v.blk.{n}.attn_k", "v.blk.{n}.attn_v")
     return (
-        *split(_BLOCK + "attn.qkv", parts, ("embd", "embd", "embd"), "embd", bias),
-        *linear(_BLOCK + "attn.proj", "v.blk.{n}.attn_out", ("embd", "embd"), bias),
+        *split(BLOCK + "attn.qkv", parts, ("embd", "embd", "embd"), "embd", bias),
+        *linear(BLOCK + "attn.proj", "v.blk.{n}.attn_out", ("embd", "embd"), bias),
     )
 
 
-def _fused(bias: str | None = "", rows: str = "3*embd") -> tuple[Rule, ...]:
+def fused(bias: str | None = "", rows: str = "3*embd") -> tuple[Rule, ...]:
     """Blocks with q, k and v in one."""
     return (
-        *linear(_BLOCK + "attn.qkv", "v.blk.{n}.attn_qkv", (rows, "embd"), bias),
-        *linear(_BLOCK + "attn.proj", "v.blk.{n}.attn_out", ("embd", "embd"), bias),
+        *linear(BLOCK + "attn.qkv", "v.blk.{n}.attn_qkv", (rows, "embd"), bias),
+        *linear(BLOCK + "attn.proj", "v.blk.{n}.attn_out", ("embd", "embd"), bias),
     )
 
 
-def _norms(bias: str | None) -> tuple[Rule, ...]:
-    return (*norm(_BLOCK + "norm1", "v.blk.{n}.ln1", bias=bias), *norm(_BLOCK + "norm2", "v.blk.{n}.ln2", bias=bias))
+def norms(bias: str | None) -> tuple[Rule, ...]:
+    return (*norm(BLOCK + "norm1", "v.blk.{n}.ln1", bias=bias), *norm(BLOCK + "norm2", "v.blk.{n}.ln2", bias=bias))
 
 
-def _gated(bias: str | None = "") -> tuple[Rule, ...]:
+def gated(bias: str | None = "") -> tuple[Rule, ...]:
     return (
-        *linear(_BLOCK + "mlp.gate_proj", "v.blk.{n}.ffn_gate", ("ffn", "embd"), bias),
-        *linear(_BLOCK + "mlp.up_proj", "v.blk.{n}.ffn_up", ("ffn", "embd"), bias),
-        *linear(_BLOCK + "mlp.down_proj", "v.blk.{n}.ffn_down", ("embd", "ffn"), bias),
+        *linear(BLOCK + "mlp.gate_proj", "v.blk.{n}.ffn_gate", ("ffn", "embd"), bias),
+        *linear(BLOCK + "mlp.up_proj", "v.blk.{n}.ffn_up", ("ffn", "embd"), bias),
+        *linear(BLOCK + "mlp.down_proj", "v.blk.{n}.ffn_down", ("embd", "ffn"), bias),
     )
 
 
 def _plain(up: str, down: str) -> tuple[Rule, ...]:
     return (
-        *linear(_BLOCK + up, "v.blk.{n}.ffn_up", ("ffn", "embd")),
-        *linear(_BLOCK + down, "v.blk.{n}.ffn_down", ("embd", "ffn")),
+        *linear(BLOCK + up, "v.blk.{n}.ffn_up", ("ffn", "embd")),
+        *linear(BLOCK + down, "v.blk.{n}.ffn_down", ("embd", "ffn")),
     )
 
 
@@ -119,7 +119,7 @@ QWEN2_VL: Final = Projector(
     kinds=("qwen2vl_merger",),
     keys=(
         *vision_keys(
-            names=_NAMES | {"hidden_size": ("embed_dim",)},
+            names=NAMES | {"hidden_size": ("embed_dim",)},
             defaults={
                 "image_size": 560,
                 "num_hidden_layers": 32,
@@ -135,15 +135,15 @@ QWEN2_VL: Final = Projector(
     ),
     rules=(
         *frames("visual.patch_embed.proj.weight"),
-        *_norms(""),
+        *norms(""),
         *_attention(),
         *_plain("mlp.fc1", "mlp.fc2"),
         *norm("visual.merger.ln_q", "v.post_ln"),
         *_merger("mlp.0", "mlp.2"),
     ),
     sizes=lambda values, config, shapes: vision_sizes(values) | {"ffn": _expanded(values, config)},
-    renamed=_WITHOUT_MODEL,
-    assumptions=(*_CONSTANTS, _MERGED, Assumption(_VISION + "hidden_act", ("quick_gelu",), "quick_gelu")),
+    renamed=WITHOUT_MODEL,
+    assumptions=(*CONSTANTS, MERGED, Assumption(_VISION + "hidden_act", ("quick_gelu",), "quick_gelu")),
     forced=(POSITIONS_F32,),
 )
 
@@ -161,7 +161,7 @@ QWEN25_VL: Final = Projector(
     classes=("Qwen2_5_VLForConditionalGeneration",),
     kinds=("qwen2.5vl_merger",),
     keys=(
-        *vision_keys(names=_NAMES, defaults={"image_size": 560, "patch_size": 14}),
+        *vision_keys(names=NAMES, defaults={"image_size": 560, "patch_size": 14}),
         kind("qwen2.5vl_merger"),
         silu(),
         computed("vision.n_wa_pattern", "u32", _period),
@@ -169,15 +169,15 @@ QWEN25_VL: Final = Projector(
     ),
     rules=(
         *frames("visual.patch_embed.proj.weight"),
-        *_norms(None),
+        *norms(None),
         *_attention(),
-        *_gated(),
+        *gated(),
         *norm("visual.merger.ln_q", "v.post_ln", bias=None),
         *_merger("mlp.0", "mlp.2"),
     ),
     sizes=_sizes,
-    renamed=_WITHOUT_MODEL,
-    assumptions=(*_CONSTANTS, _MERGED, Assumption(_VISION + "hidden_act", ("silu",), "silu")),
+    renamed=WITHOUT_MODEL,
+    assumptions=(*CONSTANTS, MERGED, Assumption(_VISION + "hidden_act", ("silu",), "silu")),
     forced=(POSITIONS_F32,),
 )
 
@@ -186,7 +186,7 @@ EXAONE45: Final = Projector(
     classes=("Exaone4_5_ForConditionalGeneration",),
     kinds=("exaone4_5",),
     keys=(
-        *vision_keys(names=_NAMES, defaults={"image_size": 560, "patch_size": 14}),
+        *vision_keys(names=NAMES, defaults={"image_size": 560, "patch_size": 14}),
         kind("exaone4_5"),
         silu(),
         pixels("min_pixels"),
@@ -198,15 +198,15 @@ EXAONE45: Final = Projector(
     ),
     rules=(
         *frames("visual.patch_embed.proj.weight"),
-        *_norms(None),
-        *_fused(rows="embd+kv+kv"),
-        *_gated(),
+        *norms(None),
+        *fused(rows="embd+kv+kv"),
+        *gated(),
         *norm("visual.merger.ln_q", "v.post_ln", bias=None),
         *_merger("mlp.0", "mlp.2"),
     ),
     sizes=lambda values, config, shapes: _grouped(vision_sizes(values), config),
-    renamed=_WITHOUT_MODEL,
-    assumptions=(*_CONSTANTS, _MERGED),
+    renamed=WITHOUT_MODEL,
+    assumptions=(*CONSTANTS, MERGED),
     forced=(POSITIONS_F32,),
 )
 
@@ -252,7 +252,7 @@ QWEN3_VL: Final = Projector(
     ),
     kinds=("qwen3vl_merger",),
     keys=(
-        *vision_keys(names=_NAMES, defaults={"image_size": _square, "patch_size": 16}),
+        *vision_keys(names=NAMES, defaults={"image_size": _square, "patch_size": 16}),
         kind("qwen3vl_merger"),
         gelu(),
         Key((_VISION + "spatial_merge_size",), "vision.spatial_merge_size", "u32", always(None)),
@@ -263,8 +263,8 @@ QWEN3_VL: Final = Projector(
         *frames("visual.patch_embed.proj.weight"),
         Rule("visual.patch_embed.proj.bias", "v.patch_embd.bias", ("embd",)),
         Rule("visual.pos_embed.weight", "v.position_embd.weight", ("positions", "embd")),
-        *_norms(""),
-        *_fused(),
+        *norms(""),
+        *fused(),
         *_plain("mlp.linear_fc1", "mlp.linear_fc2"),
         *(
             Rule(f"{_STACK}{hf}.{part}", f"v.deepstack.{{n}}.{ggml}.{part}", shape[:length], when="deepstack")
@@ -279,9 +279,9 @@ QWEN3_VL: Final = Projector(
         *_merger("linear_fc1", "linear_fc2"),
     ),
     sizes=lambda values, config, shapes: vision_sizes(values) | {"positions": _positions(config)},
-    renamed=_WITHOUT_MODEL,
+    renamed=WITHOUT_MODEL,
     flags=_qwen3_flags,
-    assumptions=(*_CONSTANTS, _MERGED),
+    assumptions=(*CONSTANTS, MERGED),
 )
 
 
@@ -325,7 +325,7 @@ LING: Final = Projector(
     classes=("BailingMoeV3VLForConditionalGeneration",),
     kinds=("ling3vl",),
     keys=(
-        *vision_keys(names=_NAMES, defaults={"image_size": _square, "patch_size": 16}),
+        *vision_keys(names=NAMES, defaults={"image_size": _square, "patch_size": 16}),
         kind("ling3vl"),
         gelu(),
         Key((_VISION + "spatial_merge_size",), "vision.spatial_merge_size", "u32", always(None)),
@@ -335,8 +335,8 @@ LING: Final = Projector(
         *frames("visual.patch_embed.proj.weight"),
         Rule("visual.patch_embed.proj.bias", "v.patch_embd.bias", ("embd",), when="patch_bias"),
         Rule("visual.pos_embed.weight", "v.position_embd.weight", ("positions", "embd")),
-        *_norms(""),
-        *_fused(),
+        *norms(""),
+        *fused(),
         *_plain("mlp.linear_fc1", "mlp.linear_fc2"),
         *norm("visual.merger.norm", "mm.input_norm"),
         *linear("linear_proj.0", "mm.0", ("wide", "merged")),
@@ -350,91 +350,8 @@ LING: Final = Projector(
             "wide": shapes.get("linear_proj.0.weight", (0,))[0],
         }
     ),
-    renamed=_WITHOUT_MODEL,
+    renamed=WITHOUT_MODEL,
     present={"patch_bias": r"^visual\.patch_embed\.proj\.bias"},
     takes=_is_bare,
-    assumptions=(*_CONSTANTS, _MERGED),
-)
-
-GLM4V: Final = Projector(
-    name="glm4v",
-    classes=("Glm4vForConditionalGeneration", "Glm4vMoeForConditionalGeneration", "GlmOcrForConditionalGeneration"),
-    kinds=("glm4v",),
-    keys=(
-        *vision_keys(names=_NAMES, defaults={"patch_size": 14}),
-        kind("glm4v"),
-        *activation(_VISION + "hidden_act", needed=False),
-        epsilon(_VISION + "rms_norm_eps", 1e-5),
-    ),
-    rules=(
-        *frames("visual.patch_embed.proj.weight"),
-        Rule("visual.patch_embed.proj.bias", "v.patch_embd.bias", ("embd",)),
-        Rule(
-            "visual.embeddings.position_embedding.weight", "v.position_embd.weight", ("positions", "embd"), when="table"
-        ),
-        Rule("visual.post_conv_layernorm.weight", "v.norm_embd.weight", ("embd",), when="first_norm"),
-        *_norms(None),
-        *_fused("qkv_bias"),
-        Rule(_BLOCK + "attn.q_norm.weight", "v.blk.{n}.attn_q_norm.weight", ("head",), when="head_norms"),
-        Rule(_BLOCK + "attn.k_norm.weight", "v.blk.{n}.attn_k_norm.weight", ("head",), when="head_norms"),
-        *_gated("mlp_bias"),
-        *norm("visual.post_layernorm", "v.post_ln", bias=None),
-        *linear("visual.downsample", "mm.patch_merger", ("merged", "embd", "2", "2")),
-        *linear("visual.merger.proj", "mm.model.fc", ("merged", "merged"), None),
-        *norm("visual.merger.post_projection_norm", "mm.post_norm", "merged"),
-        *linear("visual.merger.gate_proj", "mm.gate", ("context", "merged"), None),
-        *linear("visual.merger.up_proj", "mm.up", ("context", "merged"), None),
-        *linear("visual.merger.down_proj", "mm.down", ("merged", "context"), None),
-    ),
-    sizes=lambda values, config, shapes: _glm_sizes(values, config, shapes),
-    renamed=_WITHOUT_MODEL,
-    present={
-        "table": r"visual\.embeddings\.position_embedding\.weight",
-        "first_norm": r"visual\.post_conv_layernorm\.weight",
-        "qkv_bias": r"visual\.blocks\.\d+\.attn\.qkv\.bias",
-        "head_norms": r"visual\.blocks\.\d+\.attn\.q_norm\.weight",
-        "mlp_bias": r"visual\.blocks\.\d+\.mlp\.gate_proj\.bias",
-    },
-    assumptions=(*_CONSTANTS, _MERGED),
-)
-
-
-def _glm_sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes:
-    """The merger's width is the text model's; how wide its gate is, only the tensors say."""
-    sizes = vision_sizes(values)
-    patches = divided(count(values, "vision.image_size"), sizes["patch"], "vision.image_size")
-    gate = shapes.get("visual.merger.gate_proj.weight", (0,))
-    gated = shapes.get("visual.blocks.0.mlp.gate_proj.weight", (sizes["ffn"],))
-    return sizes | {
-        "positions": patches**2,
-        "merged": whole(config, _VISION + "out_hidden_size", sizes["text"]),
-        "context": gate[0],
-        "ffn": gated[0],
-    }
-
-
-def _tokens(name: str) -> Default:
-    """The least or the most tokens of a picture, as pixels."""
-
-    def value(config: Config) -> Json:
-        if config.get(PREPROCESSOR + name) is None:
-            return None
-        edge = whole(config, f"{PREPROCESSOR}patch_size", 14) * whole(config, f"{PREPROCESSOR}merge_size", 2)
-        return whole(config, PREPROCESSOR + name) * edge**2
-
-    return value
-
-
-GLM5_NEXT: Final = replace(
-    GLM4V,
-    name="glm5-next",
-    classes=("Glm5NextForConditionalGeneration",),
-    kinds=("glm5v",),
-    keys=(
-        *(kind("glm5v") if key.ggml == "projector_type" else key for key in GLM4V.keys),
-        Key((_VISION + "spatial_merge_size",), "vision.spatial_merge_size", "u32", always(2)),
-        Key((_VISION + "swiglu_limit",), "vision.swiglu_clamp", "f32", always(None)),
-        computed("vision.image_min_pixels", "u32", _tokens("min_image_tokens")),
-        computed("vision.image_max_pixels", "u32", _tokens("max_image_tokens")),
-    ),
+    assumptions=(*CONSTANTS, MERGED),
 )

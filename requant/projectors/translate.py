@@ -34,6 +34,10 @@ _TEXT: Final = re.compile(
     | (?:talker|token2wav|code2wav)\..*
     """
 )
+#: What config.json calls the settings of what sees or hears.
+_SENSES: Final = frozenset(
+    ("vision_config", "audio_config", "thinker_config", "whisper_config", "speech_config", "sound_config", "visual")
+) | {"vision_encoder", "encoder", "encoder_config", "speaker_encoder_config", "vision", "mm_vision_tower"}
 #: Which size counts the blocks of what begins so.
 _STACKS: Final = {"v": "layers", "a": "audio_layers", "mm": "projector_layers"}
 
@@ -91,7 +95,7 @@ def _recognized(source: Checkpoint[Tensor], config: Config) -> Projector:
     shown_classes = ", ".join(classes) or "no class"
     if why:
         raise UnsupportedError(f"config.json: {shown_classes}: {why}")
-    if not any(key.split(".")[0].endswith(("_config", "_encoder")) for key in config) and "visual" not in config:
+    if not _SENSES & config.keys():
         raise UnsupportedError(
             f"config.json says {shown_classes}, which neither sees nor hears: there is no projector to write",
             hint="leave out --mmproj to convert the model itself",
