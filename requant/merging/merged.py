@@ -8,12 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from requant.codecs import Halves
 from requant.encodings import Encoding, Shape
 from requant.expressions import Context, Form, InGranules, Node, Reduction
 from requant.expressions.form import is_half
-from requant.merging.finite import Finite
-from requant.merging.methods.method import Formula, HalfStack
+from requant.merging.finite import look
+from requant.merging.methods.method import Formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Merged(InGranules):
     def forms(self, target: Encoding) -> Form:
         """Float32; numbers of the target's 16-bit dtype where all models are of it, and the merge computes in it."""
         halves = self.formula.in_halves and is_half(target) and self.formula.setting.precision.encoding == target
-        halves = halves and all(isinstance(node, Finite) and Form.HALVES in node.of.forms(target) for node in self.of)
+        halves = halves and all(Form.HALVES in node.forms(target) for node in self.of)
         return Form.VALUES | Form.HALVES if halves else Form.VALUES
 
     def holds(self, target: Encoding) -> bool:
@@ -69,18 +68,11 @@ class Merged(InGranules):
         """The models' rows, and what the formula makes of them."""
         with context.scratch.room() as scratch:
             stack = scratch.like(out, len(self.of) * (stop - start)).reshape(len(self.of), stop - start, -1)
-            if form is Form.HALVES:
-                self._fill_halves(range(start, stop), stack, out, context)
-                return
             for node, rows in zip(self.of, stack, strict=True):
                 node.fill(form, range(start, stop), rows, context)
-            self.formula.fill(stack, start, context.results(self), out, scratch)
-
-    def _fill_halves(self, rows: range, stack: HalfStack, out: Halves, context: Context) -> None:
-        """Words to words. The models' are looked at only where the result shows that one of them is no number."""
-        models = [node for node in self.of if isinstance(node, Finite)]
-        for node, words in zip(models, stack, strict=True):
-            node.of.fill(Form.HALVES, rows, words, context)
-        if not self.formula.fill_halves(stack, context.results(self), out):
-            for node, words in zip(models, stack, strict=True):
-                node.look(words, rows, self.formula.setting.precision)
+            known = context.results(self)
+            if form is Form.VALUES:
+                self.formula.fill(stack, start, known, out, scratch)
+            elif not self.formula.fill_halves(stack, known, out):
+                for node, words in zip(self.of, stack, strict=True):
+                    look(node, words, range(start, stop), self.formula.setting.precision)
