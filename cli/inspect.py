@@ -18,6 +18,7 @@ from requant.errors import Error
 from requant.formats import opened
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.operations.inspect import PROJECTOR, Report, Share, report, share_of, short_label
+from requant.patterns import of_the_user
 from requant.printable import printable
 
 _EXAMPLES: Final = """\b
@@ -51,7 +52,7 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
     the memory needed to run it. Only headers are read.
     """
     try:
-        wanted = re.compile(pattern) if pattern is not None else None
+        wanted = of_the_user(pattern) if pattern is not None else None
     except re.error as error:
         raise click.BadParameter(f"not a regular expression: {error}", param_hint="--tensors") from error
     path = located(model)

@@ -107,6 +107,17 @@ def regular_expression(
     return Pattern(text, patience, _compile(text, multiline, longest))
 
 
+def of_the_user(text: str, flags: int = 0) -> re.Pattern[str]:
+    """A regular expression from the command line, which may take its time; raises `re.error`.
+
+    Python warns of brackets and doubled signs in a set, which some later version of it may read otherwise: here they
+    mean themselves, as they do to llama.cpp, and always will.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return re.compile(text, flags)
+
+
 def wildcard(text: str, patience: Patience) -> Pattern:
     """A pattern of `*`, `?` and `[…]`, as `fnmatch.fnmatchcase` reads it: for `matches_whole`."""
     return Pattern(text, patience, _compile(fnmatch.translate(text), False, MAX_PATTERN))

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from requant.errors import FormatError
-from tests.fuzz import campaign
+from tests.fuzz import campaign, seeds
 from tests.fuzz.guided import Drawn, tried
 from tests.fuzz.mutations import GgufParts, Raw, json_text, mutated, shaken
 from tests.fuzz.targets import TARGETS
@@ -75,3 +75,9 @@ def test_a_case_drawn_from_bytes(tmp_path):
     for case in (data, data[::-1], b""):
         outcomes = [str(tried(case, "safetensors file", tmp_path)) for _ in range(2)]
         assert outcomes[0] == outcomes[1]
+
+
+def test_every_family_is_a_seed():
+    """A family whose seed is refused would be fuzzed by nothing, and hide all others."""
+    refused = {"llama-longrope"}  # its factors are zeros
+    assert {*seeds.ggml_models()} - {*seeds.hf_models()} == refused | seeds.BY_NUMBERS

@@ -64,6 +64,12 @@ def test_regular_expressions_are_those_of_c_plus_plus():
     assert compiled(r"\d").search("٣") is None
 
 
+def test_brackets_in_a_set_mean_themselves(recwarn):
+    """Python warns that it may read them otherwise one day; nobody who converts a model should see that."""
+    assert compiled("[[a]x").fullmatch("[x") and compiled("[a&&b]").fullmatch("&") and compiled("[a||b]").fullmatch("|")
+    assert not recwarn.list
+
+
 def test_layers_to_prune():
     assert layers_to_prune("10, 2,2") == (2, 10)
     for text in ("", "a", "1,", "-1", "1-3"):

@@ -15,6 +15,7 @@ from requant.digits import whole
 from requant.encodings import Encoding
 from requant.errors import PlanError
 from requant.ir import Typed
+from requant.patterns import of_the_user
 from requant.recipes.table import encoding_named
 
 
@@ -64,7 +65,7 @@ def compiled(regex: str) -> re.Pattern[str]:
     for name, members in _CLASSES.items():
         text = text.replace(name, members)
     try:
-        return re.compile(text, re.ASCII)
+        return of_the_user(text, re.ASCII)
     except re.error as error:
         raise PlanError(f"{regex!r} is no regular expression: {error}") from None
 

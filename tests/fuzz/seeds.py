@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -44,6 +45,18 @@ def empty(spec: TensorSpec) -> Tensor:
     return Tensor(spec.name, spec.shape, spec.encoding, {name: Zeros(part.nbytes) for name, part in spec.parts.items()})
 
 
+#: "expression for the stem of a fixture, key" -> what llama.cpp's converter cannot know, or leaves out, of a folder.
+_LEFT_OUT: Mapping[str, Typed] = {
+    "(deepseek3|glm4lite).* deepseek2.expert_gating_func": Typed("u32", 2),
+    "glm4lite deepseek2.leading_dense_block_count": Typed("u32", 1),
+    "exaone exaone.attention.layer_norm_rms_epsilon": Typed("f32", 1e-5),
+    "qwen qwen.attention.layer_norm_rms_epsilon": Typed("f32", 1e-6),
+    "modernbert modern-bert.attention.layer_norm_epsilon": Typed("f32", 1e-5),
+}
+#: What goes back to a folder by its numbers only, which seeds do not have.
+BY_NUMBERS = {"museglimmer"}
+
+
 @cache
 def ggml_models() -> Mapping[str, Checkpoint[Tensor]]:
     """One GGUF of every family, without numbers."""
@@ -53,11 +66,9 @@ def ggml_models() -> Mapping[str, Checkpoint[Tensor]]:
         metadata = {key: Typed(kind, value) for key, (kind, value) in document["metadata"].items()}
         tensors = tuple(empty(TensorSpec(name, tuple(shape), F32)) for name, (shape, *_) in document["tensors"].items())
         architecture = str(metadata["general.architecture"].value)
-        # What llama.cpp's converter cannot know, or gets wrong, of a transformers 5 folder.
-        if path.stem.startswith(("deepseek3", "glm4lite")):
-            metadata["deepseek2.expert_gating_func"] = Typed("u32", 2)
-        if path.stem == "glm4lite":
-            metadata["deepseek2.leading_dense_block_count"] = Typed("u32", 1)
+        for key, typed in _LEFT_OUT.items():
+            if re.fullmatch(key.partition(" ")[0], path.stem):
+                metadata[key.partition(" ")[2]] = typed
         found[path.stem] = Checkpoint(Naming.GGML, architecture, tensors, metadata=metadata, path=Path(path.stem))
     return found
 
@@ -85,6 +96,8 @@ def hf_models() -> Mapping[str, Folder]:
     """One HF folder of every family, without numbers; those that requant makes of the GGUFs."""
     found = {}
     for name, model in ggml_models().items():
+        if name in BY_NUMBERS:
+            continue
         try:
             plan = plan_conversion(model, FORMATS["safetensors"], Path("out"), Request("BF16"))
         except UnsupportedError:  # factors of a rope that are zero

@@ -21,7 +21,7 @@ import click
 
 from requant.cli import options
 from requant.cli.execution import plan_text
-from requant.cli.inspect import _metadata_text, _summary, _tensor_table
+from requant.cli.inspect import _metadata_text, _projector, _summary, _tensor_table
 from requant.cli.requantize import arguments
 from requant.cli.tables import json_text as document_text
 from requant.formats import FORMATS
@@ -64,7 +64,7 @@ def looked_at(checkpoint: Checkpoint[Tensor], random: Random) -> None:
     """What `inspect` counts of it, and now and then all that it prints."""
     found = report(checkpoint, "fuzz")
     if random.random() < 0.15:
-        _summary(found)
+        _summary(found, _projector(checkpoint))
         _tensor_table(checkpoint.tensors[:50])
         _metadata_text(found)
         document_text(found.to_json(checkpoint.tensors[:50]))
