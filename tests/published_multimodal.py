@@ -1,7 +1,10 @@
 """Models that see or hear, as their makers publish them: a text model, and a tensor of what else there is."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+import torch
 
 from tests.published import Published, Tensors, random
 
@@ -47,6 +50,38 @@ def _seeing(
 _INNER: Final = ((r"^model\.", "model.language_model."),)
 _TOWER: Final = "vision_tower.encoder.weight"
 _HEARING: Final = ("audio_tower.conv1.weight", "multi_modal_projector.linear.weight")
+
+_EXPERT: Final = re.compile(r"(.*mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight")
+
+
+def _packed(tensors: Tensors) -> Tensors:
+    """Experts as stacks [experts, in, out], gate and up side by side."""
+    found = {name: value for name, value in tensors.items() if not _EXPERT.fullmatch(name)}
+    for module in dict.fromkeys(match[1] for match in map(_EXPERT.fullmatch, tensors) if match):
+        gate, up, down = (
+            torch.stack([tensors[f"{module}{e}.{part}_proj.weight"].T for e in range(4)])
+            for part in ("gate", "up", "down")
+        )
+        found |= {f"{module}gate_up_proj": torch.cat([gate, up], dim=2), f"{module}down_proj": down}
+    return found
+
+
+def unpacked(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What a text model alone has in place of such stacks, of arrays."""
+    found = {}
+    for name, value in tensors.items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            found[name] = value
+            continue
+        module, half = name.rpartition(".")[0], value.shape[2] // 2
+        parts = {"down": value} if name.endswith("down_proj") else {"gate": value[..., :half], "up": value[..., half:]}
+        found |= {
+            f"{module}.{e}.{part}_proj.weight": one.T for part, stack in parts.items() for e, one in enumerate(stack)
+        }
+    return found
+
+
+_EXPERTS: Final = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 
 #: name -> model
 MULTIMODAL: Final[Mapping[str, Published]] = {
@@ -227,5 +262,64 @@ MULTIMODAL: Final[Mapping[str, Published]] = {
         ("Qwen3ForCausalLM", "Qwen3Config", {"head_dim": 32, "rope_theta": 10000.0}),
         ((r"^", "thinker."),),
         _with("thinker.audio_tower.conv.weight"),
+    ),
+    "qwen3vlmoe-omni": Published(
+        {
+            "architectures": ["Qwen3OmniMoeForConditionalGeneration"],
+            "model_type": "qwen3_omni_moe",
+            "thinker_config": {
+                "model_type": "qwen3_omni_moe_thinker",
+                "text_config": {
+                    **_SIZES,
+                    **_EXPERTS,
+                    "model_type": "qwen3_omni_moe_text",
+                    "head_dim": 32,
+                    "norm_topk_prob": True,
+                    "rope_theta": 10000.0,
+                    "rope_scaling": {
+                        "rope_type": "default",
+                        "type": "default",
+                        "mrope_section": [6, 5, 5],
+                        "mrope_interleaved": True,
+                    },
+                },
+            },
+        },
+        (
+            "Qwen3MoeForCausalLM",
+            "Qwen3MoeConfig",
+            {**_EXPERTS, "head_dim": 32, "norm_topk_prob": True, "rope_theta": 10000.0},
+        ),
+        ((r"^", "thinker."),),
+        _with("thinker.audio_tower.conv.weight", "thinker.visual.blocks.0.attn.qkv.weight", "talker.model.norm.weight"),
+    ),
+    "qwen3vlmoe-packed": Published(
+        {
+            "architectures": ["Qwen3VLMoeForConditionalGeneration"],
+            "model_type": "qwen3_vl_moe",
+            "tie_word_embeddings": False,
+            "text_config": {
+                **_SIZES,
+                **_EXPERTS,
+                "model_type": "qwen3_vl_moe_text",
+                "head_dim": 32,
+                "norm_topk_prob": True,
+                "rope_theta": 10000.0,
+                "rope_scaling": {
+                    "rope_type": "default",
+                    "type": "default",
+                    "mrope_section": [6, 5, 5],
+                    "mrope_interleaved": True,
+                },
+            },
+            "vision_config": {"deepstack_visual_indexes": [0]},
+        },
+        (
+            "Qwen3MoeForCausalLM",
+            "Qwen3MoeConfig",
+            {**_EXPERTS, "head_dim": 32, "norm_topk_prob": True, "rope_theta": 10000.0},
+        ),
+        _INNER,
+        lambda tensors: _with("model.visual.blocks.0.attn.qkv.weight")(_packed(tensors)),
     ),
 }

@@ -19,6 +19,7 @@ from requant.operations.requantize import plan_requantization
 from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_expressions import values
+from tests.published_multimodal import unpacked
 from tests.test_architectures import LOST, TOKENIZER, as_text, plainly, same, sees
 from tests.tiny_models import DIFFUSION, ENCODERS, MODELS, TWO_STACKS, VOCABULARY, make
 from tests.tiny_published import PUBLISHED
@@ -137,6 +138,7 @@ def test_back_to_hf(name, tmp_path):
     execute(plan_conversion(source, Safetensors(), tmp_path / "back", Request()))
     tensors = [tensor for tensor in Safetensors().read(tmp_path / "hf").tensors if not sees(name, tensor.name)]
     before = {plainly(name, tensor.name): values(tensor) for tensor in tensors}
+    before = unpacked(before) if name == "qwen3vlmoe-packed" else before
     after = {as_text(tensor.name): values(tensor) for tensor in Safetensors().read(tmp_path / "back").tensors}
     assert before.keys() - after.keys() == {plainly(name, lost) for lost in LOST.get(name, set())} & before.keys()
     for tensor, array in after.items():

@@ -71,6 +71,7 @@ SAID_OTHERWISE = {
         *(("dots1", "sliding_window"), ("dots1", "max_window_layers")),
         *(("cohere2moe", key) for key in ("sliding_window_pattern", "prefix_dense_sliding_window_pattern")),
         *(("cohere2moe", key) for key in ("rope_theta", "rope_scaling")),  # beside rope_parameters
+        *(("llama4", "no_rope_layer_interval"), ("llama4", "layer_types")),
         *(("mellum", "mlp_layer_types"), ("afmoe", "global_attn_every_n_layers")),
         ("exaone4", "layer_types"),  # without a width no layer has a window
     },

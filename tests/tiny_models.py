@@ -578,6 +578,18 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "SolarOpenConfig",
         {**_MIXTURE, "n_routed_experts": 4, "n_shared_experts": 1},
     ),
+    "llama4": (
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "intermediate_size_mlp": 80,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "interleave_moe_layer_step": 2,
+        },
+    ),
     "t5encoder": ("T5EncoderModel", "T5Config", {}),
     "t5": ("T5ForConditionalGeneration", "T5Config", {"num_layers": 3, "num_decoder_layers": 2}),
     "umt5": ("UMT5ForConditionalGeneration", "UMT5Config", {}),

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from requant.architectures.reordered import by_outputs
-from requant.expressions import Chosen, Columns, Joined, LogNeg, NegExp, Node, Regrouped, Slice
+from requant.expressions import (
+    Chosen,
+    Columns,
+    Joined,
+    LogNeg,
+    NegExp,
+    Node,
+    Regrouped,
+    Slice,
+    Transposed,
+    reshaped,
+)
 
 if TYPE_CHECKING:
     from requant.architectures.rules import Sizes
@@ -78,6 +89,21 @@ class Grid:
     @staticmethod
     def _counts(names: Sequence[str | int], sizes: Sizes) -> tuple[int, ...]:
         return tuple(name if isinstance(name, int) else sizes[name] for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """Each matrix of a stack transposed. shape: sizes of the result."""
+
+    shape: tuple[str, ...]
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """Outputs as rows."""
+        return Transposed(node)
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """Inputs as rows."""
+        return Transposed(reshaped(node, tuple(sizes[name] for name in self.shape)))
 
 
 @dataclass(frozen=True, slots=True)

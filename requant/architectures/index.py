@@ -187,6 +187,10 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("GROVE_MOE", "grove", "grove_moe grovemoe GroveMoeForCausalLM modeling_grove_moe.GroveMoeForCausalLM"),
     ("SMALL_THINKER", "grove", "smallthinker SmallThinkerForCausalLM SmallThinkerModel"),
     ("ARCTIC", "grove", "arctic ArcticForCausalLM ArcticModel"),
+    ("QWEN3_VL_MOE", "packed", "qwen3_vl_moe qwen3_vl_moe_text Qwen3VLMoeForConditionalGeneration"),
+    ("QWEN3_OMNI", "packed", "qwen3_omni_moe qwen3_omni_moe_thinker Qwen3OmniMoeForConditionalGeneration"),
+    ("QWEN3_VL_MOE_TEXT", "packed", "qwen3_moe qwen3vlmoe Qwen3MoeForCausalLM Qwen3MoeModel"),
+    ("LLAMA4", "packed", "llama4_text llama4 Llama4ForCausalLM Llama4ForConditionalGeneration"),
     ("DBRX", "dbrx", "dbrx DbrxForCausalLM DbrxModel"),
 )
 

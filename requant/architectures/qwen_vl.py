@@ -17,7 +17,8 @@ from requant.architectures.rope import Rope
 from requant.architectures.rules import MMPROJ, Config, Family, Ignored, Irregular, Key, Sizes, ToGgml, ToHf, always
 from requant.ir import Checkpoint, Tensor, Typed
 
-_BASES: Final = ("model.", "model.language_model.", "language_model.model.", "")
+#: Prefixes of the text model's tensors.
+BASES: Final = ("model.", "model.language_model.", "language_model.model.", "")
 _VISION: Final = Ignored(r"(model\.)?visual\..*", MMPROJ, lost=True)
 #: How many layers get pictures once more, by config.json's list of the vision model's.
 _DEEPSTACK: Final = "n_deepstack_layers"
@@ -33,13 +34,15 @@ def _text(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     return ToHf()  # text goes through every layer once; the count is carried along
 
 
+DEEPSTACK: Final = Irregular(_deepstack, _text)
+
 QWEN2_VL: Final[Family] = replace(
     QWEN2,
     model_type="qwen2_vl",
     ggml="qwen2vl",
     classes=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration", "Qwen2VLModel"),
     headless=frozenset({"Qwen2VLModel"}),
-    bases=_BASES,
+    bases=BASES,
     keys=(*DECODER_KEYS[:-1], Key(("rms_norm_eps",), "attention.layer_norm_rms_epsilon", "f32", always(1e-5))),
     ignored=(*QWEN2.ignored, _VISION),
     irregular=(Sections(Rope(theta=1_000_000.0), (16, 24, 24), interleaved=False).pair(),),
@@ -52,11 +55,11 @@ QWEN3_VL: Final[Family] = replace(
     ggml="qwen3vl",
     classes=("Qwen3VLForConditionalGeneration",),
     headless=frozenset(),
-    bases=_BASES,
+    bases=BASES,
     ignored=(*QWEN3.ignored, _VISION),
     irregular=(
         Sections(Rope(theta=500_000.0), (24, 20, 20), interleaved=True).pair(),
-        Irregular(_deepstack, _text),
+        DEEPSTACK,
     ),
     other_types=("qwen3_vl_text",),
     classifier=None,

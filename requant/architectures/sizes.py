@@ -52,6 +52,7 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "ffn_pair": 2 * ffn,
         "ffn_half": ffn // 2,
         "expert_ffn": expert_ffn,
+        "expert_pair": 2 * expert_ffn,
         "shared_ffn": shared_ffn,
         "shared_ffn_pair": 2 * shared_ffn,
         "experts": experts,
