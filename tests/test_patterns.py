@@ -187,8 +187,10 @@ def test_a_tokenizers_pattern_that_takes_too_long_is_told(monkeypatch):
 
 #: Where patterns are compiled that are not written there, and whose they are.
 ELSEWHERE = {
-    "requant/recipes/options.py": "the user's --tensor-type, as llama-quantize reads it",
-    "cli/inspect.py": "the user's --tensors",
+    "requant/patterns.py": "the user's own",
+    "requant/recipes/forced.py": "a table of types that llama.cpp insists on",
+    "requant/projectors/translate.py": "the tables of projectors",
+    "requant/calibration/skeleton.py": "names of layers and weights, escaped or from a table",
     "requant/hub.py": "a type the user names, escaped",
     "requant/tokenizers/splitting.py": "llama.cpp's own, from our table",
     "formats/safetensors/header.py": "our own, with our limits in it",
