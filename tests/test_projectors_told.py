@@ -7,9 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 
 from requant.cli.main import cli
@@ -189,8 +191,24 @@ def test_names_as_transformers_5_saves_them(name, made, tmp_path):
     assert found["saved"]["tensors"] == found["hub"]["tensors"]
 
 
+@pytest.mark.slow
+def test_a_tower_that_is_quantized(gemma3, tmp_path):
+    """bitsandbytes takes every linear layer; the projector has the numbers that it stands for."""
+    assert run("convert", gemma3, tmp_path / "nf4", "--to", "NF4").exit_code == 0
+    for folder in (gemma3, tmp_path / "nf4"):
+        assert run("convert", folder, f"{folder}.gguf", "--mmproj", "--to", "F32").exit_code == 0
+    plain, rounded = (
+        {tensor.name: tensor.data for tensor in GGUFReader(f"{folder}.gguf").tensors}
+        for folder in (gemma3, tmp_path / "nf4")
+    )
+    assert plain.keys() == rounded.keys()
+    far = [name for name, array in plain.items() if not np.array_equal(array, rounded[name])]
+    assert far and all(name.startswith("v.blk.") for name in far)
+    assert all(np.corrcoef(plain[name].ravel(), rounded[name].ravel())[0, 1] > 0.98 for name in far)
+
+
 def test_a_tower_whose_text_model_is_quantized(gemma3, tmp_path):
-    """compressed-tensors leaves the tower as it is; bitsandbytes does not. Either becomes what it is."""
+    """compressed-tensors leaves the tower as it is."""
     before = convert(gemma3, "--to", "F16")
     assert before.exit_code == 0
     plain = summary(gemma3.parent / "mmproj.gguf")["tensors"]
