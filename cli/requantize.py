@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from requant import formats
 from requant.cli import options
-from requant.cli.execution import carry_out
+from requant.cli.execution import carry_out, measuring
+from requant.cli.terminal import remark
 from requant.digits import whole
+from requant.encodings import Blocks
 from requant.errors import PlanError
 from requant.formats import FORMATS
+from requant.ir import Checkpoint, Tensor
 from requant.losses import LossKind
-from requant.recipes import RECIPES, Recipe, layers_to_prune, override_kv, recipe_named
+from requant.plan import Plan
+from requant.recipes import RECIPES, Recipe, encoding_named, layers_to_prune, override_kv, recipe_named
+
+if TYPE_CHECKING:
+    from requant.operations.requantize import Request
 
 _EXAMPLES: Final = """\b
 Examples:
   requant requantize model-f16.gguf model-q4.gguf Q4_K_M
   requant requantize model-f16.gguf model-iq2.gguf IQ2_XS --imatrix imatrix.gguf
   requant requantize model-f16.gguf mine.gguf --like theirs.gguf
+  requant requantize model-f16.gguf best.gguf Q4_K_M --stats stats.gguf --target-size 4.2GB
   requant requantize --dry-run model-f16.gguf Q4_K_M
 """
 
@@ -32,6 +40,11 @@ Examples:
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")
 @options.rounding_options
 @click.option("--like", type=click.Path(exists=True, path_type=Path), help="Copy the types of another GGUF's tensors.")
+@click.option("--stats", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Of `requant calibrate`.")
+@click.option("--target-size", metavar="SIZE", help="Choose types so that the file has SIZE, such as 4.2GB.")
+@click.option("--target-bpw", type=click.FloatRange(0.5, 33), metavar="B", help="The same, in bits per weight.")
+@click.option("--types", metavar="TYPE,...", help="With a target: what tensors may become.")
+@click.option("--recipe-out", type=click.Path(path_type=Path), help="With a target: write the types chosen.")
 @click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")
 @click.option(
     "--override-kv",
@@ -48,6 +61,11 @@ def requantize(
     rest: tuple[str, ...],
     allow_requantize: bool,
     like: Path | None,
+    stats: Path | None,
+    target_size: str | None,
+    target_bpw: float | None,
+    types: str | None,
+    recipe_out: Path | None,
     prune_layers: str | None,
     key_values: tuple[str, ...],
     keep_split: bool,
@@ -80,9 +98,62 @@ def requantize(
         raise PlanError(f"{source} is both input and output", hint="write to another name")
     options.refuse_to_overwrite(words.destination, how.force or how.dry_run)
     tolerated = frozenset({LossKind.REQUANTIZED} if allow_requantize else ())
+    if target_size or target_bpw:
+        if like or prune_layers or choices.imatrix:
+            raise click.UsageError("--target-size and --target-bpw go without --like, --prune-layers and --imatrix")
+        chosen = _Target(stats, target_size, target_bpw, types, recipe_out)
+        carry_out(chosen.plan(model, words.destination, request, how), how, measure=True, tolerated=tolerated)
+        return
+    if stats or types or recipe_out:
+        raise click.UsageError("--stats, --types and --recipe-out go with --target-size or --target-bpw")
     carry_out(
         plan_requantization(model, FORMATS["gguf"], words.destination, request), how, measure=True, tolerated=tolerated
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What is asked of a size."""
+
+    stats: Path | None
+    size: str | None
+    bits: float | None
+    types: str | None
+    recipe_out: Path | None
+
+    def plan(self, model: Checkpoint[Tensor], destination: Path, request: Request, how: options.RunOptions) -> Plan:
+        """The types chosen, told, and written down if asked for."""
+        from requant.formats.imatrix.statistics import read_statistics
+        from requant.operations.allocate import Size, plan_allocation
+
+        if self.stats is None:
+            raise click.UsageError("a target needs --stats, which `requant calibrate` makes")
+        if self.size and self.bits:
+            raise click.UsageError("--target-size and --target-bpw cannot be used together")
+        if self.recipe_out is not None:
+            options.refuse_to_overwrite(self.recipe_out, how.force or how.dry_run)
+        size = Size(options.cut(self.size, None).shard_bytes if self.size else None, self.bits)
+        names = tuple(_block_type(word) for word in self.types.split(",")) if self.types else ()
+        with measuring(how.quiet):
+            plan, found = plan_allocation(
+                model, FORMATS["gguf"], destination, request, read_statistics(self.stats), size, names
+            )
+        if self.recipe_out is not None and not how.dry_run:
+            self.recipe_out.write_text(found.recipe, "utf-8")
+        if found.expected is None:
+            remark(
+                f"{self.stats} has no gradients: types chosen by each tensor's own error lose more than they need to"
+            )
+        else:
+            remark(f"expected KL divergence {found.expected:.5f} at {plan.bits_per_weight:.4f} bits per weight")
+        return plan
+
+
+def _block_type(word: str) -> str:
+    encoding = encoding_named(word.strip())
+    if not isinstance(encoding, Blocks):
+        raise PlanError(f"--types: {encoding.label} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
+    return encoding.label
 
 
 @dataclass(frozen=True, slots=True)
