@@ -10,9 +10,11 @@ import pytest
 from requant.architectures import ARCHITECTURES, translate
 from requant.encodings import F32
 from requant.errors import PlanError, UnsupportedError
+from requant.formats.safetensors import Safetensors
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.losses import LossKind
 from requant.sources import Memory
+from tests.tiny_models import make
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -263,3 +265,26 @@ def test_absurd_counts_are_refused_quickly():
     widths = ("attention.key_length", "attention.value_length", "rope.dimension_count")
     refused(gguf({f"llama.{key}": huge for key in widths}), "per head")
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("modernbert", "classifier_pooling", []),
+        ("modernbert", "classifier_pooling", "late"),
+        ("llama4", "interleave_moe_layer_step", 0),
+        ("baichuan", "num_hidden_layers", 2),
+        ("mellum", "mlp_layer_types", ["dense"] * 4),
+        ("museglimmer", "layer_rope_theta", [10000.0] * 4),
+        ("granitemoeswa", "layer_rope_theta", [5.0] * 4),
+        ("roberta", "pad_token_id", 0),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_refused_by_its_key(name, key, value, tmp_path):
+    make(name, tmp_path)
+    source = Safetensors().read(tmp_path)
+    config = dict(source.config)
+    text = config.get("text_config")
+    config |= {"text_config": {**text, key: value}} if isinstance(text, dict) else {key: value}
+    with pytest.raises(PlanError, match="layers" if key == "num_hidden_layers" else key):
+        translate(replace(source, config=config), Naming.GGML)

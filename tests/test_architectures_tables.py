@@ -7,7 +7,7 @@ from itertools import pairwise
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from requant.architectures import ARCHITECTURES, index
@@ -34,6 +34,7 @@ sizes = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=15)  # of each of so many families
 @given(sizes=sizes, data=st.data())
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_names_are_a_bijection(model_type, sizes, data):

@@ -95,7 +95,7 @@ _MELLUM_ROPE: Final = Rope(theta=500000.0, local=True)
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
     """One base for all layers: llama.cpp leaves out the scaling where there is a window, and takes no other base."""
     types = config.get("mlp_layer_types")
-    if isinstance(types, list) and set(map(str, types)) > {"sparse"}:
+    if isinstance(types, list) and set(map(str, types)) - {"sparse"}:
         raise PlanError("config.json: mlp_layer_types: llama.cpp has experts in every layer of this model")
     said = _MELLUM_ROPE.to_ggml(checkpoint, config, sizes)
     base = said.values["rope.freq_base"]

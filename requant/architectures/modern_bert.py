@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from requant.architectures.classifier import Classifier
-from requant.architectures.numbers import number, positive, shortest
+from requant.architectures.numbers import number, positive, shortest, shown
 from requant.architectures.rope import parameters
 from requant.architectures.rules import (
     Assumption,
@@ -71,9 +71,10 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
         _LOCAL_THETA: Typed("f32", _theta(config, SLIDING, "local_rope_theta", 10000.0)),
     }
     pooling = config.get("classifier_pooling", "cls")
-    if pooling not in _POOLING:
-        raise PlanError(f"config.json: classifier_pooling is {pooling!r}, one of {', '.join(_POOLING)} is needed")
-    return ToGgml({**values, _POOLED: Typed("u32", _POOLING[str(pooling)])})
+    number_of = _POOLING.get(pooling) if isinstance(pooling, str) else None
+    if number_of is None:
+        raise PlanError(f"config.json: classifier_pooling is {shown(pooling)}, one of {', '.join(_POOLING)} is needed")
+    return ToGgml({**values, _POOLED: Typed("u32", number_of)})
 
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:

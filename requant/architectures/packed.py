@@ -16,7 +16,7 @@ from requant.architectures.decoders import LAYER, SIZES, VOCABULARY_SIZE, decode
 from requant.architectures.llama import BUFFERS, HEAD_KEYS, MLP, NORMS, SILU, TRUNK, attention
 from requant.architectures.mrope import Sections
 from requant.architectures.multimodal import SEEING
-from requant.architectures.numbers import number
+from requant.architectures.numbers import number, shown
 from requant.architectures.qwen import QWEN3MOE
 from requant.architectures.qwen_vl import BASES, DEEPSTACK
 from requant.architectures.rope import Rope
@@ -107,7 +107,9 @@ _CONSTANTS: Final[tuple[tuple[str, Json], ...]] = (
 
 def _sparse(values: Config) -> Sequence[bool]:
     layers, step = values.get("block_count"), values.get(_STEP)
-    if not isinstance(layers, int) or not isinstance(step, int) or step < 1:
+    if not isinstance(step, int) or step < 1:
+        raise PlanError(f"{_STEP} is {shown(step)}, a number above 0 is needed")
+    if not isinstance(layers, int):
         return []  # which `sizes_of` reports
     return [(n + 1) % step == 0 for n in range(min(layers, 1 << 16))]
 
