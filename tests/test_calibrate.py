@@ -21,7 +21,7 @@ from requant.operations.convert import Request as Conversion
 from requant.operations.convert import plan_conversion
 from requant.statistics import Provenance, Statistics, check_finite, merged
 from tests import tiny_models
-from tests.models import llama_cpp_sources, smollm2
+from tests.models import llama_cpp_sources, minilm, smollm2
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/imatrix"
 
@@ -164,6 +164,18 @@ def test_statistics_come_back_from_their_file_and_are_added_up(tiny, tmp_path, m
     for name in single.importance.entries:
         assert np.array_equal(double.importance.weights(name), single.importance.weights(name))
     assert np.array_equal(double.lookups["token_embd.weight"].counts, 2 * single.lookups["token_embd.weight"].counts)
+
+
+def test_an_encoder_has_inputs_and_no_gradients(tmp_path):
+    """Of all-MiniLM-L6-v2 each of six layers has six matrices."""
+    text = (("text.txt", "The ferry left at seven, and nobody but the baker was on board. " * 80),)
+    plan = plan_of(minilm(), tmp_path)
+    found = calibrate(plan, Request(text, tokens=128, window=64))
+    layers = [name for name in found.importance.entries if name.startswith("blk.")]
+    assert len(layers) == 36 and "blk.5.ffn_down.weight" in layers
+    assert all(found.importance.entries[name].counts.tolist() == [128] for name in layers)
+    with pytest.raises(PlanError, match="an encoder predicts no next token"):
+        calibrate(plan, Request(text, tokens=128, window=64, gradients=True))
 
 
 def made(model="m", value=1.0, chunk_tokens=64):

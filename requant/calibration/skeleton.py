@@ -54,7 +54,7 @@ class Skeleton:
         with quiet(), _without_weights():
             try:
                 config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-                causal = type(config) in transformers.AutoModelForCausalLM._model_mapping
+                causal = type(config) in transformers.AutoModelForCausalLM._model_mapping and _predicts(config)
                 kind: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
                 self.model: Any = kind.from_config(config, dtype=torch.float32, experts_implementation="eager")
             except Exception as error:  # whatever its many classes raise
@@ -137,6 +137,12 @@ class Skeleton:
         if not np.isfinite(out).all():
             raise VerifyError(f"{name} holds NaN or infinities", hint="the weights are damaged")
         return out
+
+
+def _predicts(config: Any) -> bool:
+    """Whether the class that config.json names has a head that predicts tokens, as GPT2LMHeadModel has."""
+    named = (getattr(config, "architectures", None) or [""])[0]
+    return not named.endswith("Model") or named.endswith("LMHeadModel")
 
 
 def fill(node: Node, first: int, out: NDArray[np.float32]) -> None:
