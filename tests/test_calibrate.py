@@ -215,3 +215,19 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, monkeypa
     result = run("calibrate", smollm2(), *words)
     assert result.exit_code in (2, 4) and said in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_a_full_disk_is_an_error_and_no_crash(tiny, tmp_path, monkeypatch):
+    """What lies between layers is written through a map, for which room must be found first."""
+    import errno
+
+    from requant import system
+
+    def full(descriptor, nbytes):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ids_as_text(monkeypatch)
+    plan = plan_of(tiny, tmp_path)
+    monkeypatch.setattr(system, "reserve", full)
+    with pytest.raises(OSError, match="No space left"):
+        calibrate(plan, Request(window=64))

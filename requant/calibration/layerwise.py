@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from requant import system
 from requant.calibration.recording import Record, Recording
 from requant.calibration.skeleton import Skeleton
 from requant.errors import UnsupportedError, VerifyError
@@ -58,6 +59,10 @@ class Layerwise:
     def _states(self, name: str, mode: str = "r+") -> Any:
         path = self._folder / f"{name}.states"
         shape = (len(self._windows), self._windows[0].shape[1], self._width)
+        if mode == "w+":  # a map of a file for which there is no room would end the process
+            with path.open("wb") as file:
+                system.reserve(file.fileno(), 4 * int(np.prod(shape)))
+            mode = "r+"
         return np.memmap(path, np.float32, mode, shape=shape)  # type: ignore[call-overload]
 
     def _enter(self) -> None:
