@@ -75,6 +75,27 @@ SAID_OTHERWISE = {
         *(("mellum", "mlp_layer_types"), ("afmoe", "global_attn_every_n_layers")),
         ("exaone4", "layer_types"),  # without a width no layer has a window
     },
+    "a list of layers stands beside it, and the width is as it says": {
+        *(("lfm2", key) for key in ("full_attn_idxs", "block_multiple_of", "block_ffn_dim_multiplier")),
+    },
+    "only the word rope says something": {("granitehybrid", "position_embedding_type")},
+    "in how many steps it is computed, or how weights began": {
+        ("granitehybrid", "mamba_chunk_size"),
+        *(
+            (name, key)
+            for name in ("mamba", "falconmamba", "mamba2")
+            for key in ("time_step_min", "time_step_max", "time_step_floor", "rescale_prenorm_residual")
+        ),
+        *((name, "residual_in_fp32") for name in ("mamba", "falconmamba", "mamba2")),
+        *(
+            (name, key)
+            for name in ("mamba", "falconmamba")
+            for key in ("time_step_scale", "time_step_init_scheme", "use_associative_scan", "use_mambapy")
+        ),
+        ("mamba2", "chunk_size"),
+    },
+    "expand says it": {("mamba", "intermediate_size"), ("falconmamba", "intermediate_size")},
+    "the heads say it": {("mamba2", "time_step_rank")},
     "the same for each layer, however many are listed": {("hunyuanmoe", "moe_topk")},
     "a tensor of its own in a GGUF": {("museglimmer", "qk_scale_factor")},
     "of the vision model": {
@@ -159,7 +180,7 @@ def others(key, value):
         return [word for word in ("gelu", "relu") if word != value]
     if key == "layer_types":
         swapped = {"full_attention": "sliding_attention", "sliding_attention": "full_attention"}
-        swapped["linear_attention"] = "full_attention"
+        swapped["linear_attention"] = swapped["conv"] = "full_attention"
         return [[swapped.get(value[0], value[0]), *value[1:]]]
     if isinstance(value, list):
         return [value[:-1], [*reversed(value)]] if value else [[0]]

@@ -78,6 +78,25 @@ _LINEAR: Final = {
         "mrope_interleaved": True,
     },
 }
+_CONVOLVED: Final = {
+    "num_hidden_layers": 4,
+    "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+}
+_GRANITE_HYBRID: Final = {
+    "num_hidden_layers": 4,
+    "layer_types": ["mamba", "attention", "mamba", "attention"],
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "shared_intermediate_size": 80,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 16,
+    "attention_multiplier": 0.125,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.25,
+    "logits_scaling": 8.0,
+}
 _LATENT: Final = {
     "num_key_value_heads": 4,
     "q_lora_rank": 32,
@@ -595,6 +614,26 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
     "umt5": ("UMT5ForConditionalGeneration", "UMT5Config", {}),
     "mpt": ("MptForCausalLM", "MptConfig", {"attn_config": {"clip_qkv": 2.0}}),
     "mpt-unclipped": ("MptForCausalLM", "MptConfig", {}),
+    "lfm2": ("Lfm2ForCausalLM", "Lfm2Config", {**_CONVOLVED, "block_auto_adjust_ff_dim": False}),
+    "lfm2-adjusted": (
+        "Lfm2ForCausalLM",
+        "Lfm2Config",
+        {**_CONVOLVED, "intermediate_size": 100, "block_multiple_of": 16, "block_ffn_dim_multiplier": 1.5},
+    ),
+    "lfm2moe": (
+        "Lfm2MoeForCausalLM",
+        "Lfm2MoeConfig",
+        {**_CONVOLVED, "num_dense_layers": 1, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
+    ),
+    "mamba": ("MambaForCausalLM", "MambaConfig", {"time_step_rank": 4}),
+    "falconmamba": ("FalconMambaForCausalLM", "FalconMambaConfig", {"time_step_rank": 4}),
+    "mamba2": ("Mamba2ForCausalLM", "Mamba2Config", {"num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16}),
+    "granitehybrid": ("GraniteMoeHybridForCausalLM", "GraniteMoeHybridConfig", _GRANITE_HYBRID),
+    "granitehybrid-dense": (
+        "GraniteMoeHybridForCausalLM",
+        "GraniteMoeHybridConfig",
+        {**_GRANITE_HYBRID, "num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 80},
+    ),
     **{name: (*(model.twin or ("", "", {})),) for name, model in PUBLISHED.items()},
 }
 #: What reads one text and writes another, with two stacks of layers.
@@ -667,6 +706,9 @@ def make(
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             settings.pop(key)
         settings |= {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": settings.pop("max_position_embeddings")}
+    if config_class in ("MambaConfig", "FalconMambaConfig", "Mamba2Config"):
+        for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings"):
+            settings.pop(key)
     if config_class == "FalconConfig":
         settings.pop("intermediate_size")
     if config_class == "BloomConfig":
@@ -690,6 +732,9 @@ def make(
             if name == "gemmaembedding" and "norm" in tensor_name:  # of which one is too small to survive that
                 value = torch.round(value * 4096) / 4096
             weight.copy_(value.to(torch.bfloat16))
+        for tensor_name, biases in model.named_buffers():
+            if tensor_name.endswith("expert_bias"):
+                biases.copy_(torch.linspace(-0.5, 0.5, len(biases)).to(torch.bfloat16))
     model = model.to(dtype).eval()
     model.save_pretrained(folder)
     if name in PUBLISHED:

@@ -32,16 +32,26 @@ _SHARED_GATE: Final = Rule(
     turn=0,
     among=("shared_ffn", "shared_ffn"),
 )
+#: The experts.
+EXPERT_RULES: Final = (
+    Rule(_EXPERTS + "router.layer.weight", "blk.{n}.ffn_gate_inp.weight", ("experts", "hidden")),
+    _GATE,
+    replace(_GATE, ggml="blk.{n}.ffn_up_exps.weight", turn=1),
+    Rule(_EXPERTS + "output_linear.weight", "blk.{n}.ffn_down_exps.weight", ("experts", "hidden", "ffn")),
+)
+#: The expert that every token goes to.
+SHARED_RULES: Final = (
+    _SHARED_GATE,
+    replace(_SHARED_GATE, ggml="blk.{n}.ffn_up_shexp.weight", turn=1),
+    Rule(_SHARED + "output_linear.weight", "blk.{n}.ffn_down_shexp.weight", ("hidden", "shared_ffn")),
+)
 _RULES: Final = (
     *TRUNK,
     *NORMS,
     *attention(Order.ROPE),
     *attention_biases(Order.ROPE, "attention_bias"),
     OUTPUT_BIAS,
-    Rule(_EXPERTS + "router.layer.weight", "blk.{n}.ffn_gate_inp.weight", ("experts", "hidden")),
-    _GATE,
-    replace(_GATE, ggml="blk.{n}.ffn_up_exps.weight", turn=1),
-    Rule(_EXPERTS + "output_linear.weight", "blk.{n}.ffn_down_exps.weight", ("experts", "hidden", "ffn")),
+    *EXPERT_RULES,
 )
 
 GRANITE_MOE: Final[Family] = decoder(
@@ -63,12 +73,7 @@ GRANITE_MOE_SHARED: Final[Family] = replace(
     model_type="granitemoeshared",
     classes=("GraniteMoeSharedForCausalLM", "GraniteMoeSharedModel"),
     headless=frozenset({"GraniteMoeSharedModel"}),
-    rules=(
-        *_RULES,
-        _SHARED_GATE,
-        replace(_SHARED_GATE, ggml="blk.{n}.ffn_up_shexp.weight", turn=1),
-        Rule(_SHARED + "output_linear.weight", "blk.{n}.ffn_down_shexp.weight", ("hidden", "shared_ffn")),
-    ),
+    rules=(*_RULES, *SHARED_RULES),
     keys=(
         *GRANITE_MOE.keys,
         Key(("shared_intermediate_size",), "expert_shared_feed_forward_length", "u32"),

@@ -191,6 +191,16 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("QWEN3_OMNI", "packed", "qwen3_omni_moe qwen3_omni_moe_thinker Qwen3OmniMoeForConditionalGeneration"),
     ("QWEN3_VL_MOE_TEXT", "packed", "qwen3_moe qwen3vlmoe Qwen3MoeForCausalLM Qwen3MoeModel"),
     ("LLAMA4", "packed", "llama4_text llama4 Llama4ForCausalLM Llama4ForConditionalGeneration"),
+    ("LFM2", "lfm2", "lfm2 Lfm2ForCausalLM Lfm2Model LFM2ForCausalLM"),
+    ("LFM2_MOE", "lfm2", "lfm2_moe lfm2moe Lfm2MoeForCausalLM Lfm2MoeModel"),
+    ("FALCON_MAMBA", "mamba", "falcon_mamba mamba FalconMambaForCausalLM FalconMambaModel"),
+    ("MAMBA", "mamba", "mamba MambaForCausalLM MambaModel MambaLMHeadModel"),
+    ("MAMBA2", "mamba", "mamba2 Mamba2ForCausalLM Mamba2Model"),
+    (
+        "GRANITE_HYBRID",
+        "granite_hybrid",
+        "granitemoehybrid granitehybrid GraniteMoeHybridForCausalLM GraniteMoeHybridModel",
+    ),
     ("DBRX", "dbrx", "dbrx DbrxForCausalLM DbrxModel"),
 )
 

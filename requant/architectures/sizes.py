@@ -7,6 +7,7 @@ from typing import Final
 from requant.architectures.numbers import shown
 from requant.architectures.rules import Config
 from requant.errors import PlanError
+from requant.ir import Json
 
 #: Above this, a count of experts or the width of a head is an accident, and a list as long would be another.
 _MOST: Final = 1 << 14
@@ -17,18 +18,17 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
 
     values: GGUF keys without the architecture's prefix. vocabulary: rows of the token embedding.
     """
-    hidden, layers, heads = (_count(values, key) for key in ("embedding_length", "block_count", "attention.head_count"))
-    kv_heads = _count(values, "attention.head_count_kv", heads)
-    if heads % kv_heads:
-        raise PlanError(f"{heads} attention heads do not divide into {kv_heads} key/value heads")
-    if "attention.key_length" not in values and hidden % heads:
-        raise PlanError(f"an embedding of {hidden} does not divide into {heads} attention heads")
-    head = _count(values, "attention.key_length", hidden // heads)
+    hidden, layers = (_count(values, key) for key in ("embedding_length", "block_count"))
+    state_alone = bool(values.get("ssm.inner_size")) and values.get("attention.head_count") == 0
+    if state_alone:
+        values = {key: value for key, value in values.items() if key != "feed_forward_length" or value != 0}
+    heads, kv_heads, head = (0, 0, 0) if state_alone else _attention(values, hidden)
     compressed = _compressed(values, heads)
     if not compressed and _count(values, "attention.value_length", head) != head:
         raise PlanError(f"keys of {head} and values of {values['attention.value_length']} numbers per head")
-    experts = _count(values, "expert_count", 0)
-    ffn = _count(values, "feed_forward_length", _count(values, "expert_feed_forward_length", 0) if experts else None)
+    experts = 0 if values.get("expert_count") == 0 else _count(values, "expert_count", 0)
+    absent = _count(values, "expert_feed_forward_length", 0) if experts else 0 if state_alone else None
+    ffn = _count(values, "feed_forward_length", absent)
     for what, count in (("experts", experts), ("numbers per head", head)):
         if count > _MOST:
             raise PlanError(f"{count} {what}, where no model has more than {_MOST}")
@@ -40,6 +40,7 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "layers": max(layers, _count(values, "decoder_block_count", 0)),
         "hidden": hidden,
         "hidden_pair": 2 * hidden,
+        "hidden_triple": 3 * hidden,
         "vocab": vocabulary,
         "heads": heads,
         "kv_heads": kv_heads,
@@ -63,12 +64,34 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "rotary": _count(values, "rope.dimension_count", head),
         "positions": _count(values, "context_length"),
         "query_and_gate": 2 * heads * head,
-        "query_group": heads // kv_heads * head,
+        "query_group": heads // max(1, kv_heads) * head,
         "expert_rows": experts * expert_ffn,
         **_recurrent(values),
         **compressed,
         "types": _count(values, "tokenizer.ggml.token_type_count", 0),
     }
+
+
+def _attention(values: Config, hidden: int) -> tuple[int, int, int]:
+    """Heads, key/value heads, and numbers per head."""
+    heads = _count(values, "attention.head_count")
+    kv_heads = _count({**values, **_of_attending_layers(values)}, "attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise PlanError(f"{heads} attention heads do not divide into {kv_heads} key/value heads")
+    if "attention.key_length" not in values and hidden % heads:
+        raise PlanError(f"an embedding of {hidden} does not divide into {heads} attention heads")
+    return heads, kv_heads, _count(values, "attention.key_length", hidden // heads)
+
+
+def _of_attending_layers(values: Config) -> dict[str, Json]:
+    """Key/value heads of the layers that have any, where they are listed: the same in all of them."""
+    listed = values.get("attention.head_count_kv")
+    if not isinstance(listed, list):
+        return {}
+    found = {shown(item): item for item in listed if item != 0}
+    if len(found) > 1:
+        raise PlanError(f"layers of {' and '.join(list(found)[:3])} key/value heads in one model")
+    return {"attention.head_count_kv": next(iter(found.values()), None)}
 
 
 def _compressed(values: Config, heads: int) -> dict[str, int]:
@@ -112,10 +135,15 @@ def _recurrent(values: Config) -> dict[str, int]:
         "inner": inner,
         # numbers of a key head in one row: queries, keys, values, and the gates of values; of the last two
         "linear_units": 2 + 2 * (heads // keys) if keys else 0,
+        "inner_pair": 2 * inner,
+        "group_inner": inner // keys if keys else 0,
+        # Mamba: what the step of time is computed from, and the two states; Mamba 2: gates, channels, steps
+        "step_and_states": heads + 2 * state,
+        "scanned": 2 * inner + 2 * keys * state + heads,
         "mixed": 2 * keys * state + 2 * inner,
         "linear_heads_pair": 2 * heads,
         "channels": 2 * keys * state + inner,
-        "kernel": _count(values, "ssm.conv_kernel", 0),
+        "kernel": _count(values, "ssm.conv_kernel", _count(values, "shortconv.l_cache", 0)),
     }
 
 
