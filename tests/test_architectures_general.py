@@ -265,6 +265,23 @@ def test_gpt2_as_it_was_first_published(tmp_path):
     assert all(np.array_equal(usual[name], other[name]) for name in usual)
 
 
+def test_mamba_as_it_was_first_published(tmp_path):
+    make("mamba", tmp_path)
+    source = Safetensors().read(tmp_path)
+    names = {"backbone.embeddings.weight": "backbone.embedding.weight"}
+    old = tuple(replace(item, name=names.get(item.name, item.name)) for item in source.tensors)
+    config = {"architectures": ["MambaLMHeadModel"], "d_model": 64, "n_layer": 2, "vocab_size": 93}
+    config |= {"ssm_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True}
+    first = replace(source, tensors=old, architecture=None, config=config | {"pad_vocab_size_multiple": 8})
+    ours, theirs = translate(first, Naming.GGML), translate(source, Naming.GGML)
+    assert {move.name for move in ours.moves} == {move.name for move in theirs.moves}
+    assert {key: typed.value for key, typed in ours.metadata.items() if key.startswith("mamba.")} == {
+        key: typed.value for key, typed in theirs.metadata.items() if key.startswith("mamba.")
+    }
+    with pytest.raises(PlanError, match="vocab_size is 93, but"):
+        translate(replace(first, config=config), Naming.GGML)
+
+
 def test_a_llama_without_head():
     bare = renamed(
         hf({"architectures": ["LlamaModel"]}, without=["lm_head.weight"]), lambda name: name.removeprefix("model.")

@@ -189,10 +189,10 @@ def test_dynamic_rope_scaling_is_a_loss():
 
 def test_unknown_architecture():
     names = {family.model_type for family in ARCHITECTURES}
-    other = {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}
-    refused(hf(other), "MambaForCausalLM", "mamba", *names, error=UnsupportedError)
+    other = {"architectures": ["StrangeForCausalLM"], "model_type": "strange"}
+    refused(hf(other), "StrangeForCausalLM", "strange", *names, error=UnsupportedError)
     refused(hf({"architectures": ..., "model_type": ...}), "no architecture", error=UnsupportedError)
-    refused(replace(gguf(), architecture="mamba"), "mamba", "llama", error=UnsupportedError)
+    refused(replace(gguf(), architecture="strange"), "strange", "llama", error=UnsupportedError)
 
 
 def test_what_sees_around_a_llama_is_no_llama():

@@ -183,8 +183,9 @@ def _vocabulary(family: Family, config: Config, tensors: Mapping[str, Tensor], b
     if name not in tensors:
         raise missing(f"tensor {name!r} is missing", name, tensors)
     rows = rows_of(tensors[name].shape)
-    told = config.get("vocab_size")
-    if told is not None and told != rows:
+    told, multiple = config.get("vocab_size"), config.get("pad_vocab_size_multiple")
+    padded = isinstance(told, int) and isinstance(multiple, int) and multiple > 0 and -(-told // multiple) * multiple
+    if told is not None and rows not in (told, padded):  # the first Mambas count without the rows that fill it up
         raise PlanError(
             f"config.json: vocab_size is {told!r}, but {name!r} has {rows} rows",
             hint="the embedding was resized without its config, or the other way round",
