@@ -321,7 +321,7 @@ class FamiliesDocument(Document):
 class ChecksumRow(TypedDict):
     """A checksum of a tensor, or of the whole model."""
 
-    algorithm: Annotated[str, "xxh64, sha1, sha256, blake3 or uuid"]
+    algorithm: Annotated[str, "xxh64, xxh3, sha1, sha256, blake3 or uuid"]
     digest: Annotated[str, "hexadecimal; a UUID with its dashes"]
     tensor: Annotated[str | None, "its name; null for the model"]
     verdict: Annotated[str | None, "with --verify: Ok, Mismatch, Not Found (in the manifest) or Missing (in the model)"]

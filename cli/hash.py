@@ -35,6 +35,7 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.argument("source")
 @click.option("--xxh64", is_flag=True, help="xxHash of 64 bits (requant[hash]).")
+@click.option("--xxh3", is_flag=True, help="XXH3 of 64 bits (requant[hash]).")
 @click.option("--sha1", is_flag=True, help="SHA-1.")
 @click.option("--sha256", is_flag=True, help="SHA-256, the default.")
 @click.option("--blake3", is_flag=True, help="BLAKE3 (requant[hash]).")

@@ -5,6 +5,8 @@ import json
 from uuid import NAMESPACE_URL, uuid5
 
 import pytest
+import xxhash
+from blake3 import blake3
 from click.testing import CliRunner
 
 from requant.cli.main import cli
@@ -57,10 +59,12 @@ def test_digests_are_those_of_the_bytes_of_tensors(gguf):
     for path in (gguf, gguf.with_name("tiny")):
         model = open_model(path)
         data = {tensor.name: b"".join(_read(part) for part in tensor.sources.values()) for tensor in model.tensors}
-        told = {(one.algorithm, one.tensor): one.digest for one in checksums(model, ("sha256", "blake3"))}
-        assert len(told) == 2 * len(data) + 2
+        told = {(one.algorithm, one.tensor): one.digest for one in checksums(model, ("sha256", "blake3", "xxh3"))}
+        assert len(told) == 3 * len(data) + 3
         for name, payload in data.items():
             assert told["sha256", name] == hashlib.sha256(payload).hexdigest()
+            assert told["blake3", name] == blake3(payload).hexdigest()
+            assert told["xxh3", name] == xxhash.xxh3_64_hexdigest(payload)
         assert told["sha256", None] == hashlib.sha256(b"".join(data.values())).hexdigest()
 
 

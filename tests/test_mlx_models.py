@@ -119,7 +119,7 @@ def test_turned_matrices_of_gpt2_that_are_plain_numbers_are_turned_back(tmp_path
         ("blk.0.attn_q.weight", "ggml"),
     ],
 )
-@pytest.mark.parametrize("model_type", ["afmoe", "llama"])
+@pytest.mark.parametrize("model_type", ["strange", "llama"])
 def test_names_of_other_libraries_are_refused_by_name(tmp_path, name, whose, model_type):
     source = tmp_path / "m"
     source.mkdir()

@@ -62,7 +62,7 @@ def _of_package(name: str, make: Callable[[Any], Hasher]) -> Callable[[], Hasher
             package = importlib.import_module(name)
         except ImportError:
             raise PlanError(
-                f"--{name if name == 'blake3' else 'xxh64'} needs the package {name}",
+                f"such checksums need the package {name}",
                 hint="pip install 'requant[hash]', or choose --sha256",
             ) from None
         return make(package)
@@ -73,6 +73,7 @@ def _of_package(name: str, make: Callable[[Any], Hasher]) -> Callable[[], Hasher
 #: algorithm -> what makes its state, in the order in which llama-gguf-hash prints them.
 ALGORITHMS: Final[Mapping[str, Callable[[], Hasher]]] = {
     "xxh64": _of_package("xxhash", lambda package: package.xxh64()),
+    "xxh3": _of_package("xxhash", lambda package: package.xxh3_64()),
     "sha1": lambda: hashlib.sha1(usedforsecurity=False),
     "sha256": hashlib.sha256,
     "blake3": _of_package("blake3", lambda package: package.blake3()),

@@ -11,7 +11,7 @@ from requant.errors import FormatError
 from requant.operations.hashing import ALGORITHMS, Checksum
 
 #: The most secure first: what is checked where nobody says.
-_SECURE: Final = ("sha256", "blake3", "sha1", "xxh64", "uuid")
+_SECURE: Final = ("sha256", "blake3", "sha1", "xxh3", "xxh64", "uuid")
 
 
 @dataclass
