@@ -66,6 +66,7 @@ class _Command(options.RoundingCommand):
 @click.option("--base", metavar="MODEL", help="The model of an adapter; by default as its adapter_config.json says.")
 @click.option("--mmproj", is_flag=True, help="Write what sees or hears in a model, instead of its text model.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
+@options.override_kv_option
 @options.rounding_options
 @options.run_options
 def convert(
@@ -79,6 +80,7 @@ def convert(
     base: str | None,
     mmproj: bool,
     no_vocab: bool,
+    key_values: tuple[str, ...],
     choices: options.Choices,
     how: options.RunOptions,
 ) -> None:
@@ -96,10 +98,16 @@ def convert(
         recipe,
         choices.overrides(),
         choices.importance(),
+        options.metadata_of(key_values),
         cut=options.cut(max_shard_size, max_shard_tensors),
         vocabulary=not no_vocab,
         projector=mmproj,
     )
+    if key_values and target.naming is not Naming.GGML:
+        raise PlanError(
+            "--override-kv sets metadata of a GGUF; a Hugging Face folder has config.json",
+            hint="edit config.json, or let the destination's name end in .gguf",
+        )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     copied = recipe is None and gptq_format is None and target.naming is Naming.HF
     _, model = formats.opened(options.located(source, how.quiet), as_stored=copied)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import chain
@@ -17,9 +17,10 @@ import click
 from requant.cli.terminal import remark
 from requant.errors import FormatError, PlanError
 from requant.importance import Importance
+from requant.ir import Typed
 from requant.journal import finish_around
 from requant.layout import LayoutOptions
-from requant.recipes import Overrides, encoding_named, tensor_type, tensor_type_file
+from requant.recipes import Overrides, encoding_named, override_kv, tensor_type, tensor_type_file
 from requant.system import processors
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -191,6 +192,21 @@ rounding_options = _gathered(
         help="Do not use the importance matrix for tensors with NAME in their names. Repeatable.",
     ),
 )
+
+
+#: Shared by every command that writes the metadata of a GGUF; `metadata_of` reads it.
+override_kv_option = click.option(
+    "--override-kv",
+    "key_values",
+    multiple=True,
+    metavar="KEY=TYPE:VALUE",
+    help="Set metadata of a GGUF; TYPE is int, float, bool or str, str:@FILE what is in a file. Repeatable.",
+)
+
+
+def metadata_of(key_values: Iterable[str]) -> tuple[tuple[str, Typed], ...]:
+    """What each `--override-kv` sets."""
+    return tuple(override_kv(text, read_text) for text in key_values)
 
 
 def located(model: str, quiet: bool = False) -> Path:

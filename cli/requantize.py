@@ -19,7 +19,7 @@ from requant.formats import FORMATS
 from requant.ir import Checkpoint, Tensor
 from requant.losses import LossKind
 from requant.plan import Plan
-from requant.recipes import RECIPES, Recipe, encoding_named, layers_to_prune, override_kv, recipe_named
+from requant.recipes import RECIPES, Recipe, encoding_named, layers_to_prune, recipe_named
 
 if TYPE_CHECKING:
     from requant.operations.requantize import Request
@@ -46,13 +46,7 @@ Examples:
 @click.option("--types", metavar="TYPE,...", help="With a target: what tensors may become.")
 @click.option("--recipe-out", type=click.Path(path_type=Path), help="With a target: write the types chosen.")
 @click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")
-@click.option(
-    "--override-kv",
-    "key_values",
-    multiple=True,
-    metavar="KEY=TYPE:VALUE",
-    help="Set metadata; TYPE is int, float, bool or str. Repeatable.",
-)
+@options.override_kv_option
 @click.option("--keep-split", is_flag=True, help="As many files as the input has, with the same tensors in each.")
 @click.option("--max-buffer-size", type=click.IntRange(1), metavar="MiB", hidden=True)
 @options.run_options
@@ -88,7 +82,7 @@ def requantize(
         words.recipe.name,
         choices.overrides(),
         choices.importance(),
-        tuple(override_kv(text) for text in key_values),
+        options.metadata_of(key_values),
         layers_to_prune(prune_layers) if prune_layers else (),
         None if like is None else formats.open(like),
         keep_split,

@@ -6,9 +6,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from requant.cli.main import cli
 from requant.errors import PlanError
 from requant.execution import execute
 from requant.formats.gguf import Gguf
@@ -19,6 +21,7 @@ from requant.operations.convert import plan_conversion
 from requant.operations.requantize import plan_requantization
 from requant.recipes import kind_of, override_kv
 from requant.recipes.key_kinds import fitting
+from tests.tiny_folder import write_tiny_folder
 
 KIND = gguf.GGUFValueType
 WRITTEN = {
@@ -67,6 +70,7 @@ def source(tmp_path):
     writer.add_array("general.tags", ["a", "b"])
     writer.add_tensor("token_embd.weight", np.ones((8, 32), np.float32))
     writer.add_tensor("blk.0.attn_q.weight", np.ones((32, 32), np.float32))
+    writer.add_tensor("blk.0.ffn_down.weight", np.ones((32, 64), np.float32))
     writer.add_tensor("x_pad_token", np.ones((1, 32), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -105,6 +109,8 @@ REFUSED = [
     ("llama.rope.freq_base=bool:true", "read as f32"),
     ("general.name=int:3", "read as str"),
     ("general.tags=str:a", "is a list"),
+    ("tokenizer.ggml.tokens=str:a", "is a list"),
+    ("llama.feed_forward_length=int:63", "the tensors say 64"),
     ("other.key=int:256", "read as u8"),
     ("llama.embedding_length=int:64", "the tensors say 32"),
     ("llama.vocab_size=int:9", "the tensors say 8"),
@@ -141,3 +147,32 @@ def test_a_leading_dimension_of_one_is_told(source, tmp_path):
     plan, _ = overriding(source, tmp_path / "kept.gguf", "convert")
     assert not plan.losses
     assert next(t.shape for t in Gguf().read(tmp_path / "kept.gguf").tensors if t.name == "x_pad_token") == (1, 32)
+
+
+def test_the_command_line_sets_metadata(tmp_path, monkeypatch):
+    """Of `convert` and `requantize`: with the type or without, long texts, those of files; hits nothing is an error."""
+    write_tiny_folder(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    template = "{{ messages }}" * 40
+    (tmp_path / "t.jinja").write_text(template)
+    words = ["--override-kv", "tokenizer.chat_template=str:@t.jinja", "--override-kv", "llama.context_length=77"]
+    for command in (
+        ["convert", "tiny", "a.gguf", "--to", "Q8_0", *words],
+        ["requantize", "a.gguf", "b.gguf", "Q4_0", *words],
+    ):
+        told = CliRunner().invoke(cli, command)
+        assert told.exit_code == 0, told.stderr
+        metadata = Gguf().read(tmp_path / next(word for word in command[2:] if word.endswith(".gguf"))).metadata
+        assert metadata["tokenizer.chat_template"] == Typed("str", template)
+        assert metadata["llama.context_length"] == Typed("u32", 77)
+    for command, why in (
+        (["convert", "tiny", "c.gguf", "--override-kv", "llama.block_count=int:1"], "there are tensors of"),
+        (["convert", "tiny", "c.gguf", "--override-kv", "llama.block_count=str:x"], "is read as u32"),
+        (["convert", "tiny", "c.gguf", "--override-kv", "a=str:@none"], "no regular file"),
+        (["convert", "tiny", "folder", "--override-kv", "a=str:b"], "sets metadata of a GGUF"),
+        (["requantize", "a.gguf", "c.gguf", "Q4_0", "--prune-layers", "0,30"], "there is no layer 30"),
+        (["requantize", "a.gguf", "c.gguf", "Q4_0", "--prune-layers", "30"], "there is no layer 30"),
+    ):
+        told = CliRunner().invoke(cli, command)
+        assert told.exit_code in (2, 4) and why in told.stderr, (command, told.stderr)
+        assert not (tmp_path / "c.gguf").exists()

@@ -83,7 +83,12 @@ def test_key_values():
     assert override_kv("a=bool:false") == ("a", Typed("bool", False))
     assert override_kv("a=str:b=int:1") == ("a", Typed("str", "b=int:1"))
     assert override_kv("a=str:") == ("a", Typed("str", ""))
-    for text in ("a", "a=1", "=int:1", "k" * 128 + "=int:1"):
+    assert override_kv("a=str:" + "ä" * 99) == ("a", Typed("str", "ä" * 99))  # 127 bytes are llama-quantize's limit
+    assert override_kv("llama.context_length=4096") == ("llama.context_length", Typed("u32", 4096))
+    assert override_kv("general.name=a:b") == ("general.name", Typed("str", "a:b"))
+    assert override_kv("a=str:@x", lambda path: f"text of {path}") == ("a", Typed("str", "text of x"))
+    assert override_kv("a=str:@x") == ("a", Typed("str", "@x"))
+    for text in ("a", "a=1", "=int:1", "k" * 128 + "=int:1", "a=u8:1"):
         with pytest.raises(PlanError, match="should be KEY=TYPE:VALUE"):
             override_kv(text)
     for text in (
@@ -94,8 +99,6 @@ def test_key_values():
         "a=bool:1",
         "a=float:",
         "a=float:1_0",
-        "a=u8:1",
-        "a=str:" + "ä" * 64,
     ):
         with pytest.raises(PlanError, match="that can be stored"):
             override_kv(text)
@@ -118,7 +121,8 @@ def test_pruning_keeps_order_and_numbers_without_gaps(names, layers):
     try:
         renamed = pruned_names(names, sorted(layers))
     except PlanError:
-        assert all("blk" not in name or int(name.split("blk.")[1][0]) in layers for name in names)
+        there = {int(name.split("blk.")[1][0]) for name in names if "blk" in name}
+        assert layers >= there or not layers <= there
         return
     assert list(renamed) == [name for name in file_order(names) if name in renamed]
     assert len(set(renamed.values())) == len(renamed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
+from requant.encodings import Shape
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.passes.passing import Fact
@@ -32,7 +33,7 @@ class ConvertedMetadata:
 
     def __call__(self, said: Translation) -> Translation:
         """Raises `PlanError` for key-values that llama.cpp could not read."""
-        check_against(self.key_values, said.architecture, {move.name: move.shape for move in said.moves})
+        check_against(self.key_values, said.architecture, _shapes(said), said.metadata)
         recipe = ggml_recipe(self.recipe)
         if said.source.naming is Naming.GGML:
             if recipe.main is None:
@@ -63,13 +64,17 @@ class RequantizedMetadata:
 
     def __call__(self, said: Translation) -> Translation:
         """Raises `PlanError` for key-values that llama.cpp could not read."""
-        check_against(self.key_values, said.architecture, {move.name: move.shape for move in said.moves})
+        check_against(self.key_values, said.architecture, _shapes(said), said.metadata)
         before = [Wanted(tensor.name, tensor.shape, tensor.encoding) for tensor in said.source.tensors]
         recipe = ggml_recipe(self.recipe)
         metadata = quantized_metadata(said.metadata, recipe, before, self.key_values, self.importance)
         if self.like is not None and "general.file_type" in self.like.metadata:
             metadata["general.file_type"] = self.like.metadata["general.file_type"]
         return replace(said, metadata=metadata)
+
+
+def _shapes(said: Translation) -> dict[str, Shape]:
+    return {move.name: move.shape for move in said.moves}
 
 
 def _group(key: str) -> str:

@@ -5,7 +5,7 @@ Facts: `LLM_KV_NAMES` of llama.cpp's src/llama-arch.cpp and the variables that `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from requant.encodings import Shape
@@ -101,6 +101,12 @@ _SAMPLING: Final[Mapping[str, str]] = {
 }
 
 
+#: Lists with an item for each token, merge or label, which tensors and token ids go by.
+_LISTS: Final = frozenset(
+    [*(f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type", "merges")), "general.languages"]
+)
+
+
 def kind_of(key: str, architecture: str) -> str | None:
     """The type of a key, as `Typed.kind` has it; None for one that llama.cpp does not read.
 
@@ -133,29 +139,51 @@ def fitted(metadata: Mapping[str, Typed], given: Iterable[tuple[str, Typed]]) ->
     return tuple((key, fitting(key, value, metadata.get(key), architecture)) for key, value in given)
 
 
-def check_against(given: Iterable[tuple[str, Typed]], architecture: str, shapes: Mapping[str, Shape]) -> None:
+def check_against(
+    given: Iterable[tuple[str, Typed]],
+    architecture: str,
+    shapes: Mapping[str, Shape],
+    metadata: Mapping[str, Typed] | None = None,
+) -> None:
     """Raises `PlanError` for a value that the tensors contradict: llama.cpp would refuse the file, or read past them.
 
-    shapes: of all tensors of the output, by name.
+    shapes: of all tensors of the output, by name. metadata: before, which says how many tokens there are.
     """
-    embedding, router = shapes.get("token_embd.weight"), shapes.get("blk.0.ffn_gate_inp.weight")
+    exact = {f"{architecture}.{name}": value for name, value in _sizes(shapes).items()}
     layers = {name.split(".")[1] for name in shapes if name.startswith("blk.")}
-    exact = {}
-    if embedding is not None and len(embedding) == 2:
-        exact = {f"{architecture}.embedding_length": embedding[1], f"{architecture}.vocab_size": embedding[0]}
-    if router is not None:
-        exact[f"{architecture}.expert_count"] = router[0]
+    embedding = shapes.get("token_embd.weight")
+    tokens = (metadata or {}).get("tokenizer.ggml.tokens")
+    rows = embedding[0] if embedding is not None else _length(tokens)
     for key, typed in given:
         value = typed.value
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         if key in exact and value != exact[key]:
             raise PlanError(f"{key} cannot be {value}: the tensors say {exact[key]}")
-        if key == f"{architecture}.block_count" and layers and value > len(layers):
+        if key == f"{architecture}.block_count" and layers and value != len(layers):
             raise PlanError(f"{key} cannot be {value}: there are tensors of {len(layers)} layers")
         of_token = key.startswith("tokenizer.ggml.") and key.endswith("_token_id")
-        if of_token and embedding is not None and value >= embedding[0]:
-            raise PlanError(f"{key} cannot be {value}: the embedding has {embedding[0]} rows")
+        if of_token and rows is not None and value >= rows:
+            what = "the vocabulary has" if embedding is None else "the embedding has"
+            raise PlanError(f"{key} cannot be {value}: {what} {rows} {'tokens' if embedding is None else 'rows'}")
+
+
+def _sizes(shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Sizes that tensors have the last word on."""
+    found = {}
+    embedding, router = shapes.get("token_embd.weight"), shapes.get("blk.0.ffn_gate_inp.weight")
+    if embedding is not None and len(embedding) == 2:
+        found = {"embedding_length": embedding[1], "vocab_size": embedding[0]}
+    if router is not None:
+        found["expert_count"] = router[0]
+    downs = {shape[-1] for name, shape in shapes.items() if name.endswith(".ffn_down.weight") and len(shape) == 2}
+    if len(downs) == 1:  # layers of different widths are a list, which is not set here
+        found["feed_forward_length"] = downs.pop()
+    return found
+
+
+def _length(typed: Typed | None) -> int | None:
+    return len(typed.value) if typed is not None and isinstance(typed.value, Sequence) else None
 
 
 def fitting(key: str, given: Typed, current: Typed | None, architecture: str) -> Typed:
@@ -164,9 +192,9 @@ def fitting(key: str, given: Typed, current: Typed | None, architecture: str) ->
     A number changes its type as long as its value stays. Raises `PlanError` for what cannot be said in it.
     """
     kind = kind_of(key, architecture) or (given.kind if current is None else current.kind)
-    lists = current is not None and current.kind.startswith("[") and not given.kind.startswith("[")
-    if lists and kind_of(key, architecture) is None:
-        raise PlanError(f"{key} is a list in the file; a single value cannot stand for it")
+    is_list = key in _LISTS or (current is not None and current.kind.startswith("["))
+    if is_list and not given.kind.startswith("[") and kind_of(key, architecture) is None:
+        raise PlanError(f"{key} is a list; a single value cannot stand for it")
     value = given.value
     if given.kind == kind or given.kind.startswith("["):
         return given
@@ -179,12 +207,12 @@ def fitting(key: str, given: Typed, current: Typed | None, architecture: str) ->
         if kind == "bool" and value in (0, 1):
             return Typed(kind, bool(value))
     raise PlanError(
-        f"{key} is read as {kind}; {value!r} ({given.kind}) is none", hint=f"write {key}={_WORD[kind[0]]}:…"
+        f"{key} is read as {kind}; {value!r} ({given.kind}) is none", hint=f"write {key}={KIND_WORDS[kind[0]]}:…"
     )
 
 
 #: What `--override-kv` calls types that begin with this letter.
-_WORD: Final = {"u": "int", "i": "int", "f": "float", "b": "bool", "s": "str"}
+KIND_WORDS: Final = {"u": "int", "i": "int", "f": "float", "b": "bool", "s": "str"}
 
 
 def _holds(kind: str, value: int) -> bool:

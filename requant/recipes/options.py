@@ -6,9 +6,10 @@ Source: `parse_tensor_type`, `parse_tensor_type_file`, `parse_layer_prune` of it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from requant.digits import whole
@@ -16,6 +17,8 @@ from requant.encodings import Encoding
 from requant.errors import PlanError
 from requant.ir import Typed
 from requant.patterns import of_the_user
+from requant.printable import printable
+from requant.recipes.key_kinds import KIND_WORDS, kind_of
 from requant.recipes.table import encoding_named
 
 
@@ -103,17 +106,25 @@ def layers_to_prune(text: str) -> tuple[int, ...]:
     return tuple(sorted(number for number in numbers if number is not None))
 
 
-def override_kv(text: str) -> tuple[str, Typed]:
-    """One `--override-kv`, written `KEY=TYPE:VALUE` with TYPE int, float, bool or str.
+def override_kv(text: str, read: Callable[[Path], str] | None = None) -> tuple[str, Typed]:
+    """One `--override-kv`, written `KEY=TYPE:VALUE` with TYPE int, float, bool or str; `KEY=VALUE` of known keys.
 
-    As llama-quantize writes them: an int becomes the u32 of its magnitude, a float an f32, and a string has at most
-    127 bytes. A number that is none is an error here, where it would count as 0 there.
+    As llama-quantize writes them: an int becomes the u32 of its magnitude, a float an f32. A number that is none is an
+    error here, where it would count as 0 there, and a string may be of any length. read: gives the text of a file, for
+    a string that is written `@FILE`; `@@` stands for an `@` that begins one.
+
+    >>> override_kv("a.b=str:@@x")
+    ('a.b', Typed(kind='str', value='@x'))
     """
     key, separator, rest = text.partition("=")
-    kind, colon, value = rest.partition(":")
-    if not separator or not colon or not key or len(key.encode()) >= 128:
+    kind, _, value = rest.partition(":")
+    if kind not in KIND_WORDS.values() and (known := kind_of(key, key.partition(".")[0])) is not None:
+        kind, value = KIND_WORDS[known[0]], rest
+    fits = len(key.encode("utf-8", "surrogateescape")) < 128
+    if not separator or not key or not fits or kind not in KIND_WORDS.values():
         raise PlanError(
-            f"{text!r} should be KEY=TYPE:VALUE", hint="for example tokenizer.ggml.add_bos_token=bool:false"
+            f"--override-kv {printable(text)!r} should be KEY=TYPE:VALUE, of type int, float, bool or str",
+            hint="for example tokenizer.ggml.add_bos_token=bool:false, or tokenizer.chat_template=str:@template.jinja",
         )
     is_plain = value.isascii() and "_" not in value  # Python reads more digits than C, and 1_0
     try:
@@ -124,14 +135,21 @@ def override_kv(text: str) -> tuple[str, Typed]:
                 return key, Typed("f32", float(value))
             case "bool" if value in ("true", "false"):
                 return key, Typed("bool", value == "true")
-            case "str" if len(value.encode()) <= 127:
-                return key, Typed("str", value)
+            case "str":
+                return key, Typed("str", _string(value, read))
     except ValueError:
         pass
     raise PlanError(
-        f"{text!r}: {value!r} is no {kind or 'value'} that can be stored",
-        hint="types: int (32 bits), float, bool (true or false), str (at most 127 bytes)",
+        f"--override-kv {key}: {printable(value)!r} is no {kind} that can be stored",
+        hint="types: int (32 bits), float, bool (true or false), str",
     )
+
+
+def _string(value: str, read: Callable[[Path], str] | None) -> str:
+    """As it stands, or what is in a file."""
+    if read is None or not value.startswith("@") or value.startswith("@@"):
+        return value.removeprefix("@") if value.startswith("@@") else value
+    return read(Path(value[1:]))
 
 
 def overridden(metadata: Mapping[str, Typed], changes: Iterable[tuple[str, Typed]]) -> dict[str, Typed]:

@@ -18,12 +18,14 @@ _LAYER: Final = re.compile(r"blk\.([0-9]{1,9})\.")
 
 
 def pruned_names(names: Iterable[str], layers: Sequence[int]) -> dict[str, str]:
-    """New names of the tensors that stay, in llama.cpp's order. Raises `PlanError` when no layer stays.
+    """New names of the tensors that stay, in llama.cpp's order. Raises `PlanError` when no layer stays, or one
+    is to be left out that is not there.
 
     >>> pruned_names(["a", "blk.0.b", "blk.1.b", "blk.2.b"], [1])
     {'a': 'a', 'blk.0.b': 'blk.0.b', 'blk.2.b': 'blk.1.b'}
     """
     numbers: dict[int, int] = {}
+    left_out: set[int] = set()
     result: dict[str, str] = {}
     for name in file_order(names):
         match = _LAYER.search(name)
@@ -32,11 +34,15 @@ def pruned_names(names: Iterable[str], layers: Sequence[int]) -> dict[str, str]:
             continue
         layer = int(match[1])
         if layer in layers:
+            left_out.add(layer)
             continue
         number = numbers.setdefault(layer, len(numbers))
         result[name] = f"{name[: match.start(1)]}{number}{name[match.end(1) :]}"
     if not numbers:
         raise PlanError("no layer would stay", hint="choose fewer layers to prune")
+    if unknown := sorted(set(layers) - left_out):
+        there = f"layers are {min(numbers.keys() | left_out)} to {max(numbers.keys() | left_out)}"
+        raise PlanError(f"there is no layer {', '.join(map(str, unknown))} to leave out", hint=f"{there}")
     return result
 
 
