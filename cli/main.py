@@ -42,7 +42,10 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
         if cmd_name not in COMMANDS:
-            return None
+            from requant.nearest import did_you_mean
+
+            hint = did_you_mean(cmd_name, COMMANDS, "")
+            raise click.UsageError(f"No such command {cmd_name!r}." + (f" D{hint[1:]}" if hint else ""), ctx)
         command = getattr(importlib.import_module(f"requant.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command

@@ -52,8 +52,16 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> object:
     """Names are looked up in their modules: `import requant` alone costs nothing."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("requant")
     if name not in _HOMES:
         raise AttributeError(f"module 'requant' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -6,6 +6,7 @@ tokenizer files *mean* is read by `requant.architectures` and `requant.tokenizer
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ class Tensor(TensorSpec):
 T_co = TypeVar("T_co", bound=TensorSpec, covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Checkpoint(Generic[T_co]):
     """A model: `Checkpoint[Tensor]` can be read, `Checkpoint[TensorSpec]` is only described.
 
@@ -130,6 +131,13 @@ class Checkpoint(Generic[T_co]):
     notices: tuple[str, ...] = ()
     opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
     obstacle: UnsupportedError | None = field(default=None, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        """What it is, in a line: a vocabulary alone has a million letters."""
+        weights = sum(math.prod(tensor.shape) for tensor in self.tensors)
+        where = f" {self.path}" if self.path != Path() else ""
+        kind = self.architecture or "no model that is named"
+        return f"<Checkpoint{where}: {kind}, {len(self.tensors)} tensors, {weights:,} parameters>"
 
     @property
     def folder(self) -> Path:

@@ -184,7 +184,7 @@ class Passed:
     after: Translation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """A conversion as data: print it, compare it, then run it.
 
@@ -198,6 +198,15 @@ class Plan:
     obsolete: tuple[Path, ...] = ()
     passes: tuple[Passed, ...] = field(default=(), compare=False, repr=False)
     opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        """What it comes to, in a line: its steps and heads have millions of letters."""
+        files = [file.name for file in self.layout.files]
+        named = (
+            f"{len(files)} files in {self.layout.root}" if len(files) > 1 else str(self.layout.root / "".join(files))
+        )
+        told = f", {len(self.losses)} losses" if self.losses else ""
+        return f"<Plan: {len(self.steps)} tensors, {self.layout.nbytes:,} bytes to {named}{told}>"
 
     @property
     def input_bytes(self) -> int:

@@ -15,6 +15,7 @@ from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
+from requant.nearest import did_you_mean
 from requant.passes import Pass, planned
 from requant.passes.claim import Claim
 from requant.passes.companions import DropScales, FoldScales, OutputScale, ScalesBeside
@@ -210,7 +211,10 @@ def _dense(name: str) -> Dense:
     try:
         recipe = recipe_named(name)
     except PlanError:
-        raise PlanError(f"nothing a Hugging Face folder may hold is called {name!r}", hint=offers) from None
+        known = ["F16", "BF16", "F32", *SCHEMES]
+        raise PlanError(
+            f"nothing a Hugging Face folder may hold is called {name!r}", hint=did_you_mean(name, known, offers)
+        ) from None
     if not isinstance(recipe.main, Dense):
         raise PlanError(
             f"a Hugging Face folder cannot be {recipe.name}",

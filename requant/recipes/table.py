@@ -14,6 +14,7 @@ from requant.digits import whole
 from requant.encodings import BF16, BLOCKS, F16, F32, Blocks, Encoding
 from requant.errors import PlanError
 from requant.file_types import GUESSED
+from requant.nearest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +105,19 @@ def recipe_named(text: str) -> Recipe:
         for recipe in RECIPES.values():
             if recipe.file_type == number:
                 return recipe
-    raise PlanError(f"there is no quantization type {text!r}", hint="one of " + ", ".join(RECIPES))
+    raise PlanError(
+        f"there is no quantization type {text!r}", hint=did_you_mean(text, RECIPES, "one of " + ", ".join(RECIPES))
+    )
 
 
 def encoding_named(text: str) -> Encoding:
     """The encoding a user means by a ggml type name in any case; one that a model's tensors can be written in."""
     encoding = ENCODINGS.get(text.upper())
     if encoding is None:
-        raise PlanError(f"no tensor can be stored as {text!r}", hint="one of " + ", ".join(ENCODINGS))
+        raise PlanError(
+            f"no tensor can be stored as {text!r}",
+            hint=did_you_mean(text, ENCODINGS, "one of " + ", ".join(ENCODINGS)),
+        )
     return encoding
 
 
