@@ -20,7 +20,7 @@ from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
 from requant.execution import Options, Receipt, execute, peak_bytes
 from requant.ir import Json
-from requant.losses import LossGroup, LossKind, grouped
+from requant.losses import LossGroup, LossKind, grouped, pattern_of
 from requant.operations.inspect import short_label
 from requant.output import on_published
 from requant.passes.explained import explained
@@ -50,7 +50,7 @@ def carry_out(
     if how.dry_run and how.as_json:
         _say_plan(plan, how, passes, refusal_of(plan, tolerated) if how.fail_on_loss else None)
     elif how.dry_run:
-        say(plan_text(plan, how.workers))
+        say(plan_text(plan, how.workers, every=how.tensors))
     if how.fail_on_loss:
         refuse_losses(plan, tolerated)
     if how.dry_run:
@@ -154,29 +154,44 @@ def _telling_of_compilation(quiet: bool) -> Iterator[None]:
         on_compile.remove(tell)
 
 
-def plan_text(plan: Plan, workers: int) -> str:
-    """A plan for people: every step, what it does to the numbers, then the totals."""
+def plan_text(plan: Plan, workers: int, *, every: bool = False) -> str:
+    """A plan for people: the totals, what is lost, the files, and what is done to the tensors of each kind.
+
+    every: to each tensor, where the layers of a model would share a line.
+    """
+    files = [["file", "bytes"]] + [[file.name, count(file.nbytes)] for file in plan.layout.files]
+    totals = [
+        f"reads {size(plan.input_bytes)}, writes {size(plan.layout.nbytes)} to {_path(plan.layout.root)}",
+        f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight",
+        _fidelities(plan),
+        f"buffers take at most {size(peak_bytes(plan, workers))} with {workers} threads",
+        *([f"removes {_obsolete(plan)}"] if plan.obsolete else []),
+    ]
+    blocks = ["\n".join(totals) + losses_text(plan), table(files, right=frozenset({1}))]
+    return "\n\n".join([*blocks, _every_step(plan) if every else _steps_of_a_kind(plan)])
+
+
+def _every_step(plan: Plan) -> str:
     rows = [["does", "from", "to", "bytes", "tensor"]]
     for step in plan.steps:
-        rows.append(
-            [_deed(step), _from(step), short_label(step.target.encoding), count(step.target.nbytes), _names(step)]
-        )
-    files = [["file", "bytes"]] + [[file.name, count(file.nbytes)] for file in plan.layout.files]
-    blocks = [
-        table(rows, right=frozenset({3})),
-        table(files, right=frozenset({1})),
-        "\n".join(
-            [
-                f"reads {size(plan.input_bytes)}, writes {size(plan.layout.nbytes)} to {_path(plan.layout.root)}",
-                f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight",
-                f"{_fidelities(plan)}",
-                f"buffers take at most {size(peak_bytes(plan, workers))} with {workers} threads",
-            ]
-        ),
-    ]
-    if plan.obsolete:
-        blocks.append(f"removes {_obsolete(plan)}")
-    return "\n\n".join(blocks) + losses_text(plan)
+        rows.append([*_said(step), count(step.target.nbytes), _names(step)])
+    return table(rows, right=frozenset({3}))
+
+
+def _steps_of_a_kind(plan: Plan) -> str:
+    """Those that differ in numbers only share a line, with how many they are."""
+    kinds: dict[tuple[str, ...], list[Step]] = {}
+    for step in plan.steps:
+        kinds.setdefault((*_said(step), pattern_of(_names(step))), []).append(step)
+    rows = [["does", "from", "to", "bytes", "count", "tensor"]]
+    for (*said, pattern), steps in kinds.items():
+        name = pattern if len(steps) > 1 else _names(steps[0])
+        rows.append([*said, count(sum(step.target.nbytes for step in steps)), str(len(steps)), name])
+    return table(rows, right=frozenset({3, 4}))
+
+
+def _said(step: Step) -> list[str]:
+    return [_deed(step), _from(step), short_label(step.target.encoding)]
 
 
 def receipt_text(plan: Plan, receipt: Receipt) -> str:
@@ -204,7 +219,7 @@ def errors_text(plan: Plan, receipt: Receipt) -> str:
     for step in plan.steps:
         error = receipt.errors.get(step.target.name)
         said = "" if error is None else f"{error:.5f}"
-        rows.append([_deed(step), _from(step), short_label(step.target.encoding), said, _names(step)])
+        rows.append([*_said(step), said, _names(step)])
     return table(rows, right=frozenset({3}))
 
 

@@ -66,6 +66,7 @@ class RunOptions:
     """How to run."""
 
     dry_run: bool
+    tensors: bool
     explain: bool
     as_json: bool
     force: bool
@@ -85,6 +86,7 @@ run_options = _gathered(
     "how",
     RunOptions,
     click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written."),
+    click.option("--tensors", is_flag=True, help="With --dry-run: a line for each tensor, not for each kind of them."),
     click.option("--explain", is_flag=True, help="Print the passes by which the plan is made, and what each did."),
     click.option("--json", "as_json", is_flag=True, help="Print the plan (with --dry-run) or the receipt as JSON."),
     click.option("--force", "-f", is_flag=True, help="Replace what exists at the destination."),

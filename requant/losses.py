@@ -66,6 +66,15 @@ class LossGroup:
     nbytes: int
 
 
+def pattern_of(text: str) -> str:
+    """A name, or what is said of names, with `*` for the numbers between dots.
+
+    >>> pattern_of("blk.3.attn_q.weight = rope(model.layers.3.self_attn.q_proj.weight)")
+    'blk.*.attn_q.weight = rope(model.layers.*.self_attn.q_proj.weight)'
+    """
+    return _NUMBER.sub("*", text)
+
+
 def grouped(losses: Iterable[Loss]) -> list[LossGroup]:
     """The losses by kind, pattern and reason, in the order of the first of each.
 
@@ -78,7 +87,7 @@ def grouped(losses: Iterable[Loss]) -> list[LossGroup]:
     """
     found: dict[tuple[LossKind, str, str], dict[str, list[Loss]]] = {}
     for loss in losses:
-        pattern = _NUMBER.sub("*", loss.subject)
+        pattern = pattern_of(loss.subject)
         root = pattern.partition(".")[0] if loss.kind in _WHOLE and "." in pattern else pattern
         found.setdefault((loss.kind, root, loss.detail), {}).setdefault(pattern, []).append(loss)
     return [_group(kind, detail, patterns) for (kind, _, detail), patterns in found.items()]

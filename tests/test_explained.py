@@ -126,3 +126,17 @@ def test_json_has_the_passes_only_where_they_are_asked_for(tiny, tmp_path, monke
         assert [one["name"] for one in told["passes"]][:3] == ["claim", "unwrap", "family"]
         assert told["passes"][4]["did"]["renamed"] == 20
     assert "passes" not in json.loads(run("convert", str(tiny), "other.gguf", "--json"))
+
+
+def test_a_plan_shows_kinds_of_tensors_or_every_tensor(tmp_path, monkeypatch):
+    """What is to be known comes first, in lines that do not grow with the model; --tensors prints them all."""
+    write_tiny_folder(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(cli, ["convert", "tiny", "a.gguf", "--to", "Q8_0", "--dry-run"]).stdout
+    assert shown.startswith("reads ")
+    assert "2  blk.*.attn_q.weight = rope(model.layers.*.self_attn.q_proj.weight)" in shown
+    every = CliRunner().invoke(cli, ["convert", "tiny", "a.gguf", "--to", "Q8_0", "--dry-run", "--tensors"]).stdout
+    for layer in range(2):
+        assert f"blk.{layer}.attn_q.weight = rope(model.layers.{layer}.self_attn.q_proj.weight)\n" in every
+    counts = [int(line.split()[4]) for line in shown.partition("count")[2].splitlines()[1:]]
+    assert sum(counts) == len(every.partition("tensor\n")[2].splitlines())

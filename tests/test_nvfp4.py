@@ -338,7 +338,7 @@ def test_a_gguf_becomes_a_folder_that_keeps_codes(folders, tmp_path):
     assert all(step.keeps_codes for step in layers)
     assert all("codes and scales kept, the whole tensor's" in loss.detail for loss in plan.losses)
     shown = CliRunner().invoke(
-        cli, ["convert", str(root / "ct.gguf"), str(tmp_path / "no"), "--to", "NVFP4", "--dry-run"]
+        cli, ["convert", str(root / "ct.gguf"), str(tmp_path / "no"), "--to", "NVFP4", "--dry-run", "--tensors"]
     )
     assert shown.output.count("round scale  NVFP4*scale") == 14
     before, after = (load_file(folder / "model.safetensors") for folder in (root / "ct", tmp_path / "ct"))
