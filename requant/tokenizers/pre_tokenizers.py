@@ -31,6 +31,12 @@ DEEPSEEK3 = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_NO_HAN_UPPER, _NO_HAN_LOWER = rf"(?:(?!\p{{Han}}){_UPPER})", rf"(?:(?!\p{{Han}}){_LOWER})"
+KIMI_K2 = (
+    rf"\p{{Han}}+|{_HEAD}{_NO_HAN_UPPER}*{_NO_HAN_LOWER}+{_ENGLISH}?|{_HEAD}{_NO_HAN_UPPER}+{_NO_HAN_LOWER}*{_ENGLISH}?"
+    rf"|\p{{N}}{{1,3}}|{_REST}"
+)
+_ASIAN = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"
 BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 _CJK = "[一-龥぀-ゟ゠-ヿ]+"
 _CJK_OLD = "[一-龥ࠀ-一가-퟿]+"
@@ -109,6 +115,8 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
         clean_spaces=False,
         aliases=("hunyuan-dense", "joyai-llm", "hy_v4"),
     ),
+    PreTokenizer("kimi-k2", (KIMI_K2,), clean_spaces=False),
+    PreTokenizer("afmoe", (r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _ASIAN, DEEPSEEK3), clean_spaces=False),
     PreTokenizer("qwen35", (QWEN35,), clean_spaces=False),
     PreTokenizer("olmo", (GPT2,), "NFC", aliases=("mpt", "modern-bert")),
     PreTokenizer("roberta-bpe", (GPT2,), add_sep=True, aliases=("jina-v1-en", "jina-v2-code")),
