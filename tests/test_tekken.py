@@ -16,8 +16,8 @@ from requant.errors import FormatError
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.tokenizers import to_ggml
+from requant.tokenizers.byte_letters import written
 from requant.tokenizers.pre_tokenizers import TEKKEN
-from requant.tokenizers.tekken import _LETTERS
 from requant.verify.llama_cpp import LlamaCpp
 from tests.test_heads import saved
 from tests.test_kept_metadata import to_gguf
@@ -98,7 +98,7 @@ def test_what_the_file_says(model):
     metadata = Gguf().read(model).metadata
     tokens = list(metadata["tokenizer.ggml.tokens"].value)
     assert tokens[:5] == [*SPECIAL, "<SPECIAL_4>"]
-    assert tokens[5:] == ["".join(_LETTERS[byte] for byte in word) for word in WORDS]
+    assert tokens[5:] == [written(word) for word in WORDS]
     assert list(metadata["tokenizer.ggml.token_type"].value) == [3] * 5 + [1] * len(WORDS)
     ids = {key: metadata[f"tokenizer.ggml.{key}_token_id"].value for key in ("bos", "eos", "unknown")}
     assert ids == {"bos": 1, "eos": 2, "unknown": 0}

@@ -26,7 +26,15 @@ from requant.sources import Memory, Source, read
 
 FILE: Final = "tokenizer.json"
 #: Files that say a tokenizer a second time, and would contradict a changed one.
-_OTHERS: Final = ("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "vocab.txt", "tekken.json")
+_OTHERS: Final = (
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "vocab.txt",
+    "tekken.json",
+    "tiktoken.model",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.ir import Checkpoint, Tensor, Typed
 from requant.losses import Loss, LossKind
-from requant.tokenizers import bpe, sentencepiece, spm, tekken, unigram, wordpiece
+from requant.tokenizers import bpe, sentencepiece, spm, tekken, tiktoken, unigram, wordpiece
 from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, MODEL
 from requant.tokenizers.special import named_tokens, special_metadata
@@ -82,9 +82,11 @@ def _part(files: Files, rows: int | None) -> ModelPart:
         return wordpiece.from_vocab_txt(files, added, rows)
     if tekken.NAME in files:
         return tekken.from_tekken(files, rows)
+    if tiktoken.QWEN in files or tiktoken.KIMI in files:
+        return tiktoken.from_tiktoken(files, added, rows)
     raise PlanError(
-        f"{files.checkpoint.path}: no tokenizer files (tokenizer.json, tokenizer.model, tekken.json, vocab.json or "
-        "vocab.txt)",
+        f"{files.checkpoint.path}: no tokenizer files (tokenizer.json, tokenizer.model, tekken.json, vocab.json, "
+        "vocab.txt, tiktoken.model or qwen.tiktoken)",
         hint="download them into the folder, or convert without (--no-vocab)",
     )
 

@@ -70,7 +70,7 @@ def by_class(files: Files) -> Recognized:
     name = files.json("tokenizer_config.json").get("tokenizer_class").value
     name = name.removesuffix("Fast") if isinstance(name, str) else ""
     row = BY_NAME[_CLASSES.get(name, _MODEL_TYPES.get(files.checkpoint.architecture, "gpt-2"))]
-    return Recognized(row, (_unnormalized(row.normalizer),) if row.normalizer else ())
+    return Recognized(row, (unnormalized(row.normalizer),) if row.normalizer else ())
 
 
 def _loss(detail: str) -> Loss:
@@ -157,10 +157,11 @@ def _normalizer_losses(normalizer: Item) -> tuple[Loss, ...]:
     kind = normalizer.get("type").string()
     if kind == "Sequence":
         return tuple(loss for part in normalizer.get("normalizers").items() for loss in _normalizer_losses(part))
-    return (_unnormalized(kind),)
+    return (unnormalized(kind),)
 
 
-def _unnormalized(kind: str) -> Loss:
+def unnormalized(kind: str) -> Loss:
+    """What is lost since llama.cpp does not do this normalization."""
     effect = "text in composed form (the usual) is not affected" if kind == "NFC" else "such text gets other tokens"
     return Loss(LossKind.TOKENIZER_CHANGED, "normalizer", f"llama.cpp does not do {kind}; {effect}")
 

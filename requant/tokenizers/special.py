@@ -17,6 +17,7 @@ from requant.tokenizers.keys import ADD_KEYS, CHAT_TEMPLATE, CHAT_TEMPLATES, ID_
 from requant.tokenizers.vocabulary import AddedToken
 
 _TEKKEN = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
+_QWEN_END = "<|endoftext|>"
 _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -38,6 +39,9 @@ def named_tokens(files: Files) -> dict[str, str]:
                 names.setdefault(kind, text)
     if not names and "tekken.json" in files and "tokenizer.json" not in files:
         names.update(_TEKKEN)  # which says its special tokens by their texts alone
+    if "qwen.tiktoken" in files and "tokenizer.json" not in files:
+        names.update(names or dict.fromkeys(("bos", "eos"), _QWEN_END))  # which its code says, not its files
+        names.setdefault("unk", _QWEN_END)
     return names
 
 

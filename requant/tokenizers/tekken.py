@@ -16,6 +16,7 @@ from typing import Final
 from requant.errors import FormatError
 from requant.ir import Json, Typed
 from requant.json_values import Item
+from requant.tokenizers.byte_letters import written
 from requant.tokenizers.files import Files
 from requant.tokenizers.keys import ADD_KEYS, MERGES, MODEL, PRE, TOKENS, TYPES
 from requant.tokenizers.merges import Merges
@@ -39,7 +40,7 @@ def from_tekken(files: Files, rows: int | None) -> ModelPart:
     inner = config.get("default_vocab_size").integer() - count
     ranks = _ranks(document.get("vocab"), inner)
     special = _special(document.get("special_tokens"), count)
-    words = [_written(token) for token in ranks]
+    words = [written(token) for token in ranks]
     ids = {text: count + n for n, text in enumerate(words)}
     added = {n: AddedToken(n, text, special=True) for n, text in enumerate(special)}
     vocabulary = laid_out(ids, added.values(), rows, document.path)
@@ -98,23 +99,9 @@ def _merges(ranks: dict[bytes, int]) -> Merges:
         cuts = [(token[:n], token[n:]) for n in range(1, len(token))]
         pairs = [(ranks[left], ranks[right], left, right) for left, right in cuts if left in ranks and right in ranks]
         for _, _, left, right in sorted(pairs):
-            lefts.append(_written(left))
-            rights.append(_written(right))
+            lefts.append(written(left))
+            rights.append(written(right))
     return Merges(lefts, rights)
-
-
-def _letters() -> list[str]:
-    """The letter that stands for each byte in byte-level vocabularies: itself where it prints, else one from 256 on."""
-    printed = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    hidden = [byte for byte in range(256) if byte not in printed]
-    return [chr(byte) if byte in printed else chr(256 + hidden.index(byte)) for byte in range(256)]
-
-
-_LETTERS: Final = _letters()
-
-
-def _written(token: bytes) -> str:
-    return "".join([_LETTERS[byte] for byte in token])
 
 
 def _as_tokenizer(pattern: str) -> Item:
