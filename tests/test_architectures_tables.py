@@ -116,6 +116,7 @@ def test_every_rule_in_rope_order_is_of_a_gguf_that_interleaves():
     assert rotated == {
         *("llama", "arcee", "granite", "granitemoe", "mistral3", "olmo", "smollm3", "llama-embed", "llada", "nanbeige"),
         *("baichuan", "internlm2", "minicpm", "xverse", "granite_swa", "bailingmoe", "muse-glimmer", "arctic"),
+        "granitehybrid",
     }
 
 

@@ -99,7 +99,9 @@ def options_as_values(options, tensors, facts):
             case "--prune-layers":
                 layers = layers_to_prune(next(words))
                 assert pruned_metadata(metadata, facts.architecture, layers)  # llama.cpp chooses by the old count
-                names = pruned_names([tensor.name for tensor in tensors], layers)
+                # llama-quantize passes over layers that are not there, which requant refuses
+                there = {int(tensor.name.split(".")[1]) for tensor in tensors if tensor.name.startswith("blk.")}
+                names = pruned_names([tensor.name for tensor in tensors], sorted(there.intersection(layers)))
                 tensors = [Wanted(names[t.name], t.shape, t.encoding) for t in tensors if t.name in names]
     return tensors, Facts(facts.architecture, metadata), Overrides(**overrides)
 

@@ -8,7 +8,7 @@ Megatron-LM (NeMo's exports too), ggml.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from requant.errors import UnsupportedError
@@ -48,11 +48,14 @@ def foreign(name: str) -> tuple[str, str] | None:
     return next(((library, hint) for library, pattern, hint in _LIBRARIES if pattern.fullmatch(name)), None)
 
 
-def refuse_foreign(names: Iterable[str]) -> None:
-    """`UnsupportedError` for the first name that is another library's: transformers would start such a layer anew."""
+def refuse_foreign(names: Iterable[str], own: Sequence[re.Pattern[str]] = ()) -> None:
+    """`UnsupportedError` for the first name that is another library's: transformers would start such a layer anew.
+
+    own: the names of the model's family, which may be like another's: LFM2 calls its matrices as Mistral does.
+    """
     for name in names:
         found = foreign(name)
-        if found is not None:
+        if found is not None and not any(pattern.fullmatch(name) for pattern in own):
             raise UnsupportedError(
                 f"tensor {name!r} has one of {found[0]} names, which this model is not known by", hint=found[1]
             )
