@@ -89,19 +89,25 @@ inputs = (Stored(Tensor("t", SHAPE, BF16, {"data": Noise()})) for _ in range(8))
 step = Step(Weighted(tuple(RopeOrder(one, 64) for one in inputs)), TensorSpec("t", SHAPE, BLOCKS["Q4_K"]))
 file = OutputFile("out", b"", step.target.nbytes, {("t", "data"): 0})
 execute(Plan((step,), Layout(Path(sys.argv[1]), (file,))), Options(workers=2))
-print(peak())
+with open("/proc/self/status") as status:
+    libraries = 1024 * int(next(line.split()[1] for line in status if line.startswith("RssFile:")))
+print(peak() - libraries)
 """
 
 
 @pytest.mark.slow
 def test_a_step_with_eight_inputs_and_two_passes_before_it(tmp_path):
-    """The whole process, half a gigabyte of inputs: eight tensors in rope order at the same rows, reduced twice."""
+    """Half a gigabyte of inputs: eight tensors in rope order at the same rows, reduced twice.
+
+    All that the process holds but for mapped libraries: of LLVM's, the kernel maps 60 MB more or less by how the file
+    lies in its cache. With them it is 238 MB to 284 MB.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     for attempt in ("the first compiles kernels, which costs LLVM's memory once on a machine", "what is measured"):
         command = [sys.executable, "-c", PEAK + EIGHT, str(tmp_path / attempt)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 250e6
+    assert int(done.stdout) < 180e6
 
 
 EXTRACTION = """

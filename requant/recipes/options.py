@@ -120,7 +120,7 @@ def override_kv(text: str, read: Callable[[Path], str] | None = None) -> tuple[s
     kind, _, value = rest.partition(":")
     if kind not in KIND_WORDS.values() and (known := kind_of(key, key.partition(".")[0])) is not None:
         kind, value = KIND_WORDS[known[0]], rest
-    fits = len(key.encode("utf-8", "surrogateescape")) < 128
+    fits = len(key.encode("utf-8", "surrogatepass")) < 128
     if not separator or not key or not fits or kind not in KIND_WORDS.values():
         raise PlanError(
             f"--override-kv {printable(text)!r} should be KEY=TYPE:VALUE, of type int, float, bool or str",
@@ -136,6 +136,7 @@ def override_kv(text: str, read: Callable[[Path], str] | None = None) -> tuple[s
             case "bool" if value in ("true", "false"):
                 return key, Typed("bool", value == "true")
             case "str":
+                value.encode()  # what is no text is an error
                 return key, Typed("str", _string(value, read))
     except ValueError:
         pass
