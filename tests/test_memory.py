@@ -136,7 +136,7 @@ def model(layers, seed):
     return {tensor.name: Stored(tensor) for tensor in tensors}
 
 peaks = []
-for layers in (4, 40):
+for layers in (4, 160):
     plan = plan_extraction(model(layers, 0), model(layers, 1), 64, FORMATS["safetensors"], Path(sys.argv[1]), "base")
     execute(plan, Options(workers=2))
     peaks.append(peak())
@@ -146,9 +146,9 @@ print(peaks[1] - peaks[0])
 
 @pytest.mark.slow
 def test_an_extracted_adapter_takes_no_more_for_more_layers(tmp_path):
-    """The factors of 36 layers more take 14 MB, twice that while they are found."""
+    """The factors of 156 layers more take 61 MB, twice that while they are found; the allocator keeps up to 20 MB."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PEAK + EXTRACTION, str(tmp_path / "adapter")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 7e6
+    assert int(done.stdout) < 40e6
