@@ -23,7 +23,11 @@ from requant.architectures.decoders import (
     rms_norm_eps,
     trunk,
 )
-from requant.architectures.llama import HEAD_KEYS, NORMS, SILU
+from requant.architectures.llama import (
+    NORMS,
+    SILU,
+    heads_of,
+)
 from requant.architectures.qwen import EXPERTS
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
@@ -42,8 +46,6 @@ from requant.architectures.rules import (
 from requant.architectures.windows import Windows
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Tensor
-
-_HEAD: Final = (replace(HEAD_KEYS[0], default=always(128)), HEAD_KEYS[1])
 
 AFMOE: Final[Family] = replace(
     decoder(
@@ -67,7 +69,7 @@ AFMOE: Final[Family] = replace(
         (
             *SIZES,
             rms_norm_eps(1e-5),
-            *_HEAD,
+            *heads_of(128),
             VOCABULARY_SIZE,
             Key((), "rope.dimension_count", "u32", same_as("head_dim"), same_as("attention.key_length")),
             *mixture.counts(64, 6, ffn=always(1024)),
@@ -119,7 +121,7 @@ MELLUM: Final[Family] = decoder(
     (
         *SIZES,
         rms_norm_eps(1e-6),
-        *_HEAD,
+        *heads_of(128),
         *mixture.counts(64, 8, ffn=always(896)),
     ),
     (Irregular(_to_ggml, _to_hf), Windows(4, 1024, listed=True).pair()),

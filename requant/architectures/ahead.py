@@ -12,8 +12,16 @@ from typing import Final
 
 from requant.architectures.decoders import LAYER
 from requant.architectures.numbers import number
-from requant.architectures.rules import Config, Irregular, Key, Rule, Sizes, ToGgml, ToHf
-from requant.ir import Checkpoint, Json, Tensor
+from requant.architectures.rules import (
+    Config,
+    Irregular,
+    Key,
+    Rule,
+    Sizes,
+    ToHf,
+    unsaid,
+)
+from requant.ir import Json, Tensor
 
 _COUNT: Final = "num_nextn_predict_layers"
 _KEY: Final = "nextn_predict_layers"
@@ -51,10 +59,6 @@ def _layers(values: Config) -> Sequence[bool]:
 AHEAD_LAYERS: Final[Mapping[str, Callable[[Config], Sequence[bool]]]] = {"nextn": _layers}
 
 
-def _nothing(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    return ToGgml()
-
-
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     ahead = int(number(values, _KEY, 0))
     config: dict[str, Json] = {"num_hidden_layers": sizes["layers"] - ahead, _COUNT: ahead}
@@ -62,7 +66,7 @@ def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
 
 
 #: `Family.irregular`: the counts on the way back.
-COUNTED: Final = Irregular(_nothing, _to_hf)
+COUNTED: Final = Irregular(unsaid, _to_hf)
 
 
 def _rule(hf: str, ggml: str, shape: tuple[str, ...], when: str = "") -> Rule:

@@ -35,6 +35,7 @@ from requant.architectures.rules import (
     ToHf,
     always,
     never,
+    unsaid,
 )
 from requant.encodings import F32
 from requant.errors import PlanError
@@ -112,10 +113,6 @@ def _score(config: Config) -> Json:
     return {"softmax": 1, "sigmoid": 2}.get(str(config.get("score_function", "sigmoid")))
 
 
-def _nothing(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    return ToGgml()
-
-
 def _written(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     softmax = values.get("expert_gating_func") == 1
     return ToHf(
@@ -159,7 +156,7 @@ BAILING_MOE2: Final[Family] = replace(
             Key(("n_group",), "expert_group_count", "u32", always(None), always(None)),
             Key(("topk_group",), "expert_group_used_count", "u32", always(None), always(None)),
         ),
-        (Rope(theta=10000.0, in_part=0.5).pair(), Irregular(_nothing, _written)),
+        (Rope(theta=10000.0, in_part=0.5).pair(), Irregular(unsaid, _written)),
         assumptions=(*_NO_BIAS, Assumption("use_qk_norm", (True,), True)),
     ),
     layers=mixture.dense_layers(),

@@ -8,7 +8,17 @@ from typing import Final
 
 from requant.architectures.changes import Change
 from requant.architectures.llama import BUFFERS, DECODER_KEYS, MLP, SILU, TRUNK, attention
-from requant.architectures.rules import Assumption, Family, Irregular, Key, Order, Rule, always, same_as
+from requant.architectures.rules import (
+    Assumption,
+    Family,
+    Irregular,
+    Key,
+    Order,
+    Rule,
+    always,
+    module,
+    same_as,
+)
 
 LAYER: Final = "{base}layers.{n}."
 ATTN: Final = LAYER + "self_attn."
@@ -67,8 +77,7 @@ def shifted(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 
 def norm(hf: str, ggml: str, size: str = "hidden", *, bias: bool = False, when: str = "") -> tuple[Rule, ...]:
     """A norm: its weight, and a bias where it has one."""
-    weight = Rule(hf + ".weight", ggml + ".weight", (size,), when=when)
-    return (weight, Rule(hf + ".bias", ggml + ".bias", (size,), when=when)) if bias else (weight,)
+    return module(hf, ggml, (size,), bias=bias, when=when)
 
 
 def layer_norm_eps(*hf: str, default: float = 1e-5) -> Key:

@@ -10,16 +10,18 @@ from __future__ import annotations
 from typing import Final
 
 from requant.architectures.decoders import norm
-from requant.architectures.rules import Assumption, Family, Ignored, Key, Rule, always
+from requant.architectures.rules import (
+    Assumption,
+    Family,
+    Ignored,
+    Key,
+    Rule,
+    always,
+    module,
+)
 from requant.encodings import F16
 
 _LAYER: Final = "{base}transformer.layer.{n}."
-
-
-def _module(hf: str, ggml: str, weight: tuple[str, ...]) -> tuple[Rule, Rule]:
-    """Weight and bias of one module of a layer."""
-    hf, ggml = _LAYER + hf, "blk.{n}." + ggml
-    return Rule(hf + ".weight", ggml + ".weight", weight), Rule(hf + ".bias", ggml + ".bias", weight[:1])
 
 
 DISTILBERT: Final = Family(
@@ -32,13 +34,13 @@ DISTILBERT: Final = Family(
         Rule("{base}embeddings.word_embeddings.weight", "token_embd.weight", ("vocab", "hidden")),
         Rule("{base}embeddings.position_embeddings.weight", "position_embd.weight", ("positions", "hidden")),
         *norm("{base}embeddings.LayerNorm", "token_embd_norm", bias=True),
-        *_module("attention.q_lin", "attn_q", ("q", "hidden")),
-        *_module("attention.k_lin", "attn_k", ("q", "hidden")),
-        *_module("attention.v_lin", "attn_v", ("q", "hidden")),
-        *_module("attention.out_lin", "attn_output", ("hidden", "q")),
+        *module(_LAYER + "attention.q_lin", "blk.{n}.attn_q", ("q", "hidden")),
+        *module(_LAYER + "attention.k_lin", "blk.{n}.attn_k", ("q", "hidden")),
+        *module(_LAYER + "attention.v_lin", "blk.{n}.attn_v", ("q", "hidden")),
+        *module(_LAYER + "attention.out_lin", "blk.{n}.attn_output", ("hidden", "q")),
         *norm(_LAYER + "sa_layer_norm", "blk.{n}.attn_output_norm", bias=True),
-        *_module("ffn.lin1", "ffn_up", ("ffn", "hidden")),
-        *_module("ffn.lin2", "ffn_down", ("hidden", "ffn")),
+        *module(_LAYER + "ffn.lin1", "blk.{n}.ffn_up", ("ffn", "hidden")),
+        *module(_LAYER + "ffn.lin2", "blk.{n}.ffn_down", ("hidden", "ffn")),
         *norm(_LAYER + "output_layer_norm", "blk.{n}.layer_output_norm", bias=True),
     ),
     keys=(

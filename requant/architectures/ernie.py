@@ -9,9 +9,14 @@ from dataclasses import replace
 from typing import Final
 
 from requant.architectures.decoders import SIZES, decoder, rms_norm_eps, trunk
-from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU
+from requant.architectures.llama import (
+    MLP,
+    NORMS,
+    SILU,
+    heads_of,
+)
 from requant.architectures.rope import Rope
-from requant.architectures.rules import Assumption, Family, always, defaulting
+from requant.architectures.rules import Assumption, Family, defaulting
 
 ERNIE: Final[Family] = replace(
     decoder(
@@ -22,8 +27,7 @@ ERNIE: Final[Family] = replace(
         (
             *defaulting(SIZES, num_key_value_heads=2),
             rms_norm_eps(1e-5),
-            replace(HEAD_KEYS[0], default=always(128)),
-            HEAD_KEYS[1],
+            *heads_of(128),
         ),
         (Rope(theta=500000.0).pair(),),
         assumptions=(SILU, Assumption("use_bias", (False,), False)),

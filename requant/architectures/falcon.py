@@ -20,11 +20,12 @@ from requant.architectures.rules import (
     Key,
     Rule,
     Sizes,
-    ToGgml,
     ToHf,
     always,
+    four_times,
+    unsaid,
 )
-from requant.ir import Checkpoint, Json, Tensor
+from requant.ir import Json, Tensor
 
 _LAYER: Final = "{base}h.{n}."
 _SECOND: Final = "blk.0.attn_norm_2.weight"
@@ -36,15 +37,6 @@ def _key_heads(config: Config) -> Json:
         return 1
     said = (config.get(name) for name in ("num_kv_heads", "n_head_kv", "num_attention_heads"))
     return next((heads for heads in said if heads is not None), None)
-
-
-def _four_times(config: Config) -> Json:
-    width = config.get("hidden_size")
-    return 4 * width if isinstance(width, int) else None
-
-
-def _nothing(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    return ToGgml()
 
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
@@ -86,7 +78,7 @@ FALCON: Final = Family(
         Key(("num_hidden_layers", "n_layer"), "block_count", "u32", always(32)),
         Key(("max_position_embeddings",), "context_length", "u32", always(2048)),
         Key(("hidden_size", "n_embed"), "embedding_length", "u32", always(4544)),
-        Key(("ffn_hidden_size",), "feed_forward_length", "u32", default=_four_times),
+        Key(("ffn_hidden_size",), "feed_forward_length", "u32", default=four_times("hidden_size")),
         Key(("num_attention_heads", "n_head"), "attention.head_count", "u32", always(71)),
         Key((), "attention.head_count_kv", "u32", default=_key_heads),
         Key(("layer_norm_epsilon",), "attention.layer_norm_epsilon", "f32", always(1e-5)),
@@ -102,7 +94,7 @@ FALCON: Final = Family(
     ),
     present={"two_norms": r"\.ln_attn\.weight"},
     ignored=(Ignored(r".*\.(rotary_emb|rotary)\.inv_freq", "computed from the rope parameters"),),
-    irregular=(Rope(theta=10000.0).pair(), Irregular(_nothing, _to_hf)),
+    irregular=(Rope(theta=10000.0).pair(), Irregular(unsaid, _to_hf)),
     tied=True,
     other_types=("RefinedWeb", "RefinedWebModel"),
 )

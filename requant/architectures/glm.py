@@ -11,20 +11,26 @@ from typing import Final
 
 from requant.architectures import ahead, mixture
 from requant.architectures.decoders import LAYER, SIZES, decoder, head_norms, norm, rms_norm_eps, trunk
-from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU, attention_biases
+from requant.architectures.llama import (
+    HEAD_KEYS,
+    MLP,
+    NORMS,
+    SILU,
+    attention_biases,
+    heads_of,
+)
 from requant.architectures.rope import Rope, rotary
 from requant.architectures.rules import Family, Key, Order, Rule, always, defaulting, never
 
 _FUSED: Final = (Rule(LAYER + "mlp.gate_up_proj.weight", "blk.{n}.ffn_up.weight", ("ffn_pair", "hidden")), MLP[2])
 _ROTARY: Final = Key((), "rope.dimension_count", "u32", default=rotary(0.5))
-_HEAD: Final = (replace(HEAD_KEYS[0], default=always(128)), HEAD_KEYS[1])
 
 GLM: Final[Family] = decoder(
     "Glm",
     "glm",
     "chatglm",
     (*trunk(), *NORMS, *attention_biases(Order.SAME, "attention_bias"), *_FUSED),
-    (*defaulting(SIZES, num_key_value_heads=2), rms_norm_eps(0.00000015625), *_HEAD, _ROTARY),
+    (*defaulting(SIZES, num_key_value_heads=2), rms_norm_eps(0.00000015625), *heads_of(128), _ROTARY),
     (Rope(theta=10000.0, in_part=0.5).pair(),),
     assumptions=(SILU,),
     flags=(("attention_bias", True),),
@@ -42,7 +48,7 @@ GLM4: Final[Family] = decoder(
         *_FUSED,
         *norm(LAYER + "post_mlp_layernorm", "blk.{n}.post_ffw_norm"),
     ),
-    (*defaulting(SIZES, num_key_value_heads=2), rms_norm_eps(0.00000015625), *_HEAD, _ROTARY),
+    (*defaulting(SIZES, num_key_value_heads=2), rms_norm_eps(0.00000015625), *heads_of(128), _ROTARY),
     (Rope(theta=10000.0, in_part=0.5).pair(),),
     assumptions=(SILU,),
     flags=(("attention_bias", True),),

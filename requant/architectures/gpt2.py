@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from requant.architectures.rules import Assumption, Config, Family, Ignored, Key, Order, Rule, always
+from requant.architectures.rules import (
+    Assumption,
+    Family,
+    Ignored,
+    Key,
+    Order,
+    Rule,
+    always,
+    four_times,
+)
 from requant.encodings import F16
-from requant.ir import Json
-
-
-def _four_times(key: str, config: Config) -> Json:
-    width = config.get(key)
-    return 4 * width if isinstance(width, int) else None
 
 
 def _layer(hf: str, ggml: str, weight: tuple[str, ...], bias: str, order: Order = Order.SAME) -> tuple[Rule, Rule]:
@@ -51,8 +54,8 @@ GPT2: Final = Family(
             ("n_inner",),
             "feed_forward_length",
             "u32",
-            default=lambda config: _four_times("n_embd", config),
-            implied=lambda values: _four_times("embedding_length", values),
+            default=four_times("n_embd"),
+            implied=four_times("embedding_length"),
         ),
         Key(("n_head",), "attention.head_count", "u32"),
         Key(("layer_norm_epsilon",), "attention.layer_norm_epsilon", "f32", default=always(1e-5)),

@@ -23,6 +23,8 @@ from requant.architectures.rules import (
     ToGgml,
     ToHf,
     always,
+    four_times,
+    module,
     same_as,
 )
 from requant.encodings import F16
@@ -33,23 +35,15 @@ _BY_PART: Final = Grid(("heads", 3, "head"), (1, 0, 2))
 _THETA: Final = "rope.freq_base"
 
 
-def _module(hf: str, ggml: str, weight: tuple[str, ...], bias: str, *changes: Grid) -> tuple[Rule, Rule]:
-    """Weight and bias of one module."""
+def _layer(layer: str, attention: str) -> tuple[Rule, ...]:
+    """The same in both. layer: its name; attention: of its attention."""
     return (
-        Rule(f"{hf}.weight", f"{ggml}.weight", weight, changes=changes),
-        Rule(f"{hf}.bias", f"{ggml}.bias", (bias,), changes=changes),
-    )
-
-
-def _layer(module: str, attention: str) -> tuple[Rule, ...]:
-    """The same in both. module: of a layer; attention: of its attention."""
-    return (
-        *_module(f"{module}input_layernorm", "blk.{n}.attn_norm", ("hidden",), "hidden"),
-        *_module(f"{attention}query_key_value", "blk.{n}.attn_qkv", ("qkv", "hidden"), "qkv", _BY_PART),
-        *_module(f"{attention}dense", "blk.{n}.attn_output", ("hidden", "hidden"), "hidden"),
-        *_module(f"{module}post_attention_layernorm", "blk.{n}.ffn_norm", ("hidden",), "hidden"),
-        *_module(f"{module}mlp.dense_h_to_4h", "blk.{n}.ffn_up", ("ffn", "hidden"), "ffn"),
-        *_module(f"{module}mlp.dense_4h_to_h", "blk.{n}.ffn_down", ("hidden", "ffn"), "hidden"),
+        *module(f"{layer}input_layernorm", "blk.{n}.attn_norm", ("hidden",)),
+        *module(f"{attention}query_key_value", "blk.{n}.attn_qkv", ("qkv", "hidden"), changes=(_BY_PART,)),
+        *module(f"{attention}dense", "blk.{n}.attn_output", ("hidden", "hidden")),
+        *module(f"{layer}post_attention_layernorm", "blk.{n}.ffn_norm", ("hidden",)),
+        *module(f"{layer}mlp.dense_h_to_4h", "blk.{n}.ffn_up", ("ffn", "hidden")),
+        *module(f"{layer}mlp.dense_4h_to_h", "blk.{n}.ffn_down", ("hidden", "ffn")),
     )
 
 
@@ -88,7 +82,7 @@ GPT_NEOX: Final = Family(
     rules=(
         Rule("{base}embed_in.weight", "token_embd.weight", ("vocab", "hidden")),
         *_layer("{base}layers.{n}.", "{base}layers.{n}.attention."),
-        *_module("{base}final_layer_norm", "output_norm", ("hidden",), "hidden"),
+        *module("{base}final_layer_norm", "output_norm", ("hidden",)),
         Rule("embed_out.weight", "output.weight", ("vocab", "hidden"), when="untied"),
     ),
     keys=(
@@ -115,11 +109,6 @@ GPT_NEOX: Final = Family(
 )
 
 
-def _four_times(key: str, values: Config) -> Json:
-    width = values.get(key)
-    return 4 * width if isinstance(width, int) else None
-
-
 BLOOM: Final = Family(
     model_type="bloom",
     ggml="bloom",
@@ -128,9 +117,9 @@ BLOOM: Final = Family(
     bases=("transformer.", ""),
     rules=(
         Rule("{base}word_embeddings.weight", "token_embd.weight", ("vocab", "hidden")),
-        *_module("{base}word_embeddings_layernorm", "token_embd_norm", ("hidden",), "hidden"),
+        *module("{base}word_embeddings_layernorm", "token_embd_norm", ("hidden",)),
         *_layer("{base}h.{n}.", "{base}h.{n}.self_attention."),
-        *_module("{base}ln_f", "output_norm", ("hidden",), "hidden"),
+        *module("{base}ln_f", "output_norm", ("hidden",)),
         Rule("lm_head.weight", "output.weight", ("vocab", "hidden"), when="untied"),
     ),
     keys=(
@@ -142,8 +131,8 @@ BLOOM: Final = Family(
             (),
             "feed_forward_length",
             "u32",
-            default=lambda config: _four_times("hidden_size", config),
-            implied=lambda values: _four_times("embedding_length", values),
+            default=four_times("hidden_size"),
+            implied=four_times("embedding_length"),
         ),
         Key(("n_head", "num_attention_heads"), "attention.head_count", "u32", always(8)),
         Key((), "attention.head_count_kv", "u32", same_as("n_head"), same_as("attention.head_count")),

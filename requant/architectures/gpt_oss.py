@@ -16,12 +16,12 @@ from typing import Final
 from requant.architectures.llama import (
     BUFFERS,
     DECODER_KEYS,
-    HEAD_KEYS,
     OUTPUT_BIAS,
     SILU,
     TRUNK,
     attention,
     attention_biases,
+    heads_of,
 )
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
@@ -107,8 +107,7 @@ GPT_OSS: Final = Family(
     keys=(
         *DECODER_KEYS[:-1],
         Key(("rms_norm_eps",), "attention.layer_norm_rms_epsilon", "f32", default=always(1e-5)),
-        replace(HEAD_KEYS[0], default=always(64)),
-        HEAD_KEYS[1],
+        *heads_of(64),
         Key(("num_local_experts", "num_experts"), "expert_count", "u32", always(128)),
         Key(("num_experts_per_tok", "experts_per_token"), "expert_used_count", "u32", always(4)),
         Key(

@@ -13,7 +13,14 @@ from typing import Final
 
 from requant.architectures import mixture
 from requant.architectures.decoders import ATTN, SIZES, decoder, head_norms, norm, rms_norm_eps, trunk
-from requant.architectures.llama import BUFFERS, HEAD_KEYS, MLP, NORMS, SILU
+from requant.architectures.llama import (
+    BUFFERS,
+    HEAD_KEYS,
+    MLP,
+    NORMS,
+    SILU,
+    heads_of,
+)
 from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.qwen import EXPERTS
 from requant.architectures.rope import Rope, parameters
@@ -104,8 +111,7 @@ HY_V3: Final[Family] = replace(
         (
             *SIZES,
             rms_norm_eps(1e-5),
-            replace(HEAD_KEYS[0], default=always(128)),
-            HEAD_KEYS[1],
+            *heads_of(128),
             *mixture.counts(192, 8, ffn=always(1536)),
             _SHARED,
             # unread by llama.cpp, which goes by the tensors; the way back would not know the dense layers without it

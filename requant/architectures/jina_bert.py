@@ -10,16 +10,16 @@ from dataclasses import replace
 from typing import Final
 
 from requant.architectures.bert import BERT
-from requant.architectures.rules import Assumption, Family, Ignored, Key, Rule, always
+from requant.architectures.rules import (
+    Assumption,
+    Family,
+    Ignored,
+    Key,
+    always,
+    module,
+)
 
 _LAYER: Final = "{base}encoder.layer.{n}."
-
-
-def _module(hf: str, ggml: str, weight: tuple[str, ...], when: str = "", *, bias: bool = True) -> tuple[Rule, ...]:
-    """Weight and bias of one module of a layer."""
-    hf, ggml = _LAYER + hf, "blk.{n}." + ggml
-    rule = Rule(hf + ".weight", ggml + ".weight", weight, when=when)
-    return (rule, Rule(hf + ".bias", ggml + ".bias", weight[:1], when=when)) if bias else (rule,)
 
 
 _ATTENTION: Final = tuple(
@@ -32,15 +32,15 @@ JINA_BERT_V2: Final[Family] = replace(
     classes=("JinaBertModel", "JinaBertForMaskedLM"),
     rules=(
         *_ATTENTION,
-        *_module("attention.self.layer_norm_q", "attn_q_norm", ("hidden",), "norms"),
-        *_module("attention.self.layer_norm_k", "attn_k_norm", ("hidden",), "norms"),
-        *_module("layer_norm_1", "attn_norm_2", ("hidden",), "code"),
-        *_module("mlp.gated_layers", "ffn_up", ("ffn_pair", "hidden"), "!code", bias=False),
-        *_module("mlp.up_gated_layer", "ffn_up", ("ffn_pair", "hidden"), "code", bias=False),
-        *_module("mlp.wo", "ffn_down", ("hidden", "ffn"), "!code"),
-        *_module("mlp.down_layer", "ffn_down", ("hidden", "ffn"), "code"),
-        *_module("mlp.layernorm", "layer_output_norm", ("hidden",), "!code"),
-        *_module("layer_norm_2", "layer_output_norm", ("hidden",), "code"),
+        *module(_LAYER + "attention.self.layer_norm_q", "blk.{n}.attn_q_norm", ("hidden",), when="norms"),
+        *module(_LAYER + "attention.self.layer_norm_k", "blk.{n}.attn_k_norm", ("hidden",), when="norms"),
+        *module(_LAYER + "layer_norm_1", "blk.{n}.attn_norm_2", ("hidden",), when="code"),
+        *module(_LAYER + "mlp.gated_layers", "blk.{n}.ffn_up", ("ffn_pair", "hidden"), when="!code", bias=False),
+        *module(_LAYER + "mlp.up_gated_layer", "blk.{n}.ffn_up", ("ffn_pair", "hidden"), when="code", bias=False),
+        *module(_LAYER + "mlp.wo", "blk.{n}.ffn_down", ("hidden", "ffn"), when="!code"),
+        *module(_LAYER + "mlp.down_layer", "blk.{n}.ffn_down", ("hidden", "ffn"), when="code"),
+        *module(_LAYER + "mlp.layernorm", "blk.{n}.layer_output_norm", ("hidden",), when="!code"),
+        *module(_LAYER + "layer_norm_2", "blk.{n}.layer_output_norm", ("hidden",), when="code"),
     ),
     keys=tuple(
         Key(("type_vocab_size",), key.ggml, "u32", default=always(2)) if key.ggml.startswith("tokenizer.") else key

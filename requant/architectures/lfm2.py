@@ -23,11 +23,11 @@ from requant.architectures.rules import (
     Key,
     Rule,
     Sizes,
-    ToGgml,
     ToHf,
     always,
+    unsaid,
 )
-from requant.ir import Checkpoint, Json, Tensor
+from requant.ir import Json, Tensor
 
 _CONV: Final = "conv"
 _FULL: Final = "full_attention"
@@ -57,10 +57,6 @@ def _adjusted(config: Config) -> Json:
         return width
     multiple = max(1, int(number(config, "block_multiple_of", 256)))
     return -(-int(number({"factor": factor}, "factor") * width) // multiple) * multiple
-
-
-def _nothing(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    return ToGgml()
 
 
 def _kinds(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
@@ -127,7 +123,7 @@ LFM2: Final[Family] = replace(
         "lfm2",
         (*_MIXERS, *_network(), _HEAD),
         (*_KEYS, _KV, Key((), "feed_forward_length", "u32", default=_adjusted)),
-        (Rope(theta=1_000_000.0).pair(), Irregular(_nothing, _kinds), Irregular(_nothing, _width)),
+        (Rope(theta=1_000_000.0).pair(), Irregular(unsaid, _kinds), Irregular(unsaid, _width)),
         assumptions=(_NO_BIAS,),
         tied=True,
         more=("LFM2ForCausalLM",),
@@ -154,7 +150,7 @@ LFM2_MOE: Final[Family] = replace(
             Key(("num_dense_layers",), LEADING, "u32", always(2)),
             gating(SIGMOID),
         ),
-        (Rope(theta=1_000_000.0).pair(), Irregular(_nothing, _kinds)),
+        (Rope(theta=1_000_000.0).pair(), Irregular(unsaid, _kinds)),
         assumptions=(
             _NO_BIAS,
             Assumption("use_expert_bias", (True,), True),

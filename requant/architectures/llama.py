@@ -72,6 +72,12 @@ HEAD_KEYS: Final = (
     Key((), "attention.value_length", "u32", default=same_as("head_dim"), implied=same_as("attention.key_length")),
 )
 
+
+def heads_of(width: int) -> tuple[Key, Key]:
+    """`HEAD_KEYS` of models whose heads are as wide where config.json does not say so."""
+    return replace(HEAD_KEYS[0], default=always(width)), HEAD_KEYS[1]
+
+
 #: Embedding, norms and head of most decoders.
 TRUNK: Final = (
     Rule("{base}embed_tokens.weight", "token_embd.weight", ("vocab", "hidden")),

@@ -27,6 +27,7 @@ from requant.architectures.rules import (
     ToGgml,
     ToHf,
     always,
+    unsaid,
 )
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
@@ -90,10 +91,6 @@ def step_rank(name: str) -> Default:
         return -(-int(number(config, "hidden_size")) // 16) if said in ("auto", None) else said
 
     return rank
-
-
-def _nothing(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    return ToGgml()
 
 
 def _rank(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
@@ -160,7 +157,7 @@ MAMBA: Final = Family(
     embedding="token_embd.weight",
     # llama.cpp has one width of the state: twice the model's
     assumptions=(*_CHOICES, Assumption("expand", (2,), 2)),
-    irregular=(Irregular(_nothing, _rank),),
+    irregular=(Irregular(unsaid, _rank),),
     tied=True,
     renamed=(("backbone.embedding.weight", "backbone.embeddings.weight"),),
 )

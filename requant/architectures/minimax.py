@@ -5,11 +5,15 @@ Facts: llama.cpp's conversion/minimax.py, base.py and src/models/minimax-m2.cpp.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from requant.architectures.decoders import LAYER, SIZES, decoder, head_norms, rms_norm_eps, trunk
-from requant.architectures.llama import HEAD_KEYS, MOE_EXPERTS, NORMS, SILU
+from requant.architectures.llama import (
+    MOE_EXPERTS,
+    NORMS,
+    SILU,
+    heads_of,
+)
 from requant.architectures.rope import Rope, rotary
 from requant.architectures.rules import Assumption, Config, Family, Key, Rule, always, same_as
 from requant.ir import Json
@@ -37,8 +41,7 @@ MINIMAX_M2: Final[Family] = decoder(
     (
         *SIZES,
         rms_norm_eps(1e-6),
-        replace(HEAD_KEYS[0], default=always(128)),
-        HEAD_KEYS[1],
+        *heads_of(128),
         Key(("num_local_experts",), "expert_count", "u32", always(256)),
         Key(("num_experts_per_tok",), "expert_used_count", "u32", always(8)),
         Key((), "expert_feed_forward_length", "u32", default=same_as("intermediate_size")),

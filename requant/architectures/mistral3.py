@@ -11,7 +11,14 @@ from dataclasses import replace
 from typing import Final
 
 from requant.architectures.decoders import SIZES, VOCABULARY_SIZE, decoder, rms_norm_eps, trunk
-from requant.architectures.llama import HEAD_KEYS, LLAMA, MLP, NORMS, SILU, WINDOW_LOSS
+from requant.architectures.llama import (
+    LLAMA,
+    MLP,
+    NORMS,
+    SILU,
+    WINDOW_LOSS,
+    heads_of,
+)
 from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rope import Rope, parameters
 from requant.architectures.rules import (
@@ -25,7 +32,6 @@ from requant.architectures.rules import (
     Sizes,
     ToGgml,
     ToHf,
-    always,
 )
 from requant.ir import Checkpoint, Json, Tensor, Typed
 
@@ -77,8 +83,7 @@ MISTRAL3: Final[Family] = replace(
         (
             *SIZES,
             rms_norm_eps(1e-5),
-            replace(HEAD_KEYS[0], default=always(128)),
-            HEAD_KEYS[1],
+            *heads_of(128),
             VOCABULARY_SIZE,
             LLAMA.keys[-1],
         ),

@@ -13,9 +13,19 @@ from requant.architectures.decoders import LAYER
 from requant.architectures.llama import MLP
 from requant.architectures.numbers import number
 from requant.architectures.qwen import EXPERTS
-from requant.architectures.rules import Config, Default, Irregular, Key, Rule, Sizes, ToGgml, ToHf, always
+from requant.architectures.rules import (
+    Config,
+    Default,
+    Irregular,
+    Key,
+    Rule,
+    Sizes,
+    ToHf,
+    always,
+    unsaid,
+)
 from requant.errors import PlanError
-from requant.ir import Checkpoint, Json, Tensor
+from requant.ir import Json, Tensor
 
 MLP_: Final = LAYER + "mlp."
 SIGMOID: Final = 2
@@ -76,10 +86,6 @@ def leading_dense(absent: int) -> Default:
     return count
 
 
-def _nothing(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    return ToGgml()
-
-
 def _types(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     leading = int(number(values, LEADING, 1))
     layers = sizes["layers"] - int(number(values, "nextn_predict_layers", 0))
@@ -88,7 +94,7 @@ def _types(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
 
 
 #: Leading dense layers on the way back, where transformers 5 lists the layers.
-LISTED: Final = Irregular(_nothing, _types)
+LISTED: Final = Irregular(unsaid, _types)
 
 
 def shared_width(name: str, absent: int) -> tuple[Key, Irregular]:
@@ -102,7 +108,7 @@ def shared_width(name: str, absent: int) -> tuple[Key, Irregular]:
         width = int(number(values, _SHARED_WIDTH, 0))
         return ToHf({name: width // sizes["expert_ffn"]})
 
-    return Key((), _SHARED_WIDTH, "u32", default=width), Irregular(_nothing, counted)
+    return Key((), _SHARED_WIDTH, "u32", default=width), Irregular(unsaid, counted)
 
 
 def gating(function: int) -> Key:

@@ -27,6 +27,8 @@ from requant.architectures.rules import (
     ToGgml,
     ToHf,
     always,
+    module,
+    unsaid,
 )
 from requant.encodings import F16
 from requant.errors import PlanError
@@ -56,10 +58,6 @@ def _positions(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> T
     return ToHf({"n_positions": said, "max_trained_positions": trained, "max_position_embeddings": context})
 
 
-def _nothing(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    return ToGgml()
-
-
 def _rope(absent: float) -> Irregular:
     """The base of the rotation, under its names."""
 
@@ -81,21 +79,14 @@ def _rope(absent: float) -> Irregular:
     return Irregular(to_ggml, to_hf)
 
 
-def _module(hf: str, ggml: str, weight: tuple[str, ...], *, bias: bool, when: str = "") -> tuple[Rule, ...]:
-    """Weight and bias of one module of a layer."""
-    hf, ggml = _LAYER + hf, "blk.{n}." + ggml
-    rule = Rule(hf + ".weight", ggml + ".weight", weight, when=when)
-    return (rule, Rule(hf + ".bias", ggml + ".bias", weight[:1], when=when)) if bias else (rule,)
-
-
 def _common(attention: str, *, bias: bool) -> tuple[Rule, ...]:
     """All but the feed-forward network. attention: what its module is called."""
     return (
         Rule("{base}embeddings.word_embeddings.weight", "token_embd.weight", ("vocab", "hidden")),
         Rule("{base}embeddings.token_type_embeddings.weight", "token_types.weight", ("types", "hidden")),
         *norm("{base}emb_ln", "token_embd_norm", bias=True),
-        *_module(f"{attention}.Wqkv", "attn_qkv", ("qkv", "hidden"), bias=bias),
-        *_module(f"{attention}.out_proj", "attn_output", ("hidden", "q"), bias=bias),
+        *module(_LAYER + f"{attention}.Wqkv", "blk.{n}.attn_qkv", ("qkv", "hidden"), bias=bias),
+        *module(_LAYER + f"{attention}.out_proj", "blk.{n}.attn_output", ("hidden", "q"), bias=bias),
         *norm(_LAYER + "norm1", "blk.{n}.attn_output_norm", bias=True),
         *norm(_LAYER + "norm2", "blk.{n}.layer_output_norm", bias=True),
     )
@@ -103,8 +94,8 @@ def _common(attention: str, *, bias: bool) -> tuple[Rule, ...]:
 
 def _plain_mlp(when: str = "") -> tuple[Rule, ...]:
     return (
-        *_module("mlp.fc1", "ffn_up", ("ffn", "hidden"), bias=True, when=when),
-        *_module("mlp.fc2", "ffn_down", ("hidden", "ffn"), bias=True, when=when),
+        *module(_LAYER + "mlp.fc1", "blk.{n}.ffn_up", ("ffn", "hidden"), bias=True, when=when),
+        *module(_LAYER + "mlp.fc2", "blk.{n}.ffn_down", ("hidden", "ffn"), bias=True, when=when),
     )
 
 
@@ -152,9 +143,9 @@ NOMIC_BERT: Final = Family(
     bases=("", "bert."),
     rules=(
         *_common("attn", bias=False),
-        *_module("mlp.fc12", "ffn_gate", ("ffn", "hidden"), bias=False),
-        *_module("mlp.fc11", "ffn_up", ("ffn", "hidden"), bias=False),
-        *_module("mlp.fc2", "ffn_down", ("hidden", "ffn"), bias=False),
+        *module(_LAYER + "mlp.fc12", "blk.{n}.ffn_gate", ("ffn", "hidden"), bias=False),
+        *module(_LAYER + "mlp.fc11", "blk.{n}.ffn_up", ("ffn", "hidden"), bias=False),
+        *module(_LAYER + "mlp.fc2", "blk.{n}.ffn_down", ("hidden", "ffn"), bias=False),
     ),
     keys=_GPT2_KEYS,
     embedding="token_embd.weight",
@@ -168,7 +159,7 @@ NOMIC_BERT: Final = Family(
         Ignored(r"(bert\.)?pooler\.dense\.(weight|bias)", "llama.cpp has no use for the pooler", lost=True),
         Ignored(r"(cls|lm_head)\..*", "a pre-training head, which embeddings do not need", lost=True),
     ),
-    irregular=(_rope(1000.0), Irregular(_nothing, _positions)),
+    irregular=(_rope(1000.0), Irregular(unsaid, _positions)),
     tied=True,
     half=F16,
     suits=lambda config: not config.get(_EVERY),
@@ -220,7 +211,7 @@ NOMIC_BERT_MOE: Final = replace(
     ),
     layers={"sparse": _sparse},
     ignored=(*NOMIC_BERT.ignored, Ignored(r".*\.mlp\.experts\.bias", "llama.cpp has no bias of experts", lost=True)),
-    irregular=(_rope(1000.0), Irregular(_nothing, _positions)),
+    irregular=(_rope(1000.0), Irregular(unsaid, _positions)),
     suits=lambda config: bool(config.get(_EVERY)),
 )
 
@@ -264,7 +255,7 @@ JINA_BERT_V3: Final = Family(
         Ignored(r"lm_head\..*", "a pre-training head, which embeddings do not need", lost=True),
         Ignored(r".*\.lora_[AB]", "an adapter for a task, which llama.cpp keeps in a file of its own", lost=True),
     ),
-    irregular=(_rope(20000.0), Irregular(_nothing, _behind)),
+    irregular=(_rope(20000.0), Irregular(unsaid, _behind)),
     tied=True,
     renamed=((".parametrizations.weight.original", ".weight"),),
     other_types=("xlm-roberta",),

@@ -27,6 +27,8 @@ from requant.architectures.rules import (
     ToGgml,
     ToHf,
     always,
+    four_times,
+    module,
     same_as,
 )
 from requant.encodings import F16
@@ -39,20 +41,6 @@ _BUFFERS: Final = (
     Ignored(r".*\.attn\.(bias|masked_bias)", "the causal mask, which is the same for every model"),
 )
 _THETA: Final = "rope.freq_base"
-
-
-def _four_times(key: str) -> Callable[[Config], Json]:
-    def width(config: Config) -> Json:
-        value = config.get(key)
-        return 4 * value if isinstance(value, int) else None
-
-    return width
-
-
-def _both(hf: str, ggml: str, weight: tuple[str, ...], *, bias: bool = True) -> tuple[Rule, ...]:
-    """Weight and bias of one module."""
-    rule = Rule(hf + ".weight", ggml + ".weight", weight)
-    return (rule, Rule(hf + ".bias", ggml + ".bias", weight[:1])) if bias else (rule,)
 
 
 def _base(name: str) -> Irregular:
@@ -78,7 +66,7 @@ QWEN: Final = Family(
         *norm("{base}ln_f", "output_norm"),
         Rule("lm_head.weight", "output.weight", ("vocab", "hidden"), when="untied"),
         *norm(_H + "ln_1", "blk.{n}.attn_norm"),
-        *_both(_H + "attn.c_attn", "blk.{n}.attn_qkv", ("qkv", "hidden")),
+        *module(_H + "attn.c_attn", "blk.{n}.attn_qkv", ("qkv", "hidden")),
         Rule(_H + "attn.c_proj.weight", "blk.{n}.attn_output.weight", ("hidden", "q")),
         *norm(_H + "ln_2", "blk.{n}.ffn_norm"),
         # gate and up count as one width
@@ -136,7 +124,7 @@ CHATGLM: Final = Family(
         *norm("{base}encoder.final_layernorm", "output_norm"),
         Rule("{base}output_layer.weight", "output.weight", ("vocab", "hidden"), when="untied"),
         *norm(_GLM + "input_layernorm", "blk.{n}.attn_norm"),
-        *_both(_GLM + "self_attention.query_key_value", "blk.{n}.attn_qkv", ("qkv", "hidden")),
+        *module(_GLM + "self_attention.query_key_value", "blk.{n}.attn_qkv", ("qkv", "hidden")),
         Rule(_GLM + "self_attention.dense.weight", "blk.{n}.attn_output.weight", ("hidden", "q")),
         *norm(_GLM + "post_attention_layernorm", "blk.{n}.ffn_norm"),
         Rule(_GLM + "mlp.dense_h_to_4h.weight", "blk.{n}.ffn_up.weight", ("ffn_pair", "hidden")),
@@ -190,15 +178,15 @@ CODESHELL: Final = Family(
         *norm("{base}ln_f", "output_norm", bias=True),
         Rule("lm_head.weight", "output.weight", ("vocab", "hidden"), when="untied"),
         *norm(_H + "ln_1", "blk.{n}.attn_norm", bias=True),
-        *_both(_H + "attn.c_attn", "blk.{n}.attn_qkv", ("qkv", "hidden")),
-        *_both(_H + "attn.c_proj", "blk.{n}.attn_output", ("hidden", "q")),
+        *module(_H + "attn.c_attn", "blk.{n}.attn_qkv", ("qkv", "hidden")),
+        *module(_H + "attn.c_proj", "blk.{n}.attn_output", ("hidden", "q")),
         *norm(_H + "ln_2", "blk.{n}.ffn_norm", bias=True),
-        *_both(_H + "mlp.c_fc", "blk.{n}.ffn_up", ("ffn", "hidden")),
-        *_both(_H + "mlp.c_proj", "blk.{n}.ffn_down", ("hidden", "ffn")),
+        *module(_H + "mlp.c_fc", "blk.{n}.ffn_up", ("ffn", "hidden")),
+        *module(_H + "mlp.c_proj", "blk.{n}.ffn_down", ("hidden", "ffn")),
     ),
     keys=(
         *_CODE_SIZES,
-        Key((), "feed_forward_length", "u32", _four_times("n_embd"), _four_times("embedding_length")),
+        Key((), "feed_forward_length", "u32", four_times("n_embd"), four_times("embedding_length")),
         Key(("num_query_groups",), "attention.head_count_kv", "u32"),
         Key(("layer_norm_epsilon",), "attention.layer_norm_epsilon", "f32", always(1e-5)),
         Key((), _THETA, "f32", always(10000.0), always(10000.0)),
@@ -327,7 +315,7 @@ MPT: Final = Family(
         Key(("n_layers",), "block_count", "u32", always(24)),
         Key(("max_seq_len",), "context_length", "u32", always(2048)),
         Key(("d_model",), "embedding_length", "u32", always(2048)),
-        Key((), "feed_forward_length", "u32", _four_times("d_model"), _four_times("embedding_length")),
+        Key((), "feed_forward_length", "u32", four_times("d_model"), four_times("embedding_length")),
         Key(("n_heads",), "attention.head_count", "u32", always(16)),
         Key((), "attention.layer_norm_epsilon", "f32", always(1e-5), always(1e-5)),
     ),

@@ -10,14 +10,14 @@ from typing import Final
 from requant.architectures.decoders import LAYER, SIZES, decoder, layer_norm_eps, norm
 from requant.architectures.llama import TRUNK, attention, attention_biases
 from requant.architectures.rope import Rope, rotary
-from requant.architectures.rules import Assumption, Family, Key, Order, Rule
-
-
-def _module(hf: str, ggml: str, weight: tuple[str, str]) -> tuple[Rule, Rule]:
-    """Weight and bias of a linear layer."""
-    hf, ggml = LAYER + hf, "blk.{n}." + ggml
-    return Rule(hf + ".weight", ggml + ".weight", weight), Rule(hf + ".bias", ggml + ".bias", weight[:1])
-
+from requant.architectures.rules import (
+    Assumption,
+    Family,
+    Key,
+    Order,
+    Rule,
+    module,
+)
 
 PHI2: Final[Family] = decoder(
     "Phi",
@@ -31,9 +31,9 @@ PHI2: Final[Family] = decoder(
         *norm(LAYER + "input_layernorm", "blk.{n}.attn_norm", bias=True),
         *attention(Order.SAME)[:3],
         *attention_biases(Order.SAME, ""),
-        *_module("self_attn.dense", "attn_output", ("hidden", "q")),
-        *_module("mlp.fc1", "ffn_up", ("ffn", "hidden")),
-        *_module("mlp.fc2", "ffn_down", ("hidden", "ffn")),
+        *module(LAYER + "self_attn.dense", "blk.{n}.attn_output", ("hidden", "q")),
+        *module(LAYER + "mlp.fc1", "blk.{n}.ffn_up", ("ffn", "hidden")),
+        *module(LAYER + "mlp.fc2", "blk.{n}.ffn_down", ("hidden", "ffn")),
     ),
     (
         *SIZES,

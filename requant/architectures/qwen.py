@@ -20,6 +20,7 @@ from requant.architectures.llama import (
     TRUNK,
     attention,
     attention_biases,
+    heads_of,
 )
 from requant.architectures.reranker import RERANKER
 from requant.architectures.rope import Rope
@@ -99,7 +100,7 @@ QWEN3: Final = replace(
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
     headless=frozenset({"Qwen3Model"}),
     rules=(*TRUNK, *NORMS, *attention(Order.SAME), *_HEAD_NORMS, *MLP),
-    keys=(*DECODER_KEYS, replace(HEAD_KEYS[0], default=always(128)), HEAD_KEYS[1]),
+    keys=(*DECODER_KEYS, *heads_of(128)),
     assumptions=(SILU, _WINDOW, _NO_BIAS),
     irregular=(*QWEN2.irregular, RERANKER),
     classifier=Classifier(

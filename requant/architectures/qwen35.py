@@ -23,7 +23,13 @@ from requant.architectures.decoders import (
     shifted,
 )
 from requant.architectures.experts import expert_rules
-from requant.architectures.llama import BUFFERS, HEAD_KEYS, MLP, SILU, TRUNK
+from requant.architectures.llama import (
+    BUFFERS,
+    MLP,
+    SILU,
+    TRUNK,
+    heads_of,
+)
 from requant.architectures.mrope import Sections
 from requant.architectures.numbers import number
 from requant.architectures.qwen import SHARED
@@ -169,8 +175,7 @@ NORMS: Final = shifted(
 KEYS: Final = (
     *SIZES,
     rms_norm_eps(1e-6),
-    replace(HEAD_KEYS[0], default=always(256)),
-    HEAD_KEYS[1],
+    *heads_of(256),
     Key((), "rope.dimension_count", "u32", default=rotary(0.25)),
     *_SSM,
 )

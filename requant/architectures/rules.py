@@ -42,6 +42,16 @@ def same_as(key: str) -> Default:
     return lambda config: config.get(key)
 
 
+def four_times(key: str) -> Default:
+    """The default of a network's width that nothing says: four times another."""
+
+    def width(config: Config) -> Json:
+        value = config.get(key)
+        return 4 * value if isinstance(value, int) else None
+
+    return width
+
+
 def unless_null(key: str, value: Json) -> Default:
     """The default of a key that config.json can also switch off by saying null."""
     return lambda config: None if key in config else value
@@ -128,6 +138,16 @@ class Rule:
         return "{n}" in self.ggml
 
 
+def module(
+    hf: str, ggml: str, shape: tuple[str, ...], *, bias: bool = True, when: str = "", changes: tuple[Change, ...] = ()
+) -> tuple[Rule, ...]:
+    """A module's weight, and its bias where it has one, of the weight's rows. hf, ggml: up to the last dot."""
+    weight = Rule(f"{hf}.weight", f"{ggml}.weight", shape, when=when, changes=changes)
+    if not bias:
+        return (weight,)
+    return weight, Rule(f"{hf}.bias", f"{ggml}.bias", shape[:1], when=when, changes=changes)
+
+
 def _holds(name: str, flags: Flags, layer: int | None) -> bool:
     flag = flags[name.removeprefix("!")]
     said = flag if isinstance(flag, bool) else layer is not None and flag[layer]
@@ -203,6 +223,11 @@ class ToGgml:
     losses: tuple[Loss, ...] = ()
     moves: tuple[Move, ...] = ()
     used: frozenset[str] = frozenset()
+
+
+def unsaid(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+    """For an `Irregular` of which only the way back says something."""
+    return ToGgml()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,18 @@ Facts: llama.cpp's conversion/olmo.py and src/models/seed-oss.cpp.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from requant.architectures.decoders import SIZES, decoder, rms_norm_eps, trunk
-from requant.architectures.llama import HEAD_KEYS, MLP, NORMS, SILU, attention_biases
+from requant.architectures.llama import (
+    MLP,
+    NORMS,
+    SILU,
+    attention_biases,
+    heads_of,
+)
 from requant.architectures.rope import Rope
-from requant.architectures.rules import Assumption, Family, Order, Rule, always
+from requant.architectures.rules import Assumption, Family, Order, Rule
 
 SEED_OSS: Final[Family] = decoder(
     "SeedOss",
@@ -25,7 +30,7 @@ SEED_OSS: Final[Family] = decoder(
         *attention_biases(Order.SAME, "attention_bias"),
         *MLP,
     ),
-    (*SIZES, rms_norm_eps(1e-6), replace(HEAD_KEYS[0], default=always(128)), HEAD_KEYS[1]),
+    (*SIZES, rms_norm_eps(1e-6), *heads_of(128)),
     (Rope(theta=10000.0).pair(),),
     assumptions=(
         SILU,

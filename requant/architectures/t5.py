@@ -24,6 +24,7 @@ from requant.architectures.rules import (
     ToHf,
     always,
     same_as,
+    unsaid,
 )
 from requant.encodings import F16
 from requant.ir import Checkpoint, Json, Tensor
@@ -122,10 +123,6 @@ def _network_back(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -
     return ToHf({"feed_forward_proj": said})
 
 
-def _nothing(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    return ToGgml()
-
-
 T5_ENCODER: Final = Family(
     model_type="t5",
     ggml="t5encoder",
@@ -143,7 +140,7 @@ T5_ENCODER: Final = Family(
     present={"gated": r"\.DenseReluDense\.wi_0\.weight"},
     layers={"encoder": _below("block_count"), "first": _first},
     ignored=(Ignored(r"(encoder|decoder)\.embed_tokens\.weight", "the embedding once more"),),
-    irregular=(Irregular(_nothing, _network_back),),
+    irregular=(Irregular(unsaid, _network_back),),
     tied=True,
     half=F16,
     other_types=("mt5", "umt5"),
