@@ -16,8 +16,8 @@ from requant.cli.tables import count, size, table
 from requant.cli.terminal import say
 from requant.errors import Error
 from requant.formats import opened
-from requant.ir import Checkpoint, Json, Tensor, Typed
-from requant.operations.inspect import PROJECTOR, Report, Share, report, share_of, short_label
+from requant.ir import PROJECTOR, Checkpoint, Json, Tensor, Typed
+from requant.operations.inspect import Report, Share, report, share_of, short_label
 from requant.patterns import of_the_user
 from requant.printable import printable
 

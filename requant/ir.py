@@ -18,6 +18,8 @@ from requant.encodings import Encoding, PartSpec, Shape
 from requant.errors import UnsupportedError
 from requant.sources import Source
 
+#: `general.architecture` of a GGUF with what sees or hears, beside that of its text model.
+PROJECTOR: Final = "clip"
 #: Files beside config.json that may say how weights are quantized, in the order in which they are believed.
 QUANTIZATION_FILES: Final = (
     "quantize_config.json",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -29,6 +28,8 @@ def did_you_mean(word: str, names: Iterable[str], otherwise: str) -> str:
     asked = _bare(word)
     if asked in bare:
         return f"did you mean {bare[asked]}?"
+    import difflib  # only a word that is none waits for it
+
     close = [bare[one] for one in difflib.get_close_matches(asked, bare, _SHOWN, 0.7)]
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 

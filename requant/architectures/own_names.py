@@ -29,17 +29,17 @@ def own_names(moves: Sequence[Move], config: Config, family: Family | None, *, s
     if family is not None:
         moves = _upright(moves, family)
         moves = _gathered(moves, family, single=single)
+    claimed = [] if family is None else [named_like(family, name) for name in _templates(family)]
     if config:
-        refuse_foreign((move.name for move in moves), [] if family is None else _claimed(family))
+        refuse_foreign((move.name for move in moves), claimed)
     classes = config.get("architectures")
     if family is not None and isinstance(classes, list) and set(family.classes) & set(map(str, classes)):
-        _refuse_unclaimed((move.name for move in moves), family)
+        _refuse_unclaimed((move.name for move in moves), family, claimed)
     return tuple(moves)
 
 
-def _refuse_unclaimed(names: Iterable[str], family: Family) -> None:
+def _refuse_unclaimed(names: Iterable[str], family: Family, claimed: Sequence[re.Pattern[str]]) -> None:
     """`PlanError` for a tensor that transformers would not load, or would load as something else."""
-    claimed = _claimed(family)
     ignored = [re.compile(item.pattern) for item in family.ignored]
     kinds: dict[str, str] = {}
     for name in names:
@@ -53,10 +53,6 @@ def _refuse_unclaimed(names: Iterable[str], family: Family) -> None:
                 "would not load it",
                 hint="if config.json names the class that the model has, convert what was saved of that class alone",
             )
-
-
-def _claimed(family: Family) -> list[re.Pattern[str]]:
-    return [named_like(family, name) for name in _templates(family)]
 
 
 def _templates(family: Family) -> Iterable[str]:

@@ -57,7 +57,7 @@ def sized(said: Translation) -> Translation:
     """Hyperparameters as metadata, in place of config.json; and what follows from them for the table."""
     model, config = said.known, flat_config(said.source.config)
     family = model.family
-    losses = values.assumptions_hold(family, config)
+    losses = values.assumptions_hold(family.assumptions, config, f"{family.ggml!r} models", "model")
     tensors = _by_modern_name(family, said.source.tensors)
     tensors = with_embedding(family, config, tensors)
     base = base_of(family, tensors)

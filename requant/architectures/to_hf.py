@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Final
 
 from requant.architectures import carried, values
 from requant.architectures.card import write_card
@@ -20,11 +19,8 @@ from requant.architectures.sizes import sizes_of
 from requant.encodings import rows_of
 from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Affine, Joined, Node, RopeOrder, Stored, Transposed, reshaped
-from requant.ir import Checkpoint, Json, Tensor
+from requant.ir import PROJECTOR, Checkpoint, Json, Tensor
 from requant.plan import Move, Translation
-
-#: The architecture of what sees or hears, which `requant.projectors` writes.
-PROJECTOR: Final = "clip"
 
 
 def recognized(said: Translation, families: Sequence[Family]) -> Translation:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from requant.architectures.numbers import shortest, shown
-from requant.architectures.rules import Config, Family
+from requant.architectures.rules import Assumption, Config, Family
 from requant.errors import PlanError
 from requant.ir import Json, Typed
 from requant.losses import Loss, LossKind
@@ -52,20 +52,32 @@ def to_hf(family: Family, values: Config) -> tuple[dict[str, Json], dict[str, Js
     return config, known
 
 
-def assumptions_hold(family: Family, config: Config) -> list[Loss]:
-    """Choices llama.cpp does not have: an error, or a loss where the table says so."""
+def assumptions_hold(
+    assumptions: Iterable[Assumption],
+    config: Config,
+    whose: str,
+    made: str,
+    *,
+    where: Callable[[str], str] = "config.json: {}".format,
+    quoted: Callable[[object], str] = repr,
+) -> list[Loss]:
+    """Choices llama.cpp does not have: an error, or a loss where the table says so.
+
+    whose, made: what llama.cpp computes, and what a conversion would give. where, quoted: how a message names a key and
+    shows a value.
+    """
     losses = []
-    for item in family.assumptions:
+    for item in assumptions:
         value = config.get(item.hf, item.default)
         if value in item.values:
             continue
         if not item.loss:
             allowed = " or ".join(repr(choice) for choice in item.values)
             raise PlanError(
-                f"config.json: {item.hf} is {value!r}; llama.cpp computes {family.ggml!r} models with {allowed} only",
-                hint="a conversion would give a model that computes something else",
+                f"{where(item.hf)} is {quoted(value)}; llama.cpp computes {whose} with {allowed} only",
+                hint=f"a conversion would give a {made} that computes something else",
             )
-        losses.append(Loss(LossKind.METADATA_DROPPED, item.hf, f"{value!r}: {item.loss}"))
+        losses.append(Loss(LossKind.METADATA_DROPPED, item.hf, f"{quoted(value)}: {item.loss}"))
     return losses
 
 

@@ -12,14 +12,12 @@ from typing import Final
 from requant.encodings import Dense, Encoding
 from requant.encodings.exl2 import Exl2
 from requant.file_types import title
-from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
+from requant.ir import PROJECTOR, Checkpoint, Json, Naming, Tensor, flat_config
 from requant.layered import number
 from requant.metadata import first_count
 from requant.operations.cache import MICRO_BATCH, caches_of, metadata_like
 from requant.sources import FileSlice
 
-#: The architecture of projectors.
-PROJECTOR: Final = "clip"
 _BLOCK: Final = re.compile(r"([va]\.blk)\.(\d{1,9})\.")
 _LAYER: Final = re.compile(r"(?:^|\.)(\d{1,9})\.")
 

@@ -8,12 +8,11 @@ from typing import ClassVar
 from requant import companions
 from requant.errors import PlanError
 from requant.importance import Importance
-from requant.ir import Checkpoint, Naming, Tensor, Typed
+from requant.ir import PROJECTOR, Checkpoint, Naming, Tensor, Typed
 from requant.passes.passing import Fact
 from requant.passes.steps import stored_encoding
 from requant.plan import Translation
 from requant.recipes import (
-    PROJECTOR,
     Facts,
     Overrides,
     Recipe,

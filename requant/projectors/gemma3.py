@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import Final
 
-from requant.architectures.rules import Config, Order, Rule, Sizes
-from requant.encodings import Shape
+from requant.architectures.rules import Config, Order, Rule
 from requant.ir import Json
 from requant.projectors.rules import Projector, computed
 from requant.projectors.settings import whole
@@ -20,10 +19,9 @@ from requant.projectors.towers import (
     gelu,
     kind,
     pooling_head,
-    positions,
     siglip,
+    sizes_with_positions,
     vision_keys,
-    vision_sizes,
 )
 
 #: What transformers' SigLIP is where config.json is silent.
@@ -45,10 +43,6 @@ def _scale(config: Config) -> Json:
     return factor if factor not in (0, 4) else None
 
 
-def _sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes:
-    return vision_sizes(values) | {"positions": positions(values)}
-
-
 GEMMA3: Final = Projector(
     name="gemma3",
     classes=("Gemma3ForConditionalGeneration",),
@@ -68,7 +62,7 @@ GEMMA3: Final = Projector(
             "multi_modal_projector.mm_soft_emb_norm.weight", "mm.soft_emb_norm.weight", ("embd",), Order.SAME, add=1.0
         ),
     ),
-    sizes=_sizes,
+    sizes=sizes_with_positions,
     renamed=(
         (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
         (r"^vision_tower\.vision_model\.", "vision_tower."),

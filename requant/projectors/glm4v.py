@@ -22,6 +22,20 @@ from requant.projectors.towers import activation, epsilon, kind, vision_keys, vi
 _VISION: Final = "vision_config."
 
 
+def _glm_sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes:
+    """The merger's width is the text model's; how wide its gate is, only the tensors say."""
+    sizes = vision_sizes(values)
+    patches = divided(count(values, "vision.image_size"), sizes["patch"], "vision.image_size")
+    gate = shapes.get("visual.merger.gate_proj.weight", (0,))
+    gated = shapes.get("visual.blocks.0.mlp.gate_proj.weight", (sizes["ffn"],))
+    return sizes | {
+        "positions": patches**2,
+        "merged": whole(config, _VISION + "out_hidden_size", sizes["text"]),
+        "context": gate[0],
+        "ffn": gated[0],
+    }
+
+
 GLM4V: Final = Projector(
     name="glm4v",
     classes=("Glm4vForConditionalGeneration", "Glm4vMoeForConditionalGeneration", "GlmOcrForConditionalGeneration"),
@@ -52,7 +66,7 @@ GLM4V: Final = Projector(
         *linear("visual.merger.up_proj", "mm.up", ("context", "merged"), None),
         *linear("visual.merger.down_proj", "mm.down", ("merged", "context"), None),
     ),
-    sizes=lambda values, config, shapes: _glm_sizes(values, config, shapes),
+    sizes=_glm_sizes,
     renamed=WITHOUT_MODEL,
     present={
         "table": r"visual\.embeddings\.position_embedding\.weight",
@@ -63,20 +77,6 @@ GLM4V: Final = Projector(
     },
     assumptions=(*CONSTANTS, MERGED),
 )
-
-
-def _glm_sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes:
-    """The merger's width is the text model's; how wide its gate is, only the tensors say."""
-    sizes = vision_sizes(values)
-    patches = divided(count(values, "vision.image_size"), sizes["patch"], "vision.image_size")
-    gate = shapes.get("visual.merger.gate_proj.weight", (0,))
-    gated = shapes.get("visual.blocks.0.mlp.gate_proj.weight", (sizes["ffn"],))
-    return sizes | {
-        "positions": patches**2,
-        "merged": whole(config, _VISION + "out_hidden_size", sizes["text"]),
-        "context": gate[0],
-        "ffn": gated[0],
-    }
 
 
 def _tokens(name: str) -> Default:

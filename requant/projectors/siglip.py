@@ -28,9 +28,9 @@ from requant.projectors.towers import (
     gelu,
     kind,
     pooling_head,
-    positions,
     siglip,
     siglip_layers,
+    sizes_with_positions,
     vision_keys,
     vision_sizes,
 )
@@ -42,10 +42,6 @@ _FLAT: Final = (
     (r"^vision_tower\.vision_model\.", "vision_tower."),
 )
 _EMBEDDINGS_F32: Final = (r"v\.(?:patch|position)_embd\..*", "F32")
-
-
-def _with_positions(values: Config, config: Config, shapes: Mapping[str, Shape]) -> dict[str, int]:
-    return vision_sizes(values) | {"positions": positions(values)}
 
 
 def _longest(config: Config) -> Json:
@@ -81,7 +77,7 @@ SMOLVLM: Final = Projector(
         Rule("model.connector.modality_projection.proj.weight", "mm.model.fc.weight", ("text", "scale*scale*embd")),
     ),
     sizes=lambda values, config, shapes: (
-        _with_positions(values, config, shapes) | {"scale": count(values, "vision.projector.scale_factor")}
+        sizes_with_positions(values, config, shapes) | {"scale": count(values, "vision.projector.scale_factor")}
     ),
     renamed=((r"^vision_model\.", "model.vision_model."), (r"^connector\.", "model.connector.")),
     forced=(_EMBEDDINGS_F32,),
@@ -160,7 +156,7 @@ LFM2_VL: Final = Projector(
 
 def _aligned(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes:
     """Widths of a gated projector: the first matrix makes both halves."""
-    sizes = _with_positions(values, config, shapes)
+    sizes = sizes_with_positions(values, config, shapes)
     scale = count(values, "vision.projector.scale_factor")
     wide = whole(config, "alignment_intermediate_size", 36864)
     return sizes | {"wide": wide, "narrow": divided(wide, 2, "alignment_intermediate_size"), "scale": scale}
@@ -234,7 +230,7 @@ JANUS: Final = Projector(
         *linear("aligner.fc1", "mm.0", ("text", "embd")),
         *linear("aligner.hidden_layers.0", "mm.1", ("text", "text")),
     ),
-    sizes=_with_positions,
+    sizes=sizes_with_positions,
     renamed=((r"^model\.(vision_model|aligner|vqmodel|generation_\w+)\.", r"\1."),),
     assumptions=(Assumption(_VISION + "depth", (2,), 2), Assumption(_VISION + "use_qk_norm", (False,), False)),
     ignored=(Ignored(r"(vqmodel|generation_\w+)\..*", "makes pictures, which llama.cpp does not run", lost=True),),

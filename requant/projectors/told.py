@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from requant.ir import Checkpoint, Json, Naming, Tensor
+from requant.ir import PROJECTOR, Checkpoint, Json, Naming, Tensor
 from requant.metadata import as_count
 
-#: The architecture of such a GGUF.
-ARCHITECTURE: Final = "clip"
 _TOWERS: Final = (("vision", "sees"), ("audio", "hears"))
 
 
@@ -47,16 +45,16 @@ _NUMBERS: Final = (
 
 def about(checkpoint: Checkpoint[Tensor]) -> About | None:
     """None for what is no projector."""
-    if checkpoint.naming is not Naming.GGML or checkpoint.architecture != ARCHITECTURE:
+    if checkpoint.naming is not Naming.GGML or checkpoint.architecture != PROJECTOR:
         return None
     metadata = {key: typed.value for key, typed in checkpoint.metadata.items()}
     towers, text = [], 0
     for name, sense in _TOWERS:
-        if metadata.get(f"{ARCHITECTURE}.has_{name}_encoder") is not True:
+        if metadata.get(f"{PROJECTOR}.has_{name}_encoder") is not True:
             continue
-        kinds = (metadata.get(f"{ARCHITECTURE}.{name}.projector_type"), metadata.get(f"{ARCHITECTURE}.projector_type"))
+        kinds = (metadata.get(f"{PROJECTOR}.{name}.projector_type"), metadata.get(f"{PROJECTOR}.projector_type"))
         kind = next((one for one in kinds if isinstance(one, str)), "")
-        found = {shown: as_count(metadata.get(f"{ARCHITECTURE}.{name}.{key}")) for shown, key in _NUMBERS}
+        found = {shown: as_count(metadata.get(f"{PROJECTOR}.{name}.{key}")) for shown, key in _NUMBERS}
         towers.append(Tower(sense, kind, {key: number for key, number in found.items() if number}))
-        text = as_count(metadata.get(f"{ARCHITECTURE}.{name}.projection_dim")) or text
+        text = as_count(metadata.get(f"{PROJECTOR}.{name}.projection_dim")) or text
     return About(tuple(towers), text)

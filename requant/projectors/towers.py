@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from requant.architectures.rules import Config, Default, Ignored, Key, Rule, always
+from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.projectors.rules import PREPROCESSOR, linear, norm, written
@@ -124,6 +125,11 @@ def vision_sizes(values: Config) -> dict[str, int]:
 def positions(values: Config) -> int:
     """As many as patches in a picture of the size that the tower is made for."""
     return (count(values, "vision.image_size") // count(values, "vision.patch_size")) ** 2
+
+
+def sizes_with_positions(values: Config, config: Config, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Those of a tower that has a position for each patch, and nothing else to count."""
+    return vision_sizes(values) | {"positions": positions(values)}
 
 
 def embeddings(hf: str, bias: str | None = "") -> tuple[Rule, ...]:

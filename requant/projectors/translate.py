@@ -12,17 +12,16 @@ from requant.architectures.names import Expected, find, named
 from requant.architectures.numbers import shown
 from requant.architectures.reordered import by_outputs
 from requant.architectures.rules import Config, Flags, Order, Rule, Sizes
-from requant.architectures.values import plain
+from requant.architectures.values import assumptions_hold, plain
 from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Affine, Node, RopeOrder, Slice, Stored, Transposed, reshaped
-from requant.ir import Checkpoint, Tensor
-from requant.losses import Loss, LossKind
+from requant.ir import PROJECTOR, Checkpoint, Tensor
+from requant.losses import Loss
 from requant.plan import Move, Translation
 from requant.projectors import index
 from requant.projectors.rules import OUTSIDE, PREPROCESSOR, Projector
 from requant.projectors.settings import settings_of, to_ggml, token_number, where
 from requant.projectors.sizes import Sums
-from requant.projectors.told import ARCHITECTURE
 
 #: The text half, which is a GGUF of its own, and what only training needs.
 _TEXT: Final = re.compile(
@@ -52,7 +51,9 @@ def translated(said: Translation) -> Translation:
     config = settings_of(source)
     projector = _recognized(source, config)
     config |= {name: token_number(source, token) for name, token in projector.tokens.items()}
-    losses = _assumptions(projector, config)
+    losses = assumptions_hold(
+        projector.assumptions, config, repr(projector.name), "projector", where=where, quoted=shown
+    )
     tensors = _by_usual_name(projector, source)
     prepared = any(name.startswith(PREPROCESSOR) for name in config)
     settings, written = to_ggml(projector.keys, config, prepared=prepared)
@@ -70,18 +71,18 @@ def translated(said: Translation) -> Translation:
         moves.append(Move(item.ggml, reshaped(_values(item, tensor, sizes), item.ggml_shape)))
     left = [name for name in tensors if name not in used]
     metadata = {_full_key(key): typed for key, typed in written.items()}
-    said = replace(said, architecture=ARCHITECTURE, moves=tuple(moves), metadata=metadata, config={}, files={})
+    said = replace(said, architecture=PROJECTOR, moves=tuple(moves), metadata=metadata, config={}, files={})
     return said.losing(*losses, *_leftovers(projector, tensors, left))
 
 
 def _full_key(key: str) -> str:
     """A key as it stands in the file."""
-    return key.removeprefix(OUTSIDE) if key.startswith(OUTSIDE) else f"{ARCHITECTURE}.{key}"
+    return key.removeprefix(OUTSIDE) if key.startswith(OUTSIDE) else f"{PROJECTOR}.{key}"
 
 
 def described(said: Translation) -> Translation:
     """`general.*`, as llama.cpp's converter says it of a projector."""
-    general, losses = general_metadata(said.source, ARCHITECTURE, said.moves, projector=True)
+    general, losses = general_metadata(said.source, PROJECTOR, said.moves, projector=True)
     return replace(said, metadata=general | said.metadata).losing(*losses)
 
 
@@ -104,23 +105,6 @@ def _recognized(source: Checkpoint[Tensor], config: Config) -> Projector:
         f"config.json says {shown_classes}, whose projector is not supported",
         hint="supported: " + ", ".join(sorted({name for one in index.every() for name in one.classes})),
     )
-
-
-def _assumptions(projector: Projector, config: Config) -> list[Loss]:
-    """Choices that llama.cpp does not have."""
-    losses = []
-    for item in projector.assumptions:
-        value = config.get(item.hf, item.default)
-        if value in item.values:
-            continue
-        if not item.loss:
-            allowed = " or ".join(repr(choice) for choice in item.values)
-            raise PlanError(
-                f"{where(item.hf)} is {shown(value)}; llama.cpp computes {projector.name!r} with {allowed} only",
-                hint="a conversion would give a projector that computes something else",
-            )
-        losses.append(Loss(LossKind.METADATA_DROPPED, item.hf, f"{shown(value)}: {item.loss}"))
-    return losses
 
 
 def _by_usual_name(projector: Projector, source: Checkpoint[Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from requant.recipes.choose import Choice, Wanted, choose_encodings, unused_overrides
 from requant.recipes.converter import choose_converted, own_file_type
 from requant.recipes.facts import Facts
-from requant.recipes.forced import PROJECTOR
 from requant.recipes.header import quantized_metadata
 from requant.recipes.importances import check_importance, missing_importance
 from requant.recipes.key_kinds import check_against, fitted, kind_of
@@ -21,7 +20,6 @@ from requant.recipes.table import ALIASES, RECIPES, Recipe, encoding_named, reci
 
 __all__ = [
     "ALIASES",
-    "PROJECTOR",
     "RECIPES",
     "Choice",
     "Facts",

@@ -11,13 +11,12 @@ from typing import Final
 
 from requant.encodings import F16, F32
 from requant.errors import PlanError
+from requant.ir import PROJECTOR
 from requant.recipes.choose import Choice, Wanted
 from requant.recipes.facts import Facts
 from requant.recipes.options import Overrides
 from requant.recipes.table import Recipe
 
-#: The architecture of projectors.
-PROJECTOR: Final = "clip"
 #: What a projector may be; its matrices are small, and llama.cpp's tools make nothing else of one.
 TAKEN: Final = frozenset({"F32", "F16", "BF16", "Q8_0", "COPY"})
 _PATCHES: Final = re.compile(r".*\.(?:patch_embd|patch_merger)\.weight.*")

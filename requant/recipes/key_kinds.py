@@ -143,7 +143,7 @@ def check_against(
     given: Iterable[tuple[str, Typed]],
     architecture: str,
     shapes: Mapping[str, Shape],
-    metadata: Mapping[str, Typed] | None = None,
+    metadata: Mapping[str, Typed],
 ) -> None:
     """Raises `PlanError` for a value that the tensors contradict: llama.cpp would refuse the file, or read past them.
 
@@ -152,7 +152,7 @@ def check_against(
     exact = {f"{architecture}.{name}": value for name, value in _sizes(shapes).items()}
     layers = {name.split(".")[1] for name in shapes if name.startswith("blk.")}
     embedding = shapes.get("token_embd.weight")
-    tokens = (metadata or {}).get("tokenizer.ggml.tokens")
+    tokens = metadata.get("tokenizer.ggml.tokens")
     rows = embedding[0] if embedding is not None else _length(tokens)
     for key, typed in given:
         value = typed.value
