@@ -14,6 +14,7 @@ from requant.cli import interrupts
 from requant.cli.documents import failure, say_document
 from requant.cli.explanation import explanation_text
 from requant.cli.options import RunOptions
+from requant.cli.stages import byte_bar
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import remark, say
 from requant.encodings.exactness import integers_of
@@ -88,18 +89,7 @@ def _passes(plan: Plan, how: RunOptions) -> dict[str, Json]:
 
 def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
     """Execute with a progress bar (bytes of input, rate, ETA) on stderr; it shows after half a second."""
-    from tqdm import tqdm
-
-    bar = tqdm(
-        total=plan.input_bytes,
-        unit="B",
-        unit_scale=True,
-        unit_divisor=1000,
-        delay=0.5,
-        disable=quiet or not sys.stderr.isatty(),
-        desc="converting",
-        leave=False,
-    )
+    bar = byte_bar(plan.input_bytes, "converting", quiet)
     on_published.append(interrupts.completed)
     try:
         with bar, _telling_of_compilation(quiet), interrupts.cleaning_up():

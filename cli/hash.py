@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from requant import formats
 from requant.cli import options
 from requant.cli.documents import say_document
+from requant.cli.stages import byte_bar
 from requant.cli.terminal import say
 from requant.errors import VerifyError
 from requant.operations.hashing import ALGORITHMS, Checksum, checksums
 from requant.operations.manifest import Manifest, read_manifest
 from requant.printable import printable
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 #: What `--all` means to llama-gguf-hash.
 _ALL: Final = ("xxh64", "sha1", "sha256")
@@ -79,7 +76,7 @@ def hash(
             f"{manifest.path} has no {' or '.join(chosen)}", hint=f"it has {', '.join(manifest.algorithms)}"
         )
     found: list[Checksum] = []
-    with _bar(sum(tensor.nbytes for tensor in model.tensors), quiet) as bar:
+    with byte_bar(sum(tensor.nbytes for tensor in model.tensors), "reading", quiet) as bar:
         for one in checksums(model, chosen, layers=not no_layer, told=bar.update):
             found.append(one)
             verdict = manifest.verdict(one) if manifest else ""
@@ -99,13 +96,6 @@ def line_of(one: Checksum, source: str, verdict: str = "") -> str:
     """A line of a manifest."""
     name = printable(source if one.tensor is None else f"{source}:{one.tensor}")
     return f"{one.algorithm:<8}  {one.digest}  {name}" + (f"  -  {verdict}" if verdict else "")
-
-
-def _bar(total: int, quiet: bool) -> tqdm[None]:
-    from tqdm import tqdm
-
-    hidden = quiet or not sys.stderr.isatty()
-    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1000, delay=0.5, disable=hidden, leave=False)
 
 
 def _document(found: list[Checksum], manifest: Manifest | None, left: list[Checksum]) -> dict[str, object]:

@@ -1,11 +1,30 @@
-"""Progress of work in several stages, each with its bar."""
+"""Progress: of bytes, or of work in several stages, each with its bar."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def byte_bar(total: int, what: str, quiet: bool) -> tqdm[None]:
+    """Bytes, rate and time left on stderr; it shows after half a second."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1000,
+        delay=0.5,
+        disable=quiet or not sys.stderr.isatty(),
+        desc=what,
+        leave=False,
+    )
 
 
 @contextlib.contextmanager

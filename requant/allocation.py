@@ -21,14 +21,12 @@ from requant.errors import PlanError
 from requant.expressions import Context, Form, Shared
 from requant.measuring import on_measured
 from requant.plan import Step
-from requant.statistics import Statistics
+from requant.statistics import LEAST_TOKENS, Statistics
 from requant.system import processors
 
 #: What is tried where the user names no types; blocks of 32 only where rows have no whole blocks of 256.
 _SUPER: Final = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 _SMALL: Final = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-#: Fewer tokens say too little of rare columns.
-_LEAST_TOKENS: Final = 1024
 #: Values of a tensor that are rounded at once.
 _RUN: Final = 1 << 19
 
@@ -58,14 +56,10 @@ def options_of(steps: Sequence[Step], statistics: Statistics, types: Sequence[st
     Raises `PlanError` for statistics that do not fit, before anything is rounded.
     """
     check_statistics(steps, statistics)
+    candidates = [_candidates(step, types) for step in steps]
     weighed = [list(_weighings(step, statistics)) for step in steps]
     shared = [Shared() for _ in steps]
-    tasks = [
-        (n, encoding, rows)
-        for n, step in enumerate(steps)
-        for encoding in _candidates(step, types)
-        for rows in _runs(step)
-    ]
+    tasks = [(n, encoding, rows) for n, step in enumerate(steps) for encoding in candidates[n] for rows in _runs(step)]
     found: dict[tuple[int, str], float] = {}
 
     def measure(task: tuple[int, Blocks, range]) -> float:
@@ -81,7 +75,7 @@ def options_of(steps: Sequence[Step], statistics: Statistics, types: Sequence[st
         sorted(
             (
                 Option(encoding, encoding.parts(step.target.shape)["data"].nbytes, found[n, encoding.label])
-                for encoding in _candidates(step, types)
+                for encoding in candidates[n]
             ),
             key=lambda option: option.nbytes,
         )
@@ -130,14 +124,14 @@ def _hull(options: Sequence[Option]) -> Iterator[tuple[float, Option]]:
 
 def check_statistics(steps: Sequence[Step], statistics: Statistics) -> None:
     """Raises `PlanError`, naming tensor and reason, where statistics cannot be of this model or are too few."""
-    if statistics.provenance.tokens < _LEAST_TOKENS:
+    if statistics.provenance.tokens < LEAST_TOKENS:
         raise PlanError(
             f"the statistics are of {statistics.provenance.tokens} tokens, too few to choose types by",
-            hint=f"calibrate with {_LEAST_TOKENS} at least; tens of thousands are usual",
+            hint=f"calibrate with {LEAST_TOKENS} at least; tens of thousands are usual",
         )
     for step in steps:
         name, shape = step.target.name, step.target.shape
-        matrices, rows = (shape[-3] if len(shape) > 2 else 1), shape[-2]
+        matrices, rows = _matrices(step)
         entries = {
             "inputs": (statistics.importance.entries.get(name), (matrices, shape[-1])),
             "outputs": (statistics.outputs.get(name), (matrices, rows)),
@@ -164,10 +158,16 @@ def _candidates(step: Step, types: Sequence[str]) -> list[Blocks]:
     return fitting
 
 
+def _matrices(step: Step) -> tuple[int, int]:
+    """How many a tensor has, and the rows of each."""
+    shape = step.target.shape
+    matrices = shape[-3] if len(shape) > 2 else 1
+    return matrices, rows_of(shape) // matrices
+
+
 def _runs(step: Step) -> Iterator[range]:
     """Rows of one matrix at a time."""
-    node, matrices = step.values, step.target.shape[-3] if len(step.target.shape) > 2 else 1
-    per_matrix = rows_of(step.target.shape) // matrices
+    node, (matrices, per_matrix) = step.values, _matrices(step)
     length = node.granule * max(1, _RUN // (node.granule * node.columns))
     for matrix in range(matrices):
         for start in range(0, per_matrix, length):
@@ -177,8 +177,7 @@ def _runs(step: Step) -> Iterator[range]:
 def _weighings(step: Step, statistics: Statistics) -> Iterator[Weighing]:
     """Of all rows of the tensor; columns [matrices, columns] are those of a row's matrix."""
     name, tokens = step.target.name, statistics.provenance.tokens
-    matrices = step.target.shape[-3] if len(step.target.shape) > 2 else 1
-    per_matrix = rows_of(step.target.shape) // matrices
+    matrices, per_matrix = _matrices(step)
     inputs, outputs = statistics.importance.entries.get(name), statistics.outputs.get(name)
     if inputs is not None and (outputs is not None or not statistics.has_gradients):
         seen = np.maximum(np.broadcast_to(inputs.counts, matrices), 1)
@@ -205,7 +204,7 @@ def _loss(
     """Predicted divergence of some rows; without gradients the error over what goes through the whole tensor."""
     values = np.empty((len(rows), step.values.columns), np.float32)
     step.values.fill(Form.VALUES, rows, values, context)
-    per_matrix = rows_of(step.target.shape) // (step.target.shape[-3] if len(step.target.shape) > 2 else 1)
+    _, per_matrix = _matrices(step)
     matrix = rows.start // per_matrix
     importance = statistics.importance.weights_for(step.target.name, step.target.shape)
     width = encoding.parts(values.shape)["data"].nbytes // len(rows)

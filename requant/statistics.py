@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
 from requant.errors import PlanError
 from requant.importance import Importance, Measured
+
+#: Fewer tokens say too little of columns that few tokens use.
+LEAST_TOKENS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)

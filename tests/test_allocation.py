@@ -5,12 +5,10 @@ from itertools import product
 import libgguf
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from requant.allocation import Option, allocated, options_of
-from requant.cli.main import cli
 from requant.encodings import BLOCKS, F32
 from requant.errors import PlanError
 from requant.execution import execute
@@ -24,6 +22,7 @@ from requant.layout import LayoutOptions
 from requant.plan import Plan, Step
 from requant.sources import Memory
 from requant.statistics import Provenance, Statistics
+from tests.command import run
 from tests.tiny_gguf import write_tiny_llama
 
 
@@ -127,10 +126,6 @@ def model(tmp_path_factory):
     steps = tuple(Step(Stored(tensor), tensor) for tensor in checkpoint.tensors)
     execute(Plan(steps, FORMATS["gguf"].layout(checkpoint, folder / "stats.gguf", LayoutOptions())))
     return folder
-
-
-def run(*words):
-    return CliRunner().invoke(cli, [str(word) for word in words])
 
 
 def test_a_file_has_the_size_and_comes_again_from_its_recipe(model, tmp_path):

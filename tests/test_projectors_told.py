@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 
-from requant.cli.main import cli
 from requant.errors import Error
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.operations.convert import Request, plan_conversion
+from tests.command import run
 from tests.gguf_digest import summary
 from tests.test_projectors import quick_first
 from tests.tiny_folder import write_tiny_folder
@@ -43,10 +42,6 @@ def made(tmp_path_factory):
 def gemma3(made, tmp_path):
     """A copy to break."""
     return Path(shutil.copytree(made("gemma3"), tmp_path / "gemma3"))
-
-
-def run(*words):
-    return CliRunner().invoke(cli, [str(word) for word in words])
 
 
 def convert(folder, *options):

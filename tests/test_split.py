@@ -4,11 +4,10 @@ import hashlib
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from requant.cli.main import cli
 from requant.formats import open as open_model
 from tests import models
+from tests.command import run
 from tests.tiny_folder import write_tiny_folder
 
 #: options, the same of llama-gguf-split being --split-max-tensors and --split-max-size -> SHA-256 of each file, begun.
@@ -20,12 +19,6 @@ FILES = {
     ],
     "--max-size 4G": ["ac75e8aa26ce9a53"],
 }
-
-
-def run(*words):
-    result = CliRunner().invoke(cli, [*map(str, words)])
-    assert isinstance(result.exception, SystemExit | None), result.exception
-    return result
 
 
 @pytest.mark.parametrize("options", FILES)

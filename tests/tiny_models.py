@@ -609,7 +609,7 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
             "interleave_moe_layer_step": 2,
         },
     ),
-    "t5encoder": ("T5EncoderModel", "T5Config", {}),
+    "t5encoder": ("T5EncoderModel", "T5Config", {"feed_forward_proj": "relu"}),
     "t5": ("T5ForConditionalGeneration", "T5Config", {"num_layers": 3, "num_decoder_layers": 2}),
     "umt5": ("UMT5ForConditionalGeneration", "UMT5Config", {}),
     "mpt": ("MptForCausalLM", "MptConfig", {"attn_config": {"clip_qkv": 2.0}}),
@@ -665,6 +665,51 @@ ENCODERS: Final = frozenset(
 )
 
 
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_POSITIONS = "max_position_embeddings"
+_T5 = {"d_model": 64, "d_ff": 96, "num_layers": 2, "num_heads": 4, "d_kv": 24, "feed_forward_proj": "gated-gelu"}
+_T5 |= {"pad_token_id": 0, "decoder_start_token_id": 0}
+_MAMBA = (("intermediate_size", "num_attention_heads", "num_key_value_heads", _POSITIONS), {})
+#: config class -> common settings that it calls otherwise or has not, and what it has instead
+_OTHER_NAMES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "DistilBertConfig": (_SIZES, {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}),
+    **dict.fromkeys(("GPT2Config", "GPTBigCodeConfig"), ((*_SIZES, _POSITIONS), {})),
+    **dict.fromkeys(("T5Config", "UMT5Config"), ((*_SIZES, _POSITIONS), _T5)),
+    "MptConfig": (
+        (*_SIZES, _POSITIONS),
+        {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": _COMMON[_POSITIONS]},
+    ),
+    **dict.fromkeys(("MambaConfig", "FalconMambaConfig", "Mamba2Config"), _MAMBA),
+    "FalconConfig": (("intermediate_size",), {}),
+    "BloomConfig": (("intermediate_size", "num_hidden_layers", "num_attention_heads", _POSITIONS), {}),
+}
+
+
+def _common(config_class: str) -> dict[str, Any]:
+    """The common settings as a class of configurations has them."""
+    without, instead = _OTHER_NAMES.get(config_class, ((), {}))
+    if config_class in _FULL_ATTENTION:
+        without = (*without, "num_key_value_heads")
+    return {key: value for key, value in _COMMON.items() if key not in without} | instead
+
+
+def _draw_weights(model: Any, name: str) -> None:
+    """Every weight by its name, rounded to bfloat16."""
+    with torch.no_grad():
+        for tensor_name, weight in model.named_parameters():
+            rng = np.random.default_rng(zlib.crc32(tensor_name.encode()))
+            spread = torch.from_numpy(rng.standard_normal(tuple(weight.shape), np.float32))
+            value = 0.1 * spread if weight.ndim == 1 else spread / weight.shape[-1] ** 0.5
+            if "norm" in tensor_name.lower() and tensor_name.endswith("weight") and "gemma" not in name:
+                value = 1 + value
+            if name == "gemmaembedding" and "norm" in tensor_name:  # of which one is too small to survive that
+                value = torch.round(value * 4096) / 4096
+            weight.copy_(value.to(torch.bfloat16))
+        for tensor_name, biases in model.named_buffers():
+            if tensor_name.endswith("expert_bias"):
+                biases.copy_(torch.linspace(-0.5, 0.5, len(biases)).to(torch.bfloat16))
+
+
 def make(
     name: str,
     folder: Path,
@@ -683,37 +728,8 @@ def make(
     if not model_class:
         publish(PUBLISHED[name], folder)
         return None
-    settings = deepcopy({**_COMMON, **changes, "vocab_size": vocabulary})  # transformers writes into what it is given
-    if config_class in _FULL_ATTENTION:
-        settings.pop("num_key_value_heads")
-    if config_class == "DistilBertConfig":
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-            settings.pop(key)
-        settings |= {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}
-    if config_class in ("GPT2Config", "GPTBigCodeConfig"):
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-            settings.pop(key)
-        settings.pop("max_position_embeddings")
-    if config_class in ("T5Config", "UMT5Config"):
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-            settings.pop(key)
-        settings.pop("max_position_embeddings")
-        proj = "relu" if name == "t5encoder" else "gated-gelu"
-        settings = {"d_model": 64, "d_ff": 96, "num_layers": 2, "num_heads": 4, "d_kv": 24, **settings}
-        settings |= {"feed_forward_proj": proj}
-        settings |= {"pad_token_id": 0, "decoder_start_token_id": 0}
-    if config_class == "MptConfig":
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-            settings.pop(key)
-        settings |= {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": settings.pop("max_position_embeddings")}
-    if config_class in ("MambaConfig", "FalconMambaConfig", "Mamba2Config"):
-        for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings"):
-            settings.pop(key)
-    if config_class == "FalconConfig":
-        settings.pop("intermediate_size")
-    if config_class == "BloomConfig":
-        for key in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
-            settings.pop(key)
+    # transformers writes into what it is given
+    settings = deepcopy({**_common(config_class), **changes, "vocab_size": vocabulary})
     if positions is not None:
         settings["n_positions"] = positions
     if "vision_config" in settings:
@@ -722,19 +738,7 @@ def make(
     config = getattr(transformers, config_class)(**settings)
     config.architectures = [model_class]
     model = getattr(transformers, model_class)(config)
-    with torch.no_grad():
-        for tensor_name, weight in model.named_parameters():
-            rng = np.random.default_rng(zlib.crc32(tensor_name.encode()))
-            spread = torch.from_numpy(rng.standard_normal(tuple(weight.shape), np.float32))
-            value = 0.1 * spread if weight.ndim == 1 else spread / weight.shape[-1] ** 0.5
-            if "norm" in tensor_name.lower() and tensor_name.endswith("weight") and "gemma" not in name:
-                value = 1 + value
-            if name == "gemmaembedding" and "norm" in tensor_name:  # of which one is too small to survive that
-                value = torch.round(value * 4096) / 4096
-            weight.copy_(value.to(torch.bfloat16))
-        for tensor_name, biases in model.named_buffers():
-            if tensor_name.endswith("expert_bias"):
-                biases.copy_(torch.linspace(-0.5, 0.5, len(biases)).to(torch.bfloat16))
+    _draw_weights(model, name)
     model = model.to(dtype).eval()
     model.save_pretrained(folder)
     if name in PUBLISHED:

@@ -37,6 +37,20 @@ SIGHT = {
     "image_size": 56,
     "patch_size": 14,
 }
+GEMMA4_SIGHT = SIGHT | {
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "position_embedding_size": 64,
+    "pooling_kernel_size": 3,
+    "default_output_length": 16,
+}
+GEMMA4_HEARING = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "output_proj_dims": 48,
+    "subsampling_conv_channels": [128, 8],
+}
 PIXELS = {"image_mean": [0.5, 0.4375, 0.25], "image_std": [0.5, 0.25, 0.375]}
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
@@ -421,14 +435,7 @@ MODELS = {
         "Gemma4ForConditionalGeneration",
         {
             "text_config": TEXT,
-            "vision_config": {
-                **SIGHT,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "position_embedding_size": 64,
-                "pooling_kernel_size": 3,
-                "default_output_length": 16,
-            },
+            "vision_config": GEMMA4_SIGHT,
             "audio_config": None,
         },
         {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
@@ -437,22 +444,8 @@ MODELS = {
         "Gemma4ForConditionalGeneration",
         {
             "text_config": TEXT,
-            "vision_config": {
-                **SIGHT,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "position_embedding_size": 64,
-                "pooling_kernel_size": 3,
-                "default_output_length": 16,
-                "use_clipped_linears": True,
-            },
-            "audio_config": {
-                "hidden_size": 32,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "output_proj_dims": 48,
-                "subsampling_conv_channels": [128, 8],
-            },
+            "vision_config": GEMMA4_SIGHT | {"use_clipped_linears": True},
+            "audio_config": GEMMA4_HEARING,
         },
         {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
     ),
@@ -460,22 +453,8 @@ MODELS = {
         "Gemma4ForConditionalGeneration",
         {
             "text_config": TEXT,
-            "vision_config": {
-                **SIGHT,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "position_embedding_size": 64,
-                "pooling_kernel_size": 3,
-                "default_output_length": 16,
-                "use_clipped_linears": True,
-            },
-            "audio_config": {
-                "hidden_size": 32,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "output_proj_dims": 48,
-                "subsampling_conv_channels": [128, 8],
-            },
+            "vision_config": GEMMA4_SIGHT | {"use_clipped_linears": True},
+            "audio_config": GEMMA4_HEARING,
         },
         {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]},
         hub=[("^model.", "")],

@@ -56,14 +56,16 @@ class Layerwise:
                 progress("gradients", (layers - n) / layers)
             self._leave(gradient_windows)
 
-    def _states(self, name: str, mode: str = "r+") -> Any:
-        path = self._folder / f"{name}.states"
-        shape = (len(self._windows), self._windows[0].shape[1], self._width)
-        if mode == "w+":  # a map of a file for which there is no room would end the process
-            with path.open("wb") as file:
-                system.reserve(file.fileno(), 4 * int(np.prod(shape)))
-            mode = "r+"
-        return np.memmap(path, np.float32, mode, shape=shape)  # type: ignore[call-overload]
+    def _states(self, name: str, windows: int | None = None) -> Any:
+        """What lies in a file of states: of all windows, or of the first ones, where the others are cut off."""
+        shape = (windows or len(self._windows), self._windows[0].shape[1], self._width)
+        return np.memmap(self._folder / f"{name}.states", np.float32, "r+", shape=shape)
+
+    def _new_states(self, name: str) -> Any:
+        """Room for them first: a map of a file for which there is none would end the process."""
+        with (self._folder / f"{name}.states").open("wb") as file:
+            system.reserve(file.fileno(), 4 * len(self._windows) * self._windows[0].shape[1] * self._width)
+        return self._states(name)
 
     def _enter(self) -> None:
         """States before the first layer, and what every layer is given besides them."""
@@ -78,7 +80,7 @@ class Layerwise:
                     found = self._before_first(window)
                     if states is None:
                         self._width = found.shape[-1]
-                        states = self._states("0", "w+")
+                        states = self._new_states("0")
                     states[n] = found[0].numpy()
 
     def _caught(self, window: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -124,7 +126,7 @@ class Layerwise:
         return out[0] if isinstance(out, tuple) else out
 
     def _forward(self, n: int, keep: int) -> None:
-        before, after = self._states(str(n)), self._states(str(n + 1), "w+")
+        before, after = self._states(str(n)), self._new_states(str(n + 1))
         with (
             self._skeleton.filled(f"{self._skeleton.layers_name}.{n}.") as places,
             Recording(self.record, places, inputs=True, gradients=False),
@@ -141,10 +143,6 @@ class Layerwise:
                 file.truncate(4 * keep * self._windows[0].shape[1] * self._width)
         else:
             path.unlink()
-
-    def _kept(self, name: str, windows: int) -> Any:
-        shape = (windows, self._windows[0].shape[1], self._width)
-        return np.memmap(self._folder / f"{name}.states", np.float32, "r+", shape=shape)
 
     def _head(self, gradient_windows: int) -> None:
         """The inputs of what comes after the layers; and the gradients that begin there."""
@@ -171,8 +169,8 @@ class Layerwise:
         return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
     def _backward(self, n: int, windows: int) -> None:
-        gradients = self._kept(str(len(self._skeleton.layers)), windows)
-        before = self._kept(str(n), windows)
+        gradients = self._states(str(len(self._skeleton.layers)), windows)
+        before = self._states(str(n), windows)
         with (
             self._skeleton.filled(f"{self._skeleton.layers_name}.{n}.") as places,
             Recording(self.record, places, inputs=False, gradients=True),
@@ -185,7 +183,7 @@ class Layerwise:
 
     def _leave(self, windows: int) -> None:
         """Gradients from the first layer's input to what the embeddings looked up."""
-        gradients = self._kept(str(len(self._skeleton.layers)), windows)
+        gradients = self._states(str(len(self._skeleton.layers)), windows)
         with (
             self._skeleton.filled(*self._around) as places,
             Recording(self.record, places, inputs=False, gradients=True),
@@ -207,4 +205,4 @@ def _same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, tuple | list):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
-    return type(one) is type(other) and (isinstance(one, bool | int | float | str | None) is False or one == other)
+    return type(one) is type(other) and (not isinstance(one, bool | int | float | str | None) or one == other)

@@ -34,9 +34,14 @@ class Allocation:
     expected: float | None
 
     @property
+    def patterns(self) -> tuple[tuple[str, Encoding], ...]:
+        """For `Overrides.tensor_types`: expressions for whole names, in small letters as llama-quantize has them."""
+        return tuple((f"^{re.escape(name).lower()}$", encoding) for name, encoding in self.types)
+
+    @property
     def recipe(self) -> str:
         """As `--tensor-type-file` reads it, here and in llama-quantize."""
-        return "".join(f"^{re.escape(name).lower()}$={encoding.label}\n" for name, encoding in self.types)
+        return "".join(f"{pattern}={encoding.label}\n" for pattern, encoding in self.patterns)
 
 
 def plan_allocation(
@@ -68,10 +73,7 @@ def plan_allocation(
     allocation = Allocation(
         tuple((name, option.encoding) for name, option in zip(names, chosen, strict=True)), expected
     )
-    patterns: tuple[tuple[str, Encoding], ...] = tuple(
-        (f"^{re.escape(name).lower()}$", encoding) for name, encoding in allocation.types
-    )
-    overrides = replace(request.overrides, tensor_types=(*request.overrides.tensor_types, *patterns))
+    overrides = replace(request.overrides, tensor_types=(*request.overrides.tensor_types, *allocation.patterns))
     return plan_requantization(source, target, destination, replace(request, overrides=overrides)), allocation
 
 

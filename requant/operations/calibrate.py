@@ -16,13 +16,11 @@ import numpy as np
 from requant.errors import PlanError, UnsupportedError, VerifyError
 from requant.importance import Importance
 from requant.plan import Plan
-from requant.statistics import Provenance, Statistics, check_finite
+from requant.statistics import LEAST_TOKENS, Provenance, Statistics, check_finite
 
 if TYPE_CHECKING:
     from requant.calibration.skeleton import Skeleton
 
-#: Fewer tokens say nothing of columns that few tokens use.
-LEAST_TOKENS: Final = 1024
 #: Tokens of which gradients are taken, at most, unless more are asked for.
 GRADIENT_TOKENS: Final = 8192
 #: The texts that come with the package, in the order in which they are read.

@@ -45,13 +45,13 @@ def empty(spec: TensorSpec) -> Tensor:
     return Tensor(spec.name, spec.shape, spec.encoding, {name: Zeros(part.nbytes) for name, part in spec.parts.items()})
 
 
-#: "expression for the stem of a fixture, key" -> what llama.cpp's converter cannot know, or leaves out, of a folder.
-_LEFT_OUT: Mapping[str, Typed] = {
-    "(deepseek3|glm4lite).* deepseek2.expert_gating_func": Typed("u32", 2),
-    "glm4lite deepseek2.leading_dense_block_count": Typed("u32", 1),
-    "exaone exaone.attention.layer_norm_rms_epsilon": Typed("f32", 1e-5),
-    "qwen qwen.attention.layer_norm_rms_epsilon": Typed("f32", 1e-6),
-    "modernbert modern-bert.attention.layer_norm_epsilon": Typed("f32", 1e-5),
+#: (expression for the stem of a fixture, key) -> what llama.cpp's converter cannot know, or leaves out, of a folder.
+_LEFT_OUT: Mapping[tuple[str, str], Typed] = {
+    ("(deepseek3|glm4lite).*", "deepseek2.expert_gating_func"): Typed("u32", 2),
+    ("glm4lite", "deepseek2.leading_dense_block_count"): Typed("u32", 1),
+    ("exaone", "exaone.attention.layer_norm_rms_epsilon"): Typed("f32", 1e-5),
+    ("qwen", "qwen.attention.layer_norm_rms_epsilon"): Typed("f32", 1e-6),
+    ("modernbert", "modern-bert.attention.layer_norm_epsilon"): Typed("f32", 1e-5),
 }
 #: What goes back to a folder by its numbers only, which seeds do not have.
 BY_NUMBERS = {"museglimmer"}
@@ -66,9 +66,7 @@ def ggml_models() -> Mapping[str, Checkpoint[Tensor]]:
         metadata = {key: Typed(kind, value) for key, (kind, value) in document["metadata"].items()}
         tensors = tuple(empty(TensorSpec(name, tuple(shape), F32)) for name, (shape, *_) in document["tensors"].items())
         architecture = str(metadata["general.architecture"].value)
-        for key, typed in _LEFT_OUT.items():
-            if re.fullmatch(key.partition(" ")[0], path.stem):
-                metadata[key.partition(" ")[2]] = typed
+        metadata |= {key: typed for (stem, key), typed in _LEFT_OUT.items() if re.fullmatch(stem, path.stem)}
         found[path.stem] = Checkpoint(Naming.GGML, architecture, tensors, metadata=metadata, path=Path(path.stem))
     return found
 
