@@ -20,6 +20,8 @@ from requant.sources import Source
 
 #: `general.architecture` of a GGUF with what sees or hears, beside that of its text model.
 PROJECTOR: Final = "clip"
+#: `Checkpoint.architecture` of a folder whose names and row orders are Mistral's own (`consolidated*.safetensors`).
+CONSOLIDATED: Final = "consolidated"
 #: Files beside config.json that may say how weights are quantized, in the order in which they are believed.
 QUANTIZATION_FILES: Final = (
     "quantize_config.json",

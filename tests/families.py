@@ -27,6 +27,11 @@ back gives every tensor back bit for bit (`tests/test_architectures.py`, `tests/
 logarithms of decays, which a GGUF has as powers, but for the rounding of float32). Models that transformers has no
 class for are made from the configurations and names of their publishers; their logits are those of the transformers
 model that computes the same, where there is one.
+
+Mistral's own folders (`params.json`, `consolidated*.safetensors`, `tekken.json`; no config.json) are read as well:
+dense models and Mixtrals, also in FP8, to a GGUF or to a folder that transformers loads. The GGUF has every tensor and
+key that `convert_hf_to_gguf.py --mistral-format` writes (`tests/test_consolidated.py`; of folders with experts that
+converter, in b11549, asks for a config.json, which they do not have). Latent attention in such a folder is refused.
 """
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from requant.errors import FormatError
-from requant.formats.safetensors.folder import carried_files, read_config
+from requant.formats.safetensors.folder import carried_files, read_config, read_params
+from requant.formats.safetensors.params import EMBEDDING, PARAMS
 from requant.formats.safetensors.shards import WeightFiles, read_folder
-from requant.ir import Checkpoint, Naming, Tensor, Typed
+from requant.ir import CONSOLIDATED, Checkpoint, Naming, Tensor, Typed
 
 
 def recognizes_folder(path: Path, weights: WeightFiles) -> bool:
@@ -39,6 +40,11 @@ def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -
     config = read_config(folder)
     model_type = config.get("model_type")
     files, left_out = carried_files(folder)
+    params = None if config or not _is_consolidated(header.tensors) else read_params(folder)
+    if params is not None:
+        config, model_type = params[0], CONSOLIDATED
+        left_out += params[1]
+        files.pop(PARAMS, None)
     adapters = [f"{name} is an adapter: it is not put on the model" for name in weights.adapters(folder)]
     return Checkpoint(
         Naming.HF,
@@ -50,6 +56,10 @@ def _whole(path: Path, folder: Path, weights: WeightFiles, index: Path | None) -
         path,
         (*header.notices, *adapters, *left_out),
     )
+
+
+def _is_consolidated(tensors: Sequence[Tensor]) -> bool:
+    return any(tensor.name == EMBEDDING for tensor in tensors)
 
 
 def _typed(metadata: Mapping[str, str]) -> dict[str, Typed]:

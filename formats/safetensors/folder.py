@@ -11,6 +11,7 @@ from typing import Final
 
 from requant.errors import FormatError
 from requant.formats.safetensors.links import is_prose, refuse_to_leave, way_out
+from requant.formats.safetensors.params import PARAMS, from_params
 from requant.ir import Json
 from requant.json_values import CONFIG as CONFIG_LIMITS
 from requant.json_values import Item, parse_json
@@ -53,16 +54,26 @@ def read_config(folder: Path) -> dict[str, Json]:
 
     NaN and Infinity are read as numbers, as transformers does: `"time_step_limit": [0.0, Infinity]` is common.
     """
-    path = folder / CONFIG
+    said = _parsed(folder / CONFIG)
+    return {} if said is None else checked_config(said)
+
+
+def read_params(folder: Path) -> tuple[dict[str, Json], list[str]] | None:
+    """params.json of `folder` as config.json would say it, and what is to be told; None if there is none."""
+    said = _parsed(folder / PARAMS)
+    return None if said is None else from_params(said)
+
+
+def _parsed(path: Path) -> Item | None:
     if not path.exists() and not path.is_symlink():
-        return {}
+        return None
     descriptor = open_regular(path)
     try:
-        refuse_to_leave(path, folder)
+        refuse_to_leave(path, path.parent)
         data = read_at(descriptor, CONFIG_LIMITS.nbytes + 1, 0)
     finally:
         os.close(descriptor)
-    return checked_config(parse_json(data, path))
+    return parse_json(data, path)
 
 
 def checked_config(config: Item) -> dict[str, Json]:

@@ -52,7 +52,7 @@ def _in_ggml(source: Checkpoint[Tensor]) -> tuple[Checkpoint[Tensor], dict[str, 
     """The model as a GGUF, and what its tensors are."""
     if source.naming is Naming.GGML:
         return source, {tensor.name: Stored(tensor) for tensor in source.tensors}
-    said, _ = made([Claim(Naming.GGML), Unwrap(), *translation(Naming.GGML)], unchanged(source))
+    said, _ = made([Claim(Naming.GGML), Unwrap(Naming.GGML), *translation(Naming.GGML)], unchanged(source))
     values = {move.name: move.values for move in said.moves}
     tensors = tuple(stand_in(name, node, _dense(node)) for name, node in values.items())
     return Checkpoint(Naming.GGML, said.architecture, tensors, metadata=said.metadata), values

@@ -25,7 +25,8 @@ _LIBRARIES: Final = tuple(
         (
             "Mistral's or Meta's own (consolidated)",
             r"tok_embeddings\.weight|layers\.\d+\.(?:attention\.w[qkvo]|feed_forward\.(?:experts\.\d+\.)?w[123])\.weight",
-            "convert the files of the same release that are named model-…, which transformers loads",
+            "convert the files of the same release that are named model-…, which transformers loads; or a folder with "
+            "params.json and no config.json, which is read by these names",
         ),
         (
             "Megatron's",

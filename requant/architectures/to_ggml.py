@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from requant.architectures import carried, values
 from requant.architectures.classes import class_of
+from requant.architectures.consolidated import interleaved, is_consolidated
 from requant.architectures.general import general_metadata
 from requant.architectures.model import Model
 from requant.architectures.names import (
@@ -49,7 +50,8 @@ from requant.plan import Move, Translation
 def recognized(said: Translation, families: Sequence[Family]) -> Translation:
     """The family, by the class and the model type that config.json names."""
     found = class_of(said.source.config, said.source.architecture, families)
-    model = Model(found.family, "" if found.known else found.name, found.headless)
+    family = interleaved(found.family) if is_consolidated(said.source) else found.family
+    model = Model(family, "" if found.known else found.name, found.headless)
     return replace(said, architecture=found.family.ggml, model=model).losing(*found.losses)
 
 

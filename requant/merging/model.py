@@ -96,7 +96,7 @@ class Model:
 
 def model_of(reference: Reference, source: Checkpoint[Tensor]) -> Model:
     """Read what `source` is; raises `UnsupportedError` and `PlanError` for what no model is made of."""
-    passes: list[Pass] = [Claim(Naming.HF), Unwrap(), OwnNames(), DropScales()]
+    passes: list[Pass] = [Claim(Naming.HF), Unwrap(Naming.HF), OwnNames(), DropScales()]
     if source.naming is Naming.GGML:
         passes = [Claim(Naming.HF), FoldScales(), *translation(Naming.HF), TokenizerToHf()]
     said, _ = made(passes, unchanged(source))

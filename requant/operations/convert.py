@@ -72,7 +72,7 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
     recipe = "COPY" if request.recipe is None else request.recipe
     return [
         Claim(Naming.GGML),
-        Unwrap(),
+        Unwrap(Naming.GGML),
         Family(Naming.GGML),
         Hyperparameters(Naming.GGML),
         Names(Naming.GGML),
@@ -96,7 +96,7 @@ def projector_to_ggml(request: Request, target: Format, destination: Path) -> li
     recipe = "COPY" if request.recipe is None else request.recipe
     return [
         Claim(Naming.GGML),
-        Unwrap(),
+        Unwrap(Naming.GGML),
         Encoders(),
         ProjectorGeneral(),
         Mix(recipe, request.overrides, request.importance, request.key_values),
@@ -148,7 +148,7 @@ def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
     scheme = _scheme(request)
     return [
         Claim(Naming.HF, copied=request.recipe is None),
-        *([OwnNames()] if request.recipe is None else [Unwrap(), FamilyNames(scheme)]),
+        *([OwnNames()] if request.recipe is None else [Unwrap(Naming.HF), FamilyNames(scheme)]),
         *_layers(request, scheme, fuse=scheme is None or not scheme.splits_fused),
         *_types(request, scheme, kept=request.recipe is None),
         *([Spellings()] if request.recipe is not None else []),

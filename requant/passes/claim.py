@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from requant.encodings import Dense
-from requant.errors import UnsupportedError
-from requant.ir import Checkpoint, Json, Naming, Tensor, text_config
+from requant.errors import PlanError, UnsupportedError
+from requant.ir import CONSOLIDATED, Checkpoint, Json, Naming, Tensor, text_config
 from requant.losses import Loss, LossKind
 from requant.passes.passing import Fact
 from requant.plan import Translation
@@ -35,12 +35,17 @@ class Claim:
     copied: bool = False
 
     def __call__(self, said: Translation) -> Translation:
-        """Raises `UnsupportedError` for what nothing knows."""
+        """Raises `UnsupportedError` for what nothing knows, `PlanError` for a copy that would contradict itself."""
         source = said.source
         if source.obstacle is not None and not self.copied:
             raise source.obstacle
         if source.naming is Naming.HF and self.target is Naming.GGML and not source.config:
             raise _not_a_model(source)
+        if self.copied and source.architecture == CONSOLIDATED:
+            raise PlanError(
+                f"{source.path}: a copy would have Mistral's own names beside a config.json of transformers",
+                hint="name a type, and it becomes a folder that transformers loads: --to BF16",
+            )
         if not self.copied:
             _refuse_empty(source)
             _refuse_adapter(source)

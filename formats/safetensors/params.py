@@ -1,0 +1,110 @@
+"""params.json of Mistral's own folders, said in the words of config.json.
+
+Such a folder has its weights in consolidated*.safetensors under names of its own; `requant.architectures.consolidated`
+knows these. Facts: mistral-inference's `TransformerArgs`; vLLM's transformers_utils/configs/mistral.py, which takes a
+context of 128,000 where nothing says one; llama.cpp's conversion/mistral.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from requant.errors import UnsupportedError
+from requant.ir import Json
+from requant.json_values import Item
+from requant.printable import printable
+
+PARAMS: Final = "params.json"
+#: The tensor that tells such a folder from others.
+EMBEDDING: Final = "tok_embeddings.weight"
+_CONTEXT: Final = 128_000
+#: Keys that only change their names.
+_RENAMED: Final[Mapping[str, str]] = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "head_dim": "head_dim",
+    "hidden_dim": "intermediate_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "norm_eps": "rms_norm_eps",
+    "vocab_size": "vocab_size",
+    "rope_theta": "rope_theta",
+    "sliding_window": "sliding_window",
+    "tied_embeddings": "tie_word_embeddings",
+    "activation": "hidden_act",
+    "causal": "is_causal",
+}
+#: What is read apart, and what says nothing of the text model's values.
+_KNOWN: Final = frozenset(
+    (
+        *(
+            "moe",
+            "yarn",
+            "llama_4_scaling",
+            "quantization",
+            "max_position_embeddings",
+            "max_seq_len",
+            "model_max_length",
+        ),
+        *("vision_encoder", "multimodal", "model_type", "dtype", "torch_dtype", "max_batch_size", "ragged_attention"),
+    )
+)
+#: Keys that are harmless as long as they say this.
+_ONLY: Final[Mapping[str, Json]] = {"use_biases": False, "attn_bias": False, "lora": None, "_sliding_window": None}
+
+
+def from_params(params: Item) -> tuple[dict[str, Json], list[str]]:
+    """(config.json that says the same, what is to be told of it). Raises `FormatError` and `UnsupportedError`."""
+    said = params.object()
+    for key in ("dim", "n_layers", "n_heads"):
+        params.get(key).integer()
+    strange = [key for key in said if key not in _RENAMED and key not in _KNOWN and key not in _ONLY]
+    strange += [key for key, only in _ONLY.items() if said.get(key) not in (None, only)]
+    if strange:
+        raise UnsupportedError(
+            f"{params.path}: {printable(strange[0], 60)!r} is not known, and may say what the model computes",
+            hint="convert the folder that transformers loads, if there is one (config.json, model*.safetensors)",
+        )
+    config = {new: said[old] for old, new in _RENAMED.items() if said.get(old) is not None}
+    config |= {"sliding_window": said.get("sliding_window"), "tie_word_embeddings": bool(said.get("tied_embeddings"))}
+    config |= {"rms_norm_eps": said.get("norm_eps", 1e-5), "rope_theta": said.get("rope_theta", 10000.0)}
+    config["num_key_value_heads"] = said.get("n_kv_heads", said["n_heads"])
+    context = next((said[key] for key in ("max_position_embeddings", "max_seq_len") if said.get(key)), None)
+    told = [] if context else [f"{PARAMS} does not say how long a context may be: {_CONTEXT:,} is taken, as vLLM does"]
+    config["max_position_embeddings"] = context or _CONTEXT
+    return config | _class(params, config), told
+
+
+def _class(params: Item, config: Mapping[str, Json]) -> dict[str, Json]:
+    """The class that transformers has for such a model, and what it asks for besides."""
+    moe, scaling = params.get("moe"), params.get("llama_4_scaling")
+    rope = _yarn(params) if params.get("yarn").value is not None else {}
+    if rope:
+        rope["rope_theta"] = config["rope_theta"]
+    if moe.value is not None:
+        if params.get("kv_lora_rank").value is not None or scaling.value is not None:
+            raise UnsupportedError(f"{params.path}: experts with latent attention have no place here yet")
+        experts = {"num_local_experts": moe.get("num_experts").integer()}
+        used = {"num_experts_per_tok": moe.get("num_experts_per_tok").integer()}
+        found: dict[str, Json] = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", **experts, **used}
+    elif scaling.value is not None:
+        rope["llama_4_scaling_beta"] = scaling.get("beta").number()
+        found = {"architectures": ["Ministral3ForCausalLM"], "model_type": "ministral3"}
+    else:
+        found = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    return found | ({"rope_parameters": rope} if rope else {})
+
+
+def _yarn(params: Item) -> dict[str, Json]:
+    """alpha and beta are the slow and the fast border; `apply_scale` says whether attention grows with the factor."""
+    yarn = params.get("yarn")
+    whole = 0.0 if yarn.get("apply_scale").flag(True) else 1.0
+    return {
+        "rope_type": "yarn",
+        "factor": yarn.get("factor").number(),
+        "original_max_position_embeddings": yarn.get("original_max_position_embeddings").integer(),
+        "beta_fast": yarn.get("beta").number(),
+        "beta_slow": yarn.get("alpha").number(),
+        **({"mscale": 1.0, "mscale_all_dim": whole} if whole else {}),
+    }
