@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from requant.encodings import Shape, columns_of
 from requant.errors import PlanError
+from requant.printable import printable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,8 +86,15 @@ class Importance:
     def only(self, included: Sequence[str] = (), excluded: Sequence[str] = ()) -> Importance | None:
         """Without the entries whose name has a fragment of `excluded`, and with only those that have one of `included`.
 
-        None when no entry is left: then quantization goes on as if there were no importance matrix.
+        None when no entry is left: then quantization goes on as if there were no importance matrix. Raises `PlanError`
+        for a fragment that no entry has.
         """
+        for part in (*included, *excluded):
+            if not any(part in name for name in self.entries):
+                raise PlanError(
+                    f"the importance matrix has no entry with {printable(part)!r} in its name",
+                    hint=f"its names are such as {printable(next(iter(self.entries), 'none'))}",
+                )
         kept = {
             name: entry
             for name, entry in self.entries.items()

@@ -114,7 +114,10 @@ def test_entries_are_chosen_by_fragments_of_their_names():
     importance = made({"blk.0.ffn_up": ([[1]], [1]), "blk.0.attn_v": ([[1]], [1]), "blk.1.attn_v": ([[1]], [1])})
     assert set(importance.only(included=("attn",)).entries) == {"blk.0.attn_v", "blk.1.attn_v"}
     assert set(importance.only(excluded=("blk.0", "ffn")).entries) == {"blk.1.attn_v"}
-    assert importance.only(included=("nothing",)) is None
+    assert importance.only(excluded=("blk",)) is None
+    for nothing in ({"included": ("attn", "nothing")}, {"excluded": ("nothing",)}):
+        with pytest.raises(PlanError, match="no entry with 'nothing' in its name"):
+            importance.only(**nothing)
     layers = {"blk.0.attn_v": None, "blk.1.attn_v": "blk.0.attn_v"}
     assert set(importance.renamed(lambda name: layers.get(name, name)).entries) == {"blk.0.ffn_up", "blk.0.attn_v"}
 

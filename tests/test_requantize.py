@@ -207,8 +207,19 @@ def test_metadata_is_set_at_the_end(made, tmp_path):
 
 
 def test_overridden_metadata_counts_for_the_recipe(made, tmp_path):
-    shared = types(plan_of(made, tmp_path, "Q2_K"))
-    alone = types(plan_of(made, tmp_path, "Q2_K", key_values=(("llama.attention.head_count_kv", Typed("u32", 4)),)))
+    """Of a file whose tensors have a key head for each query head, and whose metadata say one for all, till mended."""
+    source = FORMAT.read(made / "gqa.gguf")
+    wide = {f"blk.{n}.attn_{which}.weight": (256, 256) for n in range(3) for which in "kv"}
+    tensors = tuple(
+        Tensor(tensor.name, wide[tensor.name], F32, {"data": Memory(bytes(4 * 256 * 256))})
+        if tensor.name in wide
+        else tensor
+        for tensor in source.tensors
+    )
+    source, plan = replace(source, tensors=tensors), plan_requantization
+    key_values = (("llama.attention.head_count_kv", Typed("u32", 4)),)
+    shared = types(plan(source, FORMAT, tmp_path / "out.gguf", Request("Q2_K")))
+    alone = types(plan(source, FORMAT, tmp_path / "out.gguf", Request("Q2_K", key_values=key_values)))
     assert (shared["blk.0.attn_v.weight"], alone["blk.0.attn_v.weight"]) == ("Q4_K", "Q3_K")
 
 

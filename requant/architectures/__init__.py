@@ -14,6 +14,7 @@ from requant.architectures.own_names import Kept
 from requant.architectures.own_names import kept_as as _kept_as
 from requant.architectures.own_names import own_names as _own_names
 from requant.architectures.rules import Config, Family
+from requant.architectures.to_hf import unfitting as _unfitting
 from requant.architectures.translate import Part
 from requant.architectures.translate import translate as _translate
 from requant.architectures.translate import translated as _translated
@@ -57,6 +58,12 @@ def translate(checkpoint: Checkpoint[Tensor], naming: Naming) -> Translation:
 def translated(said: Translation, naming: Naming, part: str) -> Translation:
     """`said` with one part of it, named as `Part` has it, in `naming`; what `translate` does, a part after another."""
     return _translated(said, naming, Part(part), _candidates(said.source))
+
+
+def unfitting(checkpoint: Checkpoint[Tensor]) -> str:
+    """The first thing in which keys, names and shapes of a GGUF are not what its family's table says; "" for nothing,
+    and for families that are none of ours."""
+    return _unfitting(checkpoint, _candidates(checkpoint))
 
 
 def own_names(moves: Sequence[Move], config: Config, model_type: str, *, single: bool) -> tuple[Move, ...]:

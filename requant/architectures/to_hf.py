@@ -20,7 +20,7 @@ from requant.encodings import rows_of
 from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Affine, Joined, Node, RopeOrder, Stored, Transposed, reshaped
 from requant.ir import PROJECTOR, Checkpoint, Json, Tensor
-from requant.plan import Move, Translation
+from requant.plan import Move, Translation, unchanged
 
 
 def recognized(said: Translation, families: Sequence[Family]) -> Translation:
@@ -62,6 +62,22 @@ def named(said: Translation) -> Translation:
         found[-1][1].append(_stored(item, tensor, model.sizes))
     moves = tuple(move for item, nodes in found for move in _moves(item, nodes, model.sizes))
     return replace(said, moves=moves, model=replace(model, used=frozenset(used)))
+
+
+def unfitting(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> str:
+    """The first thing in which keys, names and shapes of a GGUF are not what the family's table says; "" for nothing.
+
+    Tensors that the table does not know are no part of this, nor are families that are none of ours.
+    """
+    try:
+        model = sized(recognized(unchanged(checkpoint), families)).known
+        for item in expected(model.family, model.sizes, model.flags, model.base):
+            find(item, item.ggml, item.ggml_shape, model.tensors)
+    except UnsupportedError:
+        return ""
+    except PlanError as error:
+        return str(error)
+    return ""
 
 
 def completed(said: Translation) -> Translation:

@@ -17,6 +17,7 @@ from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
 from requant.nearest import did_you_mean
 from requant.passes import Pass, planned
+from requant.passes.agreement import Agreement
 from requant.passes.claim import Claim
 from requant.passes.companions import DropScales, FoldScales, OutputScale, ScalesBeside
 from requant.passes.layout import Place
@@ -82,6 +83,7 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
         TokenizerToGgml(request.vocabulary),
         Mix(recipe, request.overrides, request.importance, request.key_values),
         ConvertedMetadata(recipe, request.key_values, request.importance),
+        *([Agreement(request.key_values)] if request.key_values else []),
         ScalesBeside(),
         Steps(),
         Place(target, destination, request.cut),
@@ -101,6 +103,7 @@ def projector_to_ggml(request: Request, target: Format, destination: Path) -> li
         ProjectorGeneral(),
         Mix(recipe, request.overrides, request.importance, request.key_values),
         ConvertedMetadata(recipe, request.key_values, request.importance),
+        *([Agreement(request.key_values)] if request.key_values else []),
         Steps(),
         Place(target, destination, request.cut),
         Losses(Naming.GGML),
@@ -115,6 +118,7 @@ def ggml_to_ggml(request: Request, target: Format, destination: Path) -> list[Pa
         OwnNames(),
         Mix(recipe, request.overrides, request.importance, request.key_values),
         ConvertedMetadata(recipe, request.key_values, request.importance),
+        *([Agreement(request.key_values)] if request.key_values else []),
         OutputScale(),
         Steps(),
         Place(target, destination, request.cut),

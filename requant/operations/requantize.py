@@ -10,6 +10,7 @@ from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
 from requant.passes import Pass, planned
+from requant.passes.agreement import Agreement
 from requant.passes.claim import Claim
 from requant.passes.companions import OutputScale
 from requant.passes.layout import Place
@@ -50,6 +51,9 @@ def plan_requantization(source: Checkpoint[Tensor], target: Format, destination:
             f"{source.path} is no GGUF file; requantize goes from one GGUF to another",
             hint="`requant convert` takes any checkpoint to any format",
         )
+    counted = f"{source.architecture}.block_count"
+    if request.prune and counted in dict(request.key_values):
+        raise PlanError(f"{counted} follows from the layers that are left out", hint=f"leave {counted} out")
     return planned(requantized(request, target, destination), unchanged(source))
 
 
@@ -69,6 +73,7 @@ def requantized(request: Request, target: Format, destination: Path) -> list[Pas
         ),
         RequantizedMetadata(request.recipe, request.key_values, request.importance, request.like),
         *([PrunedMetadata(request.prune)] if request.prune else []),
+        *([Agreement(request.key_values)] if request.key_values else []),
         OutputScale(),
         Steps(anew=True),
         Place(target, destination, request.cut, request.keep_split),

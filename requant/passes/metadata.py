@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
-from requant.encodings import Shape
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.passes.passing import Fact
 from requant.passes.recipe import ggml_recipe, wanted_by
 from requant.plan import Translation
-from requant.recipes import Wanted, check_against, fitted, overridden, own_file_type, quantized_metadata
+from requant.recipes import Wanted, fitted, overridden, own_file_type, quantized_metadata
 
 #: Groups of keys in a GGUF made from an HF folder; "" stands for the architecture's and all others.
 _ORDER: Final = ("general", "", "tokenizer", "quantize")
@@ -32,8 +31,7 @@ class ConvertedMetadata:
     importance: Importance | None = None
 
     def __call__(self, said: Translation) -> Translation:
-        """Raises `PlanError` for key-values that llama.cpp could not read."""
-        check_against(self.key_values, said.architecture, _shapes(said), said.metadata)
+        """Raises `PlanError` for key-values that are not of the type that llama.cpp reads."""
         recipe = ggml_recipe(self.recipe)
         if said.source.naming is Naming.GGML:
             if recipe.main is None:
@@ -63,18 +61,13 @@ class RequantizedMetadata:
     like: Checkpoint[Tensor] | None = None
 
     def __call__(self, said: Translation) -> Translation:
-        """Raises `PlanError` for key-values that llama.cpp could not read."""
-        check_against(self.key_values, said.architecture, _shapes(said), said.metadata)
+        """Raises `PlanError` for key-values that are not of the type that llama.cpp reads."""
         before = [Wanted(tensor.name, tensor.shape, tensor.encoding) for tensor in said.source.tensors]
         recipe = ggml_recipe(self.recipe)
         metadata = quantized_metadata(said.metadata, recipe, before, self.key_values, self.importance)
         if self.like is not None and "general.file_type" in self.like.metadata:
             metadata["general.file_type"] = self.like.metadata["general.file_type"]
         return replace(said, metadata=metadata)
-
-
-def _shapes(said: Translation) -> dict[str, Shape]:
-    return {move.name: move.shape for move in said.moves}
 
 
 def _group(key: str) -> str:

@@ -5,7 +5,7 @@ from requant.recipes.converter import choose_converted, own_file_type
 from requant.recipes.facts import Facts
 from requant.recipes.header import quantized_metadata
 from requant.recipes.importances import check_importance, missing_importance
-from requant.recipes.key_kinds import check_against, fitted, kind_of
+from requant.recipes.key_kinds import fitted, kind_of
 from requant.recipes.names import file_order, ggml_shape
 from requant.recipes.options import (
     Overrides,
@@ -26,7 +26,6 @@ __all__ = [
     "Overrides",
     "Recipe",
     "Wanted",
-    "check_against",
     "check_importance",
     "choose_converted",
     "choose_encodings",

@@ -5,10 +5,9 @@ Facts: `LLM_KV_NAMES` of llama.cpp's src/llama-arch.cpp and the variables that `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Typed
 
@@ -137,53 +136,6 @@ def fitted(metadata: Mapping[str, Typed], given: Iterable[tuple[str, Typed]]) ->
     named = metadata.get("general.architecture")
     architecture = named.value if named is not None and isinstance(named.value, str) else ""
     return tuple((key, fitting(key, value, metadata.get(key), architecture)) for key, value in given)
-
-
-def check_against(
-    given: Iterable[tuple[str, Typed]],
-    architecture: str,
-    shapes: Mapping[str, Shape],
-    metadata: Mapping[str, Typed],
-) -> None:
-    """Raises `PlanError` for a value that the tensors contradict: llama.cpp would refuse the file, or read past them.
-
-    shapes: of all tensors of the output, by name. metadata: before, which says how many tokens there are.
-    """
-    exact = {f"{architecture}.{name}": value for name, value in _sizes(shapes).items()}
-    layers = {name.split(".")[1] for name in shapes if name.startswith("blk.")}
-    embedding = shapes.get("token_embd.weight")
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    rows = embedding[0] if embedding is not None else _length(tokens)
-    for key, typed in given:
-        value = typed.value
-        if not isinstance(value, int) or isinstance(value, bool):
-            continue
-        if key in exact and value != exact[key]:
-            raise PlanError(f"{key} cannot be {value}: the tensors say {exact[key]}")
-        if key == f"{architecture}.block_count" and layers and value != len(layers):
-            raise PlanError(f"{key} cannot be {value}: there are tensors of {len(layers)} layers")
-        of_token = key.startswith("tokenizer.ggml.") and key.endswith("_token_id")
-        if of_token and rows is not None and value >= rows:
-            what = "the vocabulary has" if embedding is None else "the embedding has"
-            raise PlanError(f"{key} cannot be {value}: {what} {rows} {'tokens' if embedding is None else 'rows'}")
-
-
-def _sizes(shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Sizes that tensors have the last word on."""
-    found = {}
-    embedding, router = shapes.get("token_embd.weight"), shapes.get("blk.0.ffn_gate_inp.weight")
-    if embedding is not None and len(embedding) == 2:
-        found = {"embedding_length": embedding[1], "vocab_size": embedding[0]}
-    if router is not None:
-        found["expert_count"] = router[0]
-    downs = {shape[-1] for name, shape in shapes.items() if name.endswith(".ffn_down.weight") and len(shape) == 2}
-    if len(downs) == 1:  # layers of different widths are a list, which is not set here
-        found["feed_forward_length"] = downs.pop()
-    return found
-
-
-def _length(typed: Typed | None) -> int | None:
-    return len(typed.value) if typed is not None and isinstance(typed.value, Sequence) else None
 
 
 def fitting(key: str, given: Typed, current: Typed | None, architecture: str) -> Typed:
