@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from requant.adapters.recognized import is_any_adapter
 from requant.cli.documents import say_document
-from requant.cli.options import located
+from requant.cli.options import html_option, located
 from requant.cli.tables import count, size, table
-from requant.cli.terminal import say
+from requant.cli.terminal import remark, say
 from requant.errors import Error
 from requant.formats import opened
 from requant.ir import PROJECTOR, Checkpoint, Json, Tensor, Typed
@@ -28,6 +29,7 @@ Examples:
   requant inspect ./adapter
   requant inspect mmproj.gguf
   requant inspect model.gguf --json | jq .bits_per_weight
+  requant inspect model.gguf --html model.html
 """
 
 if TYPE_CHECKING:
@@ -44,8 +46,9 @@ _SHOWN_ITEMS: Final = 6
     "--tensors", "pattern", metavar="REGEX", help="List the tensors whose name contains a match ('.' for all)."
 )
 @click.option("--metadata", is_flag=True, help="Show the metadata (GGUF keys, config.json, __metadata__).")
+@html_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> None:
+def inspect(model: str, pattern: str | None, metadata: bool, html: Path | None, as_json: bool) -> None:
     """Show what PATH (a model file or folder, or one of the Hugging Face Hub) consists of.
 
     Architecture, parameters, size, true bits per weight, how the bits are spread over tensor roles and layers, and
@@ -55,31 +58,49 @@ def inspect(model: str, pattern: str | None, metadata: bool, as_json: bool) -> N
         wanted = of_the_user(pattern) if pattern is not None else None
     except re.error as error:
         raise click.BadParameter(f"not a regular expression: {error}", param_hint="--tensors") from error
+    if html is not None:
+        from requant.cli.pages.writing import check_page
+
+        check_page(html)
     path = located(model)
     found, checkpoint = opened(path, as_stored=True)
     result = report(checkpoint, found.name)
     adapter, refused = _adapter(checkpoint)
     projector = _projector(checkpoint)
     shown = [t for t in result.checkpoint.tensors if wanted is None or wanted.search(t.name)]
+    about: dict[str, Json] = {}
+    if adapter is not None or refused:
+        about["adapter"] = {"not_understood": refused} if adapter is None else adapter.to_json()
+    if projector is not None:
+        about["projector"] = projector.to_json()
     if as_json:
-        document = result.to_json(shown)
-        if adapter is not None or refused:
-            document["adapter"] = {"not_understood": refused} if adapter is None else adapter.to_json()
-        if projector is not None:
-            document["projector"] = projector.to_json()
+        document = result.to_json(shown) | about
         if metadata:
-            checkpoint = result.checkpoint
             document["config"] = dict(checkpoint.config)
             document["metadata"] = {key: _plain(field.value) for key, field in checkpoint.metadata.items()}
         say_document("inspection", document)
-        return
-    say(_summary(result, projector))
-    if adapter is not None or refused:
-        say("\n" + (_adapter_text(adapter) if adapter is not None else f"adapter, not understood: {refused}"))
-    if wanted is not None:
-        say("\n" + _tensor_table(shown))
-    if metadata:
-        say("\n" + _metadata_text(result))
+    else:
+        say(_summary(result, projector))
+        if adapter is not None or refused:
+            say("\n" + (_adapter_text(adapter) if adapter is not None else f"adapter, not understood: {refused}"))
+        if wanted is not None:
+            say("\n" + _tensor_table(shown))
+        if metadata:
+            say("\n" + _metadata_text(result))
+    if html is not None:
+        _write_page(html, result, about)
+
+
+def _write_page(path: Path, result: Report, about: Mapping[str, Json]) -> None:
+    """All tensors and all metadata, whatever was asked for on the terminal."""
+    from requant.cli.pages.inspection import inspection_page
+    from requant.cli.pages.writing import write_page
+
+    checkpoint = result.checkpoint
+    document: dict[str, object] = {**result.to_json(checkpoint.tensors), **about}
+    document["config"] = checkpoint.config
+    document["metadata"] = {key: field.value for key, field in checkpoint.metadata.items()}
+    remark(write_page(path, inspection_page(document)))
 
 
 def _adapter(checkpoint: Checkpoint[Tensor]) -> tuple[About | None, str]:

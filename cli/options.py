@@ -196,6 +196,15 @@ rounding_options = _gathered(
 )
 
 
+#: Shared by every command whose document can be a page; `requant.cli.pages.writing` makes it.
+html_option = click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a page to look at: one file, which loads nothing (requant[html]).",
+)
+
+
 #: Shared by every command that writes the metadata of a GGUF; `metadata_of` reads it.
 override_kv_option = click.option(
     "--override-kv",

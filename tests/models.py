@@ -45,7 +45,7 @@ def _file(distribution: str, ending: str) -> Path:
     except PackageNotFoundError:
         found = []
     if not found:
-        _missing(f"`pip install {distribution}` brings {ending}, which this test reads")
+        missing(f"`pip install {distribution}` brings {ending}, which this test reads")
     return Path(found[0])
 
 
@@ -62,7 +62,7 @@ def llama_cpp_sources() -> Path:
         _download_sdist(cache)
     found = next((p for p in (root, root / "vendor/llama.cpp") if (p / "convert_hf_to_gguf.py").is_file()), None)
     if found is None:
-        _missing(f"{root} has no llama.cpp sources; `pip download --no-binary :all: llama-cpp-python==0.3.36` has them")
+        missing(f"{root} has no llama.cpp sources; `pip download --no-binary :all: llama-cpp-python==0.3.36` has them")
     return found
 
 
@@ -73,7 +73,7 @@ def _download_sdist(cache: Path) -> None:
         options = ["--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", folder]
         command = [sys.executable, "-m", "pip", "download", *options, "llama-cpp-python==0.3.36"]
         if subprocess.run(command, check=False, capture_output=True).returncode:
-            _missing("this test reads llama.cpp's sources from PyPI (llama-cpp-python 0.3.36), which did not answer")
+            missing("this test reads llama.cpp's sources from PyPI (llama-cpp-python 0.3.36), which did not answer")
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
         try:
@@ -88,18 +88,19 @@ def consumer(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        _missing(f"{module} is not installed: pip install --no-deps -r tests/consumers.txt")
+        missing(f"{module} is not installed: pip install --no-deps -r tests/consumers.txt")
 
 
 def transformers_4() -> Path:
     """The folder with transformers 4 and what it needs in other versions (tests/transformers-4.txt), for PYTHONPATH."""
     folder = Path(sys.prefix) / "transformers-4"
     if not (folder / "transformers").is_dir():
-        _missing(f"{folder} is not there: make test-slow installs it")
+        missing(f"{folder} is not there: make test-slow installs it")
     return folder
 
 
-def _missing(reason: str) -> NoReturn:
+def missing(reason: str) -> NoReturn:
+    """What a test needs is not here: it is skipped, and fails in CI."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

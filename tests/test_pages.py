@@ -1,0 +1,178 @@
+"""`--html` without a browser: what is written, when, and what is refused."""
+
+import base64
+import gzip
+import hashlib
+import importlib.util
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from requant.cli.pages import writing
+from requant.cli.pages.content import Page
+from requant.errors import PlanError
+from tests.command import run
+from tests.models import missing
+from tests.tiny_gguf import write_tiny_llama
+
+
+@pytest.fixture(autouse=True)
+def _library():
+    if importlib.util.find_spec("uplot") is None:
+        missing("uplot-python is not installed: it is one of requant[html]")
+
+
+@pytest.fixture
+def model(tmp_path):
+    write_tiny_llama(tmp_path / "tiny.gguf")
+    return tmp_path / "tiny.gguf"
+
+
+class _Seen(HTMLParser):
+    """Every element and attribute, and the text of scripts and styles."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.inside, self.texts = [], [], "", {"script": [], "style": []}
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.inside = "" if dict(attrs).get("type") == "text/plain" else tag
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside in self.texts:
+            self.texts[self.inside].append(data)
+
+
+def seen(page):
+    parser = _Seen()
+    parser.feed(page)
+    return parser
+
+
+def unpacked(page):
+    """The tensors that a page's scripts are given."""
+    (packed,) = re.findall(r'<script type="text/plain" id="data">([^<]*)</script>', page)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_a_page_says_what_the_terminal_says(model, tmp_path):
+    page = tmp_path / "page.html"
+    result = run("inspect", model, "--html", page, "--tensors", "attn_q")
+    assert result.exit_code == 0
+    assert f"{page}: page of " in result.stderr
+    shown = run("inspect", model, "--json")
+    document = json.loads(shown.stdout)
+    content = unpacked(page.read_text())
+    columns = {column["key"]: column["values"] for column in content["columns"]}
+    assert columns["name"] == [tensor["name"] for tensor in document["tensors"]]
+    assert columns["bytes"] == [tensor["bytes"] for tensor in document["tensors"]]
+    assert [content["roles"][role] for role in content["roleOf"]][:1] == [columns["name"][0].removesuffix(".weight")]
+    assert f"{document['bits_per_weight']:.3f}" in page.read_text()
+
+
+def test_standard_output_has_one_document_beside_a_page(model, tmp_path):
+    result = run("inspect", model, "--html", tmp_path / "page.html", "--json")
+    assert json.loads(result.stdout)["document"] == "inspection"
+    assert (tmp_path / "page.html").exists()
+
+
+def test_the_policy_names_what_is_in_the_page(model, tmp_path):
+    run("inspect", model, "--html", tmp_path / "page.html")
+    found = seen((tmp_path / "page.html").read_text())
+    (policy,) = [value for key, value in found.attributes if value and value.startswith("default-src")]
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    for kind, texts in found.texts.items():
+        (text,) = texts
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert not {"img", "link", "iframe", "object", "embed"} & set(found.tags)
+    assert not {key for key, _ in found.attributes} & {"src", "srcset", "style", "action", "onload", "onerror"}
+
+
+def test_foreign_text_is_escaped_wherever_it_stands(tmp_path):
+    hostile = "</script></style><img src=x onerror=alert(1)><!-- \u202e\x1b[2J\ud800"
+    entries = Page(hostile, hostile, hostile, notes=[hostile])
+    page = writing.rendered(entries).decode()
+    assert "img" not in seen(page).tags
+    assert "&lt;/script&gt;" in page
+    assert "\\u202e\\x1b[2J\\ud800" in page
+    name = "<!--<script>"
+    save_file({name: np.ones(3, np.float32)}, tmp_path / "m.safetensors", {name: f"{name}\n{name}"})
+    run("inspect", tmp_path / "m.safetensors", "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert name not in page
+    assert unpacked(page)["columns"][0]["values"] == [name]
+
+
+def test_what_is_no_page_is_not_replaced(model, tmp_path):
+    before = model.read_bytes()
+    result = run("inspect", model, "--html", model)
+    assert result.exit_code == 4
+    assert "is no page of requant's" in result.stderr
+    assert model.read_bytes() == before
+    assert run("inspect", model, "--html", tmp_path).exit_code == 4
+    page = tmp_path / "page.html"
+    assert [run("inspect", model, "--html", page).exit_code for _ in range(2)] == [0, 0]
+    page.write_text("<!doctype html>\n<html>mine</html>")
+    assert run("inspect", model, "--html", page).exit_code == 4
+    assert page.read_text().endswith("mine</html>")
+
+
+def test_a_page_is_there_whole_or_not_at_all(model, tmp_path, monkeypatch):
+    page = tmp_path / "page.html"
+    run("inspect", model, "--html", page)
+    before = page.read_bytes()
+
+    def full(descriptor, data, offset):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("requant.system.write_at", full)
+    result = run("inspect", model, "--html", page)
+    assert (result.exit_code, "the disk is full" in result.stderr) == (4, True)
+    assert page.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "tiny.gguf"]
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "uplot-python"])
+def test_the_extra_is_named_where_it_is_missing(model, tmp_path, monkeypatch, missing):
+    for cached in (writing._library, writing._template):
+        cached.cache_clear()
+    if missing == "jinja2":
+        monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
+    else:
+        monkeypatch.setattr(writing, "_PACKAGE", "uplot-of-nobody")
+    result = run("inspect", model, "--html", tmp_path / "page.html")
+    assert result.exit_code == 4
+    assert 'pip install "requant[html]"' in result.stderr
+    assert not (tmp_path / "page.html").exists()
+    monkeypatch.undo()
+    for cached in (writing._library, writing._template):
+        cached.cache_clear()
+
+
+def test_a_library_that_would_end_the_script_is_refused(monkeypatch, tmp_path):
+    static = tmp_path / "uplot/static"
+    static.mkdir(parents=True)
+    (static / "uPlot.iife.js").write_text("'</SCRIPT>'")
+    (static / "uPlot.min.css").write_text("")
+
+    class Package:
+        version = "0"
+        locate_file = staticmethod(lambda name: tmp_path / name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Package)
+    writing._library.cache_clear()
+    with pytest.raises(PlanError, match="cannot stand in a page"):
+        writing._library()
+    monkeypatch.undo()
+    writing._library.cache_clear()
