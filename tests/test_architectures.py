@@ -59,6 +59,7 @@ BESIDE = re.compile(
 ANOTHER = {
     "mistral": "LlamaConfig",
     "mistral3-small": "MistralConfig",
+    "mistral4-small": "Mistral4Config",
     "qwen2vl": "Qwen2Config",
     "qwen3vl": "Qwen3Config",
     "glm4lite": "DeepseekV3Config",
@@ -228,6 +229,12 @@ MORE = {
     "falcon": {"falcon.rope.freq_base"},
     "falcon-multi-query": {"falcon.rope.freq_base"},
     "deepseek3": {"deepseek2.expert_gating_func"},
+    # it leaves out the growth of queries, which llama.cpp reads: logits differ behind the context of training
+    "mistral4-small": {
+        "mistral4.expert_gating_func",
+        "mistral4.attention.temperature_scale",
+        "mistral4.attention.temperature_length",
+    },
     "deepseek3-yarn": {"deepseek2.expert_gating_func"},
     "deepseek2-lite": {"deepseek2.expert_gating_func", "deepseek2.expert_weights_norm"},
     # it reads keys of the first release, without which llama.cpp stops or takes its own
@@ -254,8 +261,8 @@ OTHER = {
 #: Models that it cannot convert: its function that stacks the norms of heads is a generator nobody iterates over.
 #: For CamemBERT it leaves the position embedding as it is, which llama.cpp then reads two rows too early; of Jina 3 it
 #: knows the name of the first release alone; of Baichuan it calls itself without end; Granite
-#: Speech it lists without taking it.
-WITHOUT_GOLDEN = {"stablelm-parallel", "camembert", "jinabert3", "baichuan", "granite-speech"}
+#: Speech it lists without taking it; Mistral 4 it knows by the class that sees alone.
+WITHOUT_GOLDEN = {"stablelm-parallel", "camembert", "jinabert3", "baichuan", "granite-speech", "mistral4"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in WITHOUT_GOLDEN])

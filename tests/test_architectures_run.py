@@ -147,8 +147,10 @@ def test_back_to_hf(name, tmp_path):
         return
     with contextlib.redirect_stderr(io.StringIO()):
         again = transformers.AutoModelForCausalLM if name not in ENCODERS else transformers.AutoModel
-        if name in TWO_STACKS or name == "t5encoder":
+        if name in TWO_STACKS or name in ("t5encoder", "mistral4"):  # which AutoModelForCausalLM does not list
             again = type(model)
+        elif name == "mistral4-small":
+            again = transformers.Mistral4ForCausalLM
         loaded = again.from_pretrained(tmp_path / "back").eval()
     text = torch.tensor([tokens(24)])
     with torch.inference_mode():

@@ -106,7 +106,10 @@ SAID_OTHERWISE = {
         ("glm4moe", "num_nextn_predict_layers"),
     },
     "transformers warns of it, and computes the same": {("gptneox", "is_decoder")},
-    "sums of others": {("deepseek3", "head_dim"), ("deepseek3", "qk_head_dim"), ("glm4lite", "qk_head_dim")},
+    "sums of others": {
+        *((name, key) for name in ("deepseek3", "mistral4") for key in ("head_dim", "qk_head_dim")),
+        ("glm4lite", "qk_head_dim"),
+    },
     "only without new_decoder_architecture": {("falcon", "multi_query")},
     "the tensors tell": {("falcon", "num_ln_in_parallel_attn")},
     "its layers are left out, which is told of each tensor": {("deepseek3", "num_nextn_predict_layers")},

@@ -109,6 +109,20 @@ _LATENT: Final = {
     "num_experts_per_tok": 2,
     "first_k_dense_replace": 1,
 }
+_PIXTRAL: Final = {
+    "model_type": "pixtral",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+}
+_MISTRAL4: Final = {
+    **_LATENT,
+    "rope_parameters": {**_MINISTRAL, "rope_theta": 10000.0, "original_max_position_embeddings": 512},
+    "n_shared_experts": 2,
+}
 _NOT_AHEAD: Final = {"num_nextn_predict_layers": 0}
 _GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
 _GPT_OSS_YARN: Final = {
@@ -324,16 +338,14 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
             "head_dim": 32,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000000000.0},
             "sliding_window": None,
-            "vision_config": {
-                "model_type": "pixtral",
-                "hidden_size": 32,
-                "intermediate_size": 32,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "image_size": 32,
-                "patch_size": 16,
-            },
+            "vision_config": _PIXTRAL,
         },
+    ),
+    "mistral4": ("Mistral4ForCausalLM", "Mistral4Config", _MISTRAL4),
+    "mistral4-small": (
+        "Mistral3ForConditionalGeneration",
+        "Mistral3Config",
+        {"model_type": "mistral4", "vision_config": _PIXTRAL, **_MISTRAL4},
     ),
     "exaone4": (
         "Exaone4ForCausalLM",

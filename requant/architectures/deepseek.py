@@ -39,7 +39,6 @@ from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
 from requant.losses import Loss, LossKind
 
-_SOFTMAX: Final = 1
 #: Layers of models whose queries are not compressed.
 _LITE: Final = (26, 27)
 _KEYS_AND_VALUES: Final = Rule(
@@ -85,8 +84,8 @@ def _rotated_and(name: str, absent: int) -> Default:
     return lambda config: int(number(config, name, absent)) + int(number(config, "qk_rope_head_dim", 64))
 
 
-def _keys(gating: int, scale: float, normed: bool, groups: tuple[int | None, int | None]) -> tuple[Key, ...]:
-    """What the generations differ in: how experts are chosen."""
+def latent_keys(gating: int, scale: float, normed: bool, groups: tuple[int | None, int | None]) -> tuple[Key, ...]:
+    """Latent attention, and what the generations differ in: how experts are chosen."""
     return (
         *(key for key in SIZES if key.ggml != "attention.head_count_kv"),
         rms_norm_eps(1e-6),
@@ -155,7 +154,7 @@ DEEPSEEK3: Final[Family] = replace(
         "deepseek2",
         (*_RULES, _CORRECTION),
         (
-            *_keys(mixture.SIGMOID, 2.5, True, (8, 4)),
+            *latent_keys(mixture.SIGMOID, 2.5, True, (8, 4)),
             Key(("first_k_dense_replace",), mixture.LEADING, "u32", always(3), always(0)),
         ),
         (_ROPE, _SHAPES),
@@ -180,7 +179,7 @@ GLM4_MOE_LITE: Final[Family] = replace(
     headless=frozenset({"Glm4MoeLiteModel"}),
     keys=(
         *defaulting(
-            _keys(mixture.SIGMOID, 1.8, True, (1, 1)),
+            latent_keys(mixture.SIGMOID, 1.8, True, (1, 1)),
             rms_norm_eps=1e-5,
             v_head_dim=256,
             n_routed_experts=64,
@@ -201,7 +200,7 @@ DEEPSEEK2: Final[Family] = replace(
     headless=frozenset({"DeepseekV2Model"}),
     rules=_RULES,
     keys=(
-        *_keys(_SOFTMAX, 1.0, False, (None, None)),
+        *latent_keys(mixture.SOFTMAX, 1.0, False, (None, None)),
         Key(("first_k_dense_replace",), mixture.LEADING, "u32", always(0), always(0)),
     ),
     irregular=(_ROPE, _SHAPES, Irregular(_grouped, _grouped_back)),
@@ -215,5 +214,5 @@ DEEPSEEK2: Final[Family] = replace(
     ),
     other_types=(),
     # older files say nothing of it; a file of V3 has to, as llama.cpp takes softmax then
-    claims=lambda values: bool(values) and values.get("expert_gating_func", _SOFTMAX) == _SOFTMAX,
+    claims=lambda values: bool(values) and values.get("expert_gating_func", mixture.SOFTMAX) == mixture.SOFTMAX,
 )

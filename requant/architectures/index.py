@@ -111,6 +111,11 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
         "mistral3",
         "ministral3 mistral3 Ministral3ForCausalLM Ministral3Model Mistral3ForConditionalGeneration",
     ),
+    (
+        "MISTRAL4",
+        "mistral4",
+        "mistral4 mistral3 Mistral4ForCausalLM Mistral4Model Mistral3ForConditionalGeneration",
+    ),
     ("EXAONE4", "exaone", "exaone4 Exaone4ForCausalLM Exaone4Model"),
     ("EXAONE_MOE", "exaone", "exaone_moe exaone-moe ExaoneMoeForCausalLM ExaoneMoeModel ExaoneMoEForCausalLM"),
     ("HY_V3", "hunyuan", "hy_v3 HYV3ForCausalLM HYV3Model"),

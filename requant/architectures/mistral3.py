@@ -33,7 +33,7 @@ from requant.architectures.rules import (
     ToGgml,
     ToHf,
 )
-from requant.ir import Checkpoint, Json, Tensor, Typed
+from requant.ir import Checkpoint, Json, Tensor, Typed, text_config
 
 _THETA: Final = 1_000_000.0
 _YARN: Final[Mapping[str, Json]] = {
@@ -48,8 +48,8 @@ _YARN: Final[Mapping[str, Json]] = {
 }
 _ROPE: Final = Rope(theta=_THETA, multiplied=1.0, absent=_YARN)
 _PLAIN: Final = Rope(theta=10000.0)
-_SCALE: Final = "attention.temperature_scale"
-_BETA: Final = "llama_4_scaling_beta"
+SCALE: Final = "attention.temperature_scale"
+BETA: Final = "llama_4_scaling_beta"
 
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
@@ -58,8 +58,8 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
     said = _ROPE.to_ggml(checkpoint, config, sizes)
     written = config.get("rope_parameters") or config.get("rope_scaling") or dict(_YARN)
     rope = parameters({**config, "rope_parameters": written}, _THETA)
-    if rope.get(_BETA):
-        return replace(said, values={**said.values, _SCALE: Typed("f32", positive(rope, _BETA))})
+    if rope.get(BETA):
+        return replace(said, values={**said.values, SCALE: Typed("f32", positive(rope, BETA))})
     return said
 
 
@@ -67,9 +67,9 @@ def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     said = _ROPE.to_hf(values, tensors, sizes)
     scaling = said.config.get("rope_scaling")
     if isinstance(scaling, dict):
-        beta = shortest(number(values, _SCALE, 0.0))
-        rope: dict[str, Json] = {**scaling, _BETA: beta}
-        return replace(said, config={**said.config, "rope_scaling": rope}, keys=said.keys | {_SCALE})
+        beta = shortest(number(values, SCALE, 0.0))
+        rope: dict[str, Json] = {**scaling, BETA: beta}
+        return replace(said, config={**said.config, "rope_scaling": rope}, keys=said.keys | {SCALE})
     # the other class would take its own yarn where none is said
     return replace(said, config={**said.config, "architectures": ["MistralForCausalLM"], "model_type": "mistral"})
 
@@ -93,6 +93,7 @@ MISTRAL3: Final[Family] = replace(
         assumptions=(SILU, Assumption("sliding_window", (None,), None, loss=WINDOW_LOSS)),
     ),
     bases=("model.", "model.language_model.", "language_model.model.", ""),
+    suits=lambda config: text_config(config).get("model_type") != "mistral4",
     ignored=(
         Ignored(
             r"(model\.)?(vision_tower|multi_modal_projector)\..*",

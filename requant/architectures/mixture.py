@@ -28,6 +28,7 @@ from requant.errors import PlanError
 from requant.ir import Json, Tensor
 
 MLP_: Final = LAYER + "mlp."
+SOFTMAX: Final = 1
 SIGMOID: Final = 2
 _SHARED_WIDTH: Final = "expert_shared_feed_forward_length"
 #: The key that counts the layers before the first that has experts.
