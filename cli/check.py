@@ -13,10 +13,10 @@ import click
 from requant import formats
 from requant.cli import interrupts
 from requant.cli.documents import say_document
-from requant.cli.options import MAX_THREADS, located, read_text
+from requant.cli.options import MAX_THREADS, html_option, located, read_text
 from requant.cli.stages import bars
 from requant.cli.tables import size
-from requant.cli.terminal import say
+from requant.cli.terminal import remark, say
 from requant.errors import PlanError, VerifyError
 from requant.printable import printable
 
@@ -29,6 +29,7 @@ Examples:
   requant check model-Q4_K_M.gguf --prompt "The capital of France is" --expect Paris
   requant check model-Q4_K_M.gguf --against ./hf-folder
   requant check model-Q4_K_M.gguf --against model-BF16.gguf --text wiki.txt --chunks 20 --max-kl 0.05
+  requant check model-Q4_K_M.gguf --against ./hf-folder --html check.html
 """
 
 
@@ -62,10 +63,18 @@ LIMITS: Final = ("max_kl", "min_top1", "max_ppl_ratio", "min_cosine")
 @click.option("--min-top1", type=float, metavar="SHARE", help="Fail below this top-1 agreement. [default: 0.75]")
 @click.option("--max-ppl-ratio", type=float, metavar="RATIO", help="Fail above this perplexity ratio. [default: 1.15]")
 @click.option("--min-cosine", type=float, metavar="COS", help="Encoders: fail below this similarity. [default: 0.98]")
+@html_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")
 def check(
-    model: str, against: str | None, reference: str, text: Path | None, as_json: bool, quiet: bool, **options: Any
+    model: str,
+    against: str | None,
+    reference: str,
+    text: Path | None,
+    html: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Load MODEL in the real llama.cpp, let it answer, and measure it; exit code 5 when it fails.
 
@@ -90,6 +99,10 @@ def check(
         threads=options["threads"],
     )
     asked = {name: options[name] for name in LIMITS if options[name] is not None}
+    if html is not None:
+        from requant.cli.pages.writing import check_page
+
+        check_page(html)
     path = located(model, quiet)
     if path.is_dir():
         raise PlanError(f"{path} is a folder; llama.cpp loads GGUF files", hint="requant convert makes one of it")
@@ -101,8 +114,22 @@ def check(
         say_document("check", report.to_json())
     else:
         say(report_text(report))
+    if html is not None:
+        _write_page(html, path, report)
     if report.failures:
         raise VerifyError(f"{path}: {'; '.join(report.failures)}")
+
+
+def _write_page(html: Path, path: Path, report: Report) -> None:
+    """What llama.cpp said, and what the file consists of."""
+    from requant.cli.pages.trial import trial_page
+    from requant.cli.pages.writing import write_page
+    from requant.operations import inspect
+
+    found, checkpoint = formats.opened(path, as_stored=True)
+    inspection = inspect.report(checkpoint, found.name).to_json(checkpoint.tensors)
+    metadata = {key: field.value for key, field in checkpoint.metadata.items()}
+    remark(write_page(html, trial_page(report.to_json(), {**inspection, "metadata": metadata})))
 
 
 def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenReference:

@@ -48,6 +48,8 @@ def carry_out(
         say(explanation_text(plan) + "\n")
     passes = _passes(plan, how) if how.as_json else {}
     plan = replace(plan, passes=())
+    if how.html is not None:
+        _check_page(plan, how.html)
     if how.dry_run and how.as_json:
         _say_plan(plan, how, passes, refusal_of(plan, tolerated) if how.fail_on_loss else None)
     elif how.dry_run:
@@ -55,31 +57,64 @@ def carry_out(
     if how.fail_on_loss:
         refuse_losses(plan, tolerated)
     if how.dry_run:
+        if how.html is not None:
+            _write_page(plan, how.html, _plan_document(plan, how), how.quiet)
         return
     if not how.force:
         refuse_to_replace(plan)
     system.give_back_memory()  # headers and tokenizers were parsed, tens of megabytes in small pieces
-    receipt = run(plan, Options(how.workers, how.replace_nan, measure), how.quiet)
+    receipt = run(plan, Options(how.workers, how.replace_nan, measure or how.html is not None), how.quiet)
     if how.as_json:
-        _say_receipt(plan, receipt, passes, measure)
+        say_document("receipt", {**_receipt_document(plan, receipt, steps=measure), **passes})
     elif not how.quiet:
         say((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
+    if how.html is not None:
+        try:
+            _write_page(plan, how.html, _receipt_document(plan, receipt, steps=True), how.quiet)
+        except PlanError as error:
+            raise PlanError(f"{error} (of the page)", hint="the model is complete") from error
 
 
 def _say_plan(plan: Plan, how: RunOptions, passes: Mapping[str, Json], refusal: PlanError | None) -> None:
-    document: dict[str, object] = {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers), **passes}
+    document: dict[str, object] = {**_plan_document(plan, how), **passes}
     if refusal is not None:
         document["error"] = failure("PlanError", str(refusal), refusal.hint, refusal.exit_code)
     say_document("plan", document)
 
 
-def _say_receipt(plan: Plan, receipt: Receipt, passes: Mapping[str, Json], measure: bool) -> None:
-    document = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses], **passes}
-    if measure:
+def _plan_document(plan: Plan, how: RunOptions) -> dict[str, object]:
+    return {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers)}
+
+
+def _receipt_document(plan: Plan, receipt: Receipt, *, steps: bool) -> dict[str, object]:
+    document: dict[str, object] = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses]}
+    if steps:
         document["steps"] = [step.to_json() for step in plan.steps]
     document |= {"obsolete": [str(path) for path in plan.obsolete]}
-    document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
-    say_document("receipt", document)
+    return document | {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
+
+
+def _check_page(plan: Plan, path: Path) -> None:
+    from requant.cli.pages.writing import check_page
+
+    check_page(path)
+    if path.resolve() in {(plan.layout.root / file.name).resolve() for file in plan.layout.files}:
+        raise PlanError(f"--html: {path} is a file of the model", hint="choose another name")
+
+
+def _write_page(plan: Plan, path: Path, document: Mapping[str, object], quiet: bool) -> None:
+    from requant.cli.pages.receipt import receipt_page
+    from requant.cli.pages.writing import write_page
+
+    said = write_page(path, receipt_page(document, str(_destination(plan))))
+    if not quiet:
+        remark(said)
+
+
+def _destination(plan: Plan) -> Path:
+    """The file, if it is only one; else the folder."""
+    root, files = plan.layout.root, plan.layout.files
+    return root / files[0].name if len(files) == 1 else root
 
 
 def _passes(plan: Plan, how: RunOptions) -> dict[str, Json]:
@@ -188,8 +223,7 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     """What was done."""
     written = sum(receipt.files.values())
     files = plan.layout.files
-    root = plan.layout.root
-    where = f"{_path(root / files[0].name)}:" if len(files) == 1 else f"{_path(root)}: {len(files)} files,"
+    where = f"{_path(_destination(plan))}:{f' {len(files)} files,' if len(files) > 1 else ''}"
     rate = receipt.bytes_read / max(receipt.seconds, 1e-9)
     lines = [
         f"{where} {size(written)} in {receipt.seconds:.1f} s (read {size(rate)}/s)",

@@ -61,6 +61,15 @@ def _finite(ctx: click.Context, option: click.Parameter, value: float | None) ->
     return value
 
 
+#: Shared by every command whose document can be a page; `requant.cli.pages.writing` makes it.
+html_option = click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a page to look at: one file, which loads nothing (requant[html]).",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How to run."""
@@ -73,6 +82,7 @@ class RunOptions:
     fail_on_loss: bool
     replace_nan: float | None
     threads: int | None
+    html: Path | None
     quiet: bool
 
     @property
@@ -99,6 +109,7 @@ run_options = _gathered(
         help="Write VALUE where a weight is NaN or infinite.",
     ),
     click.option("--threads", "-t", type=click.IntRange(1, MAX_THREADS), help="Threads (default: all processors)."),
+    html_option,
     click.option("--quiet", "-q", is_flag=True, help="No progress bar and no receipt."),
 )
 
@@ -193,15 +204,6 @@ rounding_options = _gathered(
         metavar="NAME",
         help="Do not use the importance matrix for tensors with NAME in their names. Repeatable.",
     ),
-)
-
-
-#: Shared by every command whose document can be a page; `requant.cli.pages.writing` makes it.
-html_option = click.option(
-    "--html",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Also write a page to look at: one file, which loads nothing (requant[html]).",
 )
 
 

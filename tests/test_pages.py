@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import html
 import importlib.util
 import json
 import re
@@ -14,9 +15,11 @@ from safetensors.numpy import save_file
 
 from requant.cli.pages import writing
 from requant.cli.pages.content import Page
+from requant.cli.pages.trial import trial_page
 from requant.errors import PlanError
 from tests.command import run
 from tests.models import missing
+from tests.tiny_folder import write_tiny_folder
 from tests.tiny_gguf import write_tiny_llama
 
 
@@ -176,3 +179,106 @@ def test_a_library_that_would_end_the_script_is_refused(monkeypatch, tmp_path):
         writing._library()
     monkeypatch.undo()
     writing._library.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("folder")
+    write_tiny_folder(root / "other")
+    return write_tiny_folder(root / "tiny")
+
+
+def test_a_receipt_has_the_error_of_every_rounded_tensor(folder, tmp_path):
+    page = tmp_path / "page.html"
+    result = run("convert", folder, tmp_path / "out.gguf", "--to", "Q4_K_M", "--html", page, "--json")
+    document = json.loads(result.stdout)
+    assert f"{page}: page of " in result.stderr
+    columns = {column["key"]: column["values"] for column in unpacked(page.read_text())["columns"]}
+    errors = dict(zip(columns["name"], columns["error"], strict=True))
+    assert {name: error for name, error in errors.items() if error is not None} == document["relative_errors"]
+    assert {did for did, error in zip(columns["did"], columns["error"], strict=True) if error is None} == {"repack"}
+    said = run("requantize", tmp_path / "out.gguf", tmp_path / "less.gguf", "Q4_0", "--html", page)
+    text = html.unescape(page.read_text())
+    for line in said.stdout.splitlines():
+        reason = line.partition(": ")[2]
+        if " rounded again to " in reason:
+            assert reason in text, line
+    assert "round twice" in unpacked(page.read_text())["columns"][4]["values"]
+
+
+@pytest.mark.parametrize(
+    "words", ["merge {0} {0}/../other --method linear --weight 0.5,0.5 -o out", "convert {0} out --to GPTQ"]
+)
+def test_every_command_that_writes_has_a_page(folder, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words.format(folder).split(), "--html", "out/page.html").exit_code == 0
+    page = (tmp_path / "out/page.html").read_text()
+    assert "<h1>out</h1>" in page
+    assert len(unpacked(page)["layers"]) > 10
+    assert "model.safetensors" in page
+
+
+def test_a_plan_has_a_page_too(folder, tmp_path):
+    page = tmp_path / "page.html"
+    run("convert", folder, tmp_path / "out.gguf", "--to", "Q4_K_M", "--html", page, "--dry-run")
+    assert "not written yet" in page.read_text()
+    assert "error" not in {column["key"] for column in unpacked(page.read_text())["columns"]}
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_page_in_place_of_the_model_is_refused_before_the_work(folder, tmp_path):
+    result = run("convert", folder, tmp_path / "out.gguf", "--to", "Q4_K_M", "--html", tmp_path / "out.gguf")
+    assert result.exit_code == 4
+    assert "is a file of the model" in result.stderr
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_page_that_cannot_be_written_leaves_the_model(folder, tmp_path, monkeypatch):
+    def full(path, page):
+        raise PlanError("the disk is full", hint="nothing was changed")
+
+    monkeypatch.setattr(writing, "write_page", full)
+    result = run("convert", folder, tmp_path / "out.gguf", "--to", "Q8_0", "--html", tmp_path / "page.html")
+    assert (result.exit_code, "hint: the model is complete" in result.stderr) == (4, True)
+    assert run("inspect", tmp_path / "out.gguf").exit_code == 0
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_the_page_of_a_check(model, ok):
+    figure = {"value": 1.5, "error": "nan"}
+    divergence = {"kl": figure, "kl_99": 0.5, "kl_max": "inf", "top1": {"value": 0.75, "error": 0.01}, "ratio": figure}
+    document = json.loads(run("inspect", model, "--json", "--metadata").stdout)
+    check = {
+        "ok": ok,
+        "model": "some/where/x.gguf",
+        "info": {"description": "llama <1B>", "parameters": 1234, "nbytes_weights": 2, "seconds": 0.5, "n_embd": 4},
+        "warnings": ["warned"],
+        "answer": {"prompt": "<b>Who", "text": "Nobody\n\nat all", "chat": True, "tokens": 3, "tokens_per_second": 4.5},
+        "perplexity": figure,
+        "scored_tokens": 1000,
+        "window": 512,
+        "tokens_per_second": 5.5,
+        "embedded": 0,
+        "against": {
+            "reference": "another",
+            "tokens_equal": False,
+            "perplexity": figure,
+            "divergence": divergence,
+            "cosine": None,
+        },
+        "failures": [] if ok else ["it fails"],
+    }
+    page = writing.rendered(trial_page(check, document)).decode()
+    for text in (
+        "1.5000",
+        "± nan",
+        "inf",
+        "75.00%",
+        "&lt;b&gt;Who",
+        "Nobody\n\nat all",
+        "DIFFERENT",
+        "<h1>x.gguf</h1>",
+    ):
+        assert text in page
+    assert ("it fails" in page, ">passed</strong>" in page, ">failed</strong>" in page) == (not ok, ok, not ok)
+    assert unpacked(page)["columns"][0]["values"][0] == document["tensors"][0]["name"]

@@ -6,6 +6,7 @@ from safetensors.numpy import save_file
 
 from tests.browser import start_browser
 from tests.command import run
+from tests.tiny_folder import write_tiny_folder
 from tests.tiny_gguf import write_tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,8 @@ def pages(tmp_path_factory):
         {name: np.ones((2, 3), np.float32) for name in HOSTILE}, root / "hostile.safetensors", {"key": HOSTILE[1]}
     )
     page_of(root / "hostile.safetensors", root / "hostile.html")
+    write_tiny_folder(root / "tiny")
+    run("convert", root / "tiny", root / "out.gguf", "--to", "Q4_K_M", "--html", root / "receipt.html")
     return root
 
 
@@ -107,6 +110,28 @@ def test_a_place_in_the_charts_shows_its_tensors(browser, pages):
     assert len(browser.rows()) > 10
     browser.click("[aria-label^='token_embd:']")
     assert browser.rows() == ["token_embd.weight"]
+    settled(browser)
+
+
+def test_errors_of_a_receipt_colour_the_layers_and_are_plotted(browser, pages):
+    browser.open(pages / "receipt.html")
+    assert browser.text("#layers-title") == "Bits per weight by layer and role"
+    browser.click("#measure-choice")
+    browser.press("relative", "ENTER")
+    assert browser.text("#layers-title") == "Relative error by layer and role"
+    copied = "layer 0, attn_norm: ="
+    assert browser.find(f"[aria-label^='{copied}']").text == "="
+    browser.click("#tensor-table th[data-key=error] button")
+    worst, name = browser.cells(6)[0], browser.rows()[0]
+    layer, role = name.removesuffix(".weight").removeprefix("blk.").split(".")
+    assert browser.all(f"[aria-label^='layer {layer}, {role}: {worst} relative error']")
+    assert browser.cells(6)[-1] == ""
+    browser.click("#errors-plot .u-over")
+    assert browser.text("#detail-title") in browser.rows()
+    browser.press("ESCAPE")
+    browser.click("[aria-label^='layer 1, attn_q:']")
+    browser.click("#tensor-table tbody button")
+    assert "rope(model.layers.1.self_attn.q_proj.weight)" in browser.text("#detail-facts")
     settled(browser)
 
 
@@ -190,7 +215,7 @@ def test_light_and_dark(browser, pages, dark):
 
 
 @pytest.mark.parametrize("width", [360, 1920])
-@pytest.mark.parametrize("name", ["tiny", "1000", "hostile"])
+@pytest.mark.parametrize("name", ["tiny", "1000", "hostile", "receipt"])
 def test_narrow_and_wide(browser, pages, name, width):
     browser.open(pages / f"{name}.html", width=width)
     assert browser.run("return document.documentElement.scrollWidth") <= width

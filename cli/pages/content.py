@@ -62,7 +62,7 @@ class Column:
     """A value of each tensor; None where a tensor has none.
 
     digits: after the point. scale: set where the values can colour the layers. absent: what stands there for tensors
-    without a value.
+    without a value. aside: shown of one tensor, and not in the table of all.
     """
 
     key: str
@@ -72,12 +72,13 @@ class Column:
     digits: int = 0
     scale: Scale | None = None
     absent: str = ""
+    aside: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As the scripts take it; foreign text as people see it."""
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         if self.kind in ("text", "choice"):
-            content["values"] = [printable(value, _LONGEST) for value in self.values]
+            content["values"] = [None if value is None else printable(value, _LONGEST) for value in self.values]
         return content
 
 

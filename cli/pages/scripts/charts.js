@@ -1,6 +1,8 @@
 // What uPlot draws: errors of all tensors, and the histogram of one.
 
-const cssColour = (name) => () => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/** Colours of the page as they are now, light or dark; a canvas knows no variables of CSS. */
+const ofText = () => getComputedStyle(document.body).color;
+const ofLines = () => getComputedStyle(byId("tensors")).borderTopColor;
 
 const OF_SERIES = ["#2f75ad", "#d9722e", "#3d9950", "#b3408f", "#8a6fd1", "#b59b1d", "#1f9aa0", "#8c6d5a"];
 
@@ -8,7 +10,7 @@ const OF_SERIES = ["#2f75ad", "#d9722e", "#3d9950", "#b3408f", "#8a6fd1", "#b59b
 const charts = new Set();
 
 function chart(parent, options, data) {
-  const axis = { stroke: cssColour("--text"), grid: { stroke: cssColour("--line"), width: 1 }, ticks: { show: false } };
+  const axis = { stroke: ofText, grid: { stroke: ofLines, width: 1 }, ticks: { show: false } };
   options.axes = options.axes.map((one) => ({ ...axis, ...one }));
   const size = () => ({ width: Math.max(240, parent.clientWidth), height: 260 });
   const made = new uPlot({ ...size(), ...options }, data, parent);

@@ -8,6 +8,7 @@ class Table {
     this.descending = true;
     this.page = 0;
     this.place = null; // {label, indices}, of a cell that was chosen
+    this.columns = tensors.columns.filter((column) => !column.aside);
     this.lower = tensors.column.name.values.map((name) => name.toLowerCase());
     this.heads();
     this.controls();
@@ -16,7 +17,7 @@ class Table {
 
   heads() {
     const row = element("tr");
-    for (const column of this.tensors.columns) {
+    for (const column of this.columns) {
       const button = element("button", { type: "button", onclick: () => this.sort(column.key) }, column.title);
       row.append(element("th", { scope: "col", "data-key": column.key, class: rightly(column) }, button));
     }
@@ -98,7 +99,7 @@ class Table {
   }
 
   fill(indices) {
-    const rows = indices.map((index) => element("tr", {}, ...this.tensors.columns.map((one) => this.cell(one, index))));
+    const rows = indices.map((index) => element("tr", {}, ...this.columns.map((one) => this.cell(one, index))));
     byId("tensor-table").tBodies[0].replaceChildren(...rows);
   }
 

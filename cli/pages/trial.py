@@ -1,0 +1,79 @@
+"""The page of a model that llama.cpp has run: read from a `check`, and from the `inspection` of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from requant.cli.pages.content import Entry, Fact, Page, Table
+from requant.cli.pages.inspection import entries, short, stored_tensors, type_table
+from requant.cli.tables import count, size
+
+
+def trial_page(document: Mapping[str, Any], inspection: Mapping[str, Any]) -> Page:
+    """document: a `check`. inspection: of the same model, with all tensors and metadata."""
+    info = document["info"]
+    return Page(
+        "check",
+        PurePath(document["model"]).name,
+        " · ".join([document["model"], info["description"]]),
+        facts=[*_facts(document)],
+        verdict=document["ok"],
+        notes=[*document["failures"], *document["warnings"]],
+        tables=[*_compared(document), type_table(inspection["types"], inspection["parameters"])],
+        tensors=stored_tensors(inspection),
+        said=[*_said(document["answer"])],
+        metadata=[*entries(inspection["metadata"])],
+    )
+
+
+def _facts(document: Mapping[str, Any]) -> Iterator[Fact]:
+    info, against = document["info"], document["against"]
+    if (perplexity := document["perplexity"]) is not None:
+        windows = f"{count(document['scored_tokens'])} tokens in windows of {count(document['window'])}"
+        yield Fact("perplexity", f"{float(perplexity['value']):.4f}", f"± {float(perplexity['error']):.4f}; {windows}")
+    if against is not None and (found := against["divergence"]) is not None:
+        yield Fact(
+            "KL divergence", f"{float(found['kl']['value']):.5f}", f"± {float(found['kl']['error']):.5f}, in nats"
+        )
+        top1 = found["top1"]
+        yield Fact("top-1 agreement", f"{float(top1['value']):.2%}", f"± {float(top1['error']):.2%}")
+    if against is not None and against["cosine"] is not None:
+        yield Fact("cosine", f"{float(against['cosine']):.6f}", "of the worst embedding")
+    if document["embedded"]:
+        yield Fact("embeddings", f"{document['embedded']} texts", f"{count(info['n_embd'])} numbers each, all finite")
+    if (answer := document["answer"]) is not None:
+        reading = document["tokens_per_second"]
+        more = "generated" if reading is None else f"generated; {reading:.0f} read"
+        yield Fact("tokens per second", f"{answer['tokens_per_second']:.1f}", more)
+    yield Fact("parameters", short(info["parameters"]), count(info["parameters"]))
+    yield Fact("weights", size(info["nbytes_weights"]), f"loaded in {info['seconds']:.1f} s")
+
+
+def _compared(document: Mapping[str, Any]) -> Iterator[Table]:
+    """The model beside its reference."""
+    against = document["against"]
+    if against is None:
+        return
+    rows = [["reference", against["reference"]], ["tokenizers", "equal" if against["tokens_equal"] else "DIFFERENT"]]
+    if against["cosine"] is not None:
+        rows.append(["cosine of the worst embedding", f"{float(against['cosine']):.6f}"])
+    if (found := against["divergence"]) is not None:
+        figures = {
+            "perplexity of the reference": (against["perplexity"], 4),
+            "perplexity over the reference's": (found["ratio"], 4),
+            "KL divergence, mean": (found["kl"], 5),
+            "same likeliest token, share": (found["top1"], 4),
+        }
+        for name, (figure, digits) in figures.items():
+            rows.append([name, f"{float(figure['value']):.{digits}f} ± {float(figure['error']):.{digits}f}"])
+        rows.append(["KL divergence, worst hundredth", f"{float(found['kl_99']):.4f}"])
+        rows.append(["KL divergence, worst", f"{float(found['kl_max']):.4f}"])
+    yield Table("Beside the reference", ["what", "found"], rows)
+
+
+def _said(answer: Mapping[str, Any] | None) -> Iterator[Entry]:
+    if answer is not None:
+        yield Entry("prompt" if answer["chat"] else "prompt, as it is", answer["prompt"])
+        yield Entry("answer", answer["text"].strip())
