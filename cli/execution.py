@@ -127,7 +127,7 @@ def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
     bar = byte_bar(plan.input_bytes, "converting", quiet)
     on_published.append(interrupts.completed)
     try:
-        with bar, _telling_of_compilation(quiet), interrupts.cleaning_up():
+        with bar, telling_of_compilation(quiet), interrupts.cleaning_up():
             return execute(plan, options, bar.update)
     finally:
         on_published.remove(interrupts.completed)
@@ -154,14 +154,14 @@ def measuring(quiet: bool) -> Iterator[None]:
 
     on_measured.append(tell)
     try:
-        with bar, _telling_of_compilation(quiet):
+        with bar, telling_of_compilation(quiet):
             yield
     finally:
         on_measured.remove(tell)
 
 
 @contextmanager
-def _telling_of_compilation(quiet: bool) -> Iterator[None]:
+def telling_of_compilation(quiet: bool) -> Iterator[None]:
     """The first run on a machine compiles each kernel, which takes seconds; the user should know what they go to."""
     from requant.kernels_cpu import on_compile
 

@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "join": "Make one file of a model that is in several.",
     "calibrate": "Run a model over text and write an importance matrix.",
     "inspect": "Show what a model file or folder consists of.",
+    "diff": "Compare two models of any formats: settings, tokenizers, tensors, numbers.",
     "hash": "Print or verify checksums of a model's tensors.",
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",
     "types": "List every tensor type of GGUF.",
@@ -104,8 +105,8 @@ def cli() -> None:
     requant inspect smollm2.gguf
     requant check smollm2.gguf --prompt "The capital of France is"
 
-    Exit codes: 0 done; 1 other failure, 2 damaged file or wrong arguments, 3 not supported, 4 the request cannot
-    be carried out, 5 a check failed, 130 interrupted.
+    Exit codes: 0 done; 1 other failure (of diff: the models differ), 2 damaged file or wrong arguments, 3 not
+    supported, 4 the request cannot be carried out, 5 a check failed, 130 interrupted.
     """
 
 

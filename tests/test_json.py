@@ -104,6 +104,7 @@ def run(root, *words):
         ("inspect tiny --metadata", "inspection"),
         ("inspect tiny.gguf --metadata", "inspection"),
         ("inspect tiny.gguf --tensors attn_q", "inspection"),
+        ("diff tiny tiny", "diff"),
         ("types", "types"),
     ],
 )
@@ -112,12 +113,21 @@ def test_a_command_prints_its_document(folder, words, kind):
     assert (document["document"], code) == (kind, 0)
 
 
+@pytest.mark.parametrize("more", ["", "--values", "--values --only attn"])
+def test_models_that_differ_are_a_document_and_an_exit_code(folder, more):
+    document, code = run(folder, "diff", "tiny", "tiny.gguf", *more.split())
+    assert (document["document"], document["equal"], code) == ("diff", False, 1)
+    assert ("sums" in document) is bool(more)
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "code"),
     [
         ("convert nothing out.gguf", "FormatError", 2),
         ("inspect nothing", "FormatError", 2),
         ("convert tiny other.gguf --to Q9", "PlanError", 4),
+        ("diff tiny tiny.gguf --only nothing", "PlanError", 4),
+        ("diff tiny nothing", "FormatError", 2),
         ("convert tiny tiny.gguf", "PlanError", 4),
         ("check tiny", "PlanError", 4),
         ("types --tensor tiny", "PlanError", 4),

@@ -19,12 +19,16 @@ from requant.architectures.translate import Part
 from requant.architectures.translate import translate as _translate
 from requant.architectures.translate import translated as _translated
 from requant.encodings import F16, Dense
-from requant.ir import Checkpoint, Naming, Tensor
-from requant.plan import Move, Translation
+from requant.ir import Checkpoint, Naming, Tensor, Typed
+from requant.plan import Move, Translation, unchanged
 
 if TYPE_CHECKING:
     #: Every family, as `index.TABLE` lists them.
     ARCHITECTURES: tuple[Family, ...]
+
+
+#: To say a checkpoint in the other naming, its family must be known.
+_OTHER = {Naming.HF: Naming.GGML, Naming.GGML: Naming.HF}
 
 
 def __getattr__(name: str) -> tuple[Family, ...]:
@@ -64,6 +68,26 @@ def unfitting(checkpoint: Checkpoint[Tensor]) -> str:
     """The first thing in which keys, names and shapes of a GGUF are not what its family's table says; "" for nothing,
     and for families that are none of ours."""
     return _unfitting(checkpoint, _candidates(checkpoint))
+
+
+def family_of(source: Checkpoint[Tensor]) -> Family:
+    """The family that a checkpoint is of, by class and model type, or by architecture and keys.
+
+    Raises `UnsupportedError` where it is none of ours.
+    """
+    model = _translated(unchanged(source), _OTHER[source.naming], Part.FAMILY, _candidates(source)).known
+    return model.family
+
+
+def meaning_of(checkpoint: Checkpoint[Tensor]) -> dict[str, Typed]:
+    """The hyperparameters of an HF checkpoint as GGUF keys: equal for configurations that are spelled differently.
+
+    Raises as `translate` does.
+    """
+    said = unchanged(checkpoint)
+    for part in (Part.FAMILY, Part.SIZES, Part.NAMES, Part.BESIDES):
+        said = _translated(said, Naming.GGML, part, _candidates(checkpoint))
+    return said.metadata
 
 
 def own_names(moves: Sequence[Move], config: Config, model_type: str, *, single: bool) -> tuple[Move, ...]:

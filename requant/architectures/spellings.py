@@ -45,6 +45,24 @@ def both_spellings(config: Mapping[str, Json]) -> dict[str, Json]:
     return found
 
 
+def one_spelling(config: Mapping[str, Json]) -> dict[str, Json]:
+    """`config` with every meaning under one name, transformers 4's where there are two; the way back is none.
+
+    >>> one_spelling({"dtype": "bfloat16", "torch_dtype": "bfloat16", "rope_parameters": {"rope_theta": 1e4}})
+    {'dtype': 'bfloat16', 'rope_scaling': None, 'rope_theta': 10000.0}
+    """
+    found = both_spellings(config)
+    for one, other in _PAIRS:
+        if one in found and other in found:
+            del found[other]
+    if _older_rope(found):
+        del found["rope_parameters"]
+    scaling = found.get("rope_scaling")
+    if isinstance(scaling, dict) and "rope_type" in scaling and "type" in scaling:
+        found["rope_scaling"] = {key: value for key, value in scaling.items() if key != "type"}
+    return found
+
+
 def _older_rope(config: Mapping[str, Json]) -> dict[str, Json]:
     """`rope_parameters` of transformers 5 as transformers 4 says it."""
     written = config.get("rope_parameters")

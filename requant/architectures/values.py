@@ -52,6 +52,18 @@ def to_hf(family: Family, values: Config) -> tuple[dict[str, Json], dict[str, Js
     return config, known
 
 
+def filled_in(family: Family, values: Config) -> dict[str, Json]:
+    """GGUF keys without prefix, with what llama.cpp takes for those that are missing, as far as that is known."""
+    known: dict[str, Json] = dict(values)
+    for key in family.keys:
+        if known.get(key.ggml) is None and key.implied is not None:
+            try:
+                known[key.ggml] = key.implied(known)
+            except (PlanError, KeyError, TypeError, ValueError, ZeroDivisionError):
+                continue  # it follows from keys that are not there either
+    return known
+
+
 def assumptions_hold(
     assumptions: Iterable[Assumption],
     config: Config,

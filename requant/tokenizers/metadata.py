@@ -13,7 +13,7 @@ from requant.ir import Json, Typed
 from requant.tokenizers.keys import ADD_KEYS, ID_KEYS, MODEL, SCORES, TOKENS, TYPES
 from requant.tokenizers.vocabulary import TokenType
 
-_PADDING = re.compile(r"\u2581?\[PAD[0-9]+\]")
+PADDING = re.compile(r"\u2581?\[PAD[0-9]+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class GgmlTokenizer:
 
     def is_padding(self, index: int) -> bool:
         """Whether a token only fills a row of the embedding."""
-        return self.types[index] == TokenType.UNUSED and _PADDING.fullmatch(self.tokens[index]) is not None
+        return self.types[index] == TokenType.UNUSED and PADDING.fullmatch(self.tokens[index]) is not None
 
 
 def _array(metadata: Mapping[str, Typed], key: str, item: type) -> list[object]:

@@ -1,0 +1,100 @@
+"""`requant diff`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from requant.cli.documents import say_document
+from requant.cli.options import MAX_THREADS, located
+from requant.cli.stages import bars
+from requant.cli.terminal import say
+from requant.patterns import of_the_user
+
+if TYPE_CHECKING:
+    from requant.operations.compare import Comparison
+
+#: As the process ends where the models differ.
+DIFFERENT: Final = 1
+
+_EXAMPLES: Final = """\b
+Examples:
+  requant diff model-BF16.gguf model-Q4_K_M.gguf
+  requant diff ./SmolLM2-135M smollm2.gguf --values
+  requant diff ./base ./finetuned --values --only 'self_attn|mlp'
+  requant diff a.gguf b.gguf --quiet && echo the same
+  requant diff ./base ./finetuned --json | jq '.settings[].key'
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--values", is_flag=True, help="Compare the numbers, too: every tensor of both is read once.")
+@click.option("--tensors", is_flag=True, help="A line for each tensor, not for each kind of them; also for equal ones.")
+@click.option("--only", "pattern", metavar="REGEX", help="Only tensors whose name contains a match.")
+@click.option("--threads", "-t", type=click.IntRange(1, MAX_THREADS), help="Threads (default: all processors).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code tells.")
+@click.pass_context
+def diff(
+    ctx: click.Context,
+    a: str,
+    b: str,
+    values: bool,
+    tensors: bool,
+    pattern: str | None,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare two models of any formats; exit code 1 when they differ, 0 when they are equal.
+
+    Configuration and metadata are compared by what they mean, through the table of the model's family, so that a
+    folder's config.json meets the keys of a GGUF; what only one of two formats can hold is told apart, and is no
+    difference. Then tokenizers, and tensors by name: missing, of another shape, of another type.
+
+    With --values the numbers, rows and experts in the same order, and what is encoded decoded: relative error (root of
+    the squared error over the squares of A), largest error, cosine, signal to noise, signs that flipped, values that
+    changed or are NaN on one side. Worst first.
+    """
+    from requant.cli.diff_text import comparison_text
+    from requant.formats import opened
+    from requant.operations.compare import compare
+
+    try:
+        only = of_the_user(pattern) if pattern is not None else None
+    except re.error as error:
+        raise click.BadParameter(f"not a regular expression: {error}", param_hint="--only") from error
+    models = []
+    for path in (located(a, quiet), located(b, quiet)):
+        found, source = opened(path, as_stored=True)
+        models.append((found.name, source))
+    comparison = compare(models[0], models[1], only)
+    if values:
+        comparison = _with_numbers(comparison, threads, quiet)
+    if as_json:
+        say_document("diff", comparison.to_json())
+    elif not quiet:
+        say(comparison_text(comparison, every=tensors))
+    if not comparison.equal:
+        ctx.exit(DIFFERENT)
+
+
+def _with_numbers(comparison: Comparison, threads: int | None, quiet: bool) -> Comparison:
+    """With progress on stderr, as a share of the numbers."""
+    from requant.cli.execution import telling_of_compilation
+    from requant.operations.compare import comparable_values, with_numbers
+    from requant.system import processors
+
+    total, done = max(1, comparable_values(comparison)), 0
+    with bars(quiet) as progress, telling_of_compilation(quiet):
+
+        def tell(values: int) -> None:
+            nonlocal done
+            done += values
+            progress("comparing", done / total)
+
+        return with_numbers(comparison, threads or processors(), tell)
