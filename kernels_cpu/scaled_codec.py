@@ -13,10 +13,10 @@ from requant.dtypes import DTYPES
 from requant.encodings import DENSE
 from requant.encodings.scaled import ELEMENT_BITS, LARGEST_PRODUCT, Scaled
 from requant.errors import UnsupportedError
-from requant.kernels_cpu import scaled
+from requant.kernels_cpu import mlx_floats, scaled
 from requant.kernels_cpu._jit import Floats
 from requant.kernels_cpu.dense import DenseCodec, dense_codec, small_float_table
-from requant.kernels_cpu.groups import regrouped, round_to_groups
+from requant.kernels_cpu.groups import ROUNDING, regrouped, round_to_groups
 
 #: The largest element of each type that is written.
 LARGEST: Final = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.0, "F4": 6.0}
@@ -77,6 +77,9 @@ class ScaledCodec:
         if how.zero or how.element not in LARGEST or how.whole == "largest" or how.whole_form in ("matrices", "halves"):
             raise UnsupportedError(f"{how.label} is read, not written", hint="choose FP8, FP8-BLOCK, NVFP4 or MXFP4")
         if not values.size:
+            return
+        if how.kind == "mlx" and not how.whole and (importance is None or how.element != "F4"):
+            self._encode_as_mlx(values, out, start)
             return
         if how.element == "F4":
             self._encode_e2m1(values, out, start, importance)
@@ -236,6 +239,26 @@ class ScaledCodec:
         scales: Floats = np.asarray(1 / (top / most) if inverse else most / top, np.float32)
         store_scales(scales, self._scale_dtype, grid[first[0] : first[-1] + 1])
         return self._scales(out, rows, start, columns)
+
+    def _encode_as_mlx(self, values: Values, out: Parts, start: int) -> None:
+        """The scales and codes that MLX chooses."""
+        how, (rows, columns) = self.encoding, values.shape
+        groups, rounding = columns // how.columns, ROUNDING[how.chosen_in]
+        flat, quotients = np.ascontiguousarray(values).reshape(-1), np.empty(values.size, np.float32)
+        scales = out["scales"].reshape(-1)[start * groups : (start + rows) * groups]
+        if how.e4m3_bytes:
+            mlx_floats.over_e4m3(flat, how.columns, rounding, scales, quotients)
+        else:
+            mlx_floats.over_powers(flat, how.columns, int(LARGEST[how.element]), rounding, scales, quotients)
+        width = columns * ELEMENT_BITS[how.element] // 8
+        stored = out["data"].reshape(-1).view(np.uint8)[start * width : (start + rows) * width]
+        if how.element != "F4":
+            DenseCodec(DTYPES[how.element], saturate=True).encode(quotients[None], {"data": stored[None]})
+            return
+        codes = np.empty(values.size, np.uint8)
+        # there distances are computed in float32: the scale of the whole tensor that MLX may have is one
+        mlx_floats.nearest_e2m1(quotients, 0 if how.e4m3_bytes else rounding, codes)
+        stored[...] = codes[0::2] | codes[1::2] << 4
 
     def _encode_e2m1(self, values: Values, out: Parts, start: int, importance: Values | None) -> None:
         how, (rows, columns) = self.encoding, values.shape

@@ -27,7 +27,7 @@ from tests.tiny_folder import write_tiny_folder
 #: weights, with room for a second rounding of what a first has left.
 _BOUNDS = """
 F32 1e-7  F16 6e-4  BF16 4e-3  Q8_0 .01  W8A16 .02  INT8 .02  W8A8 .02  FP8 .04  EXL2 .25  GPTQ .2  AWQ .16  W4A16 .2
-NF4 .13  FP4 .2  NVFP4 .16  MXFP4 .2  Q4_0 .13  Q4_1 .13  Q4_K .11  IQ4_XS .11
+MLX .2  NF4 .13  FP4 .2  NVFP4 .16  MXFP4 .2  Q4_0 .13  Q4_1 .13  Q4_K .11  IQ4_XS .11
 """
 BOUNDS = dict(zip(_BOUNDS.split()[::2], map(float, _BOUNDS.split()[1::2]), strict=True))
 EXACT = (Fidelity.COPY, Fidelity.REPACK)

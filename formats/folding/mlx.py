@@ -12,17 +12,13 @@ from dataclasses import replace
 from typing import Final
 
 from requant.encodings.mlx import GROUPS, WIDTHS, MlxAffine
-from requant.encodings.scaled import Scaled
+from requant.encodings.scaled import ELEMENT_BITS, MLX_FLOATS, Scaled
 from requant.errors import FormatError, UnsupportedError
 from requant.formats.folding.pool import Pool
 from requant.ir import Json, Tensor, TensorSpec
 
-#: Bits times group size -> (mode, element, columns that share a scale) of modes without offsets.
-_FLOATS: Final[Mapping[int, tuple[str, str, int]]] = {
-    4 * 16: ("nvfp4", "F4", 16),
-    4 * 32: ("mxfp4", "F4", 32),
-    8 * 32: ("mxfp8", "F8_E4M3", 32),
-}
+#: Bits times group size -> the mode without offsets.
+_FLOATS: Final = {ELEMENT_BITS[floats.element] * floats.columns: mode for mode, floats in MLX_FLOATS.items()}
 _SCALES: Final = ("F32", "F16", "BF16")
 #: What MLX takes where nobody says otherwise, or says null.
 _GROUP: Final = 64
@@ -55,8 +51,9 @@ def _fold(pool: Pool, module: str, weight: Tensor, settings: Mapping[str, Json])
     if pool.get(f"{module}.biases") is None and dtype == "U8":
         if rest or packed not in _FLOATS:
             raise _unfit(pool, module, weight, scales)
-        mode, element, group = _FLOATS[packed]
-        encoding: MlxAffine | Scaled = _floats(pool, module, weight, element, group)
+        mode = _FLOATS[packed]
+        group = MLX_FLOATS[mode].columns
+        encoding: MlxAffine | Scaled = _floats(pool, module, weight, MLX_FLOATS[mode])
     elif dtype in _SCALES:
         mode, pairs = "affine", [] if rest else _pairs(packed)
         if not pairs:
@@ -69,9 +66,9 @@ def _fold(pool: Pool, module: str, weight: Tensor, settings: Mapping[str, Json])
     pool.assemble(TensorSpec(weight.name, (*weight.shape[:-1], scales.shape[-1] * group), encoding))
 
 
-def _floats(pool: Pool, module: str, weight: Tensor, element: str, group: int) -> Scaled:
+def _floats(pool: Pool, module: str, weight: Tensor, encoding: Scaled) -> Scaled:
     """Floats, perhaps with one more scale for the weight, or for each expert."""
-    encoding, whole = Scaled("mlx", element, 1, group, "U8", storage="U32"), pool.get(f"{module}.global_scale")
+    whole = pool.get(f"{module}.global_scale")
     if whole is None:
         return encoding
     form = "matrices" if len(weight.shape) > 2 else "one" if whole.shape else "scalar"

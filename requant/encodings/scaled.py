@@ -85,6 +85,7 @@ class Scaled:
     whole tensor, or "largest" where there is what the largest code under the largest scale stands for
     (`LARGEST_PRODUCT`); whole_form: "one" or "scalar", or of a stack "matrices" (one for each) or "halves" (two for
     each: those of gate and up in one matrix). storage: dtype of the stored codes where it is not the element's.
+    chosen_in: dtype in which MLX computes scales and codes when it quantizes: that of the weights.
     """
 
     kind: str
@@ -97,6 +98,7 @@ class Scaled:
     whole: str = ""
     whole_form: str = "one"
     storage: str = ""
+    chosen_in: str = "F32"
 
     @property
     def label(self) -> str:
@@ -240,3 +242,9 @@ FP8_BLOCK: Final = Scaled("inv", "F8_E4M3", 128, 128)
 NVFP4: Final = Scaled("packed", "F4", 1, 16, "F8_E4M3", whole="divides")
 MXFP4: Final = Scaled("packed", "F4", 1, 32, "U8")
 GPT_OSS: Final = Scaled("gpt-oss", "F4", 1, 32, "U8")
+#: Modes of MLX beside its integers.
+MLX_FLOATS: Final[Mapping[str, Scaled]] = {
+    "mxfp4": Scaled("mlx", "F4", 1, 32, "U8", storage="U32"),
+    "nvfp4": Scaled("mlx", "F4", 1, 16, "U8", storage="U32"),
+    "mxfp8": Scaled("mlx", "F8_E4M3", 1, 32, "U8", storage="U32"),
+}

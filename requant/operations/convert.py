@@ -174,9 +174,10 @@ def _layers(request: Request, scheme: Scheme | None, *, fuse: bool) -> list[Pass
     """Layers as the new type needs them; without one they stay as they are."""
     if request.recipe is None:
         return []
-    from requant.passes.layers import Experts, Fuse
+    from requant.passes.layers import Experts, Fuse, LibraryNames
 
-    return [DropScales(), Experts(scheme), *([Fuse()] if fuse else [])]
+    listed: list[Pass] = [DropScales(), Experts(scheme), *([Fuse()] if fuse else [])]
+    return listed if scheme is None else [*listed, LibraryNames(scheme)]
 
 
 def _types(request: Request, scheme: Scheme | None, *, kept: bool = False) -> list[Pass]:
@@ -184,7 +185,7 @@ def _types(request: Request, scheme: Scheme | None, *, kept: bool = False) -> li
     from requant.passes.scheme import Config, Plain, Quantize
 
     if scheme is not None:
-        return [Quantize(scheme, request.importance), Steps(), UnusedImportance(), Config()]
+        return [Quantize(scheme, request.importance), Steps(), UnusedImportance(), Config(scheme=scheme)]
     if request.overrides != Overrides():
         raise PlanError(
             "--tensor-type, --pure and the like choose the types of a GGUF's tensors; the destination is none",
@@ -204,7 +205,8 @@ def _scheme(request: Request) -> Scheme | None:
         return None
     from requant.schemes import scheme_named
 
-    return scheme_named(request.recipe)
+    scheme = scheme_named(request.recipe)
+    return None if scheme is None else scheme.overriding(request.overrides)
 
 
 def _dense(name: str) -> Dense:

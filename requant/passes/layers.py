@@ -33,6 +33,24 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
+class LibraryNames:
+    """Tensors are as the library that loads the scheme has them.
+
+    mlx-lm has names, stacks and convolutions of its own.
+    """
+
+    name: ClassVar = "library"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset[Fact]()
+    scheme: Scheme
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `UnsupportedError` for a family whose names there are not known."""
+        moves, losses = self.scheme.renamed(said.moves, said.config)
+        return replace(said, moves=moves).losing(*losses)
+
+
+@dataclass(frozen=True, slots=True)
 class Fuse:
     """Projections that the family has fused are not kept apart.
 

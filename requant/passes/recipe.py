@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from requant import companions
+from requant.encodings import Blocks, Dense
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import PROJECTOR, Checkpoint, Naming, Tensor, Typed
@@ -50,6 +51,7 @@ class Mix:
     def __call__(self, said: Translation) -> Translation:
         """Raises `PlanError` for a recipe that is none, and for types that these tensors or data do not allow."""
         recipe, wanted = ggml_recipe(self.recipe), wanted_by(said)
+        _refuse_others(self.overrides)
         facts = Facts(said.architecture, overridden(said.metadata, fitted(said.metadata, self.key_values)))
         overrides, importance = self.overrides, self._renamed(said)
         if self.like is not None:
@@ -93,3 +95,13 @@ def wanted_by(said: Translation) -> list[Wanted]:
         Wanted(move.name, move.shape, stored_encoding(other or move))
         for move, other in zip(said.moves, alone, strict=True)
     ]
+
+
+def _refuse_others(overrides: Overrides) -> None:
+    """`PlanError` for types that only modules of MLX have."""
+    for regex, encoding in overrides.tensor_types:
+        if not isinstance(encoding, Blocks | Dense):
+            raise PlanError(
+                f"--tensor-type {regex}={encoding.label}: no tensor of a GGUF can be stored so",
+                hint="types of MLX are for a folder that becomes MLX's: --to MLX-4",
+            )

@@ -81,22 +81,25 @@ class Plain:
 class Config:
     """config.json says how the weights are stored.
 
-    kept: it says so already, of a folder that is only copied.
+    kept: it says so already, of a folder that is only copied. scheme: which keys speak of it.
     """
 
     name: ClassVar = "config"
     needs: ClassVar = frozenset({Fact.TYPED})
     ensures: ClassVar = frozenset({Fact.DESCRIBED})
     kept: bool = False
+    scheme: Scheme | None = None
 
     def __call__(self, said: Translation) -> Translation:
-        """The dtype of most, and the scheme."""
+        """The dtype of most, and the scheme; the weights' own header says whose they are."""
         if self.kept:
             return said
-        config = _with_dtype(said)
-        if said.quantization is not None:
-            config["quantization_config"] = dict(said.quantization)
-        return replace(said, config=config)
+        config, metadata = _with_dtype(said), dict(said.metadata)
+        if said.quantization is not None and self.scheme is not None:
+            config |= {key: dict(said.quantization) for key in self.scheme.config_keys}
+            if self.scheme.file_format:
+                metadata["format"] = Typed("str", self.scheme.file_format)
+        return replace(said, config=config, metadata=metadata)
 
 
 def _without_quantization(said: Translation) -> Translation:

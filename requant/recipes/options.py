@@ -86,7 +86,16 @@ def tensor_type(text: str) -> tuple[str, Encoding]:
         raise PlanError(f"{text!r} should be REGEX=TYPE", hint="for example attn_v=q8_0")
     regex = regex.lower()
     compiled(regex)
-    return regex, encoding_named(label)
+    return regex, _of_mlx(label) or encoding_named(label)
+
+
+def _of_mlx(label: str) -> Encoding | None:
+    """A type that only modules of MLX can have; whoever writes a GGUF refuses it."""
+    if not label.upper().startswith("MLX"):
+        return None
+    from requant.schemes.mlx import mlx_encoding
+
+    return mlx_encoding(label)
 
 
 def tensor_type_file(text: str) -> tuple[tuple[str, Encoding], ...]:

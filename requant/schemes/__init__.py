@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from requant.schemes import bitsandbytes, compressed, exl2, gptq, scaled
+from requant.schemes import bitsandbytes, compressed, exl2, gptq, mlx, scaled
 from requant.schemes.scheme import Scheme
 
 
@@ -53,6 +53,15 @@ SCHEMES: Final[Mapping[str, Family]] = {
     "FP8": Family(scaled.fp8, {"FP8": "a scale for each row", "FP8-BLOCK": "one for each 128 by 128"}),
     "NVFP4": Family(scaled.nvfp4, {"NVFP4": "compressed-tensors, groups of 16 with F8 scales"}),
     "MXFP4": Family(scaled.mxfp4, {"MXFP4": "compressed-tensors, groups of 32"}),
+    "MLX": Family(
+        mlx.mlx,
+        {
+            "MLX": "mlx-lm, 4 bits in groups of 64",
+            "MLX-6-32": "2, 3, 4, 5, 6 or 8 bits; groups of 32, 64 or 128",
+            "MLX-MIXED_3_6": "3 bits, and 6 where it matters; also 2_6, 3_4, 4_6",
+            "MLX-MXFP4": "small floats; also MLX-NVFP4, MLX-MXFP8",
+        },
+    ),
 }
 
 

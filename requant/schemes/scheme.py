@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Json
+from requant.losses import Loss
 from requant.plan import Move
+from requant.recipes import Overrides
 from requant.schemes.linear import Applied
 
 
@@ -31,6 +34,32 @@ class Scheme(ABC):
     def stores_stacks(self, config: Mapping[str, Json]) -> bool:
         """Whether experts that are parameters become stacks of linear layers, [experts, out, in]."""
         return False
+
+    def overriding(self, overrides: Overrides) -> Self:
+        """The same scheme with the user's departures from it; raises `PlanError` where it knows none."""
+        if overrides != Overrides():
+            raise PlanError(
+                "--tensor-type, --pure and the like choose the types of a GGUF's tensors, or of MLX's modules",
+                hint="leave them out, or let the destination's name end in .gguf",
+            )
+        return self
+
+    def renamed(self, moves: Sequence[Move], config: Mapping[str, Json]) -> tuple[tuple[Move, ...], tuple[Loss, ...]]:
+        """`moves`, by transformers' names, as the library that loads the scheme has them; and what it has no place for.
+
+        Most are loaded by transformers.
+        """
+        return tuple(moves), ()
+
+    @property
+    def config_keys(self) -> tuple[str, ...]:
+        """Where config.json says how weights are quantized."""
+        return ("quantization_config",)
+
+    @property
+    def file_format(self) -> str:
+        """What `__metadata__` of the weights says; "" for what transformers writes."""
+        return ""
 
     @property
     def splits_fused(self) -> bool:
