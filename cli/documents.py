@@ -143,6 +143,38 @@ class Memory(TypedDict):
     total: Annotated[int, "all of it"]
 
 
+class StoredPart(TypedDict):
+    """A stretch of a file that is a part of a tensor."""
+
+    file: Annotated[str, "its name"]
+    offset: Annotated[int, "of the first byte"]
+    bytes: Annotated[int, "how many there are"]
+
+
+class Histogram(TypedDict):
+    """How many values lie where: exact counts between BF16 numbers."""
+
+    edges: Annotated[list[Real], "rising, one more than counts; what lies at one is of the side farther from zero"]
+    counts: Annotated[list[int], "values between two edges"]
+    below: Annotated[int, "outliers below the first edge"]
+    above: Annotated[int, "outliers above the last edge"]
+
+
+class Values(TypedDict):
+    """What the numbers of a tensor are like; all but `nan` and `inf` is of the finite ones."""
+
+    min: Annotated[Real, "the least; NaN where there are no finite values"]
+    max: Annotated[Real, "the largest"]
+    mean: Annotated[Real, "their mean"]
+    std: Annotated[Real, "their standard deviation, that of a population"]
+    kurtosis: Annotated[Real, "excess: 0 for a normal distribution; NaN where all values are the same"]
+    zeros: Annotated[int, "how many are 0"]
+    outliers: Annotated[int, "farther from the mean than 6 std, bounds being moved outwards to BF16 numbers"]
+    nan: Annotated[int, "how many are NaN"]
+    inf: Annotated[int, "how many are infinite"]
+    histogram: Annotated[Histogram, "of all but the outliers"]
+
+
 class StoredTensor(TypedDict):
     """A tensor of a model."""
 
@@ -151,6 +183,10 @@ class StoredTensor(TypedDict):
     type: Annotated[str, "how it is stored"]
     bytes: Annotated[int, "all of its parts"]
     bits_per_weight: Annotated[float, "stored bits of one number"]
+    layer: Annotated[int | None, "the layer it belongs to, if any"]
+    role: Annotated[str, "name without layer"]
+    parts: Annotated[dict[str, StoredPart], "part -> where it is stored; `data` where there is only one"]
+    values: NotRequired[Annotated[Values, "with `--values`, but for integers"]]
 
 
 class InspectionDocument(Document):
@@ -172,7 +208,7 @@ class InspectionDocument(Document):
     layers: Annotated[dict[str, Share], "number of a layer -> its tensors"]
     exl2_weights_by_bits: Annotated[dict[str, int], "width of codes -> weights of EXL2 layers"]
     memory: Annotated[list[Memory], "at 4,096 tokens and at the trained context; empty where nothing says the sizes"]
-    tensors: Annotated[list[StoredTensor], "those whose name contains a match for --tensors; all without it"]
+    tensors: Annotated[list[StoredTensor], "those whose name contains a match for --tensors, in the order of --sort"]
     config: NotRequired[Annotated[dict[str, Any], "with `--metadata`: config.json"]]
     metadata: NotRequired[Annotated[dict[str, Any], "with `--metadata`: key-values of a GGUF, or `__metadata__`"]]
     adapter: NotRequired[Annotated[dict[str, Any], "of an adapter: kind, base, ranks, alpha, scales, targets, ..."]]

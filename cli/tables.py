@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Final
 
+from requant.cli.terminal import bold
 from requant.printable import printable
 
 #: Characters of a cell: two tensor names and an arrow.
 _LONGEST_CELL: Final = 400
+#: Characters of a column that is folded or shortened, at least.
+_NARROWEST: Final = 16
 
 
-def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
+def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), width: int | None = None) -> str:
     """Rows as aligned columns, the first row being the heads; columns in `right` end flush. Cells may be foreign text.
 
-    >>> print(table([["type", "n"], ["Q4_K", "12"]], right=frozenset({1})))
+    width: of the terminal, if there is one: the last column is folded to fit, or the first one shortened, unless that
+    would leave too little of them.
+
+    >>> from requant.cli.terminal import PLAIN
+    >>> print(table([["type", "n"], ["Q4_K", "12"]], right=frozenset({1})).translate(PLAIN))
     type   n
     Q4_K  12
     """
@@ -24,13 +32,39 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset())
         return ""
     rows = [[printable(cell, _LONGEST_CELL) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = (
-        "  ".join(
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    excess = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
+    last = len(widths) - 1
+    folds = last not in right and last > 0
+    if excess > 0 and folds:
+        excess += (narrow := max(widths[last] - excess, min(widths[last], _NARROWEST))) - widths[last]
+        widths[last] = narrow
+    if excess > 0 and 0 not in right:
+        widths[0] = max(widths[0] - excess, min(widths[0], _NARROWEST))
+    lines = []
+    for number, row in enumerate(rows):
+        first = shortened(row[0], widths[0])
+        folded = (folds and textwrap.wrap(row[last], widths[last])) or [row[last]]
+        cells = [first, *row[1:-1], folded[0]] if last else [first]
+        line = _line(cells, widths, right)
+        lines.append(bold(line) if number == 0 else line)
+        lines += [_line([*[""] * last, more], widths, right) for more in folded[1:]]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: frozenset[int]) -> str:
+    pairs = enumerate(zip(cells, widths, strict=True))
+    return "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in pairs).rstrip()
+
+
+def shortened(text: str, width: int) -> str:
+    """Text in so many characters: what is in the middle is left out.
+
+    >>> shortened("model.layers.0.mlp.down_proj.weight", 16)
+    'model.l…j.weight'
+    """
+    if len(text) <= width:
+        return text
+    return f"{text[: (width - 1) // 2]}…{text[len(text) - width // 2 :]}"
 
 
 def size(nbytes: float) -> str:

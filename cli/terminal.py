@@ -7,8 +7,11 @@ its line. What is left of control characters is escaped here, so that a place th
 from __future__ import annotations
 
 import io
+import os
+import re
+import shutil
 import sys
-from typing import Final
+from typing import IO, Final
 
 import click
 
@@ -18,21 +21,58 @@ from requant.printable import LONGEST_MESSAGE, printable
 #: What parts of the message of an error are parted by.
 _PART: Final = "\n  "
 
+#: What stands in text for a style that begins or ends. Foreign text has none of it: `printable` escapes it.
+_BOLD, _YELLOW, _RED, _END = "\ue000", "\ue001", "\ue002", "\ue00f"
+#: The same as a terminal is told (ECMA-48, SGR).
+_CODES: Final = {_BOLD: "\x1b[1m", _YELLOW: "\x1b[33m", _RED: "\x1b[1;31m", _END: "\x1b[0m"}
+#: For `str.translate`: text without styles.
+PLAIN: Final = {ord(mark): "" for mark in _CODES}
+_MARKS: Final = re.compile("([\ue000-\ue00f])")
+_STYLED: Final = {ord(mark): code for mark, code in _CODES.items()}
+
+
+def bold(text: str) -> str:
+    """Text that stands out on a terminal: the heads of a table."""
+    return f"{_BOLD}{text}{_END}"
+
+
+def warning(text: str) -> str:
+    """Text that should be noticed."""
+    return f"{_YELLOW}{text}{_END}"
+
+
+def width() -> int | None:
+    """Columns of the terminal that standard output is; None where it is none, and nothing needs to be cut."""
+    if "COLUMNS" in os.environ or sys.stdout.isatty():
+        return max(shutil.get_terminal_size().columns, 40)
+    return None
+
+
+def _shows_styles(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal that knows styles, and the user has not asked for none (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
 
 def say(text: str) -> None:
     """Lines on standard output: what the user asked for."""
-    click.echo(_safe(text))
+    _write(text, sys.stdout)
 
 
 def remark(text: str) -> None:
     """Lines on standard error: what the user should know besides."""
-    click.echo(_safe(text), err=True)
+    _write(text, sys.stderr)
+
+
+def _write(text: str, stream: IO[str]) -> None:
+    styles = _STYLED if _shows_styles(stream) else PLAIN
+    safe = "\n".join(_safe(line) for line in text.split("\n"))
+    click.echo(safe if safe.isascii() else safe.translate(styles), file=stream, color=True)
 
 
 def complain(message: str, hint: str = "") -> None:
     """An error, and what to do about it. Of several parts each is on a line of its own, which begins with blanks."""
     parts = message.split(_PART) if len(message) <= LONGEST_MESSAGE else [message]
-    remark(f"error: {_PART.join(printable(part, LONGEST_MESSAGE) for part in parts)}")
+    remark(f"{_RED}error:{_END} {_PART.join(printable(part, LONGEST_MESSAGE) for part in parts)}")
     if hint:
         remark(f"hint: {printable(hint, LONGEST_MESSAGE)}")
 
@@ -57,7 +97,8 @@ def take_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _safe(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "\n".join(printable(line, None) for line in text.split("\n"))
+def _safe(line: str) -> str:
+    """A line without anything that a terminal obeys but our own styles."""
+    if line.isprintable():
+        return line
+    return "".join(part if part in _CODES else printable(part, None) for part in _MARKS.split(line))

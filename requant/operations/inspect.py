@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from requant.encodings import Dense, Encoding
 from requant.encodings.exl2 import Exl2
@@ -17,6 +17,9 @@ from requant.layered import number
 from requant.metadata import first_count
 from requant.operations.cache import MICRO_BATCH, caches_of, metadata_like
 from requant.sources import FileSlice
+
+if TYPE_CHECKING:
+    from requant.inspection.figures import Figures
 
 _BLOCK: Final = re.compile(r"([va]\.blk)\.(\d{1,9})\.")
 _LAYER: Final = re.compile(r"(?:^|\.)(\d{1,9})\.")
@@ -79,11 +82,40 @@ class RunMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """A tensor, the layer it belongs to, if any, and its role: its name without layer and `.weight`."""
+
+    tensor: Tensor
+    layer: int | None
+    role: str
+
+    def to_json(self, figures: Figures | None = None) -> dict[str, Json]:
+        """As printed by `--json`; with what its numbers are like, if they were looked at."""
+        tensor = self.tensor
+        told: dict[str, Json] = {
+            "name": tensor.name,
+            "shape": list(tensor.shape),
+            "type": tensor.encoding.label,
+            "bytes": tensor.nbytes,
+            "bits_per_weight": round(share_of([tensor]).bits_per_weight, 4),
+            "layer": self.layer,
+            "role": self.role,
+            "parts": {
+                name: {"file": part.path.name, "offset": part.offset, "bytes": part.nbytes}
+                for name, part in tensor.sources.items()
+                if isinstance(part, FileSlice)
+            },
+        }
+        return told if figures is None else {**told, "values": figures.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The numbers `requant inspect` prints."""
 
     format: str
     checkpoint: Checkpoint[Tensor]
+    placed: tuple[Placed, ...]
     file_bytes: int
     total: Share
     by_type: Mapping[str, Share]
@@ -99,8 +131,8 @@ class Report:
         typed = self.checkpoint.metadata.get("general.file_type")
         return title(typed.value) if typed is not None and isinstance(typed.value, int) else None
 
-    def to_json(self, tensors: Iterable[Tensor]) -> dict[str, Json]:
-        """As printed by `--json`; `tensors` are those the user asked to see."""
+    def to_json(self) -> dict[str, Json]:
+        """As printed by `--json`, but for the tensors, which are chosen and ordered by the user."""
         return {
             "path": str(self.checkpoint.path),
             "format": self.format,
@@ -118,16 +150,6 @@ class Report:
             "layers": {str(number): share.to_json() for number, share in self.by_layer.items()},
             "exl2_weights_by_bits": {str(bits): weights for bits, weights in self.exl2_widths.items()},
             "memory": [memory.to_json() for memory in self.memory],
-            "tensors": [
-                {
-                    "name": tensor.name,
-                    "shape": list(tensor.shape),
-                    "type": tensor.encoding.label,
-                    "bytes": tensor.nbytes,
-                    "bits_per_weight": round(share_of([tensor]).bits_per_weight, 4),
-                }
-                for tensor in tensors
-            ],
         }
 
 
@@ -138,8 +160,9 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
     layers: dict[int, list[Tensor]] = {}
     projector = checkpoint.naming is Naming.GGML and checkpoint.architecture == PROJECTOR
     place = place_in_projector if projector else place_of
-    for tensor in checkpoint.tensors:
-        layer, role = place(tensor.name)
+    placed = tuple(Placed(tensor, *place(tensor.name)) for tensor in checkpoint.tensors)
+    for one in placed:
+        tensor, layer, role = one.tensor, one.layer, one.role
         types.setdefault(type_name(tensor.encoding), []).append(tensor)
         roles.setdefault(role, []).append(tensor)
         if layer is not None:
@@ -150,6 +173,7 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
     return Report(
         format_name,
         checkpoint,
+        placed,
         _file_bytes(checkpoint),
         total,
         dict(sorted(by_type.items(), key=lambda item: -item[1].nbytes)),
