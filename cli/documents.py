@@ -138,9 +138,24 @@ class Memory(TypedDict):
 
     context: Annotated[int, "tokens"]
     weights: Annotated[int, "bytes of all tensors"]
-    kv_cache_f16: Annotated[int, "bytes of keys and values in F16"]
+    kv_cache_f16: Annotated[int, "bytes of keys and values in F16, and of recurrent states"]
+    kv_cache: Annotated[dict[str, int], "type of the cache -> the same; types that llama.cpp refuses are left out"]
+    recurrent_state: Annotated[int, "bytes of recurrent states, of one sequence"]
     compute_estimate: Annotated[int, "bytes of buffers, roughly"]
-    total: Annotated[int, "all of it"]
+    total: Annotated[int, "all of it, with a cache of F16"]
+
+
+class SpeedBound(TypedDict):
+    """What the memory's bandwidth lets the speed of generating be at most, by one sequence: a bound, no forecast."""
+
+    weight_bytes_per_token: Annotated[int, "weights that are read for each token: of experts, only those it is sent to"]
+    experts_used: Annotated[int, "experts that a token is sent to; 0 where there are none"]
+    experts: Annotated[int, "of how many"]
+    bandwidth: Annotated[float, "bytes a second, as given"]
+    tokens_per_second_at_most: Annotated[float, "bandwidth over these bytes"]
+    context: Annotated[int, "tokens"]
+    cache_bytes_per_token: Annotated[int, "keys and values in F16 that are read besides, once so many tokens are there"]
+    tokens_per_second_at_most_full: Annotated[float, "bandwidth over both"]
 
 
 class StoredPart(TypedDict):
@@ -207,7 +222,8 @@ class InspectionDocument(Document):
     roles: Annotated[dict[str, Share], "name without layer -> its tensors"]
     layers: Annotated[dict[str, Share], "number of a layer -> its tensors"]
     exl2_weights_by_bits: Annotated[dict[str, int], "width of codes -> weights of EXL2 layers"]
-    memory: Annotated[list[Memory], "at 4,096 tokens and at the trained context; empty where nothing says the sizes"]
+    memory: Annotated[list[Memory], "at 4,096 tokens and at the trained context, or at --ctx; empty where sizes lack"]
+    speed: Annotated[SpeedBound | None, "null where sizes lack, and of what does not generate token by token"]
     tensors: Annotated[list[StoredTensor], "those whose name contains a match for --tensors, in the order of --sort"]
     config: NotRequired[Annotated[dict[str, Any], "with `--metadata`: config.json"]]
     metadata: NotRequired[Annotated[dict[str, Any], "with `--metadata`: key-values of a GGUF, or `__metadata__`"]]

@@ -19,7 +19,9 @@ from requant.cli.terminal import remark, say
 from requant.errors import PlanError
 from requant.formats import opened
 from requant.ir import Checkpoint, Tensor
-from requant.operations.inspect import Placed, report
+from requant.operations.inspect import report
+from requant.operations.placed import Placed
+from requant.operations.running import USUAL_BANDWIDTH, Asked
 from requant.patterns import of_the_user
 from requant.printable import printable
 from requant.sources import check_unchanged
@@ -45,6 +47,15 @@ Examples:
 @click.option("--sort", metavar="COLUMN", help="Order the list: largest or A first; -COLUMN for the other way.")
 @click.option("--metadata", is_flag=True, help="Show the metadata (GGUF keys, config.json, __metadata__).")
 @html_option
+@click.option("--ctx", type=click.IntRange(1, 1 << 30), help="Tokens of context that memory is told of.")
+@click.option(
+    "--bandwidth",
+    type=click.FloatRange(0, min_open=True),
+    default=USUAL_BANDWIDTH / 1e9,
+    show_default=True,
+    metavar="GB/S",
+    help="Of the memory that weights are read from, for the bound on the speed.",
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print the list of tensors alone, as CSV.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
@@ -56,6 +67,8 @@ def inspect(
     sort: str | None,
     metadata: bool,
     html: Path | None,
+    ctx: int | None,
+    bandwidth: float,
     as_csv: bool,
     as_json: bool,
     quiet: bool,
@@ -75,7 +88,7 @@ def inspect(
     values = values or order.needs_values
     path = located(model, quiet)
     found, checkpoint = opened(path, as_stored=True)
-    result = report(checkpoint, found.name)
+    result = report(checkpoint, found.name, Asked(ctx, bandwidth * 1e9))
     rows = [Row(one) for one in _chosen(result.placed, pattern, path.name)]
     oddities: list[str] = []
     if values:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from requant.adapters.told import About as Adapter
     from requant.projectors.told import About as Projector
 
+#: Types of a cache that are shown.
+_CACHES: Final = ("f16", "q8_0", "q5_1", "q4_0")
 #: Metadata arrays are shown up to this many items.
 _SHOWN_ITEMS: Final = 6
 
@@ -100,9 +102,7 @@ def summary(result: Report, about: About, oddities: Sequence[str] = ()) -> str:
     ]
     lines += [] if about.projector is None else _projector_text(about.projector)
     lines += [f"  {warning('note')}             {printable(one, 1000)}" for one in (*checkpoint.notices, *oddities)]
-    for memory in result.memory:
-        purposes = f"weights {size(memory.weights)}, KV cache {size(memory.kv_cache)}, buffers ~{size(memory.compute)}"
-        lines.append(f"  memory to run    {size(memory.total)} at {memory.context} tokens ({purposes})")
+    lines += _speed_text(result)
     types = [["type", "tensors", "parameters", "share", "bits/weight", "bytes"]]
     for name, share in result.by_type.items():
         percent = 100 * share.weights / total.weights if total.weights else 0.0
@@ -114,11 +114,12 @@ def summary(result: Report, about: About, oddities: Sequence[str] = ()) -> str:
         roles.append([name, str(share.tensors), _bits(share), size(share.nbytes), _types(share)])
     blocks = [
         "\n".join(lines),
+        *([_memory_table(result)] if result.memory else []),
         table(types, right=frozenset({1, 2, 3, 4, 5})),
         table(roles, right=frozenset({1, 2, 3}), width=width()),
     ]
     if result.exl2_widths:
-        blocks.insert(2, _widths(result))
+        blocks.insert(-1, _widths(result))
     if result.by_layer:
         blocks.append(_layers(result))
     if about.adapter is not None:
@@ -126,6 +127,31 @@ def summary(result: Report, about: About, oddities: Sequence[str] = ()) -> str:
     if about.refused:
         blocks.append(f"adapter, not understood: {about.refused}")
     return "\n\n".join(blocks)
+
+
+def _speed_text(result: Report) -> list[str]:
+    """The bound on the speed, and what it is one of."""
+    speed = result.running.speed if result.running else None
+    if speed is None or not speed.weights:
+        return []
+    used, count = speed.experts
+    read = f"{size(speed.weights)} of weights" + (f" ({used} of {count} experts)" if count else "")
+    at_most = f"{speed.tokens_per_second:.3g} tokens/s at most, at {speed.bandwidth / 1e9:g} GB/s (--bandwidth):"
+    full = f"{speed.tokens_per_second_full:.3g} with {count(speed.context)} in the cache"
+    return [f"  speed bound      {at_most}", f"                   each reads {read}; {full}"]
+
+
+def _memory_table(result: Report) -> str:
+    """What llama.cpp takes, by the length of the context and the type of the cache."""
+    first = result.memory[0]
+    types = [name for name in _CACHES if name in first.caches] if first.kv_cache else ["f16"]
+    rows = [["context", "weights", "buffers", *(f"cache {name}" for name in types), "in all, f16"]]
+    for memory in result.memory:
+        caches = [size(memory.caches[name]) for name in types]
+        rows.append(
+            [count(memory.context), size(memory.weights), f"~{size(memory.compute)}", *caches, size(memory.total)]
+        )
+    return table(rows, right=frozenset(range(len(rows[0]))))
 
 
 def _widths(result: Report) -> str:

@@ -16,7 +16,8 @@ from requant.cli.terminal import width
 from requant.inspection.figures import Figures
 from requant.ir import Tensor
 from requant.nearest import did_you_mean
-from requant.operations.inspect import Placed, share_of, short_label
+from requant.operations.inspect import share_of, short_label
+from requant.operations.placed import Placed
 from requant.sources import FileSlice
 
 #: What a cell holds: None where there is nothing to say.

@@ -19,7 +19,8 @@ from requant.ir import Typed
 from requant.json_values import CONFIG, MAX_DEPTH, Limits, parse_json
 from requant.metadata import as_count, first_count, largest_count
 from requant.operations.convert import Request, plan_conversion
-from requant.operations.inspect import place_of, report
+from requant.operations.inspect import report
+from requant.operations.placed import place_of
 from requant.recipes import layers_to_prune, recipe_named
 from requant.schemes import scheme_named
 from requant.tokenizers import to_ggml

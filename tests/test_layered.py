@@ -12,10 +12,10 @@ from requant.errors import PlanError
 from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
-from requant.ir import Typed
+from requant.ir import Checkpoint, Naming, Typed
 from requant.layered import _PERIODS, _SCALE_BY_LAYERS, relayered_metadata, windowed_layers
 from requant.operations import requantize
-from requant.operations.cache import caches_of, metadata_like
+from requant.operations.cache import caches_of, metadata_of
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.inspect import report
 from requant.operations.requantize import plan_requantization
@@ -203,4 +203,5 @@ def test_encoders_and_states():
     assert [cache.width for cache in caches] == [0, 2 * 32, 0, 0]
     assert caches[0].state == 4 * (3 * (128 + 2 * 2 * 16) + 16 * 128)
     assert caches_of({}, "llama") is None
-    assert caches_of(*metadata_like({"model_type": ["x"], "num_hidden_layers": "many"})) is None
+    folder = Checkpoint(Naming.HF, "", (), config={"model_type": ["x"], "num_hidden_layers": "many"})
+    assert caches_of(*metadata_of(folder)) is None

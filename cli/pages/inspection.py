@@ -11,7 +11,7 @@ from typing import Any, Final
 from requant.cli.pages.content import Column, Entry, Fact, Page, Table, Tensors
 from requant.cli.tables import count, size
 from requant.ir import PROJECTOR
-from requant.operations.inspect import place_in_projector, place_of
+from requant.operations.placed import place_in_projector, place_of
 
 #: Items of an array that are shown.
 _SHOWN_ITEMS: Final = 6

@@ -9,15 +9,15 @@ and `create_memory` in llama-model.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Final
 
-from requant.ir import Json, Typed
+from requant.errors import Error
+from requant.ir import Checkpoint, Json, Naming, Tensor, Typed, flat_config
 from requant.layered import (
     MOST_LAYERS,
-    PATTERN,
-    WINDOW,
     number,
     per_layer,
     recurrent_layers,
@@ -25,12 +25,14 @@ from requant.layered import (
     windowed_layers,
 )
 from requant.metadata import first_count, largest_count
+from requant.plan import unchanged
 
 #: Tokens that llama.cpp evaluates at once by default (`n_ubatch`).
 MICRO_BATCH: Final = 512
 #: Caches come in so many tokens.
 _CELLS: Final = 256
-_WITHOUT: Final = frozenset(
+#: Architectures that keep nothing: encoders, and what fills in a whole text at once.
+WITHOUT: Final = frozenset(
     (
         *("bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert"),
         *("modern-bert", "gemma-embedding", "gemma-embedding2", "dream", "llada", "llada-moe", "rnd1", "clef"),
@@ -40,20 +42,25 @@ _WITHOUT: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """One layer: `width` numbers of F16 for each token it keeps, at most `window` tokens (0: all); `state` bytes."""
+    """One layer: `width` numbers for each token it keeps, at most `window` tokens (0: all); and `state` bytes.
+
+    head: what the widths of a key and of a value are multiples of.
+    """
 
     width: int
     window: int = 0
     state: int = 0
+    head: int = 1
 
     def cells(self, context: int, micro_batch: int = MICRO_BATCH) -> int:
         """Tokens that are kept in a context of so many, evaluated so many at once."""
         cells = _padded(context)
         return _padded(min(cells, self.window + micro_batch)) if self.window else cells
 
-    def nbytes(self, context: int) -> int:
-        """Bytes for a context of so many tokens."""
-        return 2 * self.cells(context) * self.width + self.state
+    def nbytes(self, context: int, block: tuple[int, int] = (1, 2)) -> int:
+        """Bytes for a context of so many tokens; of F16, or of blocks of so many numbers in so many bytes."""
+        values, size = block
+        return self.cells(context) * self.width * size // values + self.state
 
 
 def _padded(tokens: int) -> int:
@@ -74,7 +81,7 @@ def caches_of(metadata: Mapping[str, Typed], architecture: str) -> list[LayerCac
     if not 0 < layers <= MOST_LAYERS or embedding <= 0:
         return None
     heads = per_layer(metadata, f"{architecture}.attention.head_count", layers, 0)
-    if architecture in _WITHOUT:
+    if architecture in WITHOUT:
         return [LayerCache(0)] * layers
     usual = embedding // max(1, max(heads))
     window = window_of(metadata, architecture)
@@ -94,7 +101,7 @@ def caches_of(metadata: Mapping[str, Typed], architecture: str) -> list[LayerCac
             key, value = length("attention.key_length_swa", key), length("attention.value_length_swa", value)
         count = kv_heads[n] if kv_heads[n] >= 0 else heads[n]
         width = count * (key + value * has_values) if n < shared else 0
-        found.append(LayerCache(width, window if windowed else 0))
+        found.append(LayerCache(width, window if windowed else 0, head=gcd(key, value * has_values) or 1))
     return found
 
 
@@ -114,17 +121,32 @@ def _state(metadata: Mapping[str, Typed], architecture: str) -> int:
     return 4 * (convolution + state * inner)
 
 
-#: model types of config.json whose windows llama.cpp heeds: its architecture, the width where config.json has none.
-_WINDOWS: Final[Mapping[str, tuple[str, int]]] = {
-    "gemma2": ("gemma2", 4096),
-    "gemma3": ("gemma3", 4096),
-    "gemma3_text": ("gemma3", 4096),
-    "gpt_oss": ("gpt-oss", 128),
-    "cohere2": ("cohere2", 4096),
-    "olmo3": ("olmo2", 4096),
-    "modernbert": ("modern-bert", 128),
+#: Types of a cache that llama.cpp takes, by its names: numbers in a block, and bytes of one.
+CACHE_TYPES: Final[Mapping[str, tuple[int, int]]] = {
+    "f32": (1, 4),
+    "f16": (1, 2),
+    "bf16": (1, 2),
+    "q8_0": (32, 34),
+    "q5_1": (32, 24),
+    "q5_0": (32, 22),
+    "q4_1": (32, 20),
+    "q4_0": (32, 18),
+    "iq4_nl": (32, 18),
 }
-_ENCODERS: Final = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "nomic_bert")
+
+
+def cache_bytes(caches: Sequence[LayerCache], context: int) -> dict[str, int]:
+    """Bytes of all layers by the type of keys and values; types whose blocks are no part of a head are left out.
+
+    Source: `llama_init_from_model` of llama-context.cpp, which refuses these.
+    """
+    heads = {cache.head for cache in caches if cache.width}
+    return {
+        name: sum(cache.nbytes(context, block) for cache in caches)
+        for name, block in CACHE_TYPES.items()
+        if all(head % block[0] == 0 for head in heads)
+    }
+
 
 #: Keys of a GGUF, and what config.json calls them.
 _SPELLED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -134,23 +156,39 @@ _SPELLED: Final[Mapping[str, tuple[str, ...]]] = {
     "attention.head_count": ("num_attention_heads", "n_head"),
     "attention.head_count_kv": ("num_key_value_heads",),
     "attention.key_length": ("head_dim",),
+    "expert_count": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
 }
+_UNKNOWN: Final = "?"
+#: Kinds of layers that keep all keys and values.
+_ATTENTION: Final = frozenset(("full_attention", "attention", "global_attention"))
 
 
-def metadata_like(config: Mapping[str, Json]) -> tuple[dict[str, Typed], str]:
-    """The keys of a GGUF that say what a config.json says of layers and heads, and the architecture."""
-    model_type = str(config.get("model_type"))
-    architecture, width = _WINDOWS.get(model_type, ("bert" if model_type in _ENCODERS else "?", 0))
-    found: dict[str, Typed] = {}
-    for key, names in _SPELLED.items():
-        value = first_count(config, *names)
-        if value is not None:
-            found[f"{architecture}.{key}"] = Typed("u32", value)
-    if "head_dim" in config and f"{architecture}.attention.key_length" in found:
-        found[f"{architecture}.attention.value_length"] = found[f"{architecture}.attention.key_length"]
-    window, types = first_count({"sliding_window": width, **config}, "sliding_window"), config.get("layer_types")
-    if width and window is not None:
-        found[f"{architecture}.{WINDOW}"] = Typed("u32", window)
-        if isinstance(types, list):
-            found[f"{architecture}.{PATTERN}"] = Typed("[bool]", [item == "sliding_attention" for item in types])
-    return found, architecture
+def metadata_of(checkpoint: Checkpoint[Tensor]) -> tuple[Mapping[str, Typed], str]:
+    """The keys of a GGUF that say what a model has of layers and heads, and its architecture.
+
+    A folder's are those that its family's table gives it. Of a family that is not known, or whose table a model
+    contradicts, every layer is taken for plain attention; empty where config.json says that it is not.
+    """
+    if checkpoint.naming is Naming.GGML:
+        return checkpoint.metadata, checkpoint.architecture
+    from requant.architectures import translated  # what it costs is a third of what `inspect` takes
+
+    said = unchanged(checkpoint)
+    try:
+        for part in ("family", "hyperparameters"):
+            said = translated(said, Naming.GGML, part)
+    except Error:
+        return _plain_attention(flat_config(checkpoint.config)), _UNKNOWN
+    return said.metadata, said.architecture
+
+
+def _plain_attention(config: Mapping[str, Json]) -> dict[str, Typed]:
+    types = config.get("layer_types")
+    if isinstance(types, list) and not _ATTENTION.issuperset(str(one) for one in types):
+        return {}
+    counts = {key: first_count(config, *names) for key, names in _SPELLED.items()}
+    if counts["attention.head_count"] is None:
+        return {}
+    counts["attention.value_length"] = counts["attention.key_length"]
+    return {f"{_UNKNOWN}.{key}": Typed("u32", value) for key, value in counts.items() if value is not None}

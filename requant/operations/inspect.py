@@ -7,22 +7,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from requant.encodings import Dense, Encoding
 from requant.encodings.exl2 import Exl2
 from requant.file_types import title
 from requant.ir import PROJECTOR, Checkpoint, Json, Naming, Tensor, flat_config
-from requant.layered import number
-from requant.metadata import first_count
-from requant.operations.cache import MICRO_BATCH, caches_of, metadata_like
+from requant.operations.placed import Placed, place_in_projector, place_of
+from requant.operations.running import Asked, RunMemory, Running, running
 from requant.sources import FileSlice
-
-if TYPE_CHECKING:
-    from requant.inspection.figures import Figures
-
-_BLOCK: Final = re.compile(r"([va]\.blk)\.(\d{1,9})\.")
-_LAYER: Final = re.compile(r"(?:^|\.)(\d{1,9})\.")
 
 #: A mask of attention, or what it is filled with (GPT-2); a bias has another shape.
 _MASK: Final = re.compile(r"(?:.*\.)?(?:attn|attention|self_attn)\.(?:bias|masked_bias)")
@@ -57,59 +50,6 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class RunMemory:
-    """Bytes llama.cpp needs, by what they are for. The compute buffer is an estimate: the logits of one micro-batch."""
-
-    weights: int
-    context: int
-    kv_cache: int
-    compute: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.weights + self.kv_cache + self.compute
-
-    def to_json(self) -> Json:
-        """As printed by `--json`."""
-        return {
-            "context": self.context,
-            "weights": self.weights,
-            "kv_cache_f16": self.kv_cache,
-            "compute_estimate": self.compute,
-            "total": self.total,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A tensor, the layer it belongs to, if any, and its role: its name without layer and `.weight`."""
-
-    tensor: Tensor
-    layer: int | None
-    role: str
-
-    def to_json(self, figures: Figures | None = None) -> dict[str, Json]:
-        """As printed by `--json`; with what its numbers are like, if they were looked at."""
-        tensor = self.tensor
-        told: dict[str, Json] = {
-            "name": tensor.name,
-            "shape": list(tensor.shape),
-            "type": tensor.encoding.label,
-            "bytes": tensor.nbytes,
-            "bits_per_weight": round(share_of([tensor]).bits_per_weight, 4),
-            "layer": self.layer,
-            "role": self.role,
-            "parts": {
-                name: {"file": part.path.name, "offset": part.offset, "bytes": part.nbytes}
-                for name, part in tensor.sources.items()
-                if isinstance(part, FileSlice)
-            },
-        }
-        return told if figures is None else {**told, "values": figures.to_json()}
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """The numbers `requant inspect` prints."""
 
@@ -123,7 +63,12 @@ class Report:
     by_layer: Mapping[int, Share]
     exl2_widths: Mapping[int, int]
     tied_output: bool
-    memory: tuple[RunMemory, ...]
+    running: Running | None
+
+    @property
+    def memory(self) -> tuple[RunMemory, ...]:
+        """What it takes at each context; nothing where the hyperparameters are not in the file."""
+        return self.running.memory if self.running else ()
 
     @property
     def file_type(self) -> str | None:
@@ -150,11 +95,12 @@ class Report:
             "layers": {str(number): share.to_json() for number, share in self.by_layer.items()},
             "exl2_weights_by_bits": {str(bits): weights for bits, weights in self.exl2_widths.items()},
             "memory": [memory.to_json() for memory in self.memory],
+            "speed": self.running.speed.to_json() if self.running and self.running.speed else None,
         }
 
 
-def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
-    """Count; no tensor byte is read."""
+def report(checkpoint: Checkpoint[Tensor], format_name: str, asked: Asked | None = None) -> Report:
+    """Count; no tensor byte is read. asked: how the model would be run."""
     types: dict[str, list[Tensor]] = {}
     roles: dict[str, list[Tensor]] = {}
     layers: dict[int, list[Tensor]] = {}
@@ -182,7 +128,7 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str) -> Report:
         exl2_widths(checkpoint.tensors),
         not projector
         and not any(re.fullmatch(r"output\.weight|(.*\.)?lm_head\.(.*\.)?weight", t.name) for t in checkpoint.tensors),
-        _memory(checkpoint, total.nbytes),
+        running(checkpoint, placed, total.nbytes, asked or Asked()),
     )
 
 
@@ -239,54 +185,8 @@ def exl2_widths(tensors: Iterable[Tensor]) -> Mapping[int, int]:
     return dict(sorted(widths.items(), reverse=True))
 
 
-def place_of(name: str) -> tuple[int | None, str]:
-    """The layer a tensor belongs to, if any, and its role: the name without layer and `.weight`.
-
-    >>> place_of("blk.3.attn_q.weight"), place_of("model.layers.3.mlp.experts.7.up_proj.weight")
-    ((3, 'attn_q'), (3, 'mlp.experts.*.up_proj'))
-    >>> place_of("model.embed_tokens.weight")
-    (None, 'model.embed_tokens')
-    """
-    match = _LAYER.search(name)
-    role = name.removesuffix(".weight")
-    if match is None:
-        return None, role
-    return int(match[1]), re.sub(r"\.\d+\.", ".*.", name[match.end() :].removesuffix(".weight"))
-
-
-def place_in_projector(name: str) -> tuple[int | None, str]:
-    """The same in a projector, whose towers count their layers each by itself.
-
-    >>> place_in_projector("v.blk.3.attn_q.weight"), place_in_projector("mm.0.weight")
-    ((3, 'v.blk.*.attn_q'), (None, 'mm.0'))
-    """
-    match = _BLOCK.match(name)
-    role = name.removesuffix(".weight")
-    return (None, role) if match is None else (int(match[2]), f"{match[1]}.*.{role[match.end() :]}")
-
-
 def _file_bytes(checkpoint: Checkpoint[Tensor]) -> int:
     paths: set[Path] = set()
     for tensor in checkpoint.tensors:
         paths.update(source.path for source in tensor.sources.values() if isinstance(source, FileSlice))
     return sum(path.stat().st_size for path in paths) or checkpoint.path.stat().st_size
-
-
-def _memory(checkpoint: Checkpoint[Tensor], weights: int) -> tuple[RunMemory, ...]:
-    """At 4096 tokens and at the trained context; nothing where the hyperparameters are not in the file."""
-    metadata, architecture = dict(checkpoint.metadata), checkpoint.architecture
-    vocabulary = _embedding(checkpoint, "token_embd.weight")
-    if checkpoint.naming is Naming.HF:
-        config = flat_config(checkpoint.config)
-        metadata, architecture = metadata_like(config)
-        vocabulary = first_count(config, "vocab_size")
-    caches, context = caches_of(metadata, architecture), number(metadata, f"{architecture}.context_length")
-    if caches is None or not vocabulary or not 0 < context < 1 << 40:
-        return ()
-    compute = 4 * MICRO_BATCH * vocabulary
-    contexts = sorted({min(4096, context), context})
-    return tuple(RunMemory(weights, n, sum(cache.nbytes(n) for cache in caches), compute) for n in contexts)
-
-
-def _embedding(checkpoint: Checkpoint[Tensor], name: str) -> int | None:
-    return next((tensor.shape[0] for tensor in checkpoint.tensors if tensor.name == name and tensor.shape), None)
