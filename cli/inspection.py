@@ -134,8 +134,8 @@ def _speed_text(result: Report) -> list[str]:
     speed = result.running.speed if result.running else None
     if speed is None or not speed.weights:
         return []
-    used, count = speed.experts
-    read = f"{size(speed.weights)} of weights" + (f" ({used} of {count} experts)" if count else "")
+    used, experts = speed.experts
+    read = f"{size(speed.weights)} of weights" + (f" ({used} of {experts} experts)" if experts else "")
     at_most = f"{speed.tokens_per_second:.3g} tokens/s at most, at {speed.bandwidth / 1e9:g} GB/s (--bandwidth):"
     full = f"{speed.tokens_per_second_full:.3g} with {count(speed.context)} in the cache"
     return [f"  speed bound      {at_most}", f"                   each reads {read}; {full}"]

@@ -15,13 +15,14 @@ from requant.formats.safetensors import Safetensors
 from requant.ir import Checkpoint, Naming, Typed
 from requant.layered import _PERIODS, _SCALE_BY_LAYERS, relayered_metadata, windowed_layers
 from requant.operations import requantize
-from requant.operations.cache import caches_of, metadata_of
+from requant.operations.cache import LayerCache, cache_bytes, caches_of, metadata_of
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.inspect import report
 from requant.operations.requantize import plan_requantization
 from requant.verify.llama_cpp import LlamaCpp
 from requant.verify.logits import BATCH
 from tests.test_heads import TEXT, saved
+from tests.tiny_models import make
 
 GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8, "num_hidden_layers": 7}
 
@@ -192,6 +193,39 @@ def test_the_cache_is_what_llama_cpp_allocates(model, config, more, tmp_path):
     usual = sum(cache.nbytes(8192) for cache in ours)
     for checkpoint in (Gguf().read(tmp_path / "m.gguf"), source):
         assert report(checkpoint, "x").memory[-1].kv_cache == usual
+
+
+@pytest.mark.parametrize("name", ["lfm2", "granitehybrid", "qwen3next", "mamba2", "gemma3"])
+def test_a_folder_takes_what_its_gguf_does(name, tmp_path):
+    """Layers that keep a state, a window or nothing are as many, whatever config.json calls them."""
+    make(name, tmp_path / "hf")
+    source = Safetensors().read(tmp_path / "hf")
+    execute(plan_conversion(source, Gguf(), tmp_path / "m.gguf", Request("F32", vocabulary=False)))
+    folder, gguf_file = (report(one, "x").running for one in (source, Gguf().read(tmp_path / "m.gguf")))
+    for ours, theirs in zip(folder.memory, gguf_file.memory, strict=True):
+        assert (ours.caches, ours.state, ours.compute) == (theirs.caches, theirs.state, theirs.compute)
+    assert (folder.memory[0].state > 0) == (name not in ("gemma3",))
+    assert folder.speed.weights == pytest.approx(gguf_file.speed.weights, rel=0.01)
+
+
+def test_block_types_of_a_cache_need_heads_of_whole_blocks():
+    caches = [LayerCache(256, head=64), LayerCache(0, state=1000)]
+    assert cache_bytes(caches, 256)["f16"] == 2 * 256 * 256 + 1000
+    assert cache_bytes(caches, 256)["q4_0"] == 256 * 256 // 32 * 18 + 1000
+    assert {*cache_bytes([LayerCache(240, head=80)], 256)} == {"f32", "f16", "bf16"}
+
+
+def test_of_experts_only_those_that_are_asked_are_read(tmp_path):
+    make("qwen3moe", tmp_path / "hf")
+    source = Safetensors().read(tmp_path / "hf")
+    speed = report(source, "x").running.speed
+    used, count = speed.experts
+    experts = sum(t.nbytes for t in source.tensors if ".experts." in t.name)
+    embedding = next(t.nbytes for t in source.tensors if t.name == "model.embed_tokens.weight")
+    untied = any(t.name == "lm_head.weight" for t in source.tensors)
+    rest = sum(t.nbytes for t in source.tensors) - experts - embedding * untied
+    assert 0 < used < count and speed.weights == pytest.approx(rest + experts * used / count, abs=100)
+    assert speed.tokens_per_second == speed.bandwidth / speed.weights
 
 
 def test_encoders_and_states():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
-from requant.operations.inspect import place_of
+from requant.operations.placed import place_of
 from requant.printable import printable
 
 #: How a column is shown and sorted. `choice` is text of which there are few, to filter by.

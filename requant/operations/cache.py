@@ -176,7 +176,7 @@ def metadata_of(checkpoint: Checkpoint[Tensor]) -> tuple[Mapping[str, Typed], st
 
     said = unchanged(checkpoint)
     try:
-        for part in ("family", "hyperparameters"):
+        for part in ("family", "hyperparameters", "besides"):  # windows and the like are besides
             said = translated(said, Naming.GGML, part)
     except Error:
         return _plain_attention(flat_config(checkpoint.config)), _UNKNOWN

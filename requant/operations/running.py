@@ -20,7 +20,7 @@ USUAL_BANDWIDTH: Final = 50e9
 _EXPERT: Final = re.compile(r"_exps(?:\.|$)|\.experts\.")
 _OUTPUT: Final = re.compile(r"output\.weight|(?:.*\.)?lm_head\.(?:.*\.)?weight")
 _EMBEDDING: Final = re.compile(
-    r"(?:.*\.)?(?:token_embd|embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight"
+    r"(?:.*\.)?(?:token_embd|embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings)\.weight"
 )
 #: Tables of which a token has a row, and which never are the output.
 _ROWS: Final = re.compile(
@@ -155,8 +155,14 @@ def _read_for_a_token(placed: Sequence[Placed], experts: tuple[int, int]) -> int
         name, nbytes = one.tensor.name, one.tensor.nbytes
         if _ROWS.fullmatch(name) or (has_output and _EMBEDDING.fullmatch(name)):
             continue
-        total += nbytes * used // count if count and _EXPERT.search(name) else nbytes
+        total += nbytes * used // count if count and _is_of_experts(one.tensor, count) else nbytes
     return total
+
+
+def _is_of_experts(tensor: Tensor, count: int) -> bool:
+    """Whether it is of one expert, or a stack of all of them, whatever a family calls it."""
+    shape = tensor.shape
+    return bool(_EXPERT.search(tensor.name)) or (len(shape) == 3 and shape[0] == count and shape[1] > 1)
 
 
 def _vocabulary(checkpoint: Checkpoint[Tensor]) -> int | None:
