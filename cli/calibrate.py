@@ -92,7 +92,7 @@ def calibrate(
             request = Request(named, tokens, ctx, gradients, seed)
             with tempfile.TemporaryDirectory(prefix="requant-plan-") as folder:
                 found = run(_dense(models[0], Path(folder) / "model", quiet), request, progress)
-        _write(found, output)
+        _write(found, output, overwrite=force)
     if as_json:
         say_document("calibration", document(found, output))
     elif not quiet:
@@ -118,7 +118,7 @@ def _merged(paths: tuple[str, ...]) -> Statistics:
     return found
 
 
-def _write(found: Statistics, output: Path) -> None:
+def _write(found: Statistics, output: Path, *, overwrite: bool) -> None:
     from requant.execution import execute
     from requant.expressions import Stored
     from requant.formats.imatrix.legacy import legacy_bytes
@@ -129,11 +129,12 @@ def _write(found: Statistics, output: Path) -> None:
     if output.suffix.lower() == ".dat":
         data = legacy_bytes(found.importance)
         layout = Layout(output.parent, (OutputFile(output.name, data, len(data)),))
-        execute(Plan((), layout))
+        execute(Plan((), layout), overwrite=overwrite)
         return
     checkpoint = statistics_checkpoint(found)
     steps = tuple(Step(Stored(tensor), tensor) for tensor in checkpoint.tensors)
-    execute(Plan(steps, formats.FORMATS["gguf"].layout(checkpoint, output, LayoutOptions())))
+    layout = formats.FORMATS["gguf"].layout(checkpoint, output, LayoutOptions())
+    execute(Plan(steps, layout), overwrite=overwrite)
 
 
 def document(found: Statistics, output: Path) -> dict[str, object]:

@@ -19,7 +19,7 @@ from requant.cli.tables import count, size, table
 from requant.cli.terminal import remark, say
 from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
-from requant.execution import Options, Receipt, execute, peak_bytes
+from requant.execution import Options, Receipt, execute, existing, peak_bytes
 from requant.ir import Json
 from requant.losses import LossGroup, LossKind, grouped, pattern_of
 from requant.operations.inspect import short_label
@@ -60,10 +60,11 @@ def carry_out(
         if how.html is not None:
             _write_page(plan, how.html, _plan_document(plan, how), how.quiet)
         return
-    if not how.force:
-        refuse_to_replace(plan)
+    if not how.force and (there := existing(plan)) is not None:
+        raise PlanError(f"{there} exists", hint="--force replaces it")
     system.give_back_memory()  # headers and tokenizers were parsed, tens of megabytes in small pieces
-    receipt = run(plan, Options(how.workers, how.replace_nan, measure or how.html is not None), how.quiet)
+    options = Options(how.workers, how.replace_nan, measure or how.html is not None)
+    receipt = run(plan, options, how.quiet, overwrite=how.force)
     if how.as_json:
         say_document("receipt", {**_receipt_document(plan, receipt, steps=measure), **passes})
     elif not how.quiet:
@@ -122,13 +123,13 @@ def _passes(plan: Plan, how: RunOptions) -> dict[str, Json]:
     return {"passes": [one.to_json() for one in explained(plan.passes)]} if how.explain else {}
 
 
-def run(plan: Plan, options: Options, quiet: bool) -> Receipt:
+def run(plan: Plan, options: Options, quiet: bool, *, overwrite: bool) -> Receipt:
     """Execute with a progress bar (bytes of input, rate, ETA) on stderr; it shows after half a second."""
     bar = byte_bar(plan.input_bytes, "converting", quiet)
     on_published.append(interrupts.completed)
     try:
         with bar, telling_of_compilation(quiet), interrupts.cleaning_up():
-            return execute(plan, options, bar.update)
+            return execute(plan, options, bar.update, overwrite=overwrite)
     finally:
         on_published.remove(interrupts.completed)
 
@@ -267,13 +268,6 @@ def _group_text(group: LossGroup) -> str:
     amounts += [size(group.nbytes)] if group.nbytes else []
     about = f" ({', '.join(amounts)})" if amounts else ""
     return f"{printable(group.pattern)}{about}: {printable(group.detail, _LONGEST_DETAIL)}"
-
-
-def refuse_to_replace(plan: Plan) -> None:
-    """Shards have names that only the plan knows, so that a look at the destination was not enough."""
-    for file in plan.layout.files:
-        if (plan.layout.root / file.name).exists():
-            raise PlanError(f"{plan.layout.root / file.name} exists", hint="--force replaces it")
 
 
 def refuse_losses(plan: Plan, tolerated: frozenset[LossKind] = frozenset()) -> None:

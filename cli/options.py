@@ -224,24 +224,15 @@ def metadata_of(key_values: Iterable[str]) -> tuple[tuple[str, Typed], ...]:
 
 def located(model: str, quiet: bool = False) -> Path:
     """The file or folder the user names, or the copy in the cache of a model of that name on the Hugging Face Hub."""
-    from requant.hub import HubModel
+    from requant.hub import HubModel, located
 
-    path = Path(model)
-    finish_around(path)
-    if path.exists():
-        return path if path != Path() else path.absolute()
-    named = HubModel.named(model)
-    if named is None and "://" in model:
-        raise PlanError(
-            f"{model}: no address of a model on the Hugging Face Hub", hint="download it, and name the copy"
-        )
-    if named is None:
-        raise FormatError(path, "there is no such file or folder")
-    if quiet or not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the library is imported
-    if not quiet:
-        remark(f"{named.repo}: from the Hugging Face Hub")
-    return named.fetch()
+    def tell(named: HubModel) -> None:
+        if quiet or not sys.stderr.isatty():
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the library is imported
+        if not quiet:
+            remark(f"{named.repo}: from the Hugging Face Hub")
+
+    return located(model, tell)
 
 
 def read_text(path: Path) -> str:

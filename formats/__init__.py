@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from requant.errors import FormatError, UnsupportedError
+from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.formats.torch_zip import TorchZip
 from requant.ir import Checkpoint, Tensor
 from requant.journal import finish_around
 from requant.layout import Format
+from requant.nearest import did_you_mean
 from requant.obstacle import NotUnderstood
 from requant.sources import Identity, check_unchanged, noting, slices
 
@@ -50,12 +51,27 @@ def detect(path: Path) -> Format:
     )
 
 
-def open(path: Path | str) -> Checkpoint[Tensor]:
-    """Describe the model at `path`, whatever its format; no tensor byte is read. Raises `Error`.
+def format_named(target: Format | str) -> Format:
+    """A format by its name; raises `PlanError` for one that there is not."""
+    if not isinstance(target, str):
+        return target
+    if target not in FORMATS:
+        hint = did_you_mean(target, FORMATS, f"one of {', '.join(FORMATS)}")
+        raise PlanError(f"no format is called {target!r}", hint=hint)
+    return FORMATS[target]
 
-    If it was just being replaced when a process was killed, that is finished first.
+
+def open(model: Path | str) -> Checkpoint[Tensor]:
+    """Describe a model, whatever its format; no tensor byte is read. Raises `Error`.
+
+    model: a file or folder. A string that names none may name a model of the Hugging Face Hub (see `requant.hub`),
+    which is downloaded into its cache. If a model was being replaced when a process was killed, that is finished first.
     """
-    return opened(Path(path))[1]
+    if isinstance(model, str):
+        from requant.hub import located
+
+        model = located(model)
+    return opened(model)[1]
 
 
 def opened(path: Path, *, as_stored: bool = False) -> tuple[Format, Checkpoint[Tensor]]:

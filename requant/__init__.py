@@ -4,9 +4,9 @@
 >>> sorted(requant.FORMATS)
 ['gguf', 'safetensors', 'torch']
 
-`checkpoint = requant.open("model.gguf")` describes a model without reading a tensor;
-`plan = requant.plan_conversion(checkpoint, requant.FORMATS["safetensors"], Path("folder"), requant.Request("BF16"))`
-decides everything, and `requant.execute(plan)` does it.
+`checkpoint = requant.open("model.gguf")` describes a model without reading a tensor, and
+`checkpoint["token_embd.weight"].numpy()` reads one. `plan = requant.plan_conversion(checkpoint, "safetensors",
+"folder", requant.Request("BF16"))` decides everything, and `requant.execute(plan)` does it. See docs/library.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from requant.errors import Error
     from requant.execution import Options, Receipt, execute
     from requant.formats import FORMATS, open
     from requant.ir import Checkpoint, Tensor
@@ -27,6 +28,7 @@ _HOMES: Final = {
     "FORMATS": "requant.formats",
     "open": "requant.formats",
     "Checkpoint": "requant.ir",
+    "Error": "requant.errors",
     "Tensor": "requant.ir",
     "Plan": "requant.plan",
     "Request": "requant.operations.convert",
@@ -40,6 +42,7 @@ _HOMES: Final = {
 __all__ = [
     "FORMATS",
     "Checkpoint",
+    "Error",
     "Options",
     "Plan",
     "Receipt",

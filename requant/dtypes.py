@@ -24,6 +24,17 @@ class DType:
     numpy: str
 
     @property
+    def native(self) -> str | None:
+        """numpy's own name of the type; None where it has no such numbers.
+
+        >>> DTYPES["F16"].native, DTYPES["BOOL"].native, DTYPES["BF16"].native
+        ('<f2', '?', None)
+        """
+        if self.label == "BOOL":
+            return "?"
+        return self.numpy if self.numpy[-2] == self.label[0].lower() and self.bits >= 8 else None
+
+    @property
     def is_float(self) -> bool:
         """Whether the stored numbers are floating point."""
         return self.label[0] in "FB" and self.label != "BOOL"

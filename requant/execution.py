@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Parts
 from requant.encodings import Blocks
+from requant.errors import PlanError
 from requant.expressions import DTYPES, Context, Form, Scratch, part_of
 from requant.ir import Json
 from requant.jobs import COPY_BYTES, Job, Task, Tasks
@@ -73,6 +75,11 @@ class Receipt:
     errors: Mapping[str, float]
     replaced: Mapping[str, int]
 
+    def _repr_html_(self) -> str:
+        from requant.notebook import receipt_html
+
+        return receipt_html(self)
+
     def to_json(self) -> dict[str, Json]:
         """As printed by `--json`."""
         return {
@@ -104,9 +111,21 @@ def _buffers(plan: Plan) -> int:
 Progress = Callable[[int], None]
 
 
-def execute(plan: Plan, options: Options | None = None, progress: Progress = lambda nbytes: None) -> Receipt:
-    """Write every file of `plan`; `progress` is called with the bytes of input done, from any thread."""
+def execute(
+    plan: Plan,
+    options: Options | None = None,
+    progress: Progress = lambda nbytes: None,
+    *,
+    overwrite: bool = False,
+) -> Receipt:
+    """Write every file of `plan`; `progress` is called with the bytes of input done, from any thread.
+
+    overwrite: whether files that exist may be replaced, and those of the model that is replaced removed; without it
+    they are a `PlanError`, before anything is written.
+    """
     began = time.monotonic()
+    if not overwrite and (there := existing(plan)) is not None:
+        raise PlanError(f"{there} exists", hint="execute(plan, overwrite=True) replaces it")
     run = _Run(plan, options or Options(), progress)
     with OutputSet(plan.layout, plan.obsolete) as outputs:
         run.work(outputs)
@@ -114,6 +133,15 @@ def execute(plan: Plan, options: Options | None = None, progress: Progress = lam
     names = {file.name: file.nbytes for file in plan.layout.files}
     errors = {name: total.relative for name, total in run.errors.items()}
     return Receipt(names, time.monotonic() - began, run.bytes_read, errors, run.replaced)
+
+
+def existing(plan: Plan) -> Path | None:
+    """The first file that carrying out the plan would replace or remove.
+
+    Shards have names that only the plan knows, so that a look at the destination is not enough.
+    """
+    written = (plan.layout.root / file.name for file in plan.layout.files)
+    return next((path for path in (*written, *plan.obsolete) if path.exists()), None)
 
 
 def _inputs(plan: Plan) -> Iterator[Source]:

@@ -12,15 +12,18 @@ What is in the cache already is not fetched again, and serves when the Hub is ou
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import escape
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from requant.errors import Error, PlanError
+from requant.errors import Error, FormatError, PlanError
 from requant.formats.gguf.shards import series_of
 from requant.formats.safetensors.folder import SUBFOLDER
+from requant.journal import finish_around
+from requant.nearest import did_you_mean
 
 _NAME: Final = re.compile(
     r"(?:(?:https?://)?(?:huggingface|hf)\.co/|hf://)?(?!(?:huggingface|hf)\.co/)(?P<repo>\w[\w.-]*/\w[\w.-]*)"
@@ -32,6 +35,8 @@ _BESIDE: Final = frozenset({".json", ".txt", ".model", ".jinja", ".md"})
 _PATIENCE: Final = 10.0
 #: Files named in a message, at most.
 _SHOWN: Final = 8
+#: Files of a folder that a mistyped name is compared with, at most.
+_LOOKED_AT: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,33 @@ class HubModel:
             raise PlanError(message, hint="a mistyped path? or try again when the network is back")
         _, file = choose(self, [path.relative_to(folder).as_posix() for path in folder.rglob("*")])
         return folder / file if file else folder
+
+
+def located(model: str, on_fetch: Callable[[HubModel], None] = lambda model: None) -> Path:
+    """The file or folder of that name, or the copy in the cache of a model of that name on the Hub.
+
+    on_fetch: called before the Hub is asked. Raises `FormatError` or `PlanError` where there is none.
+    """
+    path = Path(model)
+    finish_around(path)
+    if path.exists():
+        return path if path != Path() else path.absolute()
+    named = HubModel.named(model)
+    if named is None and "://" in model:
+        raise PlanError(
+            f"{model}: no address of a model on the Hugging Face Hub", hint="download it, and name the copy"
+        )
+    if named is None:
+        raise FormatError(path, "there is no such file or folder", hint=_alike(path))
+    on_fetch(named)
+    return named.fetch()
+
+
+def _alike(path: Path) -> str:
+    """The files and folders beside a path that is none whose names are most like it, if any is."""
+    if not path.parent.is_dir():
+        return ""
+    return did_you_mean(path.name, (entry.name for entry in islice(path.parent.iterdir(), _LOOKED_AT)), "")
 
 
 def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
-from requant.encodings import Encoding, PartSpec, Shape
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from requant.encodings import Dense, Encoding, PartSpec, Shape
 from requant.errors import UnsupportedError
 from requant.sources import Source
 
@@ -99,19 +102,48 @@ class TensorSpec:
         return sum(part.nbytes for part in self.parts.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Tensor(TensorSpec):
-    """A `TensorSpec` whose bytes are somewhere: one source for each part."""
+    """A `TensorSpec` whose bytes are somewhere: one source for each part. Nothing is read until `numpy` is called."""
 
     sources: Mapping[str, Source]
+
+    def __repr__(self) -> str:
+        """Name, type and shape: where its parts lie takes several lines."""
+        shape = " x ".join(map(str, self.shape)) or "scalar"
+        return f"<Tensor {self.name}: {self.encoding.label}, {shape}, {self.nbytes:,} bytes>"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what `numpy` gives; how the tensor is stored is its `encoding`."""
+        plain = self.encoding.dtype if isinstance(self.encoding, Dense) else None
+        return np.dtype(plain.native or np.float32 if plain else np.float32)
+
+    def numpy(self) -> NDArray[Any]:
+        """All values, in the tensor's shape: plain numbers as they are where numpy has their type, else as float32.
+
+        Blocks, codes with scales, BF16 and 8-bit floats are decoded. Raises `FormatError` if the file has changed.
+        """
+        from requant.parts import read_array
+
+        return read_array(self)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """What `np.asarray` calls; the array is always a new one."""
+        if copy is False:
+            raise ValueError(f"{self.name} lies in a file: there is no array that could be had without a copy")
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype, copy=False)
 
 
 T_co = TypeVar("T_co", bound=TensorSpec, covariant=True)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Checkpoint(Generic[T_co]):
+class Checkpoint(Mapping[str, T_co]):
     """A model: `Checkpoint[Tensor]` can be read, `Checkpoint[TensorSpec]` is only described.
+
+    It is also the mapping of its tensors' names, in file order, to its tensors.
 
     path: what was opened, for messages (empty for a described one).
     notices: what the reader found strange, yet readable: contradictions it settled, damage it could not undo.
@@ -135,6 +167,39 @@ class Checkpoint(Generic[T_co]):
     notices: tuple[str, ...] = ()
     opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
     obstacle: UnsupportedError | None = field(default=None, compare=False, repr=False)
+    _by_name: dict[str, T_co] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def __getitem__(self, name: str) -> T_co:
+        """The tensor of that name; `KeyError`, with the names most like it, where there is none."""
+        if name in self:
+            return self._by_name[name]
+        from requant.nearest import did_you_mean
+
+        hint = did_you_mean(str(name), self._by_name, "iterate over the checkpoint for the names")
+        raise KeyError(f"no tensor is called {name!r}: {hint}")
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a tensor is called so."""
+        if len(self._by_name) < len(self.tensors):
+            self._by_name.update((tensor.name, tensor) for tensor in self.tensors)
+        return name in self._by_name
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the tensors."""
+        return (tensor.name for tensor in self.tensors)
+
+    def __len__(self) -> int:
+        """How many tensors there are."""
+        return len(self.tensors)
+
+    def __bool__(self) -> bool:
+        """True: a vocabulary alone, without tensors, is a model's file all the same."""
+        return True
+
+    def _repr_html_(self) -> str:
+        from requant.notebook import checkpoint_html
+
+        return checkpoint_html(self)
 
     def __repr__(self) -> str:
         """What it is, in a line: a vocabulary alone has a million letters."""

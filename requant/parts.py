@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Values, codec_for
-from requant.encodings import PartSpec, columns_of, rows_of
+from requant.encodings import Dense, PartSpec, columns_of, rows_of
 from requant.ir import Tensor, TensorSpec
 from requant.sources import Bytes, read
 
@@ -28,6 +28,14 @@ def view_part(data: Bytes, part: PartSpec) -> NDArray[Any]:
 def whole_parts(tensor: Tensor) -> dict[str, NDArray[Any]]:
     """All parts of a tensor."""
     return {name: view_part(read(tensor.sources[name]), part) for name, part in tensor.parts.items()}
+
+
+def read_array(tensor: Tensor) -> NDArray[Any]:
+    """A whole tensor in its own shape and dtype (see `Tensor.dtype`)."""
+    plain = tensor.encoding.dtype if isinstance(tensor.encoding, Dense) else None
+    if plain is None or plain.native is None:
+        return read_values(tensor).reshape(tensor.shape)
+    return read(tensor.sources["data"]).view(plain.native).reshape(tensor.shape)
 
 
 def read_values(tensor: Tensor) -> Values:

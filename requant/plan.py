@@ -208,6 +208,11 @@ class Plan:
         told = f", {len(self.losses)} losses" if self.losses else ""
         return f"<Plan: {len(self.steps)} tensors, {self.layout.nbytes:,} bytes to {named}{told}>"
 
+    def _repr_html_(self) -> str:
+        from requant.notebook import plan_html
+
+        return plan_html(self)
+
     @property
     def input_bytes(self) -> int:
         """Bytes of tensors that will be read."""

@@ -43,7 +43,7 @@ def run(folder: Path, one: Step, **options):
     plan = Plan(
         (one,), Layout(folder, (OutputFile("out.bin", HEAD, offset + one.target.nbytes, {("t", "data"): offset}),))
     )
-    receipt = execute(plan, Options(workers=2, **options))
+    receipt = execute(plan, Options(workers=2, **options), overwrite=True)
     data = (folder / "out.bin").read_bytes()
     assert data[:offset] == HEAD + bytes(16)
     return data[offset:], receipt

@@ -45,7 +45,7 @@ def carried_out(folder: Path, step: Step) -> dict[str, bytes]:
     for name, part in step.target.parts.items():
         slots["t", name] = end
         end += part.nbytes
-    execute(Plan((step,), Layout(folder, (OutputFile("out", b"", end, slots),))), Options(workers=2))
+    execute(Plan((step,), Layout(folder, (OutputFile("out", b"", end, slots),))), Options(workers=2), overwrite=True)
     data = (folder / "out").read_bytes()
     sizes = {name: part.nbytes for name, part in step.target.parts.items()}
     return {name: data[slots["t", name] : slots["t", name] + size] for name, size in sizes.items()}

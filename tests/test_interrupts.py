@@ -34,7 +34,7 @@ if how == "import":
 else:
     from requant.cli import execution
     real = execution.execute
-    def execute(*arguments):
+    def execute(*arguments, **options):
         if how == "swallowed":
             Swallows()
         if how == "turned":
@@ -43,7 +43,7 @@ else:
                 sum(range(1000))
             except KeyboardInterrupt:
                 raise ImportError("numpy._core.multiarray failed to import")
-        return real(*arguments)
+        return real(*arguments, **options)
     execution.execute = execute
 start.main()
 """

@@ -48,7 +48,7 @@ def plan(rows):
 execute(plan(4), Options(workers=1))  # the libraries and the compiled kernels are not what is measured
 before = peak()
 whole = plan({rows})
-execute(whole, Options(workers=2))
+execute(whole, Options(workers=2), overwrite=True)
 print(json.dumps({{"grown": peak() - before, "bound": peak_bytes(whole, 2), "output": whole.layout.nbytes}}))
 """
 

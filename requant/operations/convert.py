@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from requant.encodings import Dense
 from requant.errors import PlanError
+from requant.formats import format_named
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
@@ -55,8 +56,14 @@ class Request:
     projector: bool = False
 
 
-def plan_conversion(source: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Plan:
-    """Decide how `source` becomes `destination`; raises `PlanError` or `UnsupportedError` for whatever cannot be."""
+def plan_conversion(
+    source: Checkpoint[Tensor], target: Format | str, destination: Path | str, request: Request = Request()
+) -> Plan:
+    """Decide how `source` becomes `destination`; raises `PlanError` or `UnsupportedError` for whatever cannot be.
+
+    target: one of `requant.FORMATS`, or its name: "gguf", "safetensors".
+    """
+    target, destination = format_named(target), Path(destination)
     listed = LISTS[source.naming, target.naming]
     if request.projector:
         if (source.naming, target.naming) != (Naming.HF, Naming.GGML):

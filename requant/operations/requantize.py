@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from requant.errors import PlanError
+from requant.formats import format_named
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
@@ -44,8 +45,14 @@ class Request:
     rehearsal: bool = False
 
 
-def plan_requantization(source: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Plan:
-    """Decide how the GGUF `source` becomes the GGUF `destination`; raises `PlanError` for whatever cannot be."""
+def plan_requantization(
+    source: Checkpoint[Tensor], target: Format | str, destination: Path | str, request: Request
+) -> Plan:
+    """Decide how the GGUF `source` becomes the GGUF `destination`; raises `PlanError` for whatever cannot be.
+
+    target: `requant.FORMATS["gguf"]`, or "gguf".
+    """
+    target, destination = format_named(target), Path(destination)
     if source.naming is not Naming.GGML or target.naming is not Naming.GGML:
         raise PlanError(
             f"{source.path} is no GGUF file; requantize goes from one GGUF to another",
