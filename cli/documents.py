@@ -543,6 +543,43 @@ class DiffDocument(Document):
     sums: NotRequired[Annotated[DiffSums, "with `--values`"]]
 
 
+class FindingRow(TypedDict):
+    """Something that breaks a rule."""
+
+    rule: Annotated[str, "its name, as `validate --rules` lists it"]
+    severity: Annotated[Literal["error", "warning"], "as the rule has it"]
+    message: Annotated[str, "what is wrong, naming file, tensor or key"]
+    hint: Annotated[str, "the next move; empty where none is known"]
+    reason: Annotated[str, "what must hold, and what happens else"]
+
+
+class ValidationDocument(Document):
+    """`validation`: what `validate --json` prints; with errors, it ends in exit code 5."""
+
+    path: Annotated[str, "what was looked at"]
+    errors: Annotated[int, "how many there are"]
+    warnings: Annotated[int, "how many there are"]
+    findings: Annotated[list[FindingRow], "in the order of the files; of one rule 1,000 at most"]
+    checked: Annotated[list[str], "what was looked at"]
+    unchecked: Annotated[list[str], "what was not, and why"]
+
+
+class RuleRow(TypedDict):
+    """A rule of `validate`."""
+
+    rule: Annotated[str, "its name"]
+    severity: Annotated[Literal["error", "warning"], "an error ends in exit code 5, a warning with `--strict`"]
+    about: Annotated[str, "what it is of"]
+    says: Annotated[str, "what must hold"]
+    reason: Annotated[str, "what happens else"]
+
+
+class RulesDocument(Document):
+    """`rules`: what `validate --rules --json` prints."""
+
+    rules: Annotated[list[RuleRow], "all of them"]
+
+
 #: Name of a document -> its shape.
 DOCUMENTS: Final[Mapping[str, type]] = {
     "plan": PlanDocument,
@@ -554,6 +591,8 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "families": FamiliesDocument,
     "hash": HashDocument,
     "diff": DiffDocument,
+    "validation": ValidationDocument,
+    "rules": RulesDocument,
     "error": ErrorDocument,
 }
 

@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "calibrate": "Run a model over text and write an importance matrix.",
     "inspect": "Show what a model file or folder consists of.",
     "diff": "Compare two models of any formats: settings, tokenizers, tensors, numbers.",
+    "validate": "Look at every rule of a model's files, and list those that are broken.",
     "hash": "Print or verify checksums of a model's tensors.",
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",
     "types": "List every tensor type of GGUF.",

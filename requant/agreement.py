@@ -54,7 +54,7 @@ def disagreements(model: Checkpoint[Tensor]) -> list[Disagreement]:
 
     No tensor byte is read. Files that are no models (adapters, projectors, importance matrices) have none.
     """
-    return [*_general(model), *_of_family(model)]
+    return [*general(model), *_of_family(model)]
 
 
 def refuse_new(
@@ -65,7 +65,7 @@ def refuse_new(
     before: None for a file that is new. allowed: keys whose disagreements are somebody else's.
     """
     # what the rules tell takes nearly no time, the table imports a family
-    for look in (_general, _of_family):
+    for look in (general, _of_family):
         known = set(look(before)) if before is not None else set()
         found = [one for one in look(after) if one not in known and one.key not in set(allowed)]
         if found:
@@ -73,7 +73,8 @@ def refuse_new(
             raise PlanError("\n  ".join([*(one.message for one in found[:_SHOWN]), *more]), hint=hint)
 
 
-def _general(model: Checkpoint[Tensor]) -> Iterable[Disagreement]:
+def general(model: Checkpoint[Tensor]) -> Iterable[Disagreement]:
+    """What the rules tell that hold for every architecture."""
     told = _Told(model.metadata)
     if told.text("general.type") in _OTHERS or told.architecture == PROJECTOR:
         return

@@ -16,6 +16,7 @@ from requant.ir import Typed
 from requant.operations import requantize
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.requantize import plan_requantization
+from requant.operations.validate import validate
 from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_expressions import values
@@ -132,6 +133,8 @@ def test_back_to_hf(name, tmp_path):
     converted = Gguf().read(to_gguf(tmp_path / "hf", tmp_path / "model.gguf", encoder=name in ENCODERS))
     path = tmp_path / "copied.gguf"  # in which a matrix of one row is a row, as in most files that users have
     execute(plan_requantization(converted, Gguf(), path, requantize.Request("COPY")))
+    for found in (validate(tmp_path / "hf"), validate(tmp_path / "model.gguf"), validate(path)):
+        assert found.findings == [], found
     source = Gguf().read(path)
     sham = SHAM[TOKENIZER.get(name, "none")]  # of an encoder, until now
     source = replace(source, metadata=source.metadata | sham)

@@ -20,6 +20,7 @@ from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
 from requant.operations.convert import Request, plan_conversion
+from requant.operations.validate import validate
 from tests.command import run
 from tests.naive_expressions import values
 from tests.tiny_models import make
@@ -95,6 +96,10 @@ def converted(folder, path, recipe="F32"):
 def twins(request, tmp_path):
     make(request.param, tmp_path / "hf")
     return tmp_path / "hf", own(tmp_path / "hf", tmp_path / "own", **TWINS[request.param])
+
+
+def test_no_rule_is_broken_by_it(twins):
+    assert validate(twins[1]).findings == []
 
 
 def test_the_gguf_is_that_of_the_transformers_folder(twins, tmp_path):

@@ -106,6 +106,9 @@ def run(root, *words):
         ("inspect tiny.gguf --tensors attn_q", "inspection"),
         ("diff tiny tiny", "diff"),
         ("types", "types"),
+        ("validate tiny --values", "validation"),
+        ("validate tiny.gguf", "validation"),
+        ("validate --rules", "rules"),
     ],
 )
 def test_a_command_prints_its_document(folder, words, kind):

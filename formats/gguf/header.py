@@ -23,6 +23,7 @@ from requant.formats.gguf.cursor import Cursor
 from requant.formats.gguf.ggml_types import encoding_of
 from requant.formats.gguf.values import ARRAY, KINDS, NUMBERS, STRING
 from requant.ir import Tensor, Typed
+from requant.objections import Objection, refuse
 from requant.sources import FileSlice, Identity, open_regular
 
 MAGIC: Final = b"GGUF"
@@ -57,40 +58,47 @@ _STRANGERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Key-values and tensors, both in file order."""
+    """Key-values and tensors, both in file order.
+
+    alignment: of tensor data. data: where that begins. complete: whether no tensor was left out (see `Objection`).
+    """
 
     metadata: dict[str, Typed]
     tensors: tuple[Tensor, ...]
+    alignment: int
+    data: int
+    complete: bool = True
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, objection: Objection = refuse) -> Header:
     """Read and check one file; tensors beyond its end, overlapping or misaligned are errors."""
     with open(open_regular(path), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
         identity = Identity.of(os.fstat(file.fileno()))
         cursor = Cursor(path, file, identity.nbytes)
         tensor_count, pair_count = _preamble(cursor)
-        metadata = _Metadata(cursor).pairs(pair_count)
-        alignment = alignment_of(path, metadata)
-        infos = _tensor_infos(cursor, tensor_count)
+        metadata = _Metadata(cursor, objection).pairs(pair_count)
+        alignment = alignment_of(path, metadata, objection)
+        infos = _tensor_infos(cursor, tensor_count, objection)
         data = cursor.position + -cursor.position % alignment
         del cursor.buffer[cursor.position :]
-    _check_extents(path, infos, data, alignment, cursor.size)
+    _check_extents(path, infos, data, alignment, cursor.size, objection)
     tensors = tuple(
         Tensor(
             info.name, info.shape, info.encoding, {"data": FileSlice(path, data + info.offset, info.nbytes, identity)}
         )
         for info in infos
     )
-    return Header(metadata, tensors)
+    return Header(metadata, tensors, alignment, data, len(tensors) == tensor_count)
 
 
-def alignment_of(path: Path, metadata: dict[str, Typed]) -> int:
+def alignment_of(path: Path, metadata: dict[str, Typed], objection: Objection = refuse) -> int:
     """The alignment of tensor data: any power of two, as in llama.cpp (the specification wants multiples of 8)."""
     typed = metadata.get(ALIGNMENT_KEY, Typed("u32", DEFAULT_ALIGNMENT))
     value = typed.value
     if typed.kind != "u32" or not isinstance(value, int) or value.bit_count() != 1 or value > ALIGNMENT_LIMIT:
         rule = f"it must be a u32, a power of two and at most {ALIGNMENT_LIMIT}"
-        raise FormatError(path, f"{ALIGNMENT_KEY} is {typed.kind} {value!r}; {rule}")
+        objection("alignment", FormatError(path, f"{ALIGNMENT_KEY} is {typed.kind} {repr(value)[:80]}; {rule}"))
+        return DEFAULT_ALIGNMENT
     return value
 
 
@@ -129,8 +137,9 @@ def _preamble(cursor: Cursor) -> tuple[int, int]:
 class _Metadata:
     """Reads key-values; counts inner arrays over the whole file."""
 
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: Cursor, objection: Objection) -> None:
         self._cursor = cursor
+        self._objection = objection
         self._inner_arrays = _INNER_ARRAY_LIMIT
 
     def pairs(self, count: int) -> dict[str, Typed]:
@@ -141,12 +150,13 @@ class _Metadata:
             at = cursor.position
             key = cursor.string(f"key {index} of {count}", KEY_LIMIT)
             if not key:
-                raise cursor.error(f"key {index} is empty", at=at)
-            if key in metadata:
-                raise cursor.error(f"the key {key[:80]!r} occurs twice", at=at)
+                self._objection("empty-key", cursor.error(f"key {index} is empty", at=at))
+            elif key in metadata:
+                self._objection("duplicate-key", cursor.error(f"the key {key[:80]!r} occurs twice", at=at))
             what = repr(key[:80])
             (number,) = cursor.unpack("I", f"the type of {what}")
-            metadata[key] = Typed(*self._array(what, 1)) if number == ARRAY else self._scalar(number, what)
+            value = Typed(*self._array(what, 1)) if number == ARRAY else self._scalar(number, what)
+            metadata.setdefault(key, value)
         return metadata
 
     def _scalar(self, number: int, what: str) -> Typed:
@@ -157,8 +167,9 @@ class _Metadata:
         if kind == "bool":
             (value,) = cursor.unpack("B", what)
             if value > 1:
-                raise cursor.error(f"{what} is a boolean of value {value}; only 0 and 1 are", at=cursor.position - 1)
-            return Typed("bool", value == 1)
+                message = f"{what} is a boolean of value {value}; only 0 and 1 are"
+                self._objection("boolean", cursor.error(message, at=cursor.position - 1))
+            return Typed("bool", value != 0)
         return Typed(kind, cursor.unpack(NUMBERS[kind][1], what)[0])
 
     def _kind(self, number: int, what: str) -> str:
@@ -187,7 +198,7 @@ class _Metadata:
         cursor.need(count * size, what)
         values = Numbers(kind, cursor.buffer, start, cursor.position)
         if kind == "bool" and count and values.array.view(np.uint8).max() > 1:
-            raise cursor.error(f"{what} has booleans that are neither 0 nor 1", at=start)
+            self._objection("boolean", cursor.error(f"{what} has booleans that are neither 0 nor 1", at=start))
         return f"[{kind}]", values
 
     def _arrays(self, count: int, what: str, depth: int) -> tuple[str, Array]:
@@ -237,64 +248,70 @@ class _Info:
     at: int
 
 
-def _tensor_infos(cursor: Cursor, count: int) -> list[_Info]:
-    """Name, dimensions, type and offset of `count` tensors."""
+def _tensor_infos(cursor: Cursor, count: int, objection: Objection) -> list[_Info]:
+    """Name, dimensions, type and offset of `count` tensors; without those that are objected to."""
     infos: list[_Info] = []
     names: set[str] = set()
     for index in range(count):
         at = cursor.position
         name = cursor.string(f"the name of tensor {index} of {count}", KEY_LIMIT)
         what = f"tensor {name[:80]!r}"
-        if name in names:
-            raise cursor.error(f"{what} occurs twice", at=at)
-        names.add(name)
         (rank,) = cursor.unpack("I", what)
         if rank > MAX_DIMENSIONS:
-            raise cursor.error(
+            error = cursor.error(
                 f"{what} has {rank} dimensions; ggml has {MAX_DIMENSIONS} at most", at=cursor.position - 4
             )
+            objection("dimensions", error)
+            cursor.room(rank, 8, what)
         shape = cursor.unpack(f"{rank}Q", what)[::-1]
         number, offset = cursor.unpack("IQ", what)
+        if name in names:
+            objection("duplicate-tensor", cursor.error(f"{what} occurs twice", at=at))
+            continue
+        names.add(name)
         try:
             encoding = encoding_of(number)
         except UnsupportedError as error:
-            raise UnsupportedError(f"{cursor.path}: {what}: {error}", hint=error.hint) from None
-        infos.append(_Info(name, shape, encoding, offset, _size(cursor, what, shape, encoding), at))
+            objection("tensor-type", UnsupportedError(f"{cursor.path}: {what}: {error}", hint=error.hint))
+            continue
+        nbytes = _size(cursor, what, shape, encoding, objection)
+        if nbytes is not None and rank <= MAX_DIMENSIONS:
+            infos.append(_Info(name, shape, encoding, offset, nbytes, at))
     return infos
 
 
-def _size(cursor: Cursor, what: str, shape: Shape, encoding: Encoding) -> int:
+def _size(cursor: Cursor, what: str, shape: Shape, encoding: Encoding, objection: Objection) -> int | None:
     """Bytes of a tensor; its dimensions must be countable and its rows whole blocks."""
-    if any(size >= 1 << 63 for size in shape) or math.prod(size or 1 for size in shape) >= 1 << 63:
-        raise cursor.error(f"{what} has the shape {list(shape)}, more than 2^63 values")
     columns = shape[-1] if shape else 1
-    if isinstance(encoding, Blocks) and columns % encoding.values:
-        raise cursor.error(
-            f"{what} is {encoding.label}, in blocks of {encoding.values}; its rows have {columns} values"
-        )
-    return encoding.parts(shape)["data"].nbytes
+    if any(size >= 1 << 63 for size in shape) or math.prod(size or 1 for size in shape) >= 1 << 63:
+        objection("tensor-size", cursor.error(f"{what} has the shape {list(shape)}, more than 2^63 values"))
+    elif isinstance(encoding, Blocks) and columns % encoding.values:
+        message = f"{what} is {encoding.label}, in blocks of {encoding.values}; its rows have {columns} values"
+        objection("whole-blocks", cursor.error(message))
+    else:
+        return encoding.parts(shape)["data"].nbytes
+    return None
 
 
-def _check_extents(path: Path, infos: list[_Info], data: int, alignment: int, size: int) -> None:
+def _check_extents(path: Path, infos: list[_Info], data: int, alignment: int, size: int, objection: Objection) -> None:
     """Every tensor aligned, none over another, all inside the file."""
     for info in infos:
         if info.offset % alignment:
-            raise FormatError(
-                path,
-                f"tensor {info.name!r} begins at {info.offset}, no multiple of the alignment {alignment}",
-                offset=info.at,
-            )
+            message = f"tensor {info.name!r} begins at {info.offset}, no multiple of the alignment {alignment}"
+            objection("aligned-tensor", FormatError(path, message, offset=info.at))
     end, before = 0, None
     for info in sorted(infos, key=lambda info: (info.offset, info.nbytes)):
         if before is not None and info.offset < end and info.nbytes:
-            raise FormatError(path, f"the tensors {before.name!r} and {info.name!r} overlap", offset=info.at)
+            message = f"the tensors {before.name!r} and {info.name!r} overlap"
+            objection("overlap", FormatError(path, message, offset=info.at))
         if info.offset + info.nbytes >= end:
             end, before = info.offset + info.nbytes, info
     if before is not None and data + end > size:
-        raise FormatError(
+        error = FormatError(
             path,
             f"{data + end - size} bytes are missing: tensor {before.name!r} needs the bytes up to {data + end}, "
             f"the file has {size}",
             offset=size,
             hint=f"the file is truncated: {_DOWNLOAD_AGAIN}",
         )
+        objection("truncated", error)

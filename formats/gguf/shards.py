@@ -8,12 +8,14 @@ What a file says about its own splitting is no part of the checkpoint: reading d
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from requant.errors import FormatError
 from requant.formats.gguf.header import Header, read_header
 from requant.ir import Tensor, Typed
+from requant.objections import Objection, refuse
 
 NUMBER_KEY: Final = "split.no"
 COUNT_KEY: Final = "split.count"
@@ -52,29 +54,47 @@ def prefix_of(name: str) -> str | None:
 
 def read_shards(path: Path) -> tuple[dict[str, Typed], tuple[Tensor, ...]]:
     """Metadata and tensors of the file at `path`, and of its siblings when it is one of several."""
-    opened = read_header(path)
+    return joined(read_files(path))
+
+
+def read_files(path: Path, objection: Objection = refuse) -> dict[Path, Header]:
+    """The file at `path`, or it and its siblings when it is one of several; without those that are objected to."""
+    opened = read_header(path, objection)
     count = _integer(path, opened, COUNT_KEY, 0)
     if count <= 1:
-        return _without_split(opened.metadata), opened.tensors
+        return {path: opened}
     number = _integer(path, opened, NUMBER_KEY)
     prefix = prefix_of(path.name)
     if prefix is None or path.name != shard_name(prefix, number, count):
-        raise FormatError(
-            path,
-            f"the file says it is number {number + 1} of {count}, its name does not",
-            hint=f"name it {shard_name(prefix or 'NAME', number, count)}, and its siblings likewise",
-        )
-    paths = []
-    for index in range(count):
-        sibling = path.with_name(shard_name(prefix, index, count))
+        hint = f"name it {shard_name(prefix or 'NAME', number, count)}, and its siblings likewise"
+        message = f"the file says it is number {number + 1} of {count}, its name does not"
+        objection("split-name", FormatError(path, message, hint=hint))
+        return {path: opened}
+    siblings = [path.with_name(shard_name(prefix, index, count)) for index in range(min(count, MAX_SHARDS))]
+    for sibling in siblings:
         if not sibling.is_file():
-            raise FormatError(sibling, f"this file is missing: the model is in {count} files", hint="get this one too")
-        paths.append(sibling)
-    headers = [opened if sibling == path else read_header(sibling) for sibling in paths]
-    for index, (sibling, header) in enumerate(zip(paths, headers, strict=True)):
-        if (_integer(sibling, header, NUMBER_KEY), _integer(sibling, header, COUNT_KEY)) != (index, count):
-            raise FormatError(sibling, f"the file does not say that it is number {index + 1} of {count}")
-    return _metadata(paths, headers), _tensors(paths, headers)
+            message = f"this file is missing: the model is in {count} files"
+            objection("split-missing", FormatError(sibling, message, hint="get this one too"))
+    found = {}
+    for index, sibling in enumerate(siblings):
+        if sibling == path:
+            found[sibling] = opened
+        elif sibling.is_file():
+            header = read_header(sibling, objection)
+            if (_integer(sibling, header, NUMBER_KEY), _integer(sibling, header, COUNT_KEY)) == (index, count):
+                found[sibling] = header
+            else:
+                message = f"the file does not say that it is number {index + 1} of {count}"
+                objection("split-number", FormatError(sibling, message))
+    return found
+
+
+def joined(files: Mapping[Path, Header], objection: Objection = refuse) -> tuple[dict[str, Typed], tuple[Tensor, ...]]:
+    """Metadata and tensors of the files of a model together."""
+    if len(files) == 1:
+        (header,) = files.values()
+        return _without_split(header.metadata), header.tensors
+    return _metadata(files, objection), _tensors(files, objection)
 
 
 def _integer(path: Path, header: Header, key: str, default: int | None = None) -> int:
@@ -90,27 +110,29 @@ def _without_split(metadata: dict[str, Typed]) -> dict[str, Typed]:
     return {key: typed for key, typed in metadata.items() if key not in SPLIT_KEYS}
 
 
-def _metadata(paths: list[Path], headers: list[Header]) -> dict[str, Typed]:
+def _metadata(files: Mapping[Path, Header], objection: Objection) -> dict[str, Typed]:
     """The first file's key-values, then what others add; they must not contradict each other."""
     merged: dict[str, Typed] = {}
-    for path, header in zip(paths, headers, strict=True):
+    for path, header in files.items():
         for key, typed in _without_split(header.metadata).items():
             if merged.setdefault(key, typed) != typed:
-                raise FormatError(
-                    path, f"metadata {key!r} differs from that of an earlier file", hint=f"see {paths[0]}"
-                )
+                hint = f"see {next(iter(files))}"
+                message = f"metadata {key!r} differs from that of an earlier file"
+                objection("split-metadata", FormatError(path, message, hint=hint))
     return merged
 
 
-def _tensors(paths: list[Path], headers: list[Header]) -> tuple[Tensor, ...]:
+def _tensors(files: Mapping[Path, Header], objection: Objection) -> tuple[Tensor, ...]:
     """All tensors, as many as every file says, none twice."""
-    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    tensors = [tensor for header in files.values() for tensor in header.tensors]
     home: dict[str, Path] = {}
-    for path, header in zip(paths, headers, strict=True):
+    for path, header in files.items():
         total = _integer(path, header, TENSORS_KEY)
         if total != len(tensors):
-            raise FormatError(path, f"{TENSORS_KEY} is {total}, and the {len(paths)} files have {len(tensors)} tensors")
+            message = f"{TENSORS_KEY} is {total}, and the {len(files)} files have {len(tensors)} tensors"
+            objection("split-tensors", FormatError(path, message))
         for tensor in header.tensors:
             if home.setdefault(tensor.name, path) != path:
-                raise FormatError(path, f"tensor {tensor.name!r} is also in {home[tensor.name]}")
-    return tensors
+                message = f"tensor {tensor.name!r} is also in {home[tensor.name]}"
+                objection("split-duplicate", FormatError(path, message))
+    return tuple({tensor.name: tensor for tensor in reversed(tensors)}.values())[::-1]

@@ -48,7 +48,11 @@ class Safetensors:
 
         Raises `FormatError`; all headers have been checked, and no tensor byte was read.
         """
-        return folded(read_checkpoint(path, _WEIGHTS))
+        return folded(self.stored(path))
+
+    def stored(self, path: Path) -> Checkpoint[Tensor]:
+        """The arrays as the files have them, nothing put together; raises as `read` does."""
+        return read_checkpoint(path, _WEIGHTS)
 
     def accepts(self, encoding: Encoding) -> bool:
         """Dense tensors, and encodings that name the arrays they are stored as."""

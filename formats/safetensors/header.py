@@ -21,6 +21,7 @@ from requant.encodings import DENSE, Shape
 from requant.errors import FormatError, PlanError
 from requant.formats.safetensors.stream import JsonStream, is_text, shorten
 from requant.ir import Tensor
+from requant.objections import Objection, refuse
 from requant.sources import FileSlice, Identity, open_regular
 from requant.system import read_at
 
@@ -58,8 +59,11 @@ class Header:
     notices: tuple[str, ...] = ()
 
 
-def read_header(path: Path) -> Header:
-    """Read and check the whole header of `path`; raises `FormatError`. No tensor byte is read."""
+def read_header(path: Path, objection: Objection = refuse) -> Header:
+    """Read and check the whole header of `path`; raises `FormatError`. No tensor byte is read.
+
+    Tensors that are objected to are left out.
+    """
     descriptor = open_regular(path)
     try:
         identity = Identity.of(os.fstat(descriptor))
@@ -67,11 +71,11 @@ def read_header(path: Path) -> Header:
         length = _length(path, read_at(descriptor, _LENGTH.size, 0), size)
         data = _LENGTH.size + length
         stream = JsonStream(path, descriptor, _LENGTH.size, data)
-        metadata, tensors = _parse(FileSlice(path, data, size - data, identity), stream)
+        metadata, tensors = _parse(FileSlice(path, data, size - data, identity), stream, objection)
     finally:
         os.close(descriptor)
     tensors.sort(key=_extent)
-    _check_extents(path, tensors, data, size)
+    _check_extents(path, tensors, data, size, objection)
     return Header(metadata, tuple(tensors))
 
 
@@ -133,27 +137,28 @@ _STRANGERS: Final = {
 }
 
 
-def _parse(data: FileSlice, stream: JsonStream) -> tuple[dict[str, str], list[Tensor]]:
+def _parse(data: FileSlice, stream: JsonStream, objection: Objection) -> tuple[dict[str, str], list[Tensor]]:
     metadata: dict[str, str] | None = None
     tensors: dict[str, Tensor] = {}
     for name in stream.keys(MAX_NAME):
         if name == METADATA:
             if metadata is not None:
-                raise stream.error(f"{METADATA} is there twice")
-            metadata = _metadata(stream)
-        elif name in tensors:
-            raise stream.error(
-                f"two tensors are named {shorten(name)}", hint="other readers silently drop one of the two"
-            )
+                objection("duplicate-key", stream.error(f"{METADATA} is there twice"))
+            metadata = {**_metadata(stream, objection), **(metadata or {})}
         elif len(tensors) == MAX_TENSORS:
             raise stream.error(f"more than {MAX_TENSORS} tensors", hint="split the file into shards")
         else:
-            tensors[name] = _tensor(data, stream, name)
+            if name in tensors:
+                hint = "other readers silently drop one of the two"
+                objection("duplicate-tensor", stream.error(f"two tensors are named {shorten(name)}", hint=hint))
+            tensor = _tensor(data, stream, name, objection)
+            if tensor is not None:
+                tensors.setdefault(name, tensor)
     stream.end()
     return metadata or {}, list(tensors.values())
 
 
-def _metadata(stream: JsonStream) -> dict[str, str]:
+def _metadata(stream: JsonStream, objection: Objection) -> dict[str, str]:
     if stream.peek() == "n":
         if stream.value(limit=4) is not None:
             raise stream.error(f"{METADATA} must be an object or null")
@@ -162,17 +167,17 @@ def _metadata(stream: JsonStream) -> dict[str, str]:
     budget = MAX_METADATA
     for key in stream.keys(budget):
         if key in metadata:
-            raise stream.error(
-                f"{METADATA} has two values for {shorten(key)}", hint="other readers silently drop one of the two"
-            )
-        metadata[key] = stream.string(budget)
-        budget -= len(key) + len(metadata[key]) + 64  # what an entry costs at least
+            hint = "other readers silently drop one of the two"
+            objection("duplicate-key", stream.error(f"{METADATA} has two values for {shorten(key)}", hint=hint))
+        value = stream.string(budget)
+        metadata.setdefault(key, value)
+        budget -= len(key) + len(value) + 64  # what an entry costs at least
         if budget < 0:
             raise stream.error(f"more than {MAX_METADATA} bytes of {METADATA}")
     return metadata
 
 
-def _tensor(data: FileSlice, stream: JsonStream, name: str) -> Tensor:
+def _tensor(data: FileSlice, stream: JsonStream, name: str, objection: Objection) -> Tensor | None:
     if match := stream.match(_ENTRY):
         label, start, stop = match[1], int(match[3]), int(match[4])
         shape = [int(n) for n in match[2].split(",")] if match[2] else []
@@ -180,11 +185,12 @@ def _tensor(data: FileSlice, stream: JsonStream, name: str) -> Tensor:
         label, shape, start, stop = _entry(stream, name)
     dtype = DTYPES.get(label)
     if dtype is None:
-        raise stream.error(
-            f"tensor {shorten(name)}: unknown dtype {shorten(label)}", hint=f"known are {', '.join(DTYPES)}"
-        )
+        message, hint = f"tensor {shorten(name)}: unknown dtype {shorten(label)}", f"known are {', '.join(DTYPES)}"
+        objection("tensor-type", stream.error(message, hint=hint))
+        return None
     if (problem := _size_problem(dtype, shape, stop - start)) is not None:
-        raise stream.error(f"tensor {shorten(name)}: {label}{shorten(shape)} {problem}")
+        objection("tensor-size", stream.error(f"tensor {shorten(name)}: {label}{shorten(shape)} {problem}"))
+        return None
     return Tensor(
         name, tuple(shape), DENSE[label], {"data": replace(data, offset=data.offset + start, nbytes=stop - start)}
     )
@@ -279,7 +285,7 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
     return source.offset, source.nbytes
 
 
-def _check_extents(path: Path, tensors: list[Tensor], data: int, size: int) -> None:
+def _check_extents(path: Path, tensors: list[Tensor], data: int, size: int, objection: Objection) -> None:
     """The tensors, sorted, fill the data from its first byte to its last, one after another."""
     end = data
     for i, tensor in enumerate(tensors):
@@ -291,18 +297,12 @@ def _check_extents(path: Path, tensors: list[Tensor], data: int, size: int) -> N
                 if start > end
                 else f"overlaps {before} by {end - start} bytes"
             )
-            raise FormatError(
-                path,
-                f"tensor {shorten(tensor.name)}: {trouble}; the format allows neither holes nor overlaps",
-                offset=start,
-            )
-        end = start + nbytes
+            message = f"tensor {shorten(tensor.name)}: {trouble}; the format allows neither holes nor overlaps"
+            objection("hole" if start > end else "overlap", FormatError(path, message, offset=start))
+        end = max(end, start + nbytes)
     if end > size:
-        raise FormatError(
-            path,
-            f"the header describes {end - data} bytes of tensors, the file holds {size - data}",
-            offset=size,
-            hint="the file is truncated: fetch it again",
-        )
+        message = f"the header describes {end - data} bytes of tensors, the file holds {size - data}"
+        objection("truncated", FormatError(path, message, offset=size, hint="the file is truncated: fetch it again"))
     if end < size:
-        raise FormatError(path, f"{size - end} bytes follow the last tensor and belong to nothing", offset=end)
+        message = f"{size - end} bytes follow the last tensor and belong to nothing"
+        objection("trailing-bytes", FormatError(path, message, offset=end))

@@ -46,7 +46,11 @@ class TorchZip:
 
     def read(self, path: Path) -> Checkpoint[Tensor]:
         """Every tensor, views of a shared storage too, folded. Raises `FormatError` or `UnsupportedError`."""
-        return folded(read_checkpoint(path, _WEIGHTS))
+        return folded(self.stored(path))
+
+    def stored(self, path: Path) -> Checkpoint[Tensor]:
+        """The arrays as the files have them, nothing put together; raises as `read` does."""
+        return read_checkpoint(path, _WEIGHTS)
 
     def accepts(self, encoding: Encoding) -> bool:
         """Nothing: this format is not written."""
