@@ -91,8 +91,9 @@ def _deeds(steps: Sequence[Mapping[str, Any]], errors: Mapping[str, float]) -> T
         nbytes = sum(step["bytes"] for step in group)
         known = [errors[step["to"]] for step in group if step["to"] in errors]
         worst = f"{max(known, key=_badness):.5f}" if known else ""
-        rows.append([name, nbytes / total if total else 0.0, count(len(group)), size(nbytes), worst])
-    heads = ["what was done", "share of bytes", "tensors", "size", "worst relative error"]
+        row = [name, nbytes / total if total else 0.0, count(len(group)), size(nbytes), worst]
+        rows.append(row if errors else row[:-1])
+    heads = ["what was done", "share of bytes", "tensors", "size", *(["worst relative error"] if errors else [])]
     return Table("Kept and changed", heads, rows, right=frozenset({2, 3, 4}), share=1)
 
 

@@ -34,6 +34,7 @@ class Layers {
       row.append(element("th", { scope: "row", class: "name" }, this.tensors.roles[role]));
       for (const layer of this.layers) row.append(this.cell(column, role, layer, layers.get(layer)));
     }
+    grid.style.maxWidth = `${200 + 44 * this.layers.length}px`;
     byId("layers-grid").replaceChildren(grid);
     const more = this.left ? `; ${counted.format(this.left)} more roles, all smaller, are in the table` : "";
     byId("layers-status").textContent = `arrow keys go from cell to cell, Enter or a click lists the tensors${more}`;
