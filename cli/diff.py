@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from requant.cli.documents import say_document
-from requant.cli.options import MAX_THREADS, located
+from requant.cli.options import MAX_THREADS, html_option, located
 from requant.cli.stages import bars
-from requant.cli.terminal import say
+from requant.cli.terminal import remark, say
 from requant.patterns import of_the_user
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Examples:
   requant diff ./SmolLM2-135M smollm2.gguf --values
   requant diff ./base ./finetuned --values --only 'self_attn|mlp'
   requant diff a.gguf b.gguf --quiet && echo the same
+  requant diff ./model model-Q4_K_M.gguf --values --html diff.html
   requant diff ./base ./finetuned --json | jq '.settings[].key'
 """
 
@@ -36,6 +38,7 @@ Examples:
 @click.option("--tensors", is_flag=True, help="A line for each tensor, not for each kind of them; also for equal ones.")
 @click.option("--only", "pattern", metavar="REGEX", help="Only tensors whose name contains a match.")
 @click.option("--threads", "-t", type=click.IntRange(1, MAX_THREADS), help="Threads (default: all processors).")
+@html_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code tells.")
 @click.pass_context
@@ -47,6 +50,7 @@ def diff(
     tensors: bool,
     pattern: str | None,
     threads: int | None,
+    html: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -68,6 +72,10 @@ def diff(
         only = of_the_user(pattern) if pattern is not None else None
     except re.error as error:
         raise click.BadParameter(f"not a regular expression: {error}", param_hint="--only") from error
+    if html is not None:
+        from requant.cli.pages.writing import check_page
+
+        check_page(html)
     models = []
     for path in (located(a, quiet), located(b, quiet)):
         found, source = opened(path, as_stored=True)
@@ -79,8 +87,19 @@ def diff(
         say_document("diff", comparison.to_json())
     elif not quiet:
         say(comparison_text(comparison, every=tensors))
+    if html is not None:
+        _write_page(html, comparison, quiet)
     if not comparison.equal:
         ctx.exit(DIFFERENT)
+
+
+def _write_page(path: Path, comparison: Comparison, quiet: bool) -> None:
+    from requant.cli.pages.differences import differences_page
+    from requant.cli.pages.writing import write_page
+
+    said = write_page(path, differences_page(comparison.to_json()))
+    if not quiet:
+        remark(said)
 
 
 def _with_numbers(comparison: Comparison, threads: int | None, quiet: bool) -> Comparison:

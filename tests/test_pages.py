@@ -282,3 +282,39 @@ def test_the_page_of_a_check(model, ok):
         assert text in page
     assert ("it fails" in page, ">passed</strong>" in page, ">failed</strong>" in page) == (not ok, ok, not ok)
     assert unpacked(page)["columns"][0]["values"][0] == document["tensors"][0]["name"]
+
+
+def test_the_page_of_a_diff(folder, tmp_path):
+    run("convert", folder, tmp_path / "b.gguf", "--to", "Q4_K_M", "--override-kv", "general.name=str:<i>B</i>")
+    page = tmp_path / "page.html"
+    result = run("diff", folder, tmp_path / "b.gguf", "--values", "--html", page, "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    content = unpacked(page.read_text())
+    columns = {column["key"]: column["values"] for column in content["columns"]}
+    rows = document["tensors"]
+    assert columns["name"] == [row["name"] for row in rows]
+    assert columns["error"] == [row["numbers"]["relative_error"] for row in rows]
+    assert content["layers"] == [row["layer"] for row in rows]
+    assert [content["roles"][role] for role in content["roleOf"]] == [row["role"] for row in rows]
+    assert content["order"] == "error"
+    text = page.read_text()
+    assert ">different</strong>" in text
+    assert "&lt;i&gt;B&lt;/i&gt;" in text
+    for row in document["settings"]:
+        assert row["key"] in text
+    assert f"{document['sums']['total']['relative_error']:.5f}" in text
+    for words in ([], ["--quiet"]):
+        same = run("diff", folder, folder, "--html", page, *words)
+        assert (same.exit_code, same.output == "") == (0, bool(words))
+    assert ">equal</strong>" in page.read_text()
+    assert "order" in unpacked(page.read_text())
+
+
+def test_the_page_of_a_diff_of_models_with_nothing_in_common(folder, tmp_path):
+    page = tmp_path / "page.html"
+    save_file({"only.here": np.ones((2, 3), np.float32)}, tmp_path / "other.safetensors")
+    assert run("diff", folder, tmp_path / "other.safetensors", "--values", "--html", page).exit_code == 1
+    columns = {column["key"]: column["values"] for column in unpacked(page.read_text())["columns"]}
+    assert columns["differs"][columns["name"].index("only.here")] == "only b"
+    assert set(columns["type"]) == {"F32", "none"}

@@ -42,6 +42,7 @@ def pages(tmp_path_factory):
     page_of(root / "hostile.safetensors", root / "hostile.html")
     write_tiny_folder(root / "tiny")
     run("convert", root / "tiny", root / "out.gguf", "--to", "Q4_K_M", "--html", root / "receipt.html")
+    run("diff", root / "tiny", root / "out.gguf", "--values", "--html", root / "diff.html")
     return root
 
 
@@ -135,6 +136,16 @@ def test_errors_of_a_receipt_colour_the_layers_and_are_plotted(browser, pages):
     settled(browser)
 
 
+def test_a_diff_begins_with_the_worst(browser, pages):
+    browser.open(pages / "diff.html")
+    assert browser.text("#layers-title") == "Relative error by layer and role"
+    assert browser.find("#tensor-table th[data-key=error]").get_attribute("aria-sort") == "descending"
+    errors = [float(error) for error in browser.cells(6)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0 == errors[-1]
+    settled(browser)
+
+
 def test_a_tensor_opens_and_closes(browser, pages):
     browser.open(pages / "tiny.html")
     names = browser.rows()
@@ -215,7 +226,7 @@ def test_light_and_dark(browser, pages, dark):
 
 
 @pytest.mark.parametrize("width", [360, 1920])
-@pytest.mark.parametrize("name", ["tiny", "1000", "hostile", "receipt"])
+@pytest.mark.parametrize("name", ["tiny", "1000", "hostile", "receipt", "diff"])
 def test_narrow_and_wide(browser, pages, name, width):
     browser.open(pages / f"{name}.html", width=width)
     assert browser.run("return document.documentElement.scrollWidth") <= width
@@ -267,7 +278,7 @@ def test_names_of_a_model_are_text(browser, pages):
         browser.run("arguments[0].dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))", cell)
     assert browser.run("return document.querySelectorAll('img, b, main script').length") == 0
     assert browser.driver.title == "hostile.safetensors (model)"
-    assert HOSTILE[1] in browser.text(".metadata")
+    assert HOSTILE[1] in browser.text(".list")
     settled(browser)
 
 

@@ -121,17 +121,17 @@ class Tensors:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page. kind: of what document. verdict: whether something has passed, where that was asked. said: prompt and
-    answer. metadata: what the model's files say of it."""
+    """A page. kind: of what document. verdict: whether it is a good one, in a word. said: prompt and answer. lists:
+    titles and their entries."""
 
     kind: str
     title: str
     lead: str
     facts: Sequence[Fact] = ()
-    verdict: bool | None = None
+    verdict: tuple[bool, str] | None = None
     notes: Sequence[str] = ()
     changes: Sequence[Change] = ()
     tables: Sequence[Table] = ()
     tensors: Tensors | None = None
     said: Sequence[Entry] = ()
-    metadata: Sequence[Entry] = ()
+    lists: Sequence[tuple[str, Sequence[Entry]]] = ()

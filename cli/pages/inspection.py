@@ -36,7 +36,15 @@ def inspection_page(document: Mapping[str, Any]) -> Page:
             *_memory(document["memory"]),
         ],
         tensors=stored_tensors(document),
-        metadata=[*_told(document), *entries(document.get("metadata", {})), *entries(document.get("config", {}))],
+        lists=[
+            (title, [*entries(document.get(key, {}))])
+            for key, title in {
+                "adapter": "Adapter",
+                "projector": "Projector",
+                "metadata": "Metadata",
+                "config": "config.json",
+            }.items()
+        ],
     )
 
 
@@ -83,7 +91,7 @@ def type_table(types: Mapping[str, Mapping[str, Any]], parameters: int) -> Table
 def entries(values: Mapping[str, Any]) -> Iterator[Entry]:
     """Key-values, arrays cut short."""
     for key, value in values.items():
-        text = _text(value)
+        text = in_short(value)
         yield Entry(key, text[:_LONGEST] + _left_out(text), len(text) > _LINE or "\n" in text)
 
 
@@ -91,7 +99,8 @@ def _left_out(text: str) -> str:
     return f"… ({len(text):,} characters)" if len(text) > _LONGEST else ""
 
 
-def _text(value: object) -> str:
+def in_short(value: object) -> str:
+    """A value as people read it; an array by its first items."""
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence) and len(value) > _SHOWN_ITEMS:
@@ -136,10 +145,3 @@ def _widths(widths: Mapping[str, int]) -> Iterator[Table]:
     if total:
         rows = [[bits, weights / total, count(weights)] for bits, weights in widths.items()]
         yield Table("EXL2 codes", ["bits", "share", "parameters"], rows, right=frozenset({2}), share=1)
-
-
-def _told(document: Mapping[str, Any]) -> Iterator[Entry]:
-    """What is known of adapters and projectors."""
-    for key in ("adapter", "projector"):
-        if key in document:
-            yield from entries({f"{key}: {name}": value for name, value in document[key].items()})

@@ -19,12 +19,12 @@ def trial_page(document: Mapping[str, Any], inspection: Mapping[str, Any]) -> Pa
         PurePath(document["model"]).name,
         " · ".join([document["model"], info["description"]]),
         facts=[*_facts(document)],
-        verdict=document["ok"],
+        verdict=(document["ok"], "passed" if document["ok"] else "failed"),
         notes=[*document["failures"], *document["warnings"]],
         tables=[*_compared(document), type_table(inspection["types"], inspection["parameters"])],
         tensors=stored_tensors(inspection),
         said=[*_said(document["answer"])],
-        metadata=[*entries(inspection["metadata"])],
+        lists=[("Metadata", [*entries(inspection["metadata"])])],
     )
 
 

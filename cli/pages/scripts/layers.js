@@ -17,6 +17,7 @@ class Layers {
     if (!this.layers.some((layer) => layer !== null)) return;
     const choice = byId("measure-choice");
     choice.append(...this.measures.map((column) => element("option", { value: column.key }, column.title)));
+    if (this.measures.some((column) => column.key === tensors.order)) choice.value = tensors.order;
     choice.addEventListener("input", () => this.draw());
     byId("measure").hidden = this.measures.length < 2;
     this.draw();
