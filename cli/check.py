@@ -127,9 +127,11 @@ def _write_page(html: Path, path: Path, report: Report) -> None:
     from requant.operations import inspect
 
     found, checkpoint = formats.opened(path, as_stored=True)
-    inspection = inspect.report(checkpoint, found.name).to_json(checkpoint.tensors)
+    inspected = inspect.report(checkpoint, found.name)
+    tensors = [one.to_json() for one in inspected.placed]
     metadata = {key: field.value for key, field in checkpoint.metadata.items()}
-    remark(write_page(html, trial_page(report.to_json(), {**inspection, "metadata": metadata})))
+    inspection = {**inspected.to_json(), "tensors": tensors, "metadata": metadata}
+    remark(write_page(html, trial_page(report.to_json(), inspection)))
 
 
 def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenReference:

@@ -34,7 +34,7 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(),
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     excess = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
     last = len(widths) - 1
-    folds = last not in right and last > 0
+    folds = last not in right and last > 0 and widths[last] > 0
     if excess > 0 and folds:
         excess += (narrow := max(widths[last] - excess, min(widths[last], _NARROWEST))) - widths[last]
         widths[last] = narrow

@@ -12,7 +12,8 @@ from requant.comparing.words import Pair, Said
 from requant.encodings import Shape
 from requant.expressions import Node, reshaped
 from requant.ir import PROJECTOR, Json, Naming
-from requant.operations.inspect import place_in_projector, place_of, short_label
+from requant.operations.inspect import short_label
+from requant.operations.placed import place_in_projector, place_of
 
 
 @dataclass(frozen=True, slots=True)
