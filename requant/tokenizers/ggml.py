@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.ir import Checkpoint, Tensor, Typed
 from requant.losses import Loss, LossKind
-from requant.tokenizers import bpe, sentencepiece, spm, tekken, tiktoken, unigram, wordpiece
+from requant.tokenizers import bpe, escaped, sentencepiece, spm, tekken, tiktoken, unigram, wordpiece
 from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, MODEL
 from requant.tokenizers.special import named_tokens, special_metadata
@@ -117,8 +117,7 @@ def _from_tokenizer_json(files: Files, added: dict[int, AddedToken], rows: int |
     if kind == "BPE" and bpe.is_byte_level(tokenizer):
         return _with_configured_prefix(files, bpe.from_json(files, added, rows))
     if kind == "BPE" and model.get("byte_fallback").flag():
-        gemma4 = files.checkpoint.architecture.startswith("gemma4")
-        return (spm.gemma4_from_json if gemma4 else spm.from_json)(files, added, rows)
+        return escaped.from_json(files, added, rows) or spm.from_json(files, added, rows)
     if kind == "WordPiece":
         return wordpiece.from_json(files, added, rows)
     if kind == "Unigram":
