@@ -10,7 +10,7 @@ from requant.errors import UnsupportedError
 from requant.ir import Json, Typed
 from requant.losses import Loss
 from requant.sources import Memory, Source
-from requant.tokenizers import bpe, escaped, spm, unigram, wordpiece
+from requant.tokenizers import bpe, escaped, spm, unigram, whitespace, wordpiece
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, CHAT_TEMPLATE, CHAT_TEMPLATES, MODEL, PRE
 from requant.tokenizers.metadata import GgmlTokenizer, broken, strings
 from requant.tokenizers.pre_tokenizers import BY_NAME
@@ -26,6 +26,7 @@ _WRITERS: Mapping[str, _Writer] = {
     "gemma4": escaped.to_json,
     "bert": wordpiece.to_json,
     "t5": unigram.to_json,
+    "whitespace": whitespace.to_json,
 }
 
 
