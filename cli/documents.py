@@ -204,11 +204,84 @@ class StoredTensor(TypedDict):
     values: NotRequired[Annotated[Values, "with `--values`, but for integers"]]
 
 
+class Origin(TypedDict):
+    """What a model says of where it comes from; empty where it says nothing."""
+
+    name: Annotated[str, "what it is called"]
+    author: Annotated[str, "by whom it is: an organization, or a person"]
+    license: Annotated[str, "as it is called"]
+    base_models: Annotated[list[str], "what it was made of: names on the Hub where it has those"]
+    datasets: Annotated[list[str], "the same of data sets"]
+
+
+class TokenRow(TypedDict):
+    """A token."""
+
+    id: Annotated[int, "its number"]
+    text: Annotated[str, "as it is stored"]
+    type: Annotated[str, "normal, unknown, control, user-defined, unused or byte"]
+    score: Annotated[Real | None, "as SentencePiece has it; null where there is none"]
+
+
+class TokenizerFacts(TypedDict):
+    """What a tokenizer is like, in llama.cpp's words, whatever files it lies in."""
+
+    model: Annotated[str, "tokenizer.ggml.model"]
+    pre: Annotated[str, "tokenizer.ggml.pre"]
+    tokens: Annotated[int, "how many there are"]
+    types: Annotated[dict[str, int], "type -> how many tokens"]
+    padding: Annotated[int, "how many only fill up the embedding"]
+    merges: Annotated[int, "how many there are"]
+    special: Annotated[dict[str, TokenRow], "bos, eos, pad, ... -> the token"]
+    adds: Annotated[dict[str, bool], "bos, eos, sep -> whether a text gets it, where the files say"]
+    longest: Annotated[TokenRow | None, "the normal token with the longest text"]
+
+
+class ImportantColumn(TypedDict):
+    """An input of a matrix."""
+
+    matrix: Annotated[int, "the expert; 0 where there is one matrix"]
+    column: Annotated[int, "its number"]
+    share: Annotated[float, "of the mean squares of all inputs of that matrix"]
+
+
+class ImportanceEntry(TypedDict):
+    """What was measured of one tensor."""
+
+    name: Annotated[str, "the tensor"]
+    matrices: Annotated[int, "experts, else 1"]
+    columns: Annotated[int, "inputs of a matrix"]
+    tokens: Annotated[int, "that went into it, of all matrices"]
+    unreached: Annotated[int, "matrices that no token reached"]
+    silent_columns: Annotated[int, "inputs that were always 0, of matrices that were reached"]
+    not_numbers: Annotated[int, "sums that are NaN or infinite"]
+    top: Annotated[list[ImportantColumn], "the five largest"]
+
+
+class ImportanceCoverage(TypedDict):
+    """An importance matrix beside a model."""
+
+    covered: Annotated[int, "matrices of layers, and the output, that have an entry that fits"]
+    missing: Annotated[list[str], "those that have none, by names of GGUF"]
+    unknown: Annotated[list[str], "entries without such a tensor"]
+    misfits: Annotated[dict[str, str], "tensor -> why its entry does not fit"]
+
+
+class ImportanceFacts(TypedDict):
+    """What an importance matrix says."""
+
+    datasets: Annotated[list[str], "texts it was measured on"]
+    chunks: Annotated[int, "of them; 0 where the file does not say"]
+    chunk_tokens: Annotated[int, "tokens of one; 0 where the file does not say"]
+    entries: Annotated[list[ImportanceEntry], "in the order of the file"]
+    coverage: Annotated[ImportanceCoverage | None, "with `--against`"]
+
+
 class InspectionDocument(Document):
     """`inspection`: what `inspect --json` prints."""
 
     path: Annotated[str, "what was opened"]
-    format: Annotated[str, "gguf, safetensors or torch"]
+    format: Annotated[str, "gguf, safetensors or torch; imatrix of an old importance matrix"]
     naming: Annotated[Literal["hf", "ggml"], "whose names the tensors have"]
     architecture: Annotated[str, "general.architecture or model_type; empty where the file does not say"]
     file_type: Annotated[str | None, "what a GGUF says it was quantized to"]
@@ -222,15 +295,41 @@ class InspectionDocument(Document):
     roles: Annotated[dict[str, Share], "name without layer -> its tensors"]
     layers: Annotated[dict[str, Share], "number of a layer -> its tensors"]
     exl2_weights_by_bits: Annotated[dict[str, int], "width of codes -> weights of EXL2 layers"]
+    weights_by_bits: Annotated[dict[str, int], "width of codes -> weights of quantized layers of a folder"]
+    origin: Annotated[Origin, "where it comes from"]
     memory: Annotated[list[Memory], "at 4,096 tokens and at the trained context, or at --ctx; empty where sizes lack"]
     speed: Annotated[SpeedBound | None, "null where sizes lack, and of what does not generate token by token"]
     tensors: Annotated[list[StoredTensor], "those whose name contains a match for --tensors, in the order of --sort"]
     config: NotRequired[Annotated[dict[str, Any], "with `--metadata`: config.json"]]
     metadata: NotRequired[Annotated[dict[str, Any], "with `--metadata`: key-values of a GGUF, or `__metadata__`"]]
+    tokenizer: NotRequired[Annotated[TokenizerFacts, "with `--tokenizer`"]]
+    tokens: NotRequired[Annotated[list[TokenRow], "with `--tokens`: those whose text contains a match"]]
+    templates: NotRequired[Annotated[dict[str, str], "with `--template`: name -> chat template, as it is"]]
+    importance: NotRequired[Annotated[ImportanceFacts, "of an importance matrix"]]
     adapter: NotRequired[Annotated[dict[str, Any], "of an adapter: kind, base, ranks, alpha, scales, targets, ..."]]
     projector: NotRequired[
         Annotated[dict[str, Any], "of a projector: towers, each with its sense, kind and sizes, and text_width"]
     ]
+
+
+class FoundModel(TypedDict):
+    """A model in a folder of several; all but `path` and `error` is null where it cannot be read."""
+
+    path: Annotated[str, "where it is"]
+    format: Annotated[str | None, "as in `inspection`"]
+    architecture: Annotated[str | None, "as there"]
+    file_type: Annotated[str | None, "as there"]
+    parameters: Annotated[int | None, "as there"]
+    file_bytes: Annotated[int | None, "as there"]
+    bits_per_weight: Annotated[float | None, "as there"]
+    error: Annotated[str | None, "why it cannot be read"]
+
+
+class InspectionsDocument(Document):
+    """`inspections`: what `inspect --json` prints of a folder with models in it that is none itself."""
+
+    path: Annotated[str, "the folder"]
+    models: Annotated[list[FoundModel], "by name; of a model in several files, the first stands for all"]
 
 
 class Figure(TypedDict):
@@ -585,6 +684,7 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "plan": PlanDocument,
     "receipt": ReceiptDocument,
     "inspection": InspectionDocument,
+    "inspections": InspectionsDocument,
     "check": CheckDocument,
     "calibration": CalibrationDocument,
     "types": TypesDocument,

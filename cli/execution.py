@@ -35,11 +35,17 @@ _LONGEST_DETAIL: Final = 1000
 
 
 def carry_out(
-    plan: Plan, how: RunOptions, *, measure: bool = False, tolerated: frozenset[LossKind] = frozenset()
+    plan: Plan,
+    how: RunOptions,
+    *,
+    measure: bool = False,
+    any_value: bool = False,
+    tolerated: frozenset[LossKind] = frozenset(),
 ) -> None:
     """What every writing command does once it has a plan: print it, or run it and print the receipt.
 
-    measure: decode what was written and tell each tensor's error. tolerated: losses `--fail-on-loss` lets pass.
+    measure: decode what was written and tell each tensor's error. any_value: NaN is no error. tolerated: losses that
+    `--fail-on-loss` lets pass.
 
     How the plan was made is let go of before the work begins: with every stage of the tokenizer it takes megabytes. So
     callers hand their plan over, and keep no name for it.
@@ -63,7 +69,7 @@ def carry_out(
     if not how.force and (there := existing(plan)) is not None:
         raise PlanError(f"{there} exists", hint="--force replaces it")
     system.give_back_memory()  # headers and tokenizers were parsed, tens of megabytes in small pieces
-    options = Options(how.workers, how.replace_nan, measure or how.html is not None)
+    options = Options(how.workers, how.replace_nan, measure or how.html is not None, any_value)
     receipt = run(plan, options, how.quiet, overwrite=how.force)
     if how.as_json:
         say_document("receipt", {**_receipt_document(plan, receipt, steps=measure), **passes})
@@ -225,9 +231,12 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     written = sum(receipt.files.values())
     files = plan.layout.files
     where = f"{_path(_destination(plan))}:{f' {len(files)} files,' if len(files) > 1 else ''}"
+    written_to = f"{where} {size(written)} in {receipt.seconds:.1f} s"
+    if not plan.steps:
+        return written_to + losses_text(plan)
     rate = receipt.bytes_read / max(receipt.seconds, 1e-9)
     lines = [
-        f"{where} {size(written)} in {receipt.seconds:.1f} s (read {size(rate)}/s)",
+        f"{written_to} (read {size(rate)}/s)",
         f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight; {_fidelities(plan)}",
     ]
     if receipt.replaced:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,16 +12,16 @@ from requant.cli.documents import say_document
 from requant.cli.execution import telling_of_compilation
 from requant.cli.inspection import About, metadata_text, plain, summary
 from requant.cli.options import html_option, located
+from requant.cli.selection import chosen, compiled, model_or_imatrix
 from requant.cli.stages import byte_bar
 from requant.cli.tensor_table import Row, csv_text, ordered, tensor_table
 from requant.cli.terminal import remark, say
 from requant.errors import PlanError
-from requant.formats import opened
+from requant.inspection.imatrix import is_imatrix
 from requant.ir import Checkpoint, Tensor
 from requant.operations.inspect import report
-from requant.operations.placed import Placed
+from requant.operations.inspect_folder import is_model
 from requant.operations.running import USUAL_BANDWIDTH, Asked
-from requant.patterns import of_the_user
 from requant.printable import printable
 from requant.sources import check_unchanged
 
@@ -31,6 +30,9 @@ Examples:
   requant inspect model.gguf
   requant inspect ./SmolLM2-135M --tensors 'layers.0.*proj' --metadata
   requant inspect model.gguf --values --sort kurtosis
+  requant inspect model.gguf --tokenizer --tokens '^<.*>$' --template
+  requant inspect imatrix.gguf --against model.gguf
+  requant inspect ./models
   requant inspect model.gguf --csv --columns tensor,type,offset > tensors.csv
   requant inspect model.gguf --json | jq .bits_per_weight
   requant inspect model.gguf --html model.html
@@ -46,6 +48,10 @@ Examples:
 @click.option("--columns", metavar="A,B,…", help="Columns of the list of tensors: tensor, layer, role, shape, …")
 @click.option("--sort", metavar="COLUMN", help="Order the list: largest or A first; -COLUMN for the other way.")
 @click.option("--metadata", is_flag=True, help="Show the metadata (GGUF keys, config.json, __metadata__).")
+@click.option("--tokenizer", is_flag=True, help="Tell what its tokenizer is like.")
+@click.option("--tokens", metavar="REGEX", help="List the tokens whose text contains a match ('.' for all).")
+@click.option("--template", is_flag=True, help="Show its chat templates, laid out to be read.")
+@click.option("--against", metavar="MODEL", help="Of an importance matrix: tell how well it covers this model.")
 @html_option
 @click.option("--ctx", type=click.IntRange(1, 1 << 30), help="Tokens of context that memory is told of.")
 @click.option(
@@ -66,6 +72,10 @@ def inspect(
     columns: str | None,
     sort: str | None,
     metadata: bool,
+    tokenizer: bool,
+    tokens: str | None,
+    template: bool,
+    against: str | None,
     html: Path | None,
     ctx: int | None,
     bandwidth: float,
@@ -76,7 +86,8 @@ def inspect(
     """Show what PATH (a model file or folder, or one of the Hugging Face Hub) consists of.
 
     Architecture, parameters, size, true bits per weight, how the bits are spread over tensor roles and layers, and
-    the memory needed to run it. Only headers are read, unless --values asks for what the numbers are like.
+    the memory needed to run it. Only headers are read, unless --values asks for what the numbers are like. PATH may
+    also be an adapter, a projector, an importance matrix, or a folder of models, each of which gets a line.
     """
     order = ordered(columns, sort)
     if as_json and (as_csv or columns):
@@ -87,9 +98,14 @@ def inspect(
         check_page(html)
     values = values or order.needs_values
     path = located(model, quiet)
-    found, checkpoint = opened(path, as_stored=True)
-    result = report(checkpoint, found.name, Asked(ctx, bandwidth * 1e9))
-    rows = [Row(one) for one in _chosen(result.placed, pattern, path.name)]
+    if path.is_dir() and not is_model(path):
+        from requant.cli.inspect_others import inspect_folder
+
+        inspect_folder(path, as_json=as_json)
+        return
+    format_name, checkpoint = model_or_imatrix(path)
+    result = report(checkpoint, format_name, Asked(ctx, bandwidth * 1e9))
+    rows = [Row(one) for one in chosen(result.placed, lambda one: one.tensor.name, pattern, "--tensors", path.name)]
     oddities: list[str] = []
     if values:
         rows, oddities = _looked_at(rows, quiet)
@@ -97,6 +113,27 @@ def inspect(
     rows = order.rows(rows)
     about = About.of(checkpoint)
     document: dict[str, object] = {**result.to_json(), **about.to_json(), "notices": [*checkpoint.notices, *oddities]}
+    texts: list[str] = []
+    first = summary(result, about, oddities)
+    if is_imatrix(checkpoint):
+        from requant.cli.inspect_others import importance_told
+
+        document["importance"], first = importance_told(path, None if against is None else located(against, quiet))
+    elif against is not None:
+        raise PlanError(
+            f"{path} is no importance matrix: --against says nothing", hint="`requant diff` compares models"
+        )
+    if tokenizer or tokens is not None:
+        told, text = _tokenizer(checkpoint, tokens, facts=tokenizer)
+        document |= told
+        texts.append(text)
+    if template:
+        from requant.cli.inspect_tokens import templates_text
+        from requant.inspection.templates import templates_of
+
+        templates = templates_of(checkpoint)
+        document["templates"] = templates
+        texts.append(templates_text(templates) if templates else "no chat template")
     if as_csv:
         for oddity in oddities:
             remark(f"note: {printable(oddity, 1000)}")
@@ -105,9 +142,11 @@ def inspect(
         tensors = [row.placed.to_json(row.figures) for row in rows]
         say_document("inspection", {**document, "tensors": tensors, **(_metadata(checkpoint) if metadata else {})})
     else:
-        say(summary(result, about, oddities))
+        say(first)
         if pattern is not None or values or columns or sort:
             say("\n" + tensor_table(rows, order, values=values))
+        for text in texts:
+            say("\n" + text)
         if metadata:
             say("\n" + metadata_text(result))
     if html is not None:
@@ -120,27 +159,27 @@ def inspect(
         remark(write_page(html, inspection_page({**document, "tensors": every, **_metadata(checkpoint)})))
 
 
+def _tokenizer(checkpoint: Checkpoint[Tensor], pattern: str | None, *, facts: bool) -> tuple[dict[str, object], str]:
+    """What `--tokenizer` (facts) and `--tokens` add to the document, and what they say."""
+    from requant.cli.inspect_tokens import tokenizer_text, tokens_table
+    from requant.inspection.tokens import tokenizer_of
+
+    found = tokenizer_of(checkpoint)
+    document: dict[str, object] = {"tokenizer": found.to_json()} if facts else {}
+    texts = [tokenizer_text(found)] if facts else []
+    if pattern is not None:
+        matching = found.matching(compiled(pattern, "--tokens"))
+        if not matching:
+            raise PlanError(f"none of the {len(found.tokens)} tokens contains a match for {pattern!r}")
+        document["tokens"] = [token.to_json() for token in matching]
+        texts.append(tokens_table(matching, found))
+    return document, "\n\n".join(texts)
+
+
 def _metadata(checkpoint: Checkpoint[Tensor]) -> dict[str, object]:
     """What `--metadata` adds."""
     metadata = {key: plain(field.value) for key, field in checkpoint.metadata.items()}
     return {"config": dict(checkpoint.config), "metadata": metadata}
-
-
-def _chosen(tensors: Sequence[Placed], pattern: str | None, name: str) -> Sequence[Placed]:
-    """Those whose name contains a match; raises `PlanError` where none does."""
-    if pattern is None:
-        return tensors
-    try:
-        wanted = of_the_user(pattern)
-    except re.error as error:
-        raise click.BadParameter(f"not a regular expression: {error}", param_hint="--tensors") from error
-    found = [one for one in tensors if wanted.search(one.tensor.name)]
-    if not found:
-        raise PlanError(
-            f"{name}: no name of its {len(tensors)} tensors contains a match for {pattern!r}",
-            hint="--tensors . lists them all",
-        )
-    return found
 
 
 def _looked_at(rows: Sequence[Row], quiet: bool) -> tuple[list[Row], list[str]]:

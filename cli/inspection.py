@@ -14,6 +14,7 @@ from requant.errors import Error
 from requant.ir import PROJECTOR, Checkpoint, Json, Tensor, Typed
 from requant.operations.inspect import Report, Share
 from requant.printable import printable
+from requant.tokenizers.keys import CHAT_TEMPLATE, MODEL, PRE, TOKENS
 
 if TYPE_CHECKING:
     from requant.adapters.told import About as Adapter
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Types of a cache that are shown.
 _CACHES: Final = ("f16", "q8_0", "q5_1", "q4_0")
+#: The architecture that control vectors have in place of their model's.
+_CONTROL: Final = "controlvector"
 #: Metadata arrays are shown up to this many items.
 _SHOWN_ITEMS: Final = 6
 
@@ -102,7 +105,7 @@ def summary(result: Report, about: About, oddities: Sequence[str] = ()) -> str:
     ]
     lines += [] if about.projector is None else _projector_text(about.projector)
     lines += [f"  {warning('note')}             {printable(one, 1000)}" for one in (*checkpoint.notices, *oddities)]
-    lines += _speed_text(result)
+    lines += [*_origin_text(result), *_vocabulary_text(checkpoint), *_speed_text(result)]
     types = [["type", "tensors", "parameters", "share", "bits/weight", "bytes"]]
     for name, share in result.by_type.items():
         percent = 100 * share.weights / total.weights if total.weights else 0.0
@@ -118,7 +121,7 @@ def summary(result: Report, about: About, oddities: Sequence[str] = ()) -> str:
         table(types, right=frozenset({1, 2, 3, 4, 5})),
         table(roles, right=frozenset({1, 2, 3}), width=width()),
     ]
-    if result.exl2_widths:
+    if result.exl2_widths or len(result.code_widths) > 1:
         blocks.insert(-1, _widths(result))
     if result.by_layer:
         blocks.append(_layers(result))
@@ -129,6 +132,34 @@ def summary(result: Report, about: About, oddities: Sequence[str] = ()) -> str:
     return "\n\n".join(blocks)
 
 
+def _origin_text(result: Report) -> list[str]:
+    origin = result.origin
+    said = {
+        "name": origin.name,
+        "by": origin.author,
+        "licence": origin.licence,
+        "made of": ", ".join(origin.bases),
+        "data sets": ", ".join(origin.datasets),
+    }
+    return [f"  {what:<15}  {printable(text)}" for what, text in said.items() if text]
+
+
+def _vocabulary_text(checkpoint: Checkpoint[Tensor]) -> list[str]:
+    """Of a GGUF, what its metadata say without a look at the tokens; and what a control vector steers."""
+    values = {key: typed.value for key, typed in checkpoint.metadata.items()}
+    tokens, template = values.get(TOKENS), values.get(CHAT_TEMPLATE)
+    lines = []
+    if isinstance(tokens, Sequence) and not isinstance(tokens, str):
+        kinds = ", ".join(printable(str(values[key])) for key in (MODEL, PRE) if key in values)
+        lines.append(f"  tokenizer        {count(len(tokens))} tokens ({kinds}; --tokenizer, --tokens REGEX)")
+    if isinstance(template, str):
+        lines.append(f"  chat template    {count(len(template))} characters (--template)")
+    if checkpoint.architecture == _CONTROL:
+        hint = printable(str(values.get(f"{_CONTROL}.model_hint", "") or "not stated"))
+        lines.append(f"  steers           layers of a model of the architecture {hint}")
+    return lines
+
+
 def _speed_text(result: Report) -> list[str]:
     """The bound on the speed, and what it is one of."""
     speed = result.running.speed if result.running else None
@@ -136,16 +167,20 @@ def _speed_text(result: Report) -> list[str]:
         return []
     used, experts = speed.experts
     read = f"{size(speed.weights)} of weights" + (f" ({used} of {experts} experts)" if experts else "")
-    at_most = f"{speed.tokens_per_second:.3g} tokens/s at most, at {speed.bandwidth / 1e9:g} GB/s (--bandwidth):"
-    full = f"{speed.tokens_per_second_full:.3g} with {count(speed.context)} in the cache"
+    at_most = f"{_rate(speed.tokens_per_second)} tokens/s at most, at {speed.bandwidth / 1e9:g} GB/s (--bandwidth):"
+    full = f"{_rate(speed.tokens_per_second_full)} with {count(speed.context)} in the cache"
     return [f"  speed bound      {at_most}", f"                   each reads {read}; {full}"]
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:.3g}" if speed < 100 else count(round(speed))
 
 
 def _memory_table(result: Report) -> str:
     """What llama.cpp takes, by the length of the context and the type of the cache."""
     first = result.memory[0]
     types = [name for name in _CACHES if name in first.caches] if first.kv_cache else ["f16"]
-    rows = [["context", "weights", "buffers", *(f"cache {name}" for name in types), "in all, f16"]]
+    rows = [["context", "weights", "buffers", *(f"KV {name}" for name in types), "in all, f16"]]
     for memory in result.memory:
         caches = [size(memory.caches[name]) for name in types]
         rows.append(
@@ -155,10 +190,10 @@ def _memory_table(result: Report) -> str:
 
 
 def _widths(result: Report) -> str:
-    """How many weights of EXL2 layers have codes of how many bits."""
-    total = sum(result.exl2_widths.values())
-    rows = [["EXL2 bits", "parameters", "share"]]
-    for bits, weights in result.exl2_widths.items():
+    """How many weights of quantized layers have codes of how many bits."""
+    total = sum(result.code_widths.values())
+    rows = [["code bits", "parameters", "share"]]
+    for bits, weights in result.code_widths.items():
         rows.append([str(bits), count(weights), f"{100 * weights / total:.1f} %"])
     return table(rows, right=frozenset({0, 1, 2}))
 

@@ -41,11 +41,13 @@ class Options:
     workers: threads (default: the processors this process may use).
     replace_nan: NaN and infinities become this value instead of an error.
     measure: decode what was encoded and sum up the error of every rounded tensor.
+    any_value: NaN and infinities are written as they are.
     """
 
     workers: int = field(default_factory=processors)
     replace_nan: float | None = None
     measure: bool = False
+    any_value: bool = False
 
 
 @dataclass(slots=True)
@@ -245,7 +247,9 @@ class _Run:
         rows = data.view(DTYPES[job.form]).reshape(task.stop - task.start, -1)
         step.values.fill(job.form, range(task.start, task.stop), rows, context)
         bits = float_bits(step.target.encoding)
-        if bits is not None:
+        if self.options.any_value:
+            pass
+        elif bits is not None:
             self._count(step, check_bits(step, task.start, data, bits, self.options.replace_nan))
         elif isinstance(step.target.encoding, Blocks):
             self._count(step, check_copied_blocks(step, task.start, data, self.options.replace_nan))
@@ -277,7 +281,8 @@ class _Run:
         step, count = storing.step, task.stop - task.start
         values = context.scratch.values(count, step.values.columns)
         step.values.fill(Form.VALUES, range(task.start, task.stop), values, context)
-        self._count(step, check_values(step, task.start, values, self.options.replace_nan))
+        if not self.options.any_value:
+            self._count(step, check_values(step, task.start, values, self.options.replace_nan))
         storing.encode(values, task.start, out, at)
         if self.options.measure and step.fidelity is Fidelity.ROUND:
             again = context.scratch.values(count, step.values.columns)

@@ -52,8 +52,9 @@ class Browser:
         return one
 
     def all(self, selector):
-        script = "return [...document.querySelectorAll(arguments[0])].filter((one) => one.checkVisibility())"
-        return self.run(script, selector)
+        from selenium.webdriver.common.by import By
+
+        return [one for one in self.driver.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()]
 
     def click(self, selector):
         from selenium.webdriver import ActionChains

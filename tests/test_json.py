@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("json")
     write_tiny_folder(root / "tiny")
     run(root, "convert", "tiny", "tiny.gguf", "--to", "Q8_0")
+    shutil.copy(DOCS.parent / "fixtures/imatrix/experts.dat", root / "imatrix.dat")
     return root
 
 
@@ -105,6 +107,12 @@ def run(root, *words):
         ("inspect tiny.gguf --metadata", "inspection"),
         ("inspect tiny.gguf --tensors attn_q", "inspection"),
         ("diff tiny tiny", "diff"),
+        ("inspect tiny.gguf --values --sort kurtosis --ctx 300", "inspection"),
+        ("inspect tiny.gguf --tokenizer --tokens the --template", "inspection"),
+        ("inspect imatrix.dat --against tiny.gguf", "inspection"),
+        ("inspect .", "inspections"),
+        ("extract tiny.gguf q.safetensors --only attn_q", "receipt"),
+        ("extract tiny.gguf k.npy --only 0.attn_k --dry-run", "plan"),
         ("types", "types"),
         ("validate tiny --values", "validation"),
         ("validate tiny.gguf", "validation"),

@@ -26,13 +26,10 @@ from requant.passes.translation import translation
 from requant.passes.unwrap import Unwrap
 from requant.plan import unchanged
 from requant.sources import Source
+from requant.tokenizers.files import TOKENIZER_FILE
 
 #: A tensor of a layer: what stands before the layer's number, the number, and what stands after it.
 _LAYERED: Final = re.compile(r"(.*?\b(?:layers|h|blocks|layer))\.(\d+)\.(.+)", re.ASCII)
-#: Files that say what tokens there are, and how they are used.
-_TOKENIZER: Final = re.compile(
-    r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(?:json|txt)|merges\.txt|chat_template\..*"
-)
 #: How the names of embeddings and of output heads end, whose rows are tokens.
 _EMBEDDINGS: Final = (
     "embed_tokens.weight",
@@ -117,7 +114,7 @@ def with_adapter(model: Model, adapter: Adapter) -> Model:
         found = applied(adapter, model.tensors, model.config)
     files, config = dict(model.files), dict(model.config)
     if found.rows is not None:
-        files |= {name: file for name, file in adapter.files.items() if _TOKENIZER.fullmatch(name)}
+        files |= {name: file for name, file in adapter.files.items() if TOKENIZER_FILE.fullmatch(name)}
         key = "vocab_size"
         text = config.get("text_config")
         config |= {"text_config": {**text, key: found.rows}} if isinstance(text, dict) else {key: found.rows}

@@ -9,9 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from requant.encodings import Dense, Encoding
+from requant.encodings import Blocks, Dense, Encoding
+from requant.encodings.exactness import integers_of
 from requant.encodings.exl2 import Exl2
 from requant.file_types import title
+from requant.inspection.origin import Origin, origin_of
 from requant.ir import PROJECTOR, Checkpoint, Json, Naming, Tensor, flat_config
 from requant.operations.placed import Placed, place_in_projector, place_of
 from requant.operations.running import Asked, RunMemory, Running, running
@@ -62,6 +64,8 @@ class Report:
     by_role: Mapping[str, Share]
     by_layer: Mapping[int, Share]
     exl2_widths: Mapping[int, int]
+    code_widths: Mapping[int, int]
+    origin: Origin
     tied_output: bool
     running: Running | None
 
@@ -94,6 +98,8 @@ class Report:
             "roles": {name: share.to_json() for name, share in self.by_role.items()},
             "layers": {str(number): share.to_json() for number, share in self.by_layer.items()},
             "exl2_weights_by_bits": {str(bits): weights for bits, weights in self.exl2_widths.items()},
+            "weights_by_bits": {str(bits): weights for bits, weights in self.code_widths.items()},
+            "origin": self.origin.to_json(),
             "memory": [memory.to_json() for memory in self.memory],
             "speed": self.running.speed.to_json() if self.running and self.running.speed else None,
         }
@@ -125,7 +131,9 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str, asked: Asked | None
         dict(sorted(by_type.items(), key=lambda item: -item[1].nbytes)),
         {name: share_of(group, copies) for name, group in roles.items()},
         {number: share_of(layers[number], copies) for number in sorted(layers)},
-        exl2_widths(checkpoint.tensors),
+        _code_widths(t for t in checkpoint.tensors if isinstance(t.encoding, Exl2)),
+        _code_widths(t for t in checkpoint.tensors if not isinstance(t.encoding, Blocks)),
+        origin_of(checkpoint),
         not projector
         and not any(re.fullmatch(r"output\.weight|(.*\.)?lm_head\.(.*\.)?weight", t.name) for t in checkpoint.tensors),
         running(checkpoint, placed, total.nbytes, asked or Asked()),
@@ -175,13 +183,17 @@ def short_label(encoding: Encoding) -> str:
     return type_name(encoding)
 
 
-def exl2_widths(tensors: Iterable[Tensor]) -> Mapping[int, int]:
-    """How many weights of EXL2 layers have codes of each width, the widest first; scales are not counted."""
+def _code_widths(tensors: Iterable[Tensor]) -> Mapping[int, int]:
+    """How many weights of quantized layers have codes of each width, the widest first; scales are not counted."""
     widths: dict[int, int] = {}
     for tensor in tensors:
         if isinstance(tensor.encoding, Exl2):
-            for bits, weights in tensor.encoding.weights_by_bits(tensor.shape).items():
-                widths[bits] = widths.get(bits, 0) + weights
+            own = tensor.encoding.weights_by_bits(tensor.shape)
+        else:
+            integers = integers_of(tensor.encoding)
+            own = {integers.bits: prod(tensor.shape)} if integers else {}
+        for bits, weights in own.items():
+            widths[bits] = widths.get(bits, 0) + weights
     return dict(sorted(widths.items(), reverse=True))
 
 

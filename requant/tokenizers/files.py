@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from requant.errors import FormatError
 from requant.ir import Checkpoint, Json, Tensor, text_config
 from requant.json_values import TOKENIZER, Item, parse_json
 from requant.sources import read
+
+#: Files that say what tokens there are, and how they are used.
+TOKENIZER_FILE: Final = re.compile(
+    r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(?:json|txt)|merges\.txt|chat_template\..*"
+    r"|tekken\.json|.*\.tiktoken|tiktoken\.model|spiece\.model|sentencepiece\.bpe\.model"
+    r"|additional_chat_templates/.*\.jinja"
+)
 
 
 def steps(tokenizer: Item, part: str) -> Iterator[Item]:

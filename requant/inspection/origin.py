@@ -1,0 +1,68 @@
+"""What a model is called, under which licence it is, and what it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from requant.architectures.card import read_card
+from requant.ir import Checkpoint, Json, Naming, Tensor
+
+#: No model is made of more than these.
+_MOST_BASES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Texts are as the file has them, empty where it says nothing; bases are names on the Hub where it has those."""
+
+    name: str = ""
+    author: str = ""
+    licence: str = ""
+    bases: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """As printed by `--json`."""
+        return {
+            "name": self.name,
+            "author": self.author,
+            "license": self.licence,
+            "base_models": list(self.bases),
+            "datasets": list(self.datasets),
+        }
+
+
+def origin_of(checkpoint: Checkpoint[Tensor]) -> Origin:
+    """Of a GGUF by its `general.*`, of a folder by the front matter of its README.md."""
+    if checkpoint.naming is Naming.GGML:
+        values = {key: typed.value for key, typed in checkpoint.metadata.items()}
+        licence = _first(values, "general.license.name", "general.license")
+        author = _first(values, "general.organization", "general.author")
+        bases, datasets = (tuple(_listed(values, f"general.{what}")) for what in ("base_model", "dataset"))
+        return Origin(_first(values, "general.name"), author, licence, bases, datasets)
+    card, _ = read_card(checkpoint)
+    licence = _first(card, "license_name", "license")
+    bases, datasets = (tuple(_texts(card.get(key))) for key in ("base_model", "datasets"))
+    return Origin(_first(card, "model_name"), _first(card, "author", "organization"), licence, bases, datasets)
+
+
+def _first(values: Mapping[str, object], *keys: str) -> str:
+    """The first text among them; of a list, as cards have it, its items."""
+    return next((", ".join(texts) for key in keys if (texts := list(_texts(values.get(key))))), "")
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        yield from (item for item in value if isinstance(item, str))
+
+
+def _listed(values: Mapping[str, object], prefix: str) -> Iterable[str]:
+    """`PREFIX.count` of them, each with a name, an organization and an address."""
+    count = values.get(f"{prefix}.count")
+    for n in range(min(count, _MOST_BASES) if isinstance(count, int) else 0):
+        address = _first(values, f"{prefix}.{n}.repo_url", f"{prefix}.{n}.url")
+        named = "/".join(filter(None, (_first(values, f"{prefix}.{n}.{key}") for key in ("organization", "name"))))
+        yield address.removeprefix("https://huggingface.co/").removeprefix("datasets/") or named or "not named"
