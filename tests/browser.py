@@ -52,9 +52,8 @@ class Browser:
         return one
 
     def all(self, selector):
-        from selenium.webdriver.common.by import By
-
-        return [one for one in self.driver.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()]
+        script = "return [...document.querySelectorAll(arguments[0])].filter((one) => one.checkVisibility())"
+        return self.run(script, selector)
 
     def click(self, selector):
         from selenium.webdriver import ActionChains

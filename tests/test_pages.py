@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from requant.cli.pages import writing
-from requant.cli.pages.content import Page
+from requant.cli.pages.content import Column, Page, Tensors
 from requant.cli.pages.trial import trial_page
 from requant.errors import PlanError
 from tests.command import run
@@ -195,7 +195,8 @@ def test_a_receipt_has_the_error_of_every_rounded_tensor(folder, tmp_path):
     assert f"{page}: page of " in result.stderr
     columns = {column["key"]: column["values"] for column in unpacked(page.read_text())["columns"]}
     errors = dict(zip(columns["name"], columns["error"], strict=True))
-    assert {name: error for name, error in errors.items() if error is not None} == document["relative_errors"]
+    measured = {name: error for name, error in errors.items() if error is not None}
+    assert measured == pytest.approx(document["relative_errors"], rel=1e-7)
     assert {did for did, error in zip(columns["did"], columns["error"], strict=True) if error is None} == {"repack"}
     said = run("requantize", tmp_path / "out.gguf", tmp_path / "less.gguf", "Q4_0", "--html", page)
     text = html.unescape(page.read_text())
@@ -294,7 +295,7 @@ def test_the_page_of_a_diff(folder, tmp_path):
     columns = {column["key"]: column["values"] for column in content["columns"]}
     rows = document["tensors"]
     assert columns["name"] == [row["name"] for row in rows]
-    assert columns["error"] == [row["numbers"]["relative_error"] for row in rows]
+    assert columns["error"] == pytest.approx([row["numbers"]["relative_error"] for row in rows], rel=1e-7)
     assert content["layers"] == [row["layer"] for row in rows]
     assert [content["roles"][role] for role in content["roleOf"]] == [row["role"] for row in rows]
     assert content["order"] == "error"
@@ -318,3 +319,28 @@ def test_the_page_of_a_diff_of_models_with_nothing_in_common(folder, tmp_path):
     columns = {column["key"]: column["values"] for column in unpacked(page.read_text())["columns"]}
     assert columns["differs"][columns["name"].index("only.here")] == "only b"
     assert set(columns["type"]) == {"F32", "none"}
+
+
+def test_values_and_their_histograms_are_in_the_page(folder, tmp_path):
+    page = tmp_path / "page.html"
+    document = json.loads(run("inspect", folder, "--values", "--html", page, "--json").stdout)
+    content = unpacked(page.read_text())
+    columns = {column["key"]: column["values"] for column in content["columns"]}
+    values = [tensor["values"] for tensor in document["tensors"]]
+    for key in ("min", "max", "mean", "std", "kurtosis"):
+        assert columns[key] == pytest.approx([one[key] for one in values], rel=1e-7), key
+    for key in ("zeros", "outliers", "nan", "inf"):
+        assert columns[key] == [one[key] for one in values], key
+    assert content["histograms"] == [one["histogram"] for one in values]
+    run("inspect", folder, "--html", page)
+    assert unpacked(page.read_text())["histograms"] == []
+
+
+def test_histograms_of_very_many_tensors_have_fewer_bins():
+    histogram = {"edges": list(range(65)), "counts": list(range(64)), "below": 1, "above": 2}
+    for tensors, bins in ((10, 64), (5_000, 32), (30_000, 16)):
+        columns = [Column("name", "tensor", "text", ["x"] * tensors)]
+        content = Tensors(columns, [None] * tensors, ["x"] * tensors, histograms=[histogram] * tensors).to_json()
+        found = content["histograms"][-1]
+        assert (len(found["counts"]), len(found["edges"]), sum(found["counts"])) == (bins, bins + 1, sum(range(64)))
+        assert (found["edges"][0], found["edges"][-1], found["below"], found["above"]) == (0, 64, 1, 2)

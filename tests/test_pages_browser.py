@@ -42,6 +42,7 @@ def pages(tmp_path_factory):
     page_of(root / "hostile.safetensors", root / "hostile.html")
     write_tiny_folder(root / "tiny")
     run("convert", root / "tiny", root / "out.gguf", "--to", "Q4_K_M", "--html", root / "receipt.html")
+    run("inspect", root / "tiny", "--values", "--html", root / "values.html")
     run("diff", root / "tiny", root / "out.gguf", "--values", "--html", root / "diff.html")
     return root
 
@@ -146,6 +147,32 @@ def test_a_diff_begins_with_the_worst(browser, pages):
     settled(browser)
 
 
+def test_a_histogram_opens_with_its_tensor(browser, pages):
+    browser.open(pages / "values.html", dark=True)
+    browser.click("#tensor-table th[data-key=std] button")
+    assert len(browser.rows()) == 20
+    assert [float(std) for std in browser.cells(4)] == sorted(map(float, browser.cells(4)), reverse=True)
+    browser.click("#tensor-table tbody tr:nth-child(3) button")
+    inked = """
+        const canvas = document.querySelector('#detail-plot canvas');
+        const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        let blue = 0;
+        for (let i = 0; i < pixels.length; i += 4) blue += pixels[i] === 47 && pixels[i + 1] === 117;
+        return blue / (canvas.width * canvas.height)"""
+    assert browser.run(inked) > 0.05
+    before = browser.run("return document.querySelector('#detail-plot canvas').toDataURL()")
+    browser.click("#detail-next")
+    assert browser.run("return document.querySelectorAll('#detail-plot canvas').length") == 1
+    assert browser.run("return document.querySelector('#detail-plot canvas').toDataURL()") != before
+    browser.click("#detail-plot .u-over")
+    assert "how many" in browser.text("#detail-plot .u-legend")
+    browser.press("ESCAPE")
+    browser.click("#measure-choice")
+    browser.press("kurtosis", "ENTER")
+    assert browser.text("#layers-title") == "Kurtosis by layer and role"
+    settled(browser)
+
+
 def test_a_tensor_opens_and_closes(browser, pages):
     browser.open(pages / "tiny.html")
     names = browser.rows()
@@ -226,7 +253,7 @@ def test_light_and_dark(browser, pages, dark):
 
 
 @pytest.mark.parametrize("width", [360, 1920])
-@pytest.mark.parametrize("name", ["tiny", "1000", "hostile", "receipt", "diff"])
+@pytest.mark.parametrize("name", ["tiny", "1000", "hostile", "receipt", "diff", "values"])
 def test_narrow_and_wide(browser, pages, name, width):
     browser.open(pages / f"{name}.html", width=width)
     assert browser.run("return document.documentElement.scrollWidth") <= width

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
-from requant.operations.placed import place_of
 from requant.printable import printable
 
 #: How a column is shown and sorted. `choice` is text of which there are few, to filter by.
 Kind = Literal["text", "choice", "shape", "count", "bytes", "number"]
-#: What colours stand for: stored bits of a number, or an error from none to as large as the values.
-Scale = Literal["bits", "error"]
+#: What colours stand for: stored bits of a number, an error from none to as large as the values, or a place among the
+#: values of the column, from the least to the largest.
+Scale = Literal["bits", "error", "rank"]
 
+#: Bins of all histograms together, before neighbours are put together: 4,000 tensors have them as they are.
+_MOST_BINS: Final = 1 << 18
+#: Significant digits of a number: more than are shown, and half of what a float has.
+_DIGITS: Final = 8
 #: Characters of a cell that are shown: two tensor names and what is done to them.
 _LONGEST: Final = 400
 
@@ -79,6 +83,10 @@ class Column:
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         if self.kind in ("text", "choice"):
             content["values"] = [None if value is None else printable(value, _LONGEST) for value in self.values]
+        if self.kind == "number":
+            content["values"] = [
+                None if value is None else float(f"{float(value):.{_DIGITS}g}") for value in self.values
+            ]
         return content
 
 
@@ -87,36 +95,42 @@ class Tensors:
     """The tensors of a model, column by column: `name`, `type`, `parameters` and `bytes` are always among them.
 
     layers: of each, or None. roles: of each, its name without the layer. order: the column by which they are sorted at
-    first, the largest first; empty for the order of the file.
+    first, the largest first; empty for the order of the file. histograms: edges and counts of each, where its values
+    were looked at.
     """
 
     columns: Sequence[Column]
     layers: Sequence[int | None]
     roles: Sequence[str]
     order: str = ""
-
-    @classmethod
-    def placed(
-        cls,
-        columns: Sequence[Column],
-        place: Callable[[str], tuple[int | None, str]] = place_of,
-        order: str = "",
-    ) -> Tensors:
-        """With their places, which their names tell."""
-        (names,) = (column.values for column in columns if column.key == "name")
-        places = [place(name) for name in names]
-        return cls(columns, [layer for layer, _ in places], [role for _, role in places], order)
+    histograms: Sequence[Mapping[str, Any] | None] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the scripts take it."""
         roles = {role: index for index, role in enumerate(dict.fromkeys(self.roles))}
+        bins = sum(len(one["counts"]) for one in self.histograms if one)
+        fold = next(fold for fold in (1, 2, 4) if fold == 4 or bins <= fold * _MOST_BINS)
         return {
             "columns": [column.to_json() for column in self.columns],
             "layers": list(self.layers),
             "roles": [printable(role) for role in roles],
             "roleOf": [roles[role] for role in self.roles],
             "order": self.order,
+            "histograms": [one and coarser(one, fold) for one in self.histograms],
         }
+
+
+def coarser(histogram: Mapping[str, Any], fold: int) -> dict[str, Any]:
+    """So many bins as one: their counts together, the edges between them left out.
+
+    >>> coarser({"edges": [0, 1, 2, 3], "counts": [5, 6, 7], "below": 0, "above": 1}, 2)
+    {'edges': [0, 2, 3], 'counts': [11, 7], 'below': 0, 'above': 1}
+    """
+    edges, counts = histogram["edges"], histogram["counts"]
+    starts = range(0, len(counts), fold)
+    merged = [sum(counts[start : start + fold]) for start in starts]
+    kept = [edges[start] for start in starts] + edges[-1:]
+    return {"edges": kept, "counts": merged, "below": histogram["below"], "above": histogram["above"]}
 
 
 @dataclass(frozen=True, slots=True)

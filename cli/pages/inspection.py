@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import PurePath
 from typing import Any, Final
 
 from requant.cli.pages.content import Column, Entry, Fact, Page, Table, Tensors
 from requant.cli.tables import count, size
-from requant.ir import PROJECTOR
-from requant.operations.placed import place_in_projector, place_of
 
 #: Items of an array that are shown.
 _SHOWN_ITEMS: Final = 6
@@ -49,10 +48,29 @@ def inspection_page(document: Mapping[str, Any]) -> Page:
 
 
 def stored_tensors(document: Mapping[str, Any]) -> Tensors:
-    """The tensors of an `inspection`."""
+    """The tensors of an `inspection`, with what their numbers are like where they were looked at."""
     rows = document["tensors"]
-    ggml_projector = document["naming"] == "ggml" and document["architecture"] == PROJECTOR
-    return Tensors.placed(columns_of(rows, "name", "type"), place_in_projector if ggml_projector else place_of)
+    columns = columns_of(rows, "name", "type")
+    values = [row.get("values") or {} for row in rows]
+    if any(values):
+        columns[4:5] = [*_value_columns(values), replace(columns[4], aside=True)]
+    histograms = [one.get("histogram") for one in values] if any(values) else []
+    return Tensors(columns, [row["layer"] for row in rows], [row["role"] for row in rows], histograms=histograms)
+
+
+def _value_columns(values: Sequence[Mapping[str, Any]]) -> Iterator[Column]:
+    def of(key: str) -> list[Any]:
+        return [one.get(key) for one in values]
+
+    yield Column("std", "std", "number", of("std"), digits=4, scale="rank")
+    yield Column("kurtosis", "kurtosis", "number", of("kurtosis"), digits=2, scale="rank")
+    yield Column("outliers", "outliers", "count", of("outliers"), scale="rank")
+    yield Column("min", "min", "number", of("min"), digits=3)
+    yield Column("max", "max", "number", of("max"), digits=3)
+    yield Column("mean", "mean", "number", of("mean"), digits=5, aside=True)
+    yield Column("zeros", "zeros", "count", of("zeros"), aside=True)
+    for key, title in (("nan", "NaN"), ("inf", "infinite")):
+        yield Column(key, title, "count", of(key), aside=not any(of(key)))
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], name: str, kind: str) -> list[Column]:
@@ -117,6 +135,9 @@ def _facts(document: Mapping[str, Any]) -> Iterator[Fact]:
     yield Fact("tensors", count(sum(share["tensors"] for share in document["types"].values())), tied)
     if document["layers"]:
         yield Fact("layers", count(len(document["layers"])))
+    for speed in filter(None, [document["speed"]]):
+        most = f"at {speed['bandwidth'] / 1e9:g} GB/s"
+        yield Fact("tokens per second, at most", f"{speed['tokens_per_second_at_most']:.0f}", most)
     for memory in document["memory"][:1]:
         yield Fact("memory to run", size(memory["total"]), f"at {count(memory['context'])} tokens")
 
@@ -133,11 +154,24 @@ def short(number: int) -> str:
     return f"{digits} {({'kB': 'K', 'MB': 'M', 'GB': 'B', 'TB': 'T'})[unit]}"
 
 
-def _memory(memory: Iterable[Mapping[str, Any]]) -> Iterator[Table]:
-    keys = {"weights": "weights", "kv_cache_f16": "KV cache (F16)", "compute_estimate": "buffers, about"}
-    rows = [[count(one["context"]), *(size(one[key]) for key in keys), size(one["total"])] for one in memory]
-    if rows:
-        yield Table("Memory to run", ["context", *keys.values(), "total"], rows, right=frozenset(range(5)))
+def _memory(memory: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    if not memory:
+        return
+    smaller = [kind for kind in ("q8_0", "q4_0") if all(kind in one["kv_cache"] for one in memory)]
+    heads = [
+        "context",
+        "weights",
+        "KV cache (F16)",
+        "buffers, about",
+        "total",
+        *(f"KV cache ({kind})" for kind in smaller),
+    ]
+    keys = ("weights", "kv_cache_f16", "compute_estimate", "total")
+    rows = [
+        [count(one["context"]), *(size(one[key]) for key in keys), *(size(one["kv_cache"][kind]) for kind in smaller)]
+        for one in memory
+    ]
+    yield Table("Memory to run", heads, rows, right=frozenset(range(len(heads))))
 
 
 def _widths(widths: Mapping[str, int]) -> Iterator[Table]:

@@ -11,6 +11,7 @@ from requant.cli.pages.content import Change, Column, Fact, Page, Table, Tensors
 from requant.cli.pages.inspection import columns_of, short, type_table
 from requant.cli.tables import count, size
 from requant.losses import Loss, LossKind, grouped
+from requant.operations.placed import place_of
 
 #: Files and tensors that are named before the rest is only counted.
 _SHOWN = 16
@@ -131,4 +132,5 @@ def _tensors(steps: Sequence[Mapping[str, Any]], errors: Mapping[str, float]) ->
     if any(heeded):
         columns.append(Column("importance", "importance matrix heeded", "text", heeded, aside=True))
     columns.append(Column("values", "values", "text", [step["values"] for step in steps], aside=True))
-    return Tensors.placed(columns)
+    places = [place_of(step["to"]) for step in steps]
+    return Tensors(columns, [layer for layer, _ in places], [role for _, role in places])

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from requant.errors import FormatError, PlanError, UnsupportedError
 from requant.ir import Checkpoint, Tensor, Typed
 from requant.losses import Loss, LossKind
-from requant.tokenizers import bpe, sentencepiece, spm, tekken, tiktoken, unigram, wordpiece
+from requant.tokenizers import (
+    bpe,
+    escaped,
+    plamo,
+    rwkv,
+    sentencepiece,
+    spm,
+    tekken,
+    tiktoken,
+    unigram,
+    whitespace,
+    wordpiece,
+)
 from requant.tokenizers.files import Files, config_value
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, MODEL
 from requant.tokenizers.special import named_tokens, special_metadata
@@ -82,11 +94,15 @@ def _part(files: Files, rows: int | None) -> ModelPart:
         return wordpiece.from_vocab_txt(files, added, rows)
     if tekken.NAME in files:
         return tekken.from_tekken(files, rows)
+    if rwkv.NAME in files:
+        return rwkv.from_vocabulary(files, rows)
+    if plamo.NAME in files:
+        return plamo.from_jsonl(files, rows)
     if tiktoken.QWEN in files or tiktoken.KIMI in files:
         return tiktoken.from_tiktoken(files, added, rows)
     raise PlanError(
         f"{files.checkpoint.path}: no tokenizer files (tokenizer.json, tokenizer.model, tekken.json, vocab.json, "
-        "vocab.txt, tiktoken.model or qwen.tiktoken)",
+        f"vocab.txt, {rwkv.NAME}, tokenizer.jsonl, tiktoken.model or qwen.tiktoken)",
         hint="download them into the folder, or convert without (--no-vocab)",
     )
 
@@ -117,8 +133,9 @@ def _from_tokenizer_json(files: Files, added: dict[int, AddedToken], rows: int |
     if kind == "BPE" and bpe.is_byte_level(tokenizer):
         return _with_configured_prefix(files, bpe.from_json(files, added, rows))
     if kind == "BPE" and model.get("byte_fallback").flag():
-        gemma4 = files.checkpoint.architecture.startswith("gemma4")
-        return (spm.gemma4_from_json if gemma4 else spm.from_json)(files, added, rows)
+        return escaped.from_json(files, added, rows) or spm.from_json(files, added, rows)
+    if kind == "BPE" and whitespace.is_whitespace(tokenizer):
+        return whitespace.from_json(files, added, rows)
     if kind == "WordPiece":
         return wordpiece.from_json(files, added, rows)
     if kind == "Unigram":

@@ -10,7 +10,7 @@ from requant.errors import UnsupportedError
 from requant.ir import Json, Typed
 from requant.losses import Loss
 from requant.sources import Memory, Source
-from requant.tokenizers import bpe, spm, unigram, wordpiece
+from requant.tokenizers import bpe, escaped, spm, unigram, whitespace, wordpiece
 from requant.tokenizers.keys import ADD_KEYS, ADD_SPACE_PREFIX, CHAT_TEMPLATE, CHAT_TEMPLATES, MODEL, PRE
 from requant.tokenizers.metadata import GgmlTokenizer, broken, strings
 from requant.tokenizers.pre_tokenizers import BY_NAME
@@ -23,9 +23,10 @@ _Writer = Callable[[GgmlTokenizer], tuple[dict[str, Json], tuple[Loss, ...]]]
 _WRITERS: Mapping[str, _Writer] = {
     "gpt2": bpe.to_json,
     "llama": spm.to_json,
-    "gemma4": spm.with_merges_to_json,
+    "gemma4": escaped.to_json,
     "bert": wordpiece.to_json,
     "t5": unigram.to_json,
+    "whitespace": whitespace.to_json,
 }
 
 
@@ -46,7 +47,8 @@ def to_hf(metadata: Mapping[str, Typed]) -> HfTokenizer:
     """
     model = _model(metadata)
     tokenizer = GgmlTokenizer.of(metadata)
-    document, losses = _WRITERS[model](tokenizer)
+    by_rules = tokenizer.text(PRE, "default") in escaped.PRE_NAMES.values()
+    document, losses = (escaped.to_json if by_rules else _WRITERS[model])(tokenizer)
     ids = {kind: index for kind, index in tokenizer.special_ids().items() if kind in _NAMED}
     texts = _texts(document)
     names: dict[str, Json] = {f"{kind}_token": texts[index] for kind, index in ids.items() if index in texts}

@@ -14,17 +14,15 @@ from requant.ir import Json, Typed
 from requant.json_values import Item
 from requant.losses import Loss, LossKind
 from requant.tokenizers.files import Files, puts_space_before, steps
-from requant.tokenizers.keys import ADD_SPACE_PREFIX, MERGES, MODEL, PRE, SCORES, TOKENS, TYPES
-from requant.tokenizers.merges import Merges, merges_of, split_rules
+from requant.tokenizers.keys import ADD_SPACE_PREFIX, MODEL, PRE, SCORES, TOKENS, TYPES
+from requant.tokenizers.merges import Merges, merges_of
 from requant.tokenizers.metadata import (
     GgmlTokenizer,
     assumed_ids,
-    broken,
     document,
     ends,
     placed,
     scores_of,
-    strings,
     template,
 )
 from requant.tokenizers.sentencepiece import SentencePiece
@@ -72,7 +70,7 @@ def from_sentencepiece(files: Files, model: SentencePiece, name: str, rows: int 
 
 def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:
     """tokenizer.json with a BPE model that falls back to bytes."""
-    ids, added, vocabulary, merges = _read_json(files, added, rows)
+    ids, added, vocabulary, merges = read_json(files, added, rows)
     scores, losses = _scores(merges, ids, vocabulary.tokens, {token.content for token in added.values()})
     for index, kind in enumerate(vocabulary.types):
         if index >= len(ids) and index in added:
@@ -81,15 +79,16 @@ def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> M
             scores[index] = PADDING_SCORE
         elif kind in (TokenType.UNKNOWN, TokenType.BYTE, TokenType.CONTROL):
             scores[index] = 0.0
-    prefix, more = _prefix(files.json("tokenizer.json"))
+    prefix, more = normalized(files.json("tokenizer.json"))
     metadata = _metadata(vocabulary.tokens, scores, vocabulary.types)
     metadata = _with_prefix(files, metadata, _configured_prefix(files, prefix))
     return ModelPart(metadata, ids, added, len(scores), True, (*losses, *more))
 
 
-def _read_json(
+def read_json(
     files: Files, added: dict[int, AddedToken], rows: int | None
 ) -> tuple[dict[str, int], dict[int, AddedToken], Vocabulary, Merges]:
+    """(ids by text, added tokens, all tokens by id, rules) of a tokenizer.json with bytes for unknown letters."""
     model = files.json("tokenizer.json").get("model")
     ids = ids_of(model.get("vocab"))
     merges = merges_of(model.get("merges"))
@@ -102,28 +101,6 @@ def _read_json(
     if unknown in ids:
         vocabulary.types[ids[unknown]] = int(TokenType.UNKNOWN)
     return ids, added, vocabulary, merges
-
-
-#: Gemma 4's tokens that are printed, since its chat format is parsed from the text (conversion/gemma.py).
-_GEMMA4_VISIBLE = frozenset(
-    ["<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>']
-)
-
-
-def gemma4_from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> ModelPart:
-    """Gemma 4 has a model of its own in llama.cpp, with rules instead of scores."""
-    ids, added, vocabulary, merges = _read_json(files, added, rows)
-    for text in _GEMMA4_VISIBLE & ids.keys():
-        vocabulary.types[ids[text]] = int(TokenType.USER_DEFINED)
-    metadata = {
-        MODEL: Typed("str", "gemma4"),
-        TOKENS: Typed("[str]", vocabulary.tokens),
-        SCORES: Typed("[f32]", [ADDED_SCORE] * len(vocabulary.tokens)),
-        TYPES: Typed("[i32]", vocabulary.types),
-        MERGES: Typed("[str]", merges.written()),
-        ADD_SPACE_PREFIX: Typed("bool", False),
-    }
-    return ModelPart(metadata, ids, added, len(vocabulary.tokens), losses=_prefix(files.json("tokenizer.json"))[1])
 
 
 def _metadata(tokens: list[str], scores: list[float], types: list[int]) -> dict[str, Typed]:
@@ -193,7 +170,7 @@ def _ways(text: str, ids: Mapping[str, object]) -> Iterator[tuple[str, str]]:
             yield left, right
 
 
-def _prefix(tokenizer: Item) -> tuple[bool, tuple[Loss, ...]]:
+def normalized(tokenizer: Item) -> tuple[bool, tuple[Loss, ...]]:
     """Whether a space is put before the text, and what the normalizer and pre-tokenizer do that llama.cpp does not."""
     prefix, escapes, losses = False, False, []
     for item in (*steps(tokenizer, "normalizer"), *steps(tokenizer, "pre_tokenizer")):
@@ -237,19 +214,16 @@ def to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]
         (_loss(SCORES, f"{ties} tokens have the score of another; they merge in the order of ids"),) if ties else ()
     )
     merges: list[Json] = [[left, right] for *_, left, right in rules]
-    return _document(tokenizer, merges, tokenizer.flag(ADD_SPACE_PREFIX, True)), losses
+    return spaces_document(tokenizer, merges, tokenizer.flag(ADD_SPACE_PREFIX, True)), losses
 
 
-def with_merges_to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]]:
-    """tokenizer.json of the model `gemma4`, which has rules of its own."""
-    merges = split_rules(strings(tokenizer.metadata, MERGES))
-    if merges is None:
-        raise broken(f"{MERGES} has an item that is not two tokens")
-    pairs: list[Json] = [[left, right] for left, right in zip(merges.lefts, merges.rights, strict=True)]
-    return _document(tokenizer, pairs, tokenizer.flag(ADD_SPACE_PREFIX, False)), ()
+def spaces_document(
+    tokenizer: GgmlTokenizer, merges: list[Json], prefix: bool, *, adds_bos: bool = True
+) -> dict[str, Json]:
+    """The tokenizer.json of BPE on text whose spaces are ▁. prefix: whether one is put before the text.
 
-
-def _document(tokenizer: GgmlTokenizer, merges: list[Json], prefix: bool) -> dict[str, Json]:
+    adds_bos: what llama.cpp does when the file does not say.
+    """
     ids, added = placed(tokenizer)
     unknown = assumed_ids(tokenizer).get("unk")
     escape: Json = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -270,6 +244,6 @@ def _document(tokenizer: GgmlTokenizer, merges: list[Json], prefix: bool) -> dic
         "vocab": ids,
         "merges": merges,
     }
-    post = template(tokenizer, *ends(tokenizer, True))
+    post = template(tokenizer, *ends(tokenizer, adds_bos))
     decoder: Json = {"type": "Sequence", "decoders": unescape}
     return document(added, escape, None, post, decoder, model)

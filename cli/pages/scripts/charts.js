@@ -52,21 +52,33 @@ function errorChart(tensors, detail) {
   plot.over.addEventListener("click", () => plot.cursor.idx !== null && !plot.select.width && detail.open(plot.cursor.idx, [...column.values.keys()]));
 }
 
-/** The histogram of one tensor's values, if the page has it. */
+/** The histogram of one tensor's values, where they were looked at: bars as wide as their bins. */
 function histogram(parent, tensors, index) {
-  const found = tensors.histograms?.[index];
-  if (!found) return null;
-  const width = (found.to - found.from) / found.counts.length;
+  const found = tensors.histograms[index];
+  if (!found?.counts.length) return null;
+  const edges = found.edges.map(numberOf);
+  const bars = (u) => {
+    const path = new Path2D();
+    found.counts.forEach((count, i) => {
+      const [left, right] = [u.valToPos(edges[i], "x", true), u.valToPos(edges[i + 1], "x", true)];
+      const [top, bottom] = [u.valToPos(count, "y", true), u.valToPos(0, "y", true)];
+      path.rect(left, top, Math.max(1, right - left - 1), bottom - top);
+    });
+    return { fill: path, stroke: null };
+  };
+  const beyond = found.below + found.above;
+  const note = element("p", { class: "status" }, `${counted.format(found.below)} outliers lie below, ${counted.format(found.above)} above`);
+  parent.replaceChildren(...(beyond ? [note] : []));
   return chart(
     parent,
     {
-      scales: { x: { time: false }, y: { range: (_, __, most) => [0, most || 1] } },
+      scales: { x: { time: false, range: () => [edges[0], edges.at(-1)] }, y: { range: (_, __, most) => [0, most || 1] } },
       series: [
         { label: "value", value: (_, value) => (value === null ? "" : value.toPrecision(3)) },
-        { label: "values", stroke: OF_SERIES[0], fill: OF_SERIES[0], paths: uPlot.paths.bars({ size: [0.95, 100] }), points: { show: false }, value: (_, value) => (value === null ? "" : counted.format(value)) },
+        { label: "how many", stroke: OF_SERIES[0], fill: OF_SERIES[0], paths: bars, points: { show: false }, value: (_, value) => (value === null ? "" : counted.format(value)) },
       ],
-      axes: [{}, { size: 72, values: (_, values) => values.map((value) => counted.format(value)) }],
+      axes: [{}, { size: 84, values: (_, values) => values.map((value) => counted.format(value)) }],
     },
-    [found.counts.map((_, i) => found.from + (i + 0.5) * width), found.counts],
+    [found.counts.map((_, i) => (edges[i] + edges[i + 1]) / 2), found.counts],
   );
 }

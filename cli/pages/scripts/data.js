@@ -128,21 +128,35 @@ const BITS = [1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 8.5, 16, 32];
 const OF_BITS = ["#ffe08a", "#fbc05c", "#cfd165", "#7cc77f", "#3fb391", "#2a97a3", "#2f75ad", "#3b52a0", "#4a3579"];
 const ERRORS = [1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1];
 const OF_ERRORS = ["#e8f1d8", "#fdf0c9", "#fdd49e", "#fc9f6a", "#ec6448", "#b8202a", "#5c0a1c"];
-const SCALES = { bits: [BITS, OF_BITS], error: [ERRORS, OF_ERRORS] };
+const OF_RANKS = ["#f3e9f5", "#dfc3e4", "#c79bd2", "#a974bf", "#874fa6", "#632f86", "#3f1561"];
 
-/** The colour of a value, and of text upon it. */
-function colours(scale, value) {
+/** Stops and their colours; of a rank, what a sixth, two sixths, ... of the column's values lie below. */
+function scaleOf(column) {
+  if (column.scale === "bits") return { stops: BITS, palette: OF_BITS, place: Math.log };
+  if (column.scale === "error") return { stops: ERRORS, palette: OF_ERRORS, place: Math.log };
+  column.stops ??= quantiles(column.values.filter(Number.isFinite));
+  return { stops: column.stops, palette: OF_RANKS, place: (value) => value };
+}
+
+function quantiles(values) {
+  if (!values.length) return [];
+  values.sort((a, b) => a - b);
+  return OF_RANKS.map((_, i) => values[Math.round((i * (values.length - 1)) / (OF_RANKS.length - 1))]);
+}
+
+/** The colour of a value of a column, and of text upon it. */
+function colours(column, value) {
   if (value === null || value === undefined) return ["", ""];
-  const [stops, palette] = SCALES[scale];
   if (Number.isNaN(value)) return ["#d400d4", "#fff"];
-  const place = stops.findIndex((stop) => value < stop);
+  const { stops, palette, place } = scaleOf(column);
+  const next = stops.findIndex((stop) => value < stop);
   let mixed;
-  if (place === 0) mixed = channels(palette[0]);
-  else if (place === -1) mixed = channels(palette.at(-1));
+  if (next === 0) mixed = channels(palette[0]);
+  else if (next === -1) mixed = channels(palette.at(-1));
   else {
-    const [low, high] = [Math.log(stops[place - 1]), Math.log(stops[place])];
-    const part = (Math.log(value) - low) / (high - low);
-    const [from, to] = [channels(palette[place - 1]), channels(palette[place])];
+    const [low, high] = [place(stops[next - 1]), place(stops[next])];
+    const part = (place(value) - low) / (high - low);
+    const [from, to] = [channels(palette[next - 1]), channels(palette[next])];
     mixed = from.map((channel, i) => Math.round(channel + part * (to[i] - channel)));
   }
   return [`rgb(${mixed.join(",")})`, luminance(mixed) > 0.179 ? "#000" : "#fff"];

@@ -46,6 +46,7 @@ class Detail {
 
   plot(index) {
     this.chart?.destroy();
+    byId("detail-plot").replaceChildren();
     this.chart = index === null ? null : histogram(byId("detail-plot"), this.tensors, index);
   }
 }

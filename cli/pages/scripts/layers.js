@@ -49,7 +49,7 @@ class Layers {
     const value = this.tensors.measure(column, indices);
     const text = value === null ? column.absent : brief(column, value);
     const cell = element("td", { role: "gridcell", class: "place" }, text);
-    [cell.style.background, cell.style.color] = colours(column.scale, value);
+    [cell.style.background, cell.style.color] = colours(column, value);
     const where = layer === null ? "in no layer" : `layer ${layer}`;
     cell.label = `${where}, ${this.tensors.roles[role]}`;
     const told = value === null ? column.absent : `${shown(column, value)} ${column.title}`;
@@ -65,10 +65,9 @@ class Layers {
   }
 
   legend(column) {
-    const [stops] = SCALES[column.scale];
-    const marks = stops.map((stop) => {
-      const mark = element("span", {}, `${stop}`);
-      [mark.style.background, mark.style.color] = colours(column.scale, stop);
+    const marks = [...new Set(scaleOf(column).stops)].map((stop) => {
+      const mark = element("span", {}, `${Number(stop.toPrecision(2))}`);
+      [mark.style.background, mark.style.color] = colours(column, stop);
       return mark;
     });
     byId("layers-legend").replaceChildren(...marks);
@@ -80,6 +79,7 @@ function brief(column, value) {
   if (!Number.isFinite(value)) return shown(column, value);
   if (column.scale === "bits") return value >= 9.95 ? value.toFixed(0) : value.toFixed(1);
   if (value === 0) return "0";
+  if (column.scale === "rank") return Math.abs(value) >= 0.1 || value === 0 ? Number(value.toPrecision(2)).toString().replace("e+", "e") : value.toPrecision(1).replace(/^(-?)0\./, "$1.");
   return value >= 0.001 ? value.toFixed(3).replace(/^0/, "") : value.toExponential(0);
 }
 

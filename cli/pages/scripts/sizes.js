@@ -47,7 +47,7 @@ class Sizes {
     const bytes = group.parts.map((part) => this.tensors.sum("bytes", part));
     squarified(bytes, area).forEach((rectangle, i) => {
       const value = this.tensors.measure(this.tensors.column.bits, group.parts[i]);
-      drawn.append(element("svg:rect", { ...rectangle, fill: colours("bits", value)[0] || "gray", class: "part" }));
+      drawn.append(element("svg:rect", { ...rectangle, fill: colours(this.tensors.column.bits, value)[0] || "gray", class: "part" }));
     });
     drawn.append(element("svg:rect", { ...area, class: "group" }), ...this.label(group, area));
     return drawn;
@@ -59,7 +59,7 @@ class Sizes {
     const lines = [group.name, `${sized(group.bytes)}, ${bits?.toFixed(2) ?? "no"} bits`];
     return lines.flatMap((line, i) => {
       const fits = area.width > 7 * line.length + 10 && area.height > 20 + 16 * i;
-      const place = { x: area.x + 6, y: area.y + 17 + 16 * i, fill: colours("bits", bits)[1], class: i ? "small" : "" };
+      const place = { x: area.x + 6, y: area.y + 17 + 16 * i, fill: colours(this.tensors.column.bits, bits)[1], class: i ? "small" : "" };
       return fits ? [element("svg:text", place, line)] : [];
     });
   }

@@ -113,7 +113,7 @@ class Table {
     const cell = element("td", { class: rightly(column) }, text);
     if (column.scale && column.values[index] !== null) {
       const patch = element("i", { class: "patch" });
-      patch.style.background = colours(column.scale, column.values[index])[0];
+      patch.style.background = colours(column, column.values[index])[0];
       cell.prepend(patch);
     }
     return cell;
