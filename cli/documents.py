@@ -679,9 +679,35 @@ class RulesDocument(Document):
     rules: Annotated[list[RuleRow], "all of them"]
 
 
+class KeyChange(TypedDict):
+    """A key that is not as it was."""
+
+    key: Annotated[str, "its name"]
+    type: Annotated[str, "of a GGUF, `[str]` for a list; `str` or `json` elsewhere"]
+    before: Annotated[Any, "the old value; null where there was none; of a list of a GGUF `items`, its length"]
+    after: Annotated[Any, "the new value, likewise"]
+
+
+class EditDocument(Document):
+    """`edit`: what `edit --json` prints."""
+
+    path: Annotated[str, "the file that has the new head"]
+    way: Annotated[
+        Literal["none", "in_place", "share", "insert", "copy"],
+        "nothing to change, in place, a copy that shares data, data moved by the file system, a copy",
+    ]
+    dry_run: Annotated[bool, "whether nothing was written"]
+    changes: Annotated[list[KeyChange], "in the order of the file"]
+    tensors: Annotated[dict[str, str], "old name -> new name"]
+    head_bytes: Annotated[int, "before the data; 0 where nothing changes"]
+    free_bytes: Annotated[int, "by which the head can grow in place, next time"]
+    copied_bytes: Annotated[int, "of data that were read and written"]
+
+
 #: Name of a document -> its shape.
 DOCUMENTS: Final[Mapping[str, type]] = {
     "plan": PlanDocument,
+    "edit": EditDocument,
     "receipt": ReceiptDocument,
     "inspection": InspectionDocument,
     "inspections": InspectionsDocument,

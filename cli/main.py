@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "diff": "Compare two models of any formats: settings, tokenizers, tensors, numbers.",
     "validate": "Look at every rule of a model's files, and list those that are broken.",
     "extract": "Write tensors, tokenizer, template or configuration of a model to files.",
+    "edit": "Change what a file says of itself: keys, template, tokens, names; in place.",
     "hash": "Print or verify checksums of a model's tensors.",
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",
     "types": "List every tensor type of GGUF.",

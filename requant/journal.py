@@ -16,15 +16,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from requant import system
 from requant.errors import FormatError, PlanError
 from requant.staging import SUFFIX, Busy, Staging, has_name, partial_of
+
+if TYPE_CHECKING:
+    from requant.head_journal import HeadJournal
 
 _INSIDE: Final = "inside"
 #: Bytes of the longest journal: 10,000 shards and their names.
@@ -63,25 +66,12 @@ class Journal:
         """Have the journal on the disk: from now on the work can be finished by anybody."""
         inside = self.root == staging.path.parent
         document = {
-            # the folder it was written in: a copy of a folder, or somebody else's, is not to be acted upon
-            "folder": staging.path.stat().st_ino,
             "root": _INSIDE if inside else self.root.name,
             "aside": self.aside,
             "new": self.new,
             "made": self.made,
         }
-        draft = staging.path / "draft"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | system.BINARY, 0o600)
-        try:
-            view = memoryview(json.dumps(document).encode())
-            while view:
-                view = view[os.write(descriptor, view) :]
-            system.sync(descriptor)
-        finally:
-            with suppress(OSError):
-                os.close(descriptor)
-        draft.replace(staging.journal)
-        system.sync_folder(staging.path)
+        write_document(staging, document)
 
     def carry_out(self, staging: Staging) -> None:
         """Do what is not done yet. An `OSError` may leave it in the middle."""
@@ -138,6 +128,24 @@ class Journal:
                     f"as `requant inspect {self.root}`",
                 ) from error
             raise
+
+
+def write_document(staging: Staging, document: Mapping[str, object]) -> None:
+    """Have a journal on the disk, and under its name only when it is whole."""
+    draft = staging.path / "draft"
+    # the folder it was written in: a copy of a folder, or somebody else's, is not to be acted upon
+    text = json.dumps({"folder": staging.path.stat().st_ino, **document})
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | system.BINARY, 0o600)
+    try:
+        view = memoryview(text.encode())
+        while view:
+            view = view[os.write(descriptor, view) :]
+        system.sync(descriptor)
+    finally:
+        with suppress(OSError):
+            os.close(descriptor)
+    draft.replace(staging.journal)
+    system.sync_folder(staging.path)
 
 
 def key_of(names: Sequence[str]) -> str:
@@ -207,14 +215,18 @@ def _held(place: Path) -> Staging | None:
         time.sleep(0.02)
 
 
-def _read(staging: Staging) -> Journal:
+def _read(staging: Staging) -> Journal | HeadJournal:
     """The journal of a staging folder; `FormatError` unless it was written there and keeps within its folder."""
     try:
         with staging.journal.open("rb") as file:
             document = json.loads(file.read(_MAX_BYTES))
-        names = {field: tuple(map(_inner, document[field])) for field in ("aside", "new", "made")}
-        root = staging.path.parent / ("" if document["root"] == _INSIDE else _inner(document["root"]))
         here = document["folder"] == staging.path.stat().st_ino
+        if here and "heads" in document:
+            from requant.head_journal import HeadJournal  # which needs numpy
+
+            return HeadJournal.read(staging, document)
+        names = {field: tuple(map(inner, document[field])) for field in ("aside", "new", "made")}
+        root = staging.path.parent / ("" if document["root"] == _INSIDE else inner(document["root"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         raise FormatError(staging.journal, "this is no journal of requant's", hint="remove it") from None
     expected = root == staging.path.parent or partial_of(root) == staging.path
@@ -227,7 +239,7 @@ def _read(staging: Staging) -> Journal:
     return Journal(root, **names)
 
 
-def _inner(name: object) -> str:
+def inner(name: object) -> str:
     """The relative path of something inside a folder."""
     path = PurePosixPath(str(name))
     if not isinstance(name, str) or path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":

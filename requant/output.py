@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from requant import system
 from requant.errors import PlanError
+from requant.extents import BLOCK, clone
 from requant.foreign import carry_along, rescue
 from requant.journal import Journal, finish_around
 from requant.layout import Layout, OutputFile
-from requant.sources import Source, read
-from requant.staging import Busy, Staging, claim_file, has_name, new_file, partial_of, remove_left_over
+from requant.sources import FileSlice, Source, open_regular, read
+from requant.staging import Busy, Staging, claim_file, has_name, new_file, partial_of, remove_left_over, staged_name
 
 #: Bytes of a carried file read at a time.
 COPY_BYTES: Final = 1 << 20
@@ -73,6 +74,21 @@ class Sink:
         if self._waiting > _WAITING:
             self._waiting = 0
             system.begin_writing(self._descriptor)
+
+    def share(self, source: FileSlice, offset: int) -> bool:
+        """Have the file hold, from `offset` on, what `source` holds to its end, by the same blocks of the disk.
+
+        Both begin at the same place of a block. False where the file system cannot.
+        """
+        lead = min(-offset % BLOCK, source.nbytes)
+        self.write(offset, read(source, 0, lead))
+        descriptor = open_regular(source.path)
+        try:
+            return clone(descriptor, source.offset + lead, self._descriptor, offset + lead)
+        except OSError as error:
+            raise _disk_error(error, self.path) from error
+        finally:
+            os.close(descriptor)
 
     def _copy(self, source: Source, offset: int) -> None:
         for start in range(0, source.nbytes, COPY_BYTES):
@@ -187,14 +203,14 @@ class OutputSet:
         if "config.json" in self._names and _is_movable(root):
             with suppress(PermissionError):
                 staging = Staging.claim(partial_of(root))
-                if _reaches(staging, root / _stem(self._names[0])):
+                if _reaches(staging, root / staged_name(self._names[0])):
                     return staging
-        return Staging.claim(root / _stem(self._names[0]))
+        return Staging.claim(root / staged_name(self._names[0]))
 
     def _remove_left_overs(self, staging: Staging) -> None:
         """What a killed process left of the same model, wherever it staged it."""
         staging.clear()
-        for place in {partial_of(self._root), self._root / _stem(self._names[0])} - {staging.path}:
+        for place in {partial_of(self._root), self._root / staged_name(self._names[0])} - {staging.path}:
             with suppress(OSError, Busy):
                 remove_left_over(place)
 
@@ -321,12 +337,6 @@ def _reaches(staging: Staging, place: Path) -> bool:
         staging.remove()
         return False
     return True
-
-
-def _stem(name: str) -> str:
-    """What the staging folder of several files in a shared folder is called: as one file by itself would be."""
-    stem, dash, _ = name.partition("-00001-of-")
-    return partial_of(Path(stem + Path(name).suffix if dash else name)).name
 
 
 def _sync_tree(folder: Path) -> None:

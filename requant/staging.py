@@ -34,6 +34,12 @@ def partial_of(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def staged_name(name: str) -> str:
+    """What the staging folder of several files in a shared folder is called: as one file by itself would be."""
+    stem, dash, _ = name.partition("-00001-of-")
+    return partial_of(Path(stem + Path(name).suffix if dash else name)).name
+
+
 def has_name(path: Path) -> bool:
     """Whether there is something of this name, if only a link that leads nowhere; an `OSError` if nobody can know.
 

@@ -124,7 +124,7 @@ def _lock_region(descriptor: int) -> bool:
 
 
 @cache
-def _c_function(name: str) -> Any:
+def c_function(name: str) -> Any:
     """A function of the C library that Python does not have; None where the system has none."""
     try:
         import ctypes
@@ -136,7 +136,7 @@ def _c_function(name: str) -> Any:
 
 def begin_writing(descriptor: int) -> None:
     """Have the disk begin with what was written, without waiting: sync_file_range(2) of Linux, else nothing."""
-    function = _c_function("sync_file_range")
+    function = c_function("sync_file_range")
     if function is not None:
         import ctypes
 
@@ -146,7 +146,7 @@ def begin_writing(descriptor: int) -> None:
 
 def give_back_memory() -> None:
     """Let the system have what was freed, before as much is taken in other sizes: malloc_trim(3) of glibc."""
-    function = _c_function("malloc_trim")
+    function = c_function("malloc_trim")
     if function is not None:
         function(0)
 
@@ -231,9 +231,9 @@ def exchange(one: Path, other: Path) -> bool:
 
     renameat2(2) of Linux, renamex_np(2) of macOS. Any other failure is an `OSError`.
     """
-    if (swap := _c_function("renameat2")) is not None:
+    if (swap := c_function("renameat2")) is not None:
         arguments = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    elif (swap := _c_function("renamex_np")) is not None:
+    elif (swap := c_function("renamex_np")) is not None:
         arguments = (os.fsencode(one), os.fsencode(other), _RENAME_SWAP)  # type: ignore[assignment]
     else:
         return False

@@ -113,6 +113,8 @@ def run(root, *words):
         ("inspect .", "inspections"),
         ("extract tiny.gguf q.safetensors --only attn_q", "receipt"),
         ("extract tiny.gguf k.npy --only 0.attn_k --dry-run", "plan"),
+        ("edit tiny.gguf --set general.name=other --delete general.type --dry-run", "edit"),
+        ("edit tiny.gguf --set general.name=other --reserve 1K -o edited.gguf", "edit"),
         ("types", "types"),
         ("validate tiny --values", "validation"),
         ("validate tiny.gguf", "validation"),

@@ -157,7 +157,7 @@ def test_reading_and_writing_at_a_place(tmp_path, bare):
 
 
 def test_what_cannot_be_had_is_done_without(tmp_path, bare, monkeypatch):
-    monkeypatch.setattr(system, "_c_function", lambda name: None)
+    monkeypatch.setattr(system, "c_function", lambda name: None)
     assert system.processors() == (os.cpu_count() or 1)
     assert not system.exchange(tmp_path / "a", tmp_path / "b")
     system.sync_folder(tmp_path)
@@ -198,7 +198,7 @@ def test_macos_exchanges_and_syncs_in_its_own_way(tmp_path, monkeypatch):
         Path(os.fsdecode(other)).write_bytes(text)
         return 0
 
-    monkeypatch.setattr(system, "_c_function", lambda name: renamex_np if name == "renamex_np" else None)
+    monkeypatch.setattr(system, "c_function", lambda name: renamex_np if name == "renamex_np" else None)
     assert system.exchange(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "a").read_text() + (tmp_path / "b").read_text() == "ba"
     fcntl = pytest.importorskip("fcntl")

@@ -60,13 +60,16 @@ _STRANGERS: Final = (
 class Header:
     """Key-values and tensors, both in file order.
 
-    alignment: of tensor data. data: where that begins. complete: whether no tensor was left out (see `Objection`).
+    alignment: of tensor data. data: where that begins. identity: of the file that was read. complete: whether no tensor
+    was left out (see `Objection`).
     """
 
     metadata: dict[str, Typed]
     tensors: tuple[Tensor, ...]
     alignment: int
     data: int
+    version: int
+    identity: Identity
     complete: bool = True
 
 
@@ -75,7 +78,7 @@ def read_header(path: Path, objection: Objection = refuse) -> Header:
     with open(open_regular(path), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
         identity = Identity.of(os.fstat(file.fileno()))
         cursor = Cursor(path, file, identity.nbytes)
-        tensor_count, pair_count = _preamble(cursor)
+        version, tensor_count, pair_count = _preamble(cursor)
         metadata = _Metadata(cursor, objection).pairs(pair_count)
         alignment = alignment_of(path, metadata, objection)
         infos = _tensor_infos(cursor, tensor_count, objection)
@@ -88,7 +91,7 @@ def read_header(path: Path, objection: Objection = refuse) -> Header:
         )
         for info in infos
     )
-    return Header(metadata, tensors, alignment, data, len(tensors) == tensor_count)
+    return Header(metadata, tensors, alignment, data, version, identity, len(tensors) == tensor_count)
 
 
 def alignment_of(path: Path, metadata: dict[str, Typed], objection: Objection = refuse) -> int:
@@ -102,8 +105,8 @@ def alignment_of(path: Path, metadata: dict[str, Typed], objection: Objection = 
     return value
 
 
-def _preamble(cursor: Cursor) -> tuple[int, int]:
-    """Magic and version; the numbers of tensors and of key-value pairs."""
+def _preamble(cursor: Cursor) -> tuple[int, int, int]:
+    """The version, and the numbers of tensors and of key-value pairs, after the magic."""
     if not cursor.size:
         raise FormatError(
             cursor.path, "the file is empty", hint=f"it may not have been written whole: {_DOWNLOAD_AGAIN}"
@@ -131,7 +134,7 @@ def _preamble(cursor: Cursor) -> tuple[int, int]:
     if tensors > _TENSOR_LIMIT or pairs > _PAIR_LIMIT:
         most = f"{_TENSOR_LIMIT} and {_PAIR_LIMIT} are read at most"
         raise UnsupportedError(f"{cursor.path}: {tensors} tensors and {pairs} key-values; {most}")
-    return tensors, pairs
+    return version, tensors, pairs
 
 
 class _Metadata:

@@ -8,7 +8,7 @@ llama.cpp's conversion script does; one of a split model is padded, as llama-ggu
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final
@@ -122,19 +122,22 @@ def _file(
     name: str, metadata: Mapping[str, Typed], tensors: tuple[TensorSpec, ...], alignment: int, *, padded: bool = False
 ) -> OutputFile:
     """Head and slots of one file. padded: even where no tensor follows."""
-    pieces = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
-    pieces += [pack_pair(key, typed) for key, typed in metadata.items()]
-    offsets = []
-    offset = 0
-    for tensor in tensors:
-        number = number_of(tensor.encoding)
-        dimensions = tensor.shape[::-1]
-        pieces.append(pack_string(tensor.name))
-        pieces.append(struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, number, offset))
-        offsets.append(offset)
-        offset += _padded(tensor.nbytes, alignment)
-    head = b"".join(pieces)
+    *offsets, end = accumulate((_padded(tensor.nbytes, alignment) for tensor in tensors), initial=0)
+    head = packed_head(VERSION, metadata, zip(tensors, offsets, strict=True))
     if tensors or padded:
         head += bytes(-len(head) % alignment)
     slots = {(tensor.name, "data"): len(head) + start for tensor, start in zip(tensors, offsets, strict=True)}
-    return OutputFile(name, head, len(head) + offset, slots)
+    return OutputFile(name, head, len(head) + end, slots)
+
+
+def packed_head(version: int, metadata: Mapping[str, Typed], tensors: Iterable[tuple[TensorSpec, int]]) -> bytes:
+    """Everything before the padding. tensors: each with its offset in the data."""
+    infos = []
+    for tensor, offset in tensors:
+        dimensions = tensor.shape[::-1]
+        infos.append(pack_string(tensor.name))
+        numbers = (len(dimensions), *dimensions, number_of(tensor.encoding), offset)
+        infos.append(struct.pack(f"<I{len(dimensions)}QIQ", *numbers))
+    pairs = (pack_pair(key, typed) for key, typed in metadata.items())
+    counts = struct.pack("<IQQ", version, len(infos) // 2, len(metadata))
+    return b"".join((MAGIC, counts, *pairs, *infos))

@@ -154,7 +154,7 @@ def fitting(key: str, given: Typed, current: Typed | None, architecture: str) ->
         assert isinstance(value, int | float)
         if kind in ("f32", "f64"):
             return Typed(kind, float(value))
-        if kind[0] in "ui" and float(value).is_integer() and _holds(kind, int(value)):
+        if kind[0] in "ui" and float(value).is_integer() and holds(kind, int(value)):
             return Typed(kind, int(value))
         if kind == "bool" and value in (0, 1):
             return Typed(kind, bool(value))
@@ -167,7 +167,8 @@ def fitting(key: str, given: Typed, current: Typed | None, architecture: str) ->
 KIND_WORDS: Final = {"u": "int", "i": "int", "f": "float", "b": "bool", "s": "str"}
 
 
-def _holds(kind: str, value: int) -> bool:
+def holds(kind: str, value: int) -> bool:
+    """Whether an integer type of a GGUF has this number."""
     bits = int(kind[1:])
     low, high = (-(1 << bits - 1), 1 << bits - 1) if kind[0] == "i" else (0, 1 << bits)
     return low <= value < high

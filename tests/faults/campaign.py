@@ -32,7 +32,7 @@ from pathlib import Path
 from tests.faults.model import digests, write_model
 
 KINDS = ("open", "read", "write", "sync", "reserve", "rename", "link", "unlink", "mkdir", "close", "mode", "stat")
-COUNT, FAIL, FAIL_ON, KILL_BEFORE, KILL_AFTER = range(5)
+COUNT, FAIL, FAIL_ON, KILL_BEFORE, KILL_AFTER, KILL_INSIDE = range(6)
 #: How a call of each kind fails, as disks, full disks and administrators have it.
 ERRORS = {
     "open": ("EIO", "EACCES", "ENOSPC", "EMFILE"),
@@ -94,6 +94,7 @@ class Point:
             FAIL_ON: f"and all after it fail with {self.error}",
             KILL_BEFORE: "is the place of a kill",
             KILL_AFTER: "is the last before a kill",
+            KILL_INSIDE: "is killed in its middle",
         }
         return f"{self.kind} {self.number} {how[self.action]}"
 
@@ -105,6 +106,7 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     points: int = 0
+    kills: int = 0
 
 
 class Stage:

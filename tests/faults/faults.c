@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 enum { OPEN, READ, WRITE, SYNC, RESERVE, RENAME, LINK, UNLINK, MKDIR, CLOSE, MODE, STAT, KINDS };
-enum { COUNT, FAIL, FAIL_ON, KILL_BEFORE, KILL_AFTER };
+enum { COUNT, FAIL, FAIL_ON, KILL_BEFORE, KILL_AFTER, KILL_INSIDE };
 
 static char root[PATH_MAX];
 static size_t root_length;
@@ -61,7 +61,13 @@ static int hit(int kind, const char *name, const char *path) {
         syscall(SYS_write, report, line, length);
     }
     if (how == KILL_BEFORE) kill(getpid(), SIGKILL), pause();
-    return how == KILL_AFTER ? 2 : 1;
+    return how == KILL_AFTER ? 2 : how == KILL_INSIDE ? 3 : 1;
+}
+
+/* How much of `n` bytes at `offset` a kill in the middle leaves written: a kernel looks for signals between pages. */
+static size_t half(size_t n, off64_t offset) {
+    off64_t end = (offset + (off64_t)n / 2) / 4096 * 4096;
+    return end > offset ? (size_t)(end - offset) : 0;
 }
 
 static void done(int state) {
@@ -135,10 +141,22 @@ WRAP(READ, ssize_t, preadv64, (int d, const struct iovec *v, int n, off64_t o), 
 WRAP(READ, ssize_t, preadv2, (int d, const struct iovec *v, int n, off_t o, int f), (d, v, n, o, f), is_ours(d), "")
 WRAP(READ, ssize_t, preadv64v2, (int d, const struct iovec *v, int n, off64_t o, int f), (d, v, n, o, f), is_ours(d), "")
 WRAP(WRITE, ssize_t, write, (int d, const void *b, size_t n), (d, b, n), is_ours(d), "")
-WRAP(WRITE, ssize_t, pwrite, (int d, const void *b, size_t n, off_t o), (d, b, n, o), is_ours(d), "")
-WRAP(WRITE, ssize_t, pwrite64, (int d, const void *b, size_t n, off64_t o), (d, b, n, o), is_ours(d), "")
+
+#define WRITING(name, type)                                                  \
+    ssize_t name(int d, const void *b, size_t n, type o) {                   \
+        REAL(name);                                                          \
+        int state = is_ours(d) ? hit(WRITE, #name, "") : 0;                  \
+        if (state == 1) return errno = number, -1;                           \
+        ssize_t result = real(d, b, state == 3 ? half(n, o) : n, o);         \
+        done(state == 3 ? 2 : state);                                        \
+        return result;                                                       \
+    }
+
+WRITING(pwrite, off_t)
+WRITING(pwrite64, off64_t)
 WRAP(SYNC, int, fsync, (int d), (d), is_ours(d), "")
 WRAP(SYNC, int, fdatasync, (int d), (d), is_ours(d), "")
+WRAP(RESERVE, int, fallocate, (int d, int m, off_t o, off_t n), (d, m, o, n), is_ours(d), "")
 WRAP(RESERVE, int, ftruncate, (int d, off_t n), (d, n), is_ours(d), "")
 WRAP(RESERVE, int, ftruncate64, (int d, off64_t n), (d, n), is_ours(d), "")
 WRAP(RENAME, int, rename, (const char *a, const char *b), (a, b), below(AT_FDCWD, b), b)

@@ -1,0 +1,1 @@
+"""What a user changes in a file or folder without touching its weights: keys, names, templates, tokenizers."""
