@@ -7,18 +7,10 @@ every contiguous array converts to, so that a mapped file does not cost a second
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 import threading
-import time
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-import llvmlite
-import llvmlite.binding
 import numba
 import numpy as np
 from numba import types
@@ -26,13 +18,13 @@ from numba.core import config
 from numpy.typing import NDArray
 
 from requant.kernels_cpu import on_compile
+from requant.kernels_cpu.kept import folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _EXACT: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy", "fastmath": False}
 #: A piece is only ever called by compiled code.
 _PIECE: Final[dict[str, Any]] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_KEPT_DAYS: Final = 30
 
 
 def _input(dtype: types.Type) -> types.Array:
@@ -73,52 +65,6 @@ Ints = NDArray[np.int32]
 Ints64 = NDArray[np.int64]
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept.
-
-    numba's own cache does not notice that a kernel's imports changed, so the folder's name is a hash of every kernel
-    source, of the compiler's versions and of the processor. `REQUANT_CACHE_DIR` moves it; where the user's cache
-    cannot be written, it lies in the system's temporary folder.
-    """
-    binding = llvmlite.binding
-    seed = [
-        numba.__version__,
-        llvmlite.__version__,
-        binding.get_host_cpu_name(),
-        binding.get_host_cpu_features().flatten(),
-    ]
-    digest = hashlib.sha256("\n".join(seed).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    chosen = os.environ.get("REQUANT_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    fallback = Path(tempfile.gettempdir()) / f"requant-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    name = f"kernels-{digest.hexdigest()[:16]}"
-    for root in (Path(chosen) / "requant", fallback):
-        try:
-            (root / name).mkdir(parents=True, exist_ok=True)
-            os.utime(root / name)
-        except OSError:
-            continue
-        if os.access(root / name, os.W_OK):
-            return root / name
-    return fallback / name
-
-
-def _prune(folder: Path) -> None:
-    """Delete the kernels of other versions that nobody has used for a month."""
-    oldest = time.time() - _KEPT_DAYS * 86400
-    for sibling in folder.parent.glob("kernels-*"):
-        if sibling != folder and sibling.stat().st_mtime < oldest:
-            shutil.rmtree(sibling, ignore_errors=True)
-
-
-@cache
-def _folder() -> Path:
-    folder = cache_folder()
-    _prune(folder)
-    return folder
-
-
 class Kernel:
     """A function compiled on its first call; a call takes arrays that are contiguous and of the declared dtypes."""
 
@@ -141,14 +87,26 @@ class Kernel:
     def is_cold(self) -> bool:
         """Whether the first call will have to compile, rather than load what an earlier process compiled."""
         stem = self.function.__module__.rsplit(".", 1)[-1]
-        return self._compiled is None and not any(_folder().glob(f"*/{stem}.{self.name}-*.nbi"))
+        return self._compiled is None and not any(folder().glob(f"*/{stem}.{self.name}-*.nbi"))
+
+    def lowered(self) -> tuple[str, list[str], str]:
+        """Compile it as `requant.kernels_cpu.kept.keep` takes it: its symbol, its arguments, and LLVM's text."""
+        self._tell()
+        dispatcher = numba.njit(**_PIECE, **_EXACT)(self.function)
+        dispatcher.compile(self._signature.args)
+        ((key, compiled),) = dispatcher.overloads.items()
+        arguments = [str(a.dtype) if isinstance(a, types.Array) else "integer" for a in key]
+        return compiled.fndesc.llvm_func_name, arguments, dispatcher.inspect_llvm(key)
+
+    def _tell(self) -> None:
+        for tell in on_compile:
+            tell(self.name)
 
     def _compile(self) -> Callable[..., None]:
         with self._lock:
             if self._compiled is None:
                 if self.is_cold():
-                    for tell in on_compile:
-                        tell(self.name)
+                    self._tell()
                 dispatcher = _dispatcher(self.function)
                 dispatcher.compile(self._signature.args)
                 dispatcher.disable_compile()
@@ -157,7 +115,7 @@ class Kernel:
 
 
 def _dispatcher(function: Callable[..., None]) -> Any:
-    before, config.CACHE_DIR = config.CACHE_DIR, str(_folder())  # type: ignore[attr-defined]  # read when decorating
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder())  # type: ignore[attr-defined]  # read when decorating
     try:
         return numba.njit(cache=True, **_EXACT)(function)
     finally:

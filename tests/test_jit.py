@@ -1,12 +1,14 @@
 """How kernels are compiled and where the compiled code is kept."""
 
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
-from requant.kernels_cpu import _jit, on_compile
+from requant.kernels_cpu import _jit, kept, on_compile
 from requant.kernels_cpu._jit import FLOATS, OUT_FLOATS, Kernel
 
 
@@ -17,8 +19,11 @@ def double(values, out):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(_jit, "_folder", lambda: tmp_path)
-    return tmp_path
+    monkeypatch.setattr(_jit, "folder", lambda: tmp_path)
+    monkeypatch.setattr(kept, "folder", lambda: tmp_path)
+    kept._kept.cache_clear()
+    yield tmp_path
+    kept._kept.cache_clear()
 
 
 @pytest.fixture
@@ -57,17 +62,17 @@ def test_read_only_and_unaligned_inputs_cost_no_second_compilation(folder):
 
 def test_the_folder_is_where_the_user_says(tmp_path, monkeypatch):
     monkeypatch.setenv("REQUANT_CACHE_DIR", str(tmp_path))
-    assert _jit.cache_folder().parent == tmp_path / "requant"
-    assert _jit.cache_folder().is_dir()
+    assert kept.cache_folder().parent == tmp_path / "requant"
+    assert kept.cache_folder().is_dir()
 
 
 def test_a_folder_that_cannot_be_written_is_replaced(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     monkeypatch.setenv("REQUANT_CACHE_DIR", str(blocked))
-    monkeypatch.setattr(_jit.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert tmp_path in _jit.cache_folder().parents
-    assert _jit.cache_folder().is_dir()
+    monkeypatch.setattr(kept.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert tmp_path in kept.cache_folder().parents
+    assert kept.cache_folder().is_dir()
 
 
 def test_kernels_of_other_versions_go_when_nobody_uses_them(tmp_path):
@@ -76,7 +81,7 @@ def test_kernels_of_other_versions_go_when_nobody_uses_them(tmp_path):
         (tmp_path / name / "code.nbc").write_bytes(b"code")
         before = time.time() - days * 86400
         os.utime(tmp_path / name, (before, before))
-    _jit._prune(tmp_path / "kernels-mine")
+    kept.prune(tmp_path / "kernels-mine")
     assert {path.name for path in tmp_path.iterdir()} == {"kernels-mine", "kernels-used", "else"}
 
 
@@ -104,3 +109,56 @@ def test_pieces_of_one_factory_have_names_of_their_own():
     names = [piece.py_func.__qualname__ for piece in made]
     assert len(set(names)) == len(names)
     assert factory(1, np.float32(0.5), table, one).py_func.__qualname__ == names[0]
+
+
+def rounded(kernel):
+    values, out = np.arange(20, dtype=np.float32) / 7, np.zeros(20, np.float32)
+    kernel(values, 1, out)
+    return out.tobytes()
+
+
+def test_machine_code_is_kept_and_does_what_the_kernel_does(folder, told):
+    from requant.kernels_cpu.merging import round_values
+
+    compiled = kept.kept("merging", "round_values")
+    (path,) = folder.glob("*.object")
+    data = path.read_bytes()
+    kept._kept.cache_clear()
+    linked = kept.kept("merging", "round_values")
+    assert told == ["round_values"]  # the second was only linked
+    assert rounded(compiled) == rounded(linked) == rounded(round_values)
+    with pytest.raises(TypeError, match="float32"):
+        linked(np.zeros(20), 1, np.zeros(20, np.float32))
+    with pytest.raises(ValueError, match="longer"):
+        linked(np.zeros(20, np.float32), 1)
+    for damaged in (data[:-1] + bytes([data[-1] ^ 1]), b"[]\n"):
+        path.write_bytes(damaged)
+        kept._kept.cache_clear()
+        assert rounded(kept.kept("merging", "round_values")) == rounded(round_values)
+        assert len(path.read_bytes()) > len(data) // 2  # written anew
+
+
+def test_what_needs_the_compilers_own_runtime_is_not_kept(folder):
+    from requant.kernels_cpu.merging import multiply_all
+
+    assert kept.kept("merging", "multiply_all") is multiply_all  # it allocates
+    assert not list(folder.glob("*.object"))
+
+
+def test_a_cache_that_cannot_be_written_is_none(folder, monkeypatch):
+    monkeypatch.setattr(kept, "folder", lambda: folder / "missing")
+    from requant.kernels_cpu.merging import round_values
+
+    assert kept.kept("merging", "round_values") is round_values
+
+
+def test_kept_code_is_had_without_the_compiler():
+    script = """if True:
+        import sys
+        from requant.kernels_cpu.kept import kept
+        kept("merging", "add_weighted_halves")
+        print("numba" in sys.modules)
+    """
+    found = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True) for _ in range(2)]
+    assert [one.stderr for one in found] == ["", ""]
+    assert found[1].stdout == "False\n"

@@ -10,10 +10,10 @@ from requant.losses import Loss, LossKind
 from requant.merging.model import Model
 from requant.merging.recipe import Recipe
 from requant.merging.reference import Reference
-from requant.merging.vocabulary import Alignment, Vocabulary, differences, union
+from requant.merging.vocabulary import FILE, Alignment, Vocabulary, differences, union
 from requant.merging.vocabulary_rules import BASE, UNION, TokenizerRules, TokenRule
 from requant.printable import printable
-from requant.sources import Source
+from requant.sources import Source, read
 
 #: Tokens that a message names.
 _SHOWN = 5
@@ -36,6 +36,8 @@ class Tokens:
 def tokens_of(recipe: Recipe, models: Sequence[Model]) -> Tokens:
     """What the recipe asks for; without a word on tokenizers, those of all models must be the same."""
     merged = [model for model in models if model.embedding is not None]
+    if recipe.tokenizer is None and _are_one_file(merged):
+        return Tokens()
     known: dict[bytes, Vocabulary] = {}
     found = [model.vocabulary(known) for model in merged]
     if recipe.tokenizer is None:
@@ -50,6 +52,13 @@ def tokens_of(recipe: Recipe, models: Sequence[Model]) -> Tokens:
             )
         vocabularies.append(vocabulary)
     return _aligned(recipe, recipe.tokenizer, merged, vocabularies)
+
+
+def _are_one_file(models: Sequence[Model]) -> bool:
+    """Whether all have the same tokenizer.json in every byte: mostly so, and then nobody need understand it."""
+    if not all(FILE in model.files for model in models):
+        return False
+    return len({read(model.files[FILE]).tobytes() for model in models}) <= 1
 
 
 def _must_agree(recipe: Recipe, models: Sequence[Model], found: Sequence[Vocabulary | None]) -> None:

@@ -36,9 +36,9 @@ class WeightedSum(Formula):
 
     def fill_halves(self, stack: HalfStack, known: Sequence[Any], out: Halves) -> bool:
         """Value by value."""
-        from requant.kernels_cpu.merging import add_weighted_halves
+        from requant.kernels_cpu.kept import kept
 
-        largest = np.zeros(16, np.int32)
+        add_weighted_halves, largest = kept("merging", "add_weighted_halves"), np.zeros(16, np.int32)
         self._add(stack, known, out, lambda *given: add_weighted_halves(*given[:-1], largest, given[-1]))
         return bool(largest.max() < self.setting.precision.infinity)
 
