@@ -114,9 +114,8 @@ def merge(
     else:
         from requant.cli.merge_recipe import recipe_text
 
-        layers = len(sources) == 1
-        count = opened(Reference.parse(sources[0])).layers if layers else 0
-        recipes = recipes_from(recipe_text(sources, short, count), "the command line")
+        names = tuple(opened(Reference.parse(sources[0])).tensors) if len(sources) == 1 else ()
+        recipes = recipes_from(recipe_text(sources, short, names), "the command line")
     request = Request(
         recipe_name,
         choices.overrides(),

@@ -11,19 +11,25 @@ import click
 from requant.merging.layers import layer_list, student_layers
 from requant.merging.methods import METHODS
 from requant.merging.methods.method import Base
+from requant.merging.modules import main_stack, stacks_of
 
 
-def recipe_text(models: Sequence[str], short: Mapping[str, Any], count: int) -> str:
-    """YAML for models and the options that stand for a recipe. count: layers of the model, where there is but one."""
-    layers = _layers(short, count)
+def recipe_text(models: Sequence[str], short: Mapping[str, Any], names: Sequence[str]) -> str:
+    """YAML for models and options that stand for a recipe. names: of the model's tensors, where there is but one."""
+    stacks, main = stacks_of(names), main_stack(names)
+    layers = _layers(short, stacks.get(main or "", 0))
+    document: dict[str, Any]
     if layers is not None:
         if len(models) != 1 or short["method"]:
             raise click.UsageError("--keep-layers, --drop-layers and --student take one model and no --method")
-        return _yaml({"merge_method": "passthrough", "slices": _slices(models[0], layers)})
+        slices = {"slices": _slices(models[0], layers)}
+        # of a model that sees or hears the layers of the text model are meant, and the others stay
+        document = {"merge_method": "passthrough"}
+        return _yaml(document | ({"modules": {main: slices}} if len(stacks) > 1 else slices))
     method = short["method"] or ("passthrough" if len(models) == 1 else None)
     if method is None:
         raise click.UsageError(f"--method is missing: {', '.join(METHODS)}")
-    document: dict[str, Any] = {"merge_method": method}
+    document = {"merge_method": method}
     known = METHODS.get(method)
     base = short["base"] or (models[0] if known is not None and known.base is Base.REQUIRED else None)
     if base:

@@ -395,7 +395,7 @@ BAD = {
     ),
     "a module that is none": (
         {"models": None, "modules": {"text_decoder": {"models": GOOD["models"]}}},
-        "modules: no module is called 'text_decoder'",
+        "modules.text_decoder: no module of these models is called 'text_decoder'",
         "default",
     ),
     "both tokenizers": (

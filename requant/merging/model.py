@@ -29,7 +29,7 @@ from requant.sources import Source
 from requant.tokenizers.files import TOKENIZER_FILE
 
 #: A tensor of a layer: what stands before the layer's number, the number, and what stands after it.
-_LAYERED: Final = re.compile(r"(.*?\b(?:layers|h|blocks|layer))\.(\d+)\.(.+)", re.ASCII)
+_LAYERED: Final = re.compile(r"(.*?\b(?:layers|h|blocks?|layer))\.(\d+)\.(.+)", re.ASCII)
 #: How the names of embeddings and of output heads end, whose rows are tokens.
 _EMBEDDINGS: Final = (
     "embed_tokens.weight",
@@ -37,6 +37,7 @@ _EMBEDDINGS: Final = (
     "word_embeddings.weight",
     "embed_in.weight",
     "tok_embeddings.weight",
+    "shared.weight",
 )
 _HEADS: Final = ("lm_head.weight", "embed_out.weight")
 
@@ -60,12 +61,6 @@ class Model:
         """What it is called in plans and messages."""
         parts = [Path(part.rstrip("/")).name or part for part in (self.reference.model, self.reference.lora) if part]
         return "+".join(parts)
-
-    @property
-    def layers(self) -> int:
-        """How many it has."""
-        numbers = [place[1] for name in self.tensors if (place := layer_of(name))]
-        return max(numbers, default=-1) + 1
 
     @property
     def embedding(self) -> str | None:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from requant.encodings import Dense, Encoding
-from requant.errors import PlanError
 from requant.expressions import Node
 from requant.losses import Loss, LossKind
 from requant.merging.finite import Finite
 from requant.merging.merged import Merged
 from requant.merging.methods.method import Base, Parameter, Scope, Setting, Value
 from requant.merging.model import Model, is_embedding, is_head, layer_of
+from requant.merging.modules import members_of, stacks_of
 from requant.merging.narrowed import Narrowed
 from requant.merging.precision import Precision
-from requant.merging.recipe import Input, Recipe, Slice
+from requant.merging.problems import Problems
+from requant.merging.recipe import Input, Module, Recipe, Slice
 from requant.merging.reference import Reference
 from requant.merging.settings import Settings, choice_of, filtered, unused, value_of
 from requant.merging.vocabulary import Alignment
 from requant.printable import printable
 
-#: Contradictions that are listed before the rest is counted.
-_SHOWN: Final = 20
+#: Of tensors, in their order.
+Names = Mapping[str, None]
+#: The place of tensors of no layer.
+_OUTSIDE: Final = ("", -1)
 #: Numbers of config.json that change what a model computes, and that no tensor's shape shows.
 _BEHAVIOUR: Final = (
     "num_attention_heads",
@@ -42,11 +45,11 @@ _BEHAVIOUR: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """tensors: by Hugging Face name, in the order of the first model. layers: for each layer of the result, the model
-    and the layer of it that it has its kind from. tied: whether the output head is the embedding."""
+    """tensors: by Hugging Face name. layers: by stack (`model.layers`), for each layer of the result the model and the
+    layer of it that it has its kind from. tied: whether the output head is the embedding."""
 
     tensors: Mapping[str, Node]
-    layers: tuple[tuple[Model, int], ...]
+    layers: Mapping[str, Sequence[tuple[Model, int]]]
     tied: bool
     losses: tuple[Loss, ...]
 
@@ -56,7 +59,8 @@ class Merge:
     """One recipe on its way: problems are gathered, so that all are told at once.
 
     alignment: how rows of tokens become those of the result's vocabulary, with the models in its order; None where
-    embeddings are taken as they are. met: choices of the settings that counted for a tensor, by identity.
+    embeddings are taken as they are. met: choices of the settings that counted for a tensor, by identity. index: the
+    models' names by stack and layer.
     """
 
     recipe: Recipe
@@ -64,57 +68,51 @@ class Merge:
     seed: int
     alignment: Alignment | None = None
     aligned: tuple[Model, ...] = ()
-    problems: dict[str, list[str]] = field(default_factory=dict)
+    problems: Problems = field(default_factory=Problems)
     met: set[int] = field(default_factory=set)
+    index: dict[Reference, dict[tuple[str, int], list[str]]] = field(default_factory=dict)
 
     def result(self) -> Result:
         """Raises `PlanError` with everything that contradicts."""
-        for one in self.recipe.slices:
-            self._check_slice(one)
-        self._stop()
+        parts = self._parts()
+        for module, own in parts:
+            for one in module.slices:
+                self._check_slice(one, stacks_of(own))
+        self.problems.stop(self.recipe.entry.file)
         tensors: dict[str, Node] = {}
-        layers: list[tuple[Model, int]] = []
-        slices = self.recipe.slices
-        tensors |= self._outside(slices[0], first=True)
-        for one in slices:
-            length = self._length(one)
-            for n in range(length):
-                t = n / (length - 1) if length > 1 else 1.0
-                tensors |= self._layer(one, n, len(layers), t)
-                source = self._first(one)
-                layers.append((self.models[source.model], (source.layers or (0, 0))[0] + n))
-        tensors |= self._outside(slices[-1], first=False)
-        self._stop()
+        layers: dict[str, list[tuple[Model, int]]] = {}
+        for module, own in parts:
+            tensors |= self._module(module, own, layers)
+        tensors |= self._left(own for _, own in parts)
+        self.problems.stop(self.recipe.entry.file)
         tied = not any(is_head(name) for name in tensors)
-        return Result(tensors, tuple(layers), tied, tuple(self._losses()))
+        return Result(tensors, layers, tied, tuple(self._losses()))
+
+    def _parts(self) -> list[tuple[Module, Names]]:
+        """The recipe's modules, each with the names of its tensors in any of the models."""
+        names = dict.fromkeys(name for model in self.models.values() for name in model.tensors)
+        modules = self.recipe.modules
+        if modules[0].name is None:
+            return [(modules[0], names)]
+        members, known = members_of(names, [str(module.name) for module in modules])
+        for module in modules:
+            if known and module.name not in known:
+                raise module.entry.unknown(str(module.name), known, "no module of these models is called")
+        return [(module, dict.fromkeys(members[str(module.name)])) for module in modules]
+
+    def _left(self, parts: Iterable[Names]) -> dict[str, Node]:
+        """What is in none of the recipe's modules stays as the base has it, or the first model; mergekit leaves it out,
+        and nothing loads the rest."""
+        named = {name for own in parts for name in own}
+        reference = self.recipe.references()[0]
+        left = {name: self._found(reference, name) for name in self.models[reference].tensors if name not in named}
+        return {name: node for name, node in left.items() if node is not None}
 
     # What stands against it
 
-    def problem(self, what: str, where: str) -> None:
-        """Remember a contradiction; `where` is a tensor or a key."""
-        self.problems.setdefault(what, []).append(where)
-
-    def _stop(self) -> None:
-        if not self.problems:
-            return
-        lines = []
-        for what, places in list(self.problems.items())[:_SHOWN]:
-            named = list(dict.fromkeys(place for place in places if place))
-            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-            lines.append(f"  {what}" + (f": {', '.join(named[:3])}{more}" if named else ""))
-        left = len(self.problems) - _SHOWN
-        lines += [f"  and {left} more"] if left > 0 else []
-        file, count = self.recipe.entry.file, len(self.problems)
-        told = lines[0].lstrip() if count == 1 else "\n".join([f"{count} contradictions:", *lines])
-        raise PlanError(f"{file}: {told}", hint=self._hint())
-
-    def _hint(self) -> str:
-        if any("rows" in what and "tokens" in what for what in self.problems):
-            return "tokenizer_source: union (or base) in the recipe gives every token its own row"
-        return ""
-
-    def _check_slice(self, one: Slice) -> None:
+    def _check_slice(self, one: Slice, stacks: Iterable[str]) -> None:
         """The models that the method needs are there, and have the layers."""
+        stacks = tuple(stacks)
         method, models = self.recipe.method, [source.model for source in one.inputs]
         base, where = one.base or self.recipe.base, one.entry.where
         seen: dict[object, Reference] = {}
@@ -122,28 +120,34 @@ class Merge:
             same = seen.setdefault(model.place, model)
             if same is not model:
                 told = "" if same == model else f", which is {same} as well"
-                self.problem(f"{where}: {model} is merged with itself{told}", "")
+                self.problems.add(f"{where}: {model} is merged with itself{told}", "")
         if method.base is Base.REQUIRED and base not in models:
             told = f"base_model {base} is none of its models" if base else "needs a base_model"
-            self.problem(f"{where}: {method.name} {told}", "")
+            self.problems.add(f"{where}: {method.name} {told}", "")
         others = [model for model in models if method.base is Base.IGNORED or model != base]
         self._count(f"{where}: {method.name} takes", len(models), method.inputs, "models")
         self._count(f"{where}: {method.name} takes", len(others), method.others, "models besides the base")
-        for source in one.inputs:
-            has = self.models[source.model].layers
-            if source.layers and source.layers[1] > has:
-                told = f"layers {source.layers[0]} to {source.layers[1] - 1} of a model with {has}"
-                self.problem(f"{source.entry.where}: {told}", "")
-        if any(source.layers is None for source in one.inputs):
-            counts = {self.models[source.model].layers for source in one.inputs}
-            if len(counts) > 1:
-                self.problem(f"{where}: the models have {' and '.join(map(str, sorted(counts)))} layers", "")
+        chosen = any(source.layers for source in one.inputs)
+        if chosen and len(stacks) != 1:
+            told = f"in several stacks of layers, {' and '.join(stacks)}" if stacks else "in no layers"
+            self.problems.add(f"{where}: layers are chosen of what lies {told}", "")
+            return
+        for stack in stacks:
+            for source in one.inputs:
+                has = self._layers(source.model, stack)
+                if source.layers and source.layers[1] > has:
+                    told = f"layers {source.layers[0]} to {source.layers[1] - 1} of a model with {has}"
+                    self.problems.add(f"{source.entry.where}: {told}", "")
+            counts = {self._layers(source.model, stack) for source in one.inputs}
+            if not chosen and len(counts) > 1:
+                of = f" in {stack}" if len(stacks) > 1 else ""
+                self.problems.add(f"{where}: the models have {' and '.join(map(str, sorted(counts)))} layers{of}", "")
 
     def _count(self, what: str, count: int, limits: tuple[int, int | None], of: str) -> None:
         least, most = limits
         if count < least or (most is not None and count > most):
             wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-            self.problem(f"{what} {wanted} {of}, not {count}", "")
+            self.problems.add(f"{what} {wanted} {of}, not {count}", "")
 
     # Tensors
 
@@ -152,42 +156,63 @@ class Merge:
         base = one.base or self.recipe.base
         return next((source for source in one.inputs if source.model == base), one.inputs[0])
 
-    def _length(self, one: Slice) -> int:
-        layers = self._first(one).layers
-        return layers[1] - layers[0] if layers else self.models[self._first(one).model].layers
+    def _layers(self, reference: Reference, stack: str) -> int:
+        """How many layers of a stack a model has."""
+        return max((n for name, n in self._named(reference) if name == stack), default=-1) + 1
 
-    def _outside(self, one: Slice, *, first: bool) -> dict[str, Node]:
+    def _named(self, reference: Reference) -> dict[tuple[str, int], list[str]]:
+        """A model's names by stack and layer; ("", -1) for those of no layer."""
+        if reference not in self.index:
+            found = self.index[reference] = {}
+            for name in self.models[reference].tensors:
+                place = layer_of(name)
+                found.setdefault(place[:2] if place else _OUTSIDE, []).append(name)
+        return self.index[reference]
+
+    def _module(self, module: Module, own: Names, layers: dict[str, list[tuple[Model, int]]]) -> dict[str, Node]:
+        """The tensors of a module, every stack of layers with its own way from the first to the last."""
+        found = self._outside(module.slices[0], own, first=True)
+        for stack in stacks_of(own):
+            made = layers.setdefault(stack, [])
+            for one in module.slices:
+                source = self._first(one)
+                begin, end = source.layers or (0, self._layers(source.model, stack))
+                for n in range(end - begin):
+                    t = n / (end - begin - 1) if end - begin > 1 else 1.0
+                    found |= self._layer(one, stack, n, len(made), t)
+                    made.append((self.models[source.model], begin + n))
+        return found | self._outside(module.slices[-1], own, first=False)
+
+    def _outside(self, one: Slice, own: Names, *, first: bool) -> dict[str, Node]:
         """Tensors of no layer: embeddings from the first slice, norms and heads from the last."""
         found: dict[str, Node] = {}
-        for name in self._names(one, None):
-            if _comes_first(name) is first:
+        for name in self._names(one, [_OUTSIDE] * len(one.inputs)):
+            if name in own and _comes_first(name) is first:
                 node = self._tensor(one, name, [name] * len(one.inputs), 0.0)
                 found |= {} if node is None else {name: node}
         return found
 
-    def _layer(self, one: Slice, offset: int, layer: int, t: float) -> dict[str, Node]:
+    def _layer(self, one: Slice, stack: str, offset: int, layer: int, t: float) -> dict[str, Node]:
         """One layer of the result."""
         found: dict[str, Node] = {}
         starts = [source.layers[0] + offset if source.layers else offset for source in one.inputs]
-        for name in self._names(one, starts):
+        for name in self._names(one, [(stack, start) for start in starts]):
             place = layer_of(name)
             assert place is not None
-            names = [f"{place[0]}.{start}.{place[2]}" for start in starts]
-            node = self._tensor(one, f"{place[0]}.{layer}.{place[2]}", names, t)
+            names = [f"{stack}.{start}.{place[2]}" for start in starts]
+            node = self._tensor(one, f"{stack}.{layer}.{place[2]}", names, t)
             if node is not None:
-                found[f"{place[0]}.{layer}.{place[2]}"] = node
+                found[f"{stack}.{layer}.{place[2]}"] = node
         return found
 
-    def _names(self, one: Slice, layers: Sequence[int] | None) -> Iterator[str]:
-        """Names of a layer, or of no layer, that any input has; as the layer of the first input is numbered."""
-        seen: set[tuple[str, str]] = set()
+    def _names(self, one: Slice, places: Sequence[tuple[str, int]]) -> Iterator[str]:
+        """Names that any input has in its place, a stack and a layer; as the layer of the first input is numbered."""
+        seen: set[str] = set()
         order = sorted(range(len(one.inputs)), key=lambda n: one.inputs[n] is not self._first(one))
         for n in order:
-            for name in self.models[one.inputs[n].model].tensors:
+            for name in self._named(one.inputs[n].model).get(places[n], ()):
                 place = layer_of(name)
-                if (place is None) != (layers is None) or (place and layers and place[1] != layers[n]):
-                    continue
-                key = (name, "") if place is None else (place[0], place[2])
+                key = name if place is None else place[2]
                 if key not in seen:
                     seen.add(key)
                     yield name
@@ -207,7 +232,7 @@ class Merge:
         present = [(source, node) for source, node in zip(one.inputs, nodes, strict=True) if node is not None]
         for source, node, own in zip(one.inputs, nodes, names, strict=True):
             if node is None:
-                self.problem(f"{self.models[source.model].label} lacks tensors that others have", own)
+                self.problems.add(f"{self.models[source.model].label} lacks tensors that others have", own)
         if len(present) < len(nodes):
             return None
         return self._merged(one, name, present, names, t)
@@ -233,14 +258,14 @@ class Merge:
         if len(shapes) > 1:
             of = " of tokens" if is_embedding(name) or is_head(name) else ""
             what = f"rows{of} differ" if of else "shapes differ"
-            self.problem(what, f"{name} {' and '.join(str(list(shape)) for shape in shapes)}")
+            self.problems.add(what, f"{name} {' and '.join(str(list(shape)) for shape in shapes)}")
             return None
         setting = self._setting(one, name, present, names, t)
         if setting is None:
             return None
         method = self.recipe.method
         if told := method.check(setting):
-            self.problem(f"{method.name}: {told}", name)
+            self.problems.add(f"{method.name}: {told}", name)
             return None
         if method.name == "passthrough" and setting.each[0]["scale"] is None:
             return nodes[0]
@@ -257,7 +282,7 @@ class Merge:
         """Integers, which are the same in all models, or cannot be merged."""
         encodings = {encoding for node in nodes for encoding in node.encodings()}
         if len(encodings) > 1 or len({node.shape for node in nodes}) > 1:
-            self.problem("tensors of integers differ", name)
+            self.problems.add("tensors of integers differ", name)
             return None
         return nodes[0]
 
@@ -265,7 +290,7 @@ class Merge:
         self, one: Slice, name: str, present: Sequence[tuple[Input, Node]], names: Sequence[str], t: float
     ) -> Setting | None:
         method, base = self.recipe.method, one.base or self.recipe.base
-        outer = [one.settings, self.recipe.module, self.recipe.settings]
+        outer = [one.settings, one.module, self.recipe.settings]
         inputs = [source.model for source, _ in present]
         at = inputs.index(base) if base in inputs and method.base is not Base.IGNORED else None
         shared: dict[str, Value] = {}
@@ -295,7 +320,7 @@ class Merge:
     def _lacks(self, parameter: Parameter, value: Value, of: str, name: str) -> bool:
         """Whether a value is missing that a recipe must give, which is remembered."""
         if value is None and parameter.required:
-            self.problem(f"{self.recipe.method.name} needs {parameter.name}{of}", name)
+            self.problems.add(f"{self.recipe.method.name} needs {parameter.name}{of}", name)
             return True
         return False
 
@@ -319,7 +344,8 @@ class Merge:
 
     def _losses(self) -> Iterator[Loss]:
         recipe = self.recipe
-        every = [recipe.settings, recipe.module, *(one.settings for one in recipe.slices)]
+        every: list[Settings] = [recipe.settings, *(module.settings for module in recipe.modules)]
+        every += [one.settings for one in recipe.slices]
         every += [source.settings for one in recipe.slices for source in one.inputs]
         for name in dict.fromkeys(name for settings in every for name in unused(recipe.method, settings)):
             yield Loss(LossKind.SUSPECT, name, f"{recipe.method.name} has no such parameter; it is passed over")

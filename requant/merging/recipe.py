@@ -7,7 +7,7 @@ documents in one file are recipes that may use each other by `name`, as mergekit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from requant.errors import PlanError
@@ -22,8 +22,6 @@ from requant.merging.vocabulary_rules import TokenizerRules, rules_of
 #: Longer recipes are none.
 _LARGEST: Final = 1 << 20
 _DTYPES: Final = {"bfloat16": Precision.BF16, "float16": Precision.F16, "float32": Precision.F32}
-#: What mergekit calls the one module of a model that is not made of several.
-_MODULE: Final = "default"
 _KEYS: Final = (
     "name",
     "merge_method",
@@ -52,22 +50,34 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Consecutive layers of the result, made of as many of each input. base: of its own, if it has one."""
+    """Consecutive layers of the result, made of as many of each input. base: of its own, if it has one. module: the
+    settings of the module that it is in."""
 
     inputs: tuple[Input, ...]
     settings: dict[str, Setting]
     base: Reference | None
     entry: Entry
+    module: dict[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A part of a model that is made by itself. name: as the recipe calls it; None is every module of the models, each
+    with all of its layers where no slice says which. settings: between those of slices and those of the whole."""
+
+    name: str | None
+    slices: tuple[Slice, ...]
+    settings: dict[str, Setting]
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One merge. text: as the user wrote it, for the model card. module: settings between slices and the whole."""
+    """One merge. text: as the user wrote it, for the model card."""
 
     name: str | None
     method: Method
-    slices: tuple[Slice, ...]
-    module: dict[str, Setting]
+    modules: tuple[Module, ...]
     settings: dict[str, Setting]
     base: Reference | None
     dtype: Precision | None
@@ -76,6 +86,11 @@ class Recipe:
     chat_template: str | None
     text: str
     entry: Entry
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """Those of all modules."""
+        return tuple(one for module in self.modules for one in module.slices)
 
     def references(self) -> tuple[Reference, ...]:
         """The models, each once; the base first, then in the order of the recipe."""
@@ -132,12 +147,10 @@ def _recipe(entry: Entry, text: str) -> Recipe:
     if name not in METHODS:
         raise members["merge_method"].unknown(name, list(METHODS), "no method is called")
     base = Reference.of(members["base_model"]) if "base_model" in members else None
-    slices, module = _slices(entry, members)
     return Recipe(
         members["name"].text() if "name" in members else None,
         METHODS[name],
-        slices,
-        module,
+        _modules(entry, members),
         settings_of(members.get("parameters")),
         base,
         _dtype(members.get("dtype")),
@@ -149,31 +162,32 @@ def _recipe(entry: Entry, text: str) -> Recipe:
     )
 
 
-def _slices(entry: Entry, members: dict[str, Entry]) -> tuple[tuple[Slice, ...], dict[str, Setting]]:
-    """What the result is made of, and the settings of its module."""
+def _modules(entry: Entry, members: dict[str, Entry]) -> tuple[Module, ...]:
+    """What the result is made of."""
     given = [key for key in ("models", "slices", "modules") if key in members]
     if len(given) != 1:
         told = f"has {' and '.join(given)}" if given else "has no models, slices or modules"
         raise entry.wrong(told, "a recipe has one of models, slices and modules")
+    if "modules" not in members:
+        return (Module(None, _slices(entry, members), {}, entry),)
+    found = []
+    for name, module in members["modules"].named():
+        inside = module.members(("slices", "models", "parameters"))
+        if ("slices" in inside) == ("models" in inside):
+            raise module.wrong("has one of models and slices")
+        settings = settings_of(inside.get("parameters"))
+        slices = tuple(replace(one, module=settings) for one in _slices(module, inside))
+        found.append(Module(name, slices, settings, module))
+    if not found:
+        raise members["modules"].expected("a mapping with something in it")
+    return tuple(found)
+
+
+def _slices(entry: Entry, members: dict[str, Entry]) -> tuple[Slice, ...]:
+    """Of models one, with all layers of each."""
     if "models" in members:
-        return (_models(members["models"]),), {}
-    if "slices" in members:
-        return tuple(_slice(item) for item in members["slices"].items()), {}
-    modules = list(members["modules"].named())
-    if len(modules) != 1:
-        raise members["modules"].wrong(
-            f"has {len(modules)} modules; models with one are merged",
-            "merge the text model of a multimodal one, and keep the rest",
-        )
-    if modules[0][0] != _MODULE:
-        raise members["modules"].unknown(modules[0][0], [_MODULE], "no module is called")
-    inside = modules[0][1].members(("slices", "models", "parameters"))
-    if ("slices" in inside) == ("models" in inside):
-        raise modules[0][1].wrong("has one of models and slices")
-    settings = settings_of(inside.get("parameters"))
-    if "models" in inside:
-        return (_models(inside["models"]),), settings
-    return tuple(_slice(item) for item in inside["slices"].items()), settings
+        return (_models(members["models"]),)
+    return tuple(_slice(item) for item in members["slices"].items())
 
 
 def _models(entry: Entry) -> Slice:
@@ -224,12 +238,15 @@ def with_base(recipe: Recipe) -> Recipe:
     """The same with the base model among the inputs of every slice, as mergekit adds it to `models`."""
     if recipe.base is None:
         return recipe
-    slices = []
-    for one in recipe.slices:
-        if all(source.layers is None for source in one.inputs) and recipe.base not in [s.model for s in one.inputs]:
-            one = replace(one, inputs=(*one.inputs, Input(recipe.base, None, {}, one.entry)))
-        slices.append(one)
-    return replace(recipe, slices=tuple(slices))
+    modules = []
+    for module in recipe.modules:
+        slices = []
+        for one in module.slices:
+            if all(source.layers is None for source in one.inputs) and recipe.base not in [s.model for s in one.inputs]:
+                one = replace(one, inputs=(*one.inputs, Input(recipe.base, None, {}, one.entry)))
+            slices.append(one)
+        modules.append(replace(module, slices=tuple(slices)))
+    return replace(recipe, modules=tuple(modules))
 
 
 def ordered(recipes: Sequence[Recipe]) -> tuple[tuple[Recipe, tuple[str, ...]], ...]:

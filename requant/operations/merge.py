@@ -15,11 +15,11 @@ from requant.encodings import BF16, DENSE, F16, F32, Dense, Encoding
 from requant.errors import PlanError
 from requant.expressions import Node
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Naming, Tensor
-from requant.layered import relayered_config
 from requant.layout import Format
 from requant.losses import Loss
 from requant.merging import card, chat
 from requant.merging.model import Model
+from requant.merging.modules import config_of
 from requant.merging.narrowed import Narrowed
 from requant.merging.planning import Merge, Result
 from requant.merging.precision import Precision
@@ -166,8 +166,8 @@ def _described(
 ) -> tuple[Checkpoint[Tensor], dict[str, Node]]:
     """The merged model as a checkpoint of stand-ins, and what each stands for."""
     first = models[0]
-    numbers = [layer for _, layer in result.layers]
-    config = relayered_config(first.config, numbers, first.layers, [model.config for model, _ in result.layers])
+    layers = {stack: [(model.config, n) for model, n in made] for stack, made in result.layers.items()}
+    config = config_of(first.config, first.tensors, layers)
     config = _with(config, "vocab_size", tokens.rows) if tokens.rows else config
     config = _with(config, "tie_word_embeddings", result.tied)
     own = _own_dtype(recipe, first)
