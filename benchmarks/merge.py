@@ -5,9 +5,9 @@
 
 mergekit has an environment of its own, made once in the cache with torch 2.13.0; `--mergekit PYTHON` names one that is
 there already. The models are a synthetic checkpoint and two fine-tunes of it (its weights, and Gaussian differences of
-a tenth of their size). Every merge is a fresh process, the two sides take turns, the page cache is warm, nothing waits
-to be written when one begins, and medians are compared; memory is the peak of VmHWM. requant's time includes that the
-output is on the disk; mergekit's does not.
+a tenth of their size). Every merge is a fresh process that writes a new folder, the two sides take turns, the page
+cache is warm, nothing waits to be written when one begins, and medians are compared; memory is the peak of VmHWM.
+requant's time includes that the output is on the disk; mergekit's does not.
 
 Values are compared number by number, twice: with mergekit's as it is, and with mergekit's where float32 summation moves
 nothing (`exact_mergekit.py`, which is not timed). Random methods draw by themselves on both sides: of these only the
@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -168,18 +169,16 @@ def compare(
     """Both sides; the figures of one method."""
     ours, theirs = folder / "requant", folder / "mergekit"
     recipe = write_recipe(folder / f"{method}.yaml", method, models, asked.dtype)
-    mine = [sys.executable, "-m", "requant", "merge", recipe, "-o", ours, "--force", "--quiet"]
+    mine = [sys.executable, "-m", "requant", "merge", recipe, "-o", ours, "--quiet"]
     options = ["--quiet", "--lazy-unpickle", "--no-copy-tokenizer", "--no-write-model-card"]
     peer = [python, "-m", "mergekit.scripts.run_yaml", recipe, theirs, *options]
     for path in models.values():
         warm(path)
-    first = measure(mine, PYTHONPATH=str(ROOT))
+    first = fresh(ours, mine, PYTHONPATH=str(ROOT))
     costs: dict[str, list[Cost]] = {"requant": [], "mergekit": []}
     for _ in range(asked.repeat):
-        os.sync()  # mergekit leaves a gigabyte to be written after it has ended; nobody else shall wait for that
-        costs["requant"].append(measure(mine, PYTHONPATH=str(ROOT)))
-        os.sync()
-        costs["mergekit"].append(measure(peer, HF_HUB_OFFLINE="1"))
+        costs["requant"].append(fresh(ours, mine, PYTHONPATH=str(ROOT)))
+        costs["mergekit"].append(fresh(theirs, peer, HF_HUB_OFFLINE="1"))
     result: dict[str, Any] = {"method": method, "requant_first_run": asdict(first)}
     result |= {name: asdict(median(found)) for name, found in costs.items()}
     mine_took, theirs_took = median(costs["requant"]), median(costs["mergekit"])
@@ -195,6 +194,14 @@ def compare(
         measure([python, "-P", EXACT, recipe, theirs, *options], HF_HUB_OFFLINE="1")
         result["values_with_exact_sums"] = difference(ours, theirs)
     return result
+
+
+def fresh(output: Path, command: list[Any], **environment: str) -> Cost:
+    """A merge to a folder that is not there, when nothing waits to be written: mergekit leaves a gigabyte after it has
+    ended, for which nobody else shall wait."""
+    shutil.rmtree(output, ignore_errors=True)
+    os.sync()
+    return measure(command, **environment)
 
 
 def line(result: dict[str, Any]) -> str:

@@ -235,6 +235,83 @@ def test_names_as_trainers_leave_them(tmp_path):
     assert one == other
 
 
+def in_other_columns(held, experts, way):
+    """Factors of stacks of experts as unsloth had them before 2026.9.6, `grouped`, and PEFT before 0.19, `swapped`."""
+    found = dict(held)
+    for key in [key for key in held if ".experts." in key and "lora_B" in key]:
+        down = key.replace("lora_B", "lora_A")
+        rank = held[key].shape[1] // experts
+        by_expert = held[key].reshape(-1, rank, experts).transpose(1, 2).reshape(len(held[key]), -1)
+        if way == "grouped":
+            found[key] = by_expert
+        else:
+            found[down] = by_expert.T
+            rows = held[down].reshape(experts, rank, -1)
+            found[key] = rows.permute(2, 1, 0).reshape(held[down].shape[1], -1)
+    return {key: value.contiguous() for key, value in found.items()}
+
+
+MARK = {"lora_A_layout": "grouped_by_expert", "parameters": {}}
+UNSLOTH = {"auto_mapping": {"base_model_class": "X", "parent_library": "y", "unsloth_fixed": True}}
+EACH = {name: {"lora_B_layout": "grouped_by_expert", "num_experts": 4} for name in ("gate_up_proj", "down_proj")}
+
+#: (what adapter_config.json has besides, how the factors lie, whether something is assumed)
+WAYS = {
+    "unsloth, as PEFT": ({**UNSLOTH, "lora_B_layout": "rank_major", "unsloth_fused_expert_lora": MARK}, "", False),
+    "unsloth, by expert": ({**UNSLOTH, "lora_B_layout": "grouped_by_expert"}, "grouped", False),
+    "unsloth, told of each": ({**UNSLOTH, "unsloth_fused_expert_lora": {"parameters": EACH}}, "grouped", False),
+    "unsloth, told elsewhere": ({"auto_mapping": {"lora_B_layout": "grouped_by_expert"}}, "grouped", False),
+    "unsloth before it told": (UNSLOTH, "grouped", True),
+    "PEFT 0.18": ({"peft_version": "0.18.1"}, "swapped", False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_experts_as_others_write_them(way, tmp_path):
+    said, lie, assumed = WAYS[way]
+    held = load_file(FIXTURES / "qwen3moe-lora" / "adapter_model.safetensors")
+    folder = changed(tmp_path, "qwen3moe-lora", config=said, tensors=in_other_columns(held, 4, lie) if lie else {})
+    told = requant("merge", f"{base('qwen3moe')}+{folder}", "-o", tmp_path / "one")
+    assert ("unsloth does not say" in told) is assumed
+    requant("merge", f"{base('qwen3moe')}+{FIXTURES / 'qwen3moe-lora'}", "-o", tmp_path / "other", "-q")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
+    for key, value in other.items():
+        assert torch.equal(one[key], value), key
+    requant("convert", folder, tmp_path / "x.gguf", "--base", base("qwen3moe"), "-q")
+    requant("convert", FIXTURES / "qwen3moe-lora", tmp_path / "y.gguf", "--base", base("qwen3moe"), "-q")
+    x, y = ({t.name: read_values(t) for t in formats.open(tmp_path / n).tensors} for n in ("x.gguf", "y.gguf"))
+    for key in (key.removesuffix(".lora_a") for key in y if key.endswith(".lora_a")):
+        a, b = ((z[f"{key}.lora_b"], z[f"{key}.lora_a"]) for z in (x, y))
+        assert [part.shape for part in a] == [part.shape for part in b]
+        assert all(np.array_equal(*parts) for parts in zip(a, b, strict=True)), key
+
+
+def test_an_adapter_of_unsloth(tmp_path):
+    """What it writes besides PEFT's keys, and a pattern of modules instead of a list."""
+    said = {
+        **UNSLOTH,
+        "base_model_name_or_path": "unsloth/Llama-3.2-1B-Instruct-bnb-4bit",
+        "target_modules": r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|v_proj).*?)",
+    }
+    folder = changed(tmp_path, "llama-lora", config=said)
+    told = requant("merge", f"{base('llama')}+{folder}", "-o", tmp_path / "one")
+    assert "unsloth does not say" not in told
+    requant("merge", f"{base('llama')}+{FIXTURES / 'llama-lora'}", "-o", tmp_path / "other", "-q")
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "other"))
+    assert one == other
+
+
+def test_columns_in_an_order_that_is_not_known(tmp_path):
+    mixed = {"parameters": {**EACH, "down_proj": {"lora_B_layout": "mixed", "num_experts": 4}}}
+    for config, words in (
+        ({"lora_B_layout": "by_moon"}, ["lora_B_layout is", "by_moon", "rank_major"]),
+        ({"unsloth_fused_expert_lora": mixed}, ["lora_B_layout of down_proj", "mixed"]),
+    ):
+        folder = changed(tmp_path / words[-1], "qwen3moe-lora", config=config)
+        told = " ".join(requant("merge", f"{base('qwen3moe')}+{folder}", "-o", tmp_path / "out", code=3).split())
+        assert all(word in told for word in words), told
+
+
 def test_in_a_recipe_beside_others(tmp_path):
     """`model+lora` is a model like any other: a weighted average with its base is half of the adapter."""
     lora = FIXTURES / "llama-rslora"

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from requant.expressions import reduction
 from requant.kernels_cpu.philox import draw
+from requant.merging.methods import METHODS
 from requant.merging.methods.draws import Draws
 from requant.merging.methods.ranks import Wanted, finding, found
 from requant.merging.precision import Precision
@@ -251,3 +253,14 @@ def reduced(passes):
                 total = part if total is None else one.merge(total, part)
         known.append(one.result(total))
     return known
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.F16])
+def test_importance_of_arcee_fusion_comes_of_powers_that_are_rounded_once(precision):
+    """A power that is rounded twice, by way of float32, moves the importance of its whole row: 1 % of all rows."""
+    rng = np.random.default_rng(5)
+    x = precision.rounded((0.02 * rng.standard_normal((400, 1280))).astype(np.float32))
+    formula = METHODS["arcee_fusion"].formula(setting("arcee_fusion", [x, x], base=0, precision=precision))
+    exact = torch.softmax(torch.from_numpy(x).double(), dim=-1)
+    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}[precision.value]
+    assert np.array_equal(formula._softmax(x), exact.to(dtype).float().numpy())

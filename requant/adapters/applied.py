@@ -59,6 +59,7 @@ class _Applying:
             if isinstance(change, Whole):
                 self._replace(change)
         places = Places(self.adapter, self.tensors, self.config, Names(self.tensors))
+        self.losses += places.assumptions()
         for change in order:
             if isinstance(change, Product):
                 for placed in places.placed(change):

@@ -20,7 +20,7 @@ _MAX_BYTES: Final = 1 << 23
 #: Keys that say what has happened, or which modules to train: the tensors show it.
 _IDLE: Final = frozenset(
     {
-        *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+        *("task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
         *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "bias"),
         *("modules_to_save", "megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
         *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),  # of ways to begin; see init_lora_weights
@@ -31,7 +31,8 @@ _READ: Final = frozenset(
     {
         *("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias"),
         *("fan_in_fan_out", "target_parameters", "trainable_token_indices", "init_lora_weights"),
-        "alora_invocation_tokens",
+        *("alora_invocation_tokens", "auto_mapping"),
+        *("lora_B_layout", "unsloth_fused_expert_lora"),  # unsloth's; see `_grouped`
     }
 )
 #: Keys that change what the model computes in ways that are not understood; harmless where they are off.
@@ -41,6 +42,8 @@ _OFF: Final = frozenset(
         *("velora_config", "monteclora_config", "use_mora", "use_dora_scale", "enable_lora"),
     }
 )
+#: How the columns of lora_B follow each other in stacks of experts, in unsloth's words.
+_BY_EXPERT, _BY_RANK = "grouped_by_expert", "rank_major"
 #: Ways to begin that leave the model's own weights as they are.
 _BEGINNINGS: Final = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -51,7 +54,9 @@ class AdapterConfig:
 
     rank, alpha: of modules that no pattern names. ranks, alphas: patterns and values, in their order; the first that
     matches counts. parameters: the targets that are no modules. tokens: of each embedding that ends in this name, the
-    rows that were trained by themselves. invocation: tokens after which alone an aLoRA works.
+    rows that were trained by themselves. invocation: tokens after which alone an aLoRA works. grouped: parameters of
+    stacks of experts whose lora_B has its columns expert by expert, `*` for all; PEFT has them rank by rank. undated:
+    of unsloth, and it does not say which of the two.
     """
 
     base: str
@@ -68,6 +73,8 @@ class AdapterConfig:
     saved: tuple[str, ...] = ()
     tying: bool = False
     invocation: tuple[int, ...] = ()
+    grouped: tuple[str, ...] = ()
+    undated: bool = False
     version: str = ""
     patience: Patience = field(default_factory=Patience, compare=False, repr=False)
 
@@ -125,6 +132,7 @@ class _Keys:
             if key not in _IDLE | _READ | _OFF:
                 raise self._refused(key, value, "no such key is known, and it may change what the adapter does")
         self._check_beginning()
+        packed = self._packed()
         return AdapterConfig(
             base=str(self.said.get("base_model_name_or_path") or ""),
             rank=int(self._number("r", 8)),
@@ -140,8 +148,38 @@ class _Keys:
             saved=self._texts("modules_to_save"),
             tying=self._flag("ensure_weight_tying"),
             invocation=self._integers("alora_invocation_tokens", self.said.get("alora_invocation_tokens")),
+            grouped=tuple(name for name, layout in packed.items() if layout == _BY_EXPERT),
+            undated=not packed and self._is_of_unsloth(),
             version=str(self.said.get("peft_version") or ""),
         )
+
+    def _packed(self) -> dict[str, str]:
+        """How lora_B of stacks of experts has its columns, by parameter, or `*` for all; empty where nothing is said.
+
+        unsloth writes it since 2026.9.6: for every parameter, and once more for all where they agree; PEFT passes over
+        it. Source: `write_fused_expert_lora_layout` and `saved_lora_b_layouts` of unsloth_zoo 2026.10.9.
+        """
+        for said in (self.said, self.said.get("auto_mapping")):
+            if not isinstance(said, dict):
+                continue
+            detail, whole = said.get("unsloth_fused_expert_lora"), said.get("lora_B_layout")
+            parts = detail.get("parameters") if isinstance(detail, dict) else None
+            found = {} if whole is None else {"*": whole}
+            if isinstance(parts, dict) and parts:
+                found = {
+                    name: one.get("lora_B_layout") if isinstance(one, dict) else one for name, one in parts.items()
+                }
+            for name, layout in found.items():
+                if layout not in (_BY_EXPERT, _BY_RANK):
+                    key = "lora_B_layout" if name == "*" else f"lora_B_layout of {name}"
+                    raise self._refused(key, layout, f"only {_BY_RANK} and {_BY_EXPERT} are understood")
+            if found:
+                return {name: str(layout) for name, layout in found.items()}
+        return {}
+
+    def _is_of_unsloth(self) -> bool:
+        mapping = self.said.get("auto_mapping")
+        return isinstance(mapping, dict) and bool(mapping.get("unsloth_fixed"))
 
     def _refused(self, key: str, value: Json, why: str) -> UnsupportedError:
         text = printable(json.dumps(value), 60)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from requant.adapters.changes import Adapter, Kind, Product
 from requant.adapters.low_rank import Norms
+from requant.architectures.own_names import Kept
 from requant.errors import PlanError
 from requant.expressions import Columns, Node, Stacked
 from requant.ir import Json, flat_config
+from requant.losses import Loss, LossKind
 
 #: Model types whose stacks of experts are [experts, in, out]; it shows in nothing but the code (`is_transposed`).
 _TURNED_STACKS: Final = frozenset({"gpt_oss"})
+#: Model types whose experts unsloth before 2026.9.6 trained with the columns of lora_B expert by expert, without saying
+#: so (`_LEGACY_GROUPED_LORA_B_FAMILIES` of unsloth_zoo 2026.10.9, which loads them so), and their parameters.
+_ONCE_GROUPED: Final = frozenset(
+    {
+        *("deepseek_v3", "ernie4_5_moe", "ernie4_5_vl_moe", "gemma4", "glm4_moe", "glm4_moe_lite", "gpt_oss"),
+        *("lfm2_moe", "mixtral", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe"),
+    }
+)
+_ASSUMED: Final = (
+    "unsloth does not say how its columns follow each other; taken as it had them before 2026.9.6, expert by expert"
+)
+_FUSED: Final = ("gate_up_proj", "down_proj")
+#: PEFT before this version takes the second dimension of any stack for what goes in: [experts, in, out].
+_SWAPS: Final = (0, 19)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +117,7 @@ class Places:
         if not ways:
             return None
         turned = ways[0] if len(ways) == 1 else self._is_turned(stacked=bool(stack))
-        ups, downs = self._factors(product, kind, count) if stack else ([product.up], [product.down])
-        if turned:
-            ups, downs = [one.turned() for one in downs], [one.turned() for one in ups]
+        ups, downs = self._factors(product, kind, count if stack else 1, turned)
         norms = Norms.COLUMNS if turned or product.embedding else Norms.ROWS
         pair = (Stacked(tuple(ups)), Stacked(tuple(downs))) if stack else (ups[0], downs[0])
         return Placed(name, *pair, kind.scale, product, product.lengths, norms)
@@ -112,34 +126,78 @@ class Places:
         """Whether a square matrix is [in, out]."""
         config = self.adapter.config
         if stacked:
-            return str(flat_config(self.config).get("model_type")) in _TURNED_STACKS
+            return self._model_type in _TURNED_STACKS or self._is_swapped
         return config is not None and config.turned
 
-    def _factors(self, product: Product, kind: Kind, count: int) -> tuple[list[Node], list[Node]]:
-        """Of each matrix of a stack, as PEFT interleaves them."""
-        rank, every = kind.rank, product.up.columns
-        ups: list[Node] = [Columns(product.up, range(e, every, count)) for e in range(count)]
-        return ups, [product.down.section(e * rank, (e + 1) * rank) for e in range(count)]
+    @property
+    def _is_swapped(self) -> bool:
+        """Whether its PEFT took every stack for [experts, in, out], which shows where that is not square."""
+        config = self.adapter.config
+        numbers = tuple(int(part) for part in (config.version if config else "").split(".")[:2] if part.isdecimal())
+        return config is not None and numbers < _SWAPS
+
+    @property
+    def _model_type(self) -> str:
+        return str(flat_config(self.config).get("model_type"))
+
+    def assumptions(self) -> tuple[Loss, ...]:
+        """Products that are read in one of two ways, neither of which the adapter contradicts."""
+        return tuple(
+            Loss(LossKind.SUSPECT, product.name, _ASSUMED)
+            for product in self.adapter.products
+            if self._is_assumed(product)
+        )
+
+    def _is_assumed(self, product: Product) -> bool:
+        config = self.adapter.config
+        fused = any(kind.parameter in _FUSED for kind in product.kinds)
+        return config is not None and config.undated and fused and self._model_type in _ONCE_GROUPED
+
+    def _is_grouped(self, product: Product, kind: Kind) -> bool:
+        config = self.adapter.config
+        said = config is not None and ("*" in config.grouped or kind.parameter in config.grouped)
+        return said or self._is_assumed(product)
+
+    def _factors(self, product: Product, kind: Kind, count: int, turned: bool) -> tuple[list[Node], list[Node]]:
+        """Of each matrix of a stack, as PEFT interleaves them, or unsloth."""
+        ups, downs, rank, every = [product.up], [product.down], kind.rank, product.up.columns
+        if count > 1:
+            columns = [range(e, every, count) for e in range(count)]
+            if self._is_grouped(product, kind):
+                columns = [range(e * rank, (e + 1) * rank) for e in range(count)]
+            ups = [Columns(product.up, one) for one in columns]
+            downs = [product.down.section(e * rank, (e + 1) * rank) for e in range(count)]
+        return ([x.turned() for x in downs], [x.turned() for x in ups]) if turned else (ups, downs)
 
     def _apart(self, product: Product, kind: Kind, name: str) -> tuple[Placed, ...]:
         """On tensors that files keep otherwise than memory does: single experts, halves of a fused projection."""
         from requant.architectures import kept_as
 
-        found: list[Placed] = []
         count = product.down.rows // kind.rank
-        for kept in kept_as(name, self.config):
-            single = "{e}" in kept.name
-            if (not single and count > 1) or product.down.rows % kind.rank or product.up.rows % kept.of:
-                return ()
-            ups, downs = self._factors(product, kind, count)
-            height = product.up.rows // kept.of
-            for e in range(count):
-                own = self.names.find(kept.name.format(e=e))
-                if own is None or self.tensors[own].shape != (height, product.down.columns):
+        kept = kept_as(name, self.config)
+        if product.down.rows % kind.rank or (count > 1 and any("{e}" not in one.name for one in kept)):
+            return ()
+        likely = count > 1 and self._is_swapped and self._model_type not in _TURNED_STACKS
+        for turned in (likely, not likely) if count > 1 else (False,):
+            ups, downs = self._factors(product, kind, count, turned)
+            if found := self._single(product, kind, kept, ups, downs):
+                return found
+        return ()
+
+    def _single(
+        self, product: Product, kind: Kind, kept: Sequence[Kept], ups: Sequence[Node], downs: Sequence[Node]
+    ) -> tuple[Placed, ...]:
+        """The factors of every expert on the tensors that hold it; none if one of them does not fit."""
+        found: list[Placed] = []
+        for place in kept:
+            height, left = divmod(ups[0].rows, place.of)
+            for e, (up, down) in enumerate(zip(ups, downs, strict=True)):
+                own = self.names.find(place.name.format(e=e))
+                if own is None or left or self.tensors[own].shape != (height, down.columns):
                     return ()
-                part = ups[e].section(kept.part * height, (kept.part + 1) * height)
-                found.append(Placed(own, part, downs[e], kind.scale, product))
-            if single and self.names.find(kept.name.format(e=count)) is not None:
+                part = up.section(place.part * height, (place.part + 1) * height)
+                found.append(Placed(own, part, down, kind.scale, product))
+            if "{e}" in place.name and self.names.find(place.name.format(e=len(ups))) is not None:
                 return ()  # of fewer experts than there are
         return tuple(found)
 

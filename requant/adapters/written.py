@@ -14,7 +14,7 @@ import numpy as np
 
 from requant.adapters.changes import Adapter, Product, Whole
 from requant.adapters.ggml import ALPHA, EMBEDDING, INVOCATION
-from requant.adapters.placed import Names, Placed, Places
+from requant.adapters.placed import Names, Places
 from requant.encodings import DENSE, F32, Dense, Encoding
 from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Affine, Computed, Factors, Node, Stored, reshaped
@@ -43,7 +43,9 @@ def plan_adapter(adapter: Adapter, base: Base, target: Format, destination: Path
 
     Raises `UnsupportedError` for what llama.cpp's adapters cannot say, and `PlanError` for what does not fit the model.
     """
-    placed = _placed(adapter, base)
+    _check_changes(adapter, base)
+    places = Places(adapter, base.tensors, base.config, Names(base.tensors))
+    placed = [one for product in adapter.products for one in places.placed(product)]
     architecture, moves = _in_ggml(base)
     table = {one.name: Factors(one.up, one.down) for one in placed}
     scales = {one.name: one.scale for one in placed}
@@ -63,11 +65,11 @@ def plan_adapter(adapter: Adapter, base: Base, target: Format, destination: Path
         Naming.GGML, architecture, tuple(step.target for step in steps), metadata=metadata
     )
     layout = target.layout(described, destination, LayoutOptions())
-    return Plan(steps, layout, opened=adapter.opened)
+    return Plan(steps, layout, opened=adapter.opened, losses=places.assumptions())
 
 
-def _placed(adapter: Adapter, base: Base) -> list[Placed]:
-    """Where each product goes; a change that is none is an error, but for copies of what the model has."""
+def _check_changes(adapter: Adapter, base: Base) -> None:
+    """A change that is no product is an error, but for copies of what the model has."""
     for change in adapter.changes:
         if isinstance(change, Whole) and _is_copy(change, base):
             continue
@@ -81,8 +83,6 @@ def _placed(adapter: Adapter, base: Base) -> list[Placed]:
             raise _refused(adapter, product.name, "the head is the same tensor, which llama.cpp cannot adapt as both")
         if tied and product.target.endswith("lm_head"):
             raise _refused(adapter, product.name, "the head is the embedding, which would be adapted, too")
-    places = Places(adapter, base.tensors, base.config, Names(base.tensors))
-    return [one for product in adapter.products for one in places.placed(product)]
 
 
 def _factors(adapter: Adapter, move: Move, table: Mapping[str, Factors]) -> Factors | None:

@@ -61,9 +61,13 @@ class ArceeFusion(Rowwise):
         return r(r(np.abs(r(other - base))) * divergence)
 
     def _softmax(self, x: Values) -> Values:
-        powers = np.exp(x - x.max(axis=-1, keepdims=True))
-        total = powers.sum(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-        return self.setting.precision.rounded(powers / total)
+        """In double precision, and rounded once: the divergence of two rows is what is left of terms that all but
+        cancel, and one power on the wrong side of a rounding moves all the importance of its row."""
+        powers = x.astype(np.float64)
+        powers -= powers.max(axis=-1, keepdims=True)
+        np.exp(powers, out=powers)
+        powers /= powers.sum(axis=-1, keepdims=True)
+        return self.setting.precision.rounded(powers.astype(np.float32))
 
 
 ARCEE_FUSION = Method(
