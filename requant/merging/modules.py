@@ -44,9 +44,8 @@ def kinds_of(names: Iterable[str]) -> Callable[[str], str]:
         return lambda name: DEFAULT
     from requant.architectures.multimodal import SEEING
 
-    seeing = re.compile(SEEING.pattern)
-    if any(seeing.fullmatch(name) for name in names):
-        return lambda name: TEXT if not seeing.fullmatch(name) else PROJECTOR if _BETWEEN.fullmatch(name) else VISION
+    if any(SEEING.has(name, 0) for name in names):
+        return lambda name: TEXT if not SEEING.has(name, 0) else PROJECTOR if _BETWEEN.fullmatch(name) else VISION
     if {_half(name) for name in names} >= {ENCODER, DECODER}:
         return _half
     return lambda name: DEFAULT
