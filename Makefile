@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint docs bench clean
 
 demo: .demo/venv/ready
 	demo/run.sh $(CURDIR)/.demo/venv/bin .demo/out
@@ -20,6 +20,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p requant
+
+# a site in build/site; a dead link, or a page that nothing leads to, is an error
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/kernels.py

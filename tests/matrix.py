@@ -1,6 +1,6 @@
 """What becomes of a layer's numbers on the way from every family that is read to every one that is written.
 
-`python -m tests.matrix` prints README's table.
+`python -m tests.matrix` prints the table of docs/formats.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every family that we write, read again, to every family that we write: a tiny llama, all tensors compared.
 
-`copy` and `repack` must keep every value, `round` must stay within what the encoding can do. README.md has the matrix.
+`copy` and `repack` must keep every value, `round` must stay within what the encoding can do. docs/formats.md has the matrix.
 """
 
 from functools import cache
@@ -110,8 +110,8 @@ def test_every_family_to_every_family(sources, tmp_path, name):
         check(sources, tmp_path / to, name, to)
 
 
-def test_the_matrix_in_the_readme_is_the_registry_s():
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+def test_the_matrix_in_the_documentation_is_the_registry_s():
+    text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
     _, _, after = text.partition("<!-- matrix -->\n")
     shown, _, _ = after.partition("\n<!-- /matrix -->")
     assert shown == matrix_text(), "python -m tests.matrix prints it"
