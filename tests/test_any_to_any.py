@@ -1,6 +1,7 @@
 """Every family that we write, read again, to every family that we write: a tiny llama, all tensors compared.
 
-`copy` and `repack` must keep every value, `round` must stay within what the encoding can do. docs/formats.md has the matrix.
+`copy` and `repack` must keep every value, `round` must stay within what the encoding can do. docs/formats.md has the
+matrix.
 """
 
 from functools import cache
