@@ -6,8 +6,10 @@ import hashlib
 import html
 import importlib.util
 import json
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +131,20 @@ def test_what_is_no_page_is_not_replaced(model, tmp_path):
     page.write_text("<!doctype html>\n<html>mine</html>")
     assert run("inspect", model, "--html", page).exit_code == 4
     assert page.read_text().endswith("mine</html>")
+
+
+def test_a_pipe_is_not_waited_for(model, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert run("inspect", model, "--html", tmp_path / "pipe").exit_code == 4
+
+
+def test_scripts_make_no_markup_of_text():
+    for script in (Path(writing.__file__).parent / "scripts").iterdir():
+        assert script.name in writing._SCRIPTS
+        found = re.findall(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", script.read_text()
+        )
+        assert found == [], script
 
 
 def test_a_page_is_there_whole_or_not_at_all(model, tmp_path, monkeypatch):

@@ -39,10 +39,13 @@ def check_page(path: Path) -> None:
     _template()
     if path.is_dir():
         raise PlanError(f"--html: {path} is a folder", hint="name a file, such as page.html")
-    if path.exists():
-        with path.open("rb") as file:
-            if path.is_file() and file.read(len(_MAGIC)) != _MAGIC:
-                raise PlanError(f"--html: {path} exists, and is no page of requant's", hint="choose another name")
+    if path.exists() and not (path.is_file() and _begins_as_page(path)):
+        raise PlanError(f"--html: {path} exists, and is no page of requant's", hint="choose another name")
+
+
+def _begins_as_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def write_page(path: Path, page: Page) -> str:

@@ -28,7 +28,11 @@ class Layers {
     const column = this.tensors.column[byId("measure-choice").value];
     const head = element("tr", {}, element("td"));
     for (const layer of this.layers) head.append(element("th", { scope: "col" }, layer === null ? "none" : `${layer}`));
-    const grid = element("table", { role: "grid", class: "heat", "aria-labelledby": "layers-title" }, element("thead", {}, head));
+    const grid = element(
+      "table",
+      { role: "grid", class: "heat", "aria-labelledby": "layers-title" },
+      element("thead", {}, head),
+    );
     const body = grid.createTBody();
     for (const [role, layers] of this.places) {
       const row = body.insertRow();
@@ -77,16 +81,22 @@ class Layers {
 /** A number that fits a cell. */
 function brief(column, value) {
   if (!Number.isFinite(value)) return shown(column, value);
-  if (column.scale === "bits") return value >= 9.95 ? value.toFixed(0) : value.toFixed(1);
-  if (value === 0) return "0";
-  if (column.scale === "rank") return Math.abs(value) >= 0.1 || value === 0 ? Number(value.toPrecision(2)).toString().replace("e+", "e") : value.toPrecision(1).replace(/^(-?)0\./, "$1.");
-  return value >= 0.001 ? value.toFixed(3).replace(/^0/, "") : value.toExponential(0);
+  const size = Math.abs(value);
+  if (column.scale === "bits") return value.toFixed(size >= 9.95 ? 0 : 1);
+  if (value === 0 || size >= 0.1 || size < 0.001) return `${Number(value.toPrecision(size >= 0.1 ? 2 : 1))}`;
+  return value.toFixed(3).replace("0.", ".");
 }
 
 /** Arrow keys, Home and End go through the cells of a grid, Enter and Space choose; it is one stop of the Tab key. */
 function walk(grid, tell) {
   const rows = [...grid.tBodies[0].rows].map((row) => [...row.cells].slice(1));
-  let [y, x] = [0, Math.max(0, rows[0].findIndex((cell) => cell.choose))];
+  let [y, x] = [
+    0,
+    Math.max(
+      0,
+      rows[0].findIndex((cell) => cell.choose),
+    ),
+  ];
   const go = (toY, toX) => {
     if (!rows[toY]?.[toX]) return;
     rows[y][x].tabIndex = -1;
@@ -113,5 +123,8 @@ function walk(grid, tell) {
   const about = (act) => (event) => event.target.choose && act(event.target);
   grid.addEventListener("focusin", about(tell));
   grid.addEventListener("mouseover", about(tell));
-  grid.addEventListener("click", about((cell) => cell.choose()));
+  grid.addEventListener(
+    "click",
+    about((cell) => cell.choose()),
+  );
 }

@@ -11,7 +11,13 @@ class Sizes {
     const groups = [...tensors.places()].map(([role, layers]) => this.group(tensors.roles[role], [...layers.values()]));
     groups.sort((a, b) => b.bytes - a.bytes);
     const small = groups.splice(MOST_GROUPS);
-    if (small.length) groups.push(this.group(`${small.length} smaller roles`, small.flatMap((group) => group.parts)));
+    if (small.length)
+      groups.push(
+        this.group(
+          `${small.length} smaller roles`,
+          small.flatMap((group) => group.parts),
+        ),
+      );
     this.groups = groups.filter((group) => group.bytes > 0);
     if (!this.groups.length) return;
     byId("sizes").hidden = false;
@@ -30,27 +36,41 @@ class Sizes {
     if (!width || width === this.width) return;
     this.width = width;
     const svg = element("svg:svg", { width, height: MAP_HEIGHT, role: "group", "aria-labelledby": "sizes-title" });
-    const areas = squarified(this.groups.map((group) => group.bytes), { x: 0, y: 0, width, height: MAP_HEIGHT });
+    const areas = squarified(
+      this.groups.map((group) => group.bytes),
+      { x: 0, y: 0, width, height: MAP_HEIGHT },
+    );
     this.groups.forEach((group, i) => svg.append(this.drawn(group, areas[i])));
     byId("sizes-map").replaceChildren(svg);
     roving(svg);
   }
 
   drawn(group, area) {
-    const share = (100 * group.bytes) / this.total;
-    const count = group.indices.length;
-    const said = `${group.name}: ${sized(group.bytes)}, ${share.toFixed(1)} %, ${counted.format(count)} tensor${count > 1 ? "s" : ""}, ${this.tensors.types(group.indices)}`;
+    const said = this.said(group);
     const tell = () => (byId("sizes-status").textContent = said);
     const choose = () => this.table.choose({ label: group.name, indices: group.indices });
-    const press = (event) => ["Enter", " "].includes(event.key) && (event.preventDefault(), choose());
-    const drawn = element("svg:g", { role: "button", "aria-label": said, tabindex: -1, onfocus: tell, onmouseover: tell, onclick: choose, onkeydown: press });
+    const press = (event) => {
+      if (!["Enter", " "].includes(event.key)) return;
+      event.preventDefault();
+      choose();
+    };
+    const acts = { onfocus: tell, onmouseover: tell, onclick: choose, onkeydown: press };
+    const drawn = element("svg:g", { role: "button", "aria-label": said, tabindex: -1, ...acts });
+    const { bits } = this.tensors.column;
     const bytes = group.parts.map((part) => this.tensors.sum("bytes", part));
     squarified(bytes, area).forEach((rectangle, i) => {
-      const value = this.tensors.measure(this.tensors.column.bits, group.parts[i]);
-      drawn.append(element("svg:rect", { ...rectangle, fill: colours(this.tensors.column.bits, value)[0] || "gray", class: "part" }));
+      const [fill] = colours(bits, this.tensors.measure(bits, group.parts[i]));
+      drawn.append(element("svg:rect", { ...rectangle, fill: fill || "gray", class: "part" }));
     });
     drawn.append(element("svg:rect", { ...area, class: "group" }), ...this.label(group, area));
     return drawn;
+  }
+
+  said(group) {
+    const share = `${((100 * group.bytes) / this.total).toFixed(1)} %`;
+    const count = group.indices.length;
+    const tensors = `${counted.format(count)} tensor${count > 1 ? "s" : ""}`;
+    return `${group.name}: ${[sized(group.bytes), share, tensors, this.tensors.types(group.indices)].join(", ")}`;
   }
 
   /** The name, where it fits. */
@@ -59,7 +79,12 @@ class Sizes {
     const lines = [group.name, `${sized(group.bytes)}, ${bits?.toFixed(2) ?? "no"} bits`];
     return lines.flatMap((line, i) => {
       const fits = area.width > 7 * line.length + 10 && area.height > 20 + 16 * i;
-      const place = { x: area.x + 6, y: area.y + 17 + 16 * i, fill: colours(this.tensors.column.bits, bits)[1], class: i ? "small" : "" };
+      const place = {
+        x: area.x + 6,
+        y: area.y + 17 + 16 * i,
+        fill: colours(this.tensors.column.bits, bits)[1],
+        class: i ? "small" : "",
+      };
       return fits ? [element("svg:text", place, line)] : [];
     });
   }
@@ -73,7 +98,7 @@ function squarified(values, area) {
   const scale = (area.width * area.height) / total;
   const order = [...values.keys()].filter((i) => values[i] > 0).sort((a, b) => values[b] - values[a]);
   let { x, y, width, height } = area;
-  for (let start = 0; start < order.length; ) {
+  for (let start = 0; start < order.length;) {
     const side = Math.min(width, height);
     let [end, sum, worst] = [start, 0, Infinity];
     while (end < order.length) {

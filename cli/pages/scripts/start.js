@@ -3,7 +3,8 @@
 function theme() {
   const root = document.documentElement;
   const button = byId("theme");
-  const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const dark = () =>
+    (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const apply = () => {
     button.textContent = dark() ? "Light" : "Dark";
     button.setAttribute("aria-label", `${button.textContent} colours`);
@@ -45,7 +46,7 @@ async function start() {
   const table = new Table(tensors, detail);
   new Layers(tensors, table);
   new Sizes(tensors, table);
-  errorChart(tensors, detail);
+  new Errors(tensors, detail);
   printing(colours, table);
   document.body.dataset.ready = "";
 }

@@ -28,8 +28,7 @@ class Table {
     const types = [...new Set(this.tensors.column.type.values)].sort();
     byId("type-choice").append(...types.map((type) => element("option", { value: type }, type)));
     byId("search").addEventListener("submit", (event) => event.preventDefault());
-    for (const id of ["query", "type-choice", "rows"])
-      byId(id).addEventListener("input", () => this.update());
+    for (const id of ["query", "type-choice", "rows"]) byId(id).addEventListener("input", () => this.update());
     byId("place").addEventListener("click", () => this.choose(null));
     byId("first").addEventListener("click", () => this.turn(0));
     byId("previous").addEventListener("click", () => this.turn(this.page - 1));
