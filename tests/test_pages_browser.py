@@ -293,6 +293,29 @@ def test_a_page_of_30_000_tensors_holds_few_rows_at_a_time(browser, pages):
     settled(browser)
 
 
+def test_names_that_say_nothing_fill_no_charts(browser, pages):
+    names = [f"part.{n}.thing{n}.weight" for n in range(3_000)]
+    save_file({name: np.ones((1, 2), np.float32) for name in names}, pages / "names.safetensors")
+    browser.open(page_of(pages / "names.safetensors", pages / "names.html"))
+    assert browser.run("return document.querySelectorAll('.heat .place').length") == 60
+    assert "2,940 more roles and 2,940 more layers are only in the table" in browser.text("#layers-status")
+    assert browser.run("return document.querySelectorAll('#sizes-map rect').length") == 2 * 41
+    browser.click("[aria-label^='2960 smaller roles:']")
+    assert browser.text("#found") == "2,960 of 3,000"
+    settled(browser)
+
+
+def test_an_old_browser_says_so(browser, pages):
+    """One that cannot unpack the tensors."""
+    script = {"source": "delete window.DecompressionStream"}
+    added = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    browser.driver.get((pages / "tiny.html").as_uri())
+    browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    said = browser.text("#tensors")
+    assert "need a newer browser (DecompressionStream is not defined)" in said
+    assert browser.text("h1") == "tiny.gguf"
+
+
 def test_names_of_a_model_are_text(browser, pages):
     browser.open(pages / "hostile.html")
     shown = [name.replace("\u202e", "\\u202e").replace("\x1b", "\\x1b") for name in sorted(HOSTILE)]

@@ -22,10 +22,12 @@ def receipt_page(document: Mapping[str, Any], where: str) -> Page:
     steps = document["steps"]
     errors = document.get("relative_errors", {})
     written = "bytes_written" in document
+    name = PurePath(where).name
+    lead = [*([where] if where != name else []), *(_lead(document) if written else ["not written yet"])]
     return Page(
         "receipt" if written else "plan",
-        PurePath(where).name,
-        " · ".join([where, *(_lead(document) if written else ["not written yet"])]),
+        name,
+        " · ".join(lead),
         facts=[*_facts(document, steps, errors)],
         notes=[*_notes(document)],
         changes=[*changes(document["losses"])],

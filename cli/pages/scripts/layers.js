@@ -1,20 +1,29 @@
 // The heat map: a row for each role, a column for each layer, and one at the left for what is in no layer.
 
-/** Roles that are drawn; models whose names say nothing have as many as tensors. */
+/** Roles and layers that are drawn; models whose names say nothing have as many as tensors. */
 const MOST_ROLES = 60;
+const MOST_LAYERS = 256;
 
 class Layers {
   constructor(tensors, table) {
     this.tensors = tensors;
     this.table = table;
     this.measures = tensors.columns.filter((column) => column.scale);
-    const places = [...tensors.places()];
-    const size = ([, layers]) => tensors.sum("bytes", [...layers.values()].flat());
-    const largest = new Set(places.toSorted((a, b) => size(b) - size(a)).slice(0, MOST_ROLES));
+    const places = [...tensors.places()].map(([role, layers]) => ({ role, layers, bytes: bytesOf(tensors, layers) }));
+    const largest = new Set(places.toSorted((a, b) => b.bytes - a.bytes).slice(0, MOST_ROLES));
     this.places = places.filter((place) => largest.has(place));
-    this.left = places.length - this.places.length;
-    this.layers = [...new Set(tensors.layers)].sort((a, b) => (a ?? -1) - (b ?? -1));
-    if (!this.layers.some((layer) => layer !== null)) return;
+    const layers = [...new Set(this.places.flatMap((place) => [...place.layers.keys()]))];
+    this.layers = layers.sort((a, b) => (a ?? -1) - (b ?? -1)).slice(0, MOST_LAYERS);
+    if (!layers.some((layer) => layer !== null)) return;
+    const left = [
+      [places.length - this.places.length, "roles"],
+      [new Set(tensors.layers).size - this.layers.length, "layers"],
+    ];
+    const more = left.filter(([count]) => count).map(([count, what]) => `${counted.format(count)} more ${what}`);
+    this.hint = [
+      "arrow keys go from cell to cell, Enter or a click lists the tensors",
+      ...(more.length ? [`${more.join(" and ")} are only in the table`] : []),
+    ].join("; ");
     const choice = byId("measure-choice");
     choice.append(...this.measures.map((column) => element("option", { value: column.key }, column.title)));
     if (this.measures.some((column) => column.key === tensors.order)) choice.value = tensors.order;
@@ -34,15 +43,14 @@ class Layers {
       element("thead", {}, head),
     );
     const body = grid.createTBody();
-    for (const [role, layers] of this.places) {
+    for (const { role, layers } of this.places) {
       const row = body.insertRow();
       row.append(element("th", { scope: "row", class: "name" }, this.tensors.roles[role]));
       for (const layer of this.layers) row.append(this.cell(column, role, layer, layers.get(layer)));
     }
     grid.style.maxWidth = `${200 + 44 * this.layers.length}px`;
     byId("layers-grid").replaceChildren(grid);
-    const more = this.left ? `; ${counted.format(this.left)} more roles, all smaller, are in the table` : "";
-    byId("layers-status").textContent = `arrow keys go from cell to cell, Enter or a click lists the tensors${more}`;
+    byId("layers-status").textContent = this.hint;
     byId("layers-title").textContent = `${headline(column)} by layer and role`;
     this.legend(column);
     walk(grid, (cell) => this.say(cell));
@@ -77,6 +85,8 @@ class Layers {
     byId("layers-legend").replaceChildren(...marks);
   }
 }
+
+const bytesOf = (tensors, layers) => tensors.sum("bytes", [...layers.values()].flat());
 
 /** A number that fits a cell. */
 function brief(column, value) {

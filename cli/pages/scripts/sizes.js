@@ -3,6 +3,8 @@
 const MAP_HEIGHT = 360;
 /** Groups that are drawn apart; the rest are one. */
 const MOST_GROUPS = 40;
+/** Parts of a group; where there would be more, it has none. */
+const MOST_PARTS = 256;
 
 class Sizes {
   constructor(tensors, table) {
@@ -11,13 +13,7 @@ class Sizes {
     const groups = [...tensors.places()].map(([role, layers]) => this.group(tensors.roles[role], [...layers.values()]));
     groups.sort((a, b) => b.bytes - a.bytes);
     const small = groups.splice(MOST_GROUPS);
-    if (small.length)
-      groups.push(
-        this.group(
-          `${small.length} smaller roles`,
-          small.flatMap((group) => group.parts),
-        ),
-      );
+    if (small.length) groups.push(this.group(`${small.length} smaller roles`, [small.flatMap((one) => one.indices)]));
     this.groups = groups.filter((group) => group.bytes > 0);
     if (!this.groups.length) return;
     byId("sizes").hidden = false;
@@ -28,7 +24,8 @@ class Sizes {
 
   group(name, parts) {
     const indices = parts.flat();
-    return { name, parts, indices, bytes: this.tensors.sum("bytes", indices) };
+    const drawn = parts.length > MOST_PARTS ? [indices] : parts;
+    return { name, parts: drawn, indices, bytes: this.tensors.sum("bytes", indices) };
   }
 
   draw() {

@@ -51,4 +51,7 @@ async function start() {
   document.body.dataset.ready = "";
 }
 
-start();
+start().catch((error) => {
+  byId("tensors").append(element("p", {}, `The table and the charts need a newer browser (${error.message}).`));
+  throw error;
+});
