@@ -110,7 +110,7 @@ def convert(
         )
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     copied = recipe is None and gptq_format is None and target.naming is Naming.HF
-    _, model = formats.opened(options.located(source, how.quiet), as_stored=copied)
+    _, model = formats.opened(options.located(source, how.quiet, headers=how.dry_run), as_stored=copied)
     if _is_adapter(model, target, base):
         carry_out(_adapter_plan(model, base, target, destination, recipe, how.quiet), how)
         return

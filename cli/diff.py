@@ -77,7 +77,7 @@ def diff(
 
         check_page(html)
     models = []
-    for path in (located(a, quiet), located(b, quiet)):
+    for path in (located(a, quiet, headers=not values), located(b, quiet, headers=not values)):
         found, source = opened(path, as_stored=True)
         models.append((found.name, source))
     comparison = compare(models[0], models[1], only)

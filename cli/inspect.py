@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -97,13 +98,15 @@ def inspect(
 
         check_page(html)
     values = values or order.needs_values
-    path = located(model, quiet)
+    path = located(model, quiet, headers=not values)
     if path.is_dir() and not is_model(path):
         from requant.cli.inspect_others import inspect_folder
 
         inspect_folder(path, as_json=as_json)
         return
     format_name, checkpoint = model_or_imatrix(path)
+    if not Path(model).exists():  # one of the Hub is titled by the name asked for
+        checkpoint = replace(checkpoint, path=Path(model))
     result = report(checkpoint, format_name, Asked(ctx, bandwidth * 1e9))
     rows = [Row(one) for one in chosen(result.placed, lambda one: one.tensor.name, pattern, "--tensors", path.name)]
     oddities: list[str] = []

@@ -33,7 +33,7 @@ def join(source: str, destination: Path, how: options.RunOptions) -> None:
     """
     from requant.operations.convert import Request, plan_conversion
 
-    _, model = formats.opened(options.located(source, how.quiet), as_stored=True)
+    _, model = formats.opened(options.located(source, how.quiet, headers=how.dry_run), as_stored=True)
     of_gguf = model.naming is Naming.GGML
     if of_gguf != (destination.suffix.lower() == ".gguf"):
         raise PlanError(

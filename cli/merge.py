@@ -98,10 +98,11 @@ def merge(
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
 
     def opened(reference: Reference) -> Model:
-        model = model_of(reference, formats.open(options.located(reference.model, how.quiet)))
+        model = model_of(reference, formats.open(options.located(reference.model, how.quiet, headers=how.dry_run)))
         if reference.lora is None:
             return model
-        return with_adapter(model, adapter_of(formats.open(options.located(reference.lora, how.quiet))))
+        adapter = options.located(reference.lora, how.quiet, headers=how.dry_run)
+        return with_adapter(model, adapter_of(formats.open(adapter)))
 
     if extract_lora or rank is not None:
         carry_out(_extraction(sources, destination, rank if extract_lora else None, how), how)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 
@@ -22,6 +22,9 @@ from requant.journal import finish_around
 from requant.layout import LayoutOptions
 from requant.recipes import Overrides, encoding_named, override_kv, tensor_type, tensor_type_file
 from requant.system import processors
+
+if TYPE_CHECKING:
+    from requant.glimpse import Glimpse
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -222,8 +225,12 @@ def metadata_of(key_values: Iterable[str]) -> tuple[tuple[str, Typed], ...]:
     return tuple(override_kv(text, read_text) for text in key_values)
 
 
-def located(model: str, quiet: bool = False) -> Path:
-    """The file or folder the user names, or the copy in the cache of a model of that name on the Hugging Face Hub."""
+def located(model: str, quiet: bool = False, *, headers: bool = False) -> Path:
+    """The file or folder the user names, or the copy in the cache of a model of that name on the Hugging Face Hub.
+
+    headers: they are enough; of a model that the cache has not, nothing else is fetched.
+    """
+    from requant.cli.tables import size
     from requant.hub import HubModel, located
 
     def tell(named: HubModel) -> None:
@@ -232,7 +239,11 @@ def located(model: str, quiet: bool = False) -> Path:
         if not quiet:
             remark(f"{named.repo}: from the Hugging Face Hub")
 
-    return located(model, tell)
+    def glimpsed(found: Glimpse) -> None:
+        if not quiet:
+            remark(f"headers of {found.files} files: {size(found.fetched)} fetched of {size(found.nbytes)}")
+
+    return located(model, tell, glimpsed if headers else None)
 
 
 def read_text(path: Path) -> str:

@@ -52,7 +52,7 @@ def split(
     """
     from requant.operations.convert import Request, plan_conversion
 
-    _, model = formats.opened(options.located(source, how.quiet), as_stored=True)
+    _, model = formats.opened(options.located(source, how.quiet, headers=how.dry_run), as_stored=True)
     of_gguf = model.naming is Naming.GGML
     if bare_first and not of_gguf:
         raise click.UsageError("--no-tensor-first-split is of GGUF files; the index of a folder has no metadata")

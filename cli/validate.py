@@ -57,7 +57,7 @@ def validate(model: str | None, values: bool, strict: bool, rules: bool, as_json
             bar = stack.enter_context(byte_bar(total, "reading", quiet))
             return lambda nbytes: bar.update(nbytes)
 
-        report = look(located(model, quiet), values=values, begin=begin)
+        report = look(located(model, quiet, headers=not values), values=values, begin=begin)
     if as_json:
         say_document("validation", report.to_json())
     elif report.findings or not quiet:

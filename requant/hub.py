@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from glob import escape
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from requant.errors import Error, FormatError, PlanError
 from requant.formats.gguf.shards import series_of
-from requant.formats.safetensors.folder import SUBFOLDER
+from requant.formats.safetensors.folder import SUBFOLDER, WEIGHTS
 from requant.journal import finish_around
 from requant.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from requant.glimpse import Glimpse
 
 _NAME: Final = re.compile(
     r"(?:(?:https?://)?(?:huggingface|hf)\.co/|hf://)?(?!(?:huggingface|hf)\.co/)(?P<repo>\w[\w.-]*/\w[\w.-]*)"
@@ -71,12 +74,44 @@ class HubModel:
         Raises `PlanError` if the Hub has no such model, lets nobody see it, or cannot be reached and the cache has
         nothing either.
         """
-        from huggingface_hub import HfApi, errors, snapshot_download
+        return self._asked(self._whole)
+
+    def glimpse(self, told: Callable[[Glimpse], None]) -> Path:
+        """The same with headers alone, where that is possible and the cache has not all of it already.
+
+        told: called with what was fetched. Raises as `fetch` does, and `FormatError` for headers that are none.
+        """
+
+        def headers(commit: str, wanted: Sequence[str], file: str | None) -> Path:
+            from huggingface_hub import try_to_load_from_cache
+
+            weights = [name for name in wanted if PurePosixPath(name).suffix in WEIGHTS]
+            here = [isinstance(try_to_load_from_cache(self.repo, name, revision=commit), str) for name in weights]
+            if all(here) or not all(name.endswith((".gguf", ".safetensors")) for name in weights):
+                return self._whole(commit, wanted, file)
+            from requant.glimpse import glimpse
+
+            beside = [name for name in wanted if name not in weights]
+            found = glimpse(self.repo, commit, wanted, file, lambda: self._whole(commit, beside, None))
+            told(found)
+            return found.path
+
+        return self._asked(headers)
+
+    def _whole(self, commit: str, wanted: Sequence[str], file: str | None) -> Path:
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(self.repo, revision=self.revision, allow_patterns=[escape(n) for n in wanted])
+        return Path(folder, file) if file else Path(folder)
+
+    def _asked(self, then: Callable[[str, Sequence[str], str | None], Path]) -> Path:
+        """What `then` makes of a commit, the files that are wanted of it, and the one to open."""
+        from huggingface_hub import HfApi, errors
 
         try:
-            listed = HfApi().model_info(self.repo, revision=self.revision, timeout=_PATIENCE).siblings or []
-            wanted, file = choose(self, [entry.rfilename for entry in listed])
-            folder = snapshot_download(self.repo, revision=self.revision, allow_patterns=[escape(n) for n in wanted])
+            info = HfApi().model_info(self.repo, revision=self.revision, timeout=_PATIENCE)
+            wanted, file = choose(self, [entry.rfilename for entry in info.siblings or []])
+            return then(info.sha or self.revision or "main", wanted, file)
         except errors.GatedRepoError:
             hint = f"accept its terms on https://huggingface.co/{self.repo}, then `hf auth login`"
             raise PlanError(
@@ -91,7 +126,6 @@ class HubModel:
             raise
         except Exception as error:  # whatever its transport raises: it was requests, then httpx, then httpx2
             return self._cached(error)
-        return Path(folder, file) if file else Path(folder)
 
     def _cached(self, why: Exception) -> Path:
         """What an earlier download left; it may be of another day, which is what a cache is for.
@@ -112,10 +146,15 @@ class HubModel:
         return folder / file if file else folder
 
 
-def located(model: str, on_fetch: Callable[[HubModel], None] = lambda model: None) -> Path:
+def located(
+    model: str,
+    on_fetch: Callable[[HubModel], None] = lambda model: None,
+    glimpsed: Callable[[Glimpse], None] | None = None,
+) -> Path:
     """The file or folder of that name, or the copy in the cache of a model of that name on the Hub.
 
-    on_fetch: called before the Hub is asked. Raises `FormatError` or `PlanError` where there is none.
+    on_fetch: called before the Hub is asked. glimpsed: headers are enough, and this is called with what was fetched.
+    Raises `FormatError` or `PlanError` where there is none.
     """
     path = Path(model)
     finish_around(path)
@@ -129,7 +168,7 @@ def located(model: str, on_fetch: Callable[[HubModel], None] = lambda model: Non
     if named is None:
         raise FormatError(path, "there is no such file or folder", hint=_alike(path))
     on_fetch(named)
-    return named.fetch()
+    return named.fetch() if glimpsed is None else named.glimpse(glimpsed)
 
 
 def _alike(path: Path) -> str:

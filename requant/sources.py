@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,6 +18,9 @@ from requant import system
 from requant.errors import FormatError
 
 Bytes = NDArray[np.uint8]
+
+#: Files of which only the header is here: how the rest is read (from a place on, into a buffer).
+_remote: Final[dict[Path, Callable[[int, memoryview], None]]] = {}
 
 _WAIT: Final = "convert again when no other program changes it"
 _noted: Final[ContextVar[dict[Path, Identity] | None]] = ContextVar("noted", default=None)
@@ -85,6 +88,8 @@ class FileSlice:
         """Read; a file that ends early, or is not the one it was, is a `FormatError`."""
         view = memoryview(out.data).cast("B")
         position = self.offset + start
+        if self.path in _remote:
+            return _remote[self.path](position, view)
         descriptor = open_regular(self.path)
         try:
             if self.identity is not None:
@@ -128,6 +133,11 @@ class Memory:
     def read_into(self, start: int, out: Bytes) -> None:
         """Copy."""
         out[...] = np.frombuffer(self.data, np.uint8, out.size, start)
+
+
+def remotely(path: Path, read_into: Callable[[int, memoryview], None]) -> None:
+    """From now on, what a `FileSlice` of `path` reads comes from `read_into`: of the file, only the header is here."""
+    _remote[path] = read_into
 
 
 def read(source: Source, start: int = 0, stop: int | None = None) -> Bytes:

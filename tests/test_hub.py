@@ -9,7 +9,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from requant.errors import PlanError
 from requant.hub import HubModel, choose
@@ -119,7 +122,7 @@ def hub(tmp_path):
             self.do_GET()
 
         def do_GET(self):
-            served = {path.name: path for path in folder.iterdir()}
+            served = {path.name: path for path in folder.iterdir() if not path.name.startswith(".")}
             path = self.path.split("?")[0]
             if path.startswith("/api/models/org/tiny"):
                 listed = [{"rfilename": name} for name in served]
@@ -128,10 +131,23 @@ def hub(tmp_path):
                     json.dumps(tree if "/tree/" in path else {"id": "org/tiny", "sha": COMMIT, "siblings": listed})
                 )
             elif path.startswith("/org/tiny/resolve/") and path.rpartition("/")[2] in served:
-                self.reply(served[path.rpartition("/")[2]].read_bytes())
+                self.send_file(served[path.rpartition("/")[2]].read_bytes())
             else:
                 code = "EntryNotFound" if path.startswith("/org/tiny") else "RepoNotFound"
                 self.reply(b"", 404, {"X-Error-Code": code, "X-Error-Message": code})
+
+        def send_file(self, body):
+            """All of it, or the range that is asked for; how much is noted."""
+            asked = self.headers.get("Range")
+            if asked is not None and not folder.joinpath(".no-ranges").exists():
+                start, stop = (int(number) for number in asked.removeprefix("bytes=").split("-"))
+                there = {"Content-Range": f"bytes {start}-{min(stop, len(body) - 1)}/{len(body)}"}
+                body = body[start : stop + 1]
+                self.reply(body, 206, there)
+            else:
+                self.reply(body)
+            if self.command == "GET":
+                server.sent.append((self.path.split("?")[0].rpartition("/")[2], len(body)))
 
         def reply(self, body, status=200, headers=()):
             body = body.encode() if isinstance(body, str) else body
@@ -149,6 +165,7 @@ def hub(tmp_path):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.sent = []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     environment = {
@@ -212,3 +229,85 @@ def test_the_current_folder(hub, tmp_path):
     assert here.returncode == 0, here.stderr
     named = json.loads(requant(environment, "inspect", tmp_path / "a.gguf", "--json", "--metadata").stdout)
     assert named["metadata"]["general.name"] == "Served"
+
+
+def large(folder, nbytes=3 << 20):
+    """A model whose weights are longer than what is fetched of a file at first."""
+    make("llama", folder)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(nbytes // 4, np.float32)}, path)
+    return path.stat().st_size
+
+
+def test_of_a_model_that_is_looked_at_only_headers_are_fetched(hub, tmp_path):
+    folder, environment, server = hub
+    nbytes = large(folder)
+    shown = requant(environment, "inspect", "org/tiny", "--json")
+    assert shown.returncode == 0, shown.stderr
+    fetched = sum(count for name, count in server.sent if name == "model.safetensors")
+    assert 0 < fetched < 300_000 < nbytes
+    assert "fetched of" in shown.stderr
+    said, local = json.loads(shown.stdout), json.loads(requant(environment, "inspect", folder, "--json").stdout)
+    assert said["path"] == "org/tiny"
+    assert {**said, "path": ""} == {**local, "path": ""}
+    assert not list(tmp_path.rglob("snapshots/*/model.safetensors"))
+    # in a cache that has the weights nothing is fetched again
+    requant(environment, "convert", "org/tiny", tmp_path / "a.gguf", "--to", "F16", "--no-vocab")
+    server.sent.clear()
+    again = requant(environment, "inspect", "org/tiny", "--json")
+    assert json.loads(again.stdout)["path"] == "org/tiny"
+    assert not server.sent
+
+
+def test_a_plan_fetches_what_it_asks_for_and_no_more(hub, tmp_path):
+    """Whether a head that is stored beside the embedding it is tied to is a copy, only the weights can tell."""
+    folder, environment, server = hub
+    nbytes = large(folder)
+    path, config = folder / "model.safetensors", folder / "config.json"
+    tensors = load_file(path)
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}, path)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": True}))
+    words = (tmp_path / "a.gguf", "--to", "Q8_0", "--no-vocab", "--dry-run", "--json")
+    planned = requant(environment, "convert", "org/tiny", *words)
+    assert planned.returncode == 0, planned.stderr
+    assert sum(count for name, count in server.sent if name == path.name) < nbytes / 4
+    local = json.loads(requant(environment, "convert", folder, *words).stdout)
+    assert {**json.loads(planned.stdout), "losses": []} == {**local, "losses": []}
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, path)
+    refused = requant(environment, "convert", "org/tiny", *words)
+    assert refused.returncode != 0
+    assert "tied" in refused.stderr
+
+
+def test_the_head_of_a_gguf_with_a_long_vocabulary(hub, tmp_path):
+    folder, environment, server = hub
+    writer = gguf.GGUFWriter(folder / "m.gguf", "llama")
+    writer.add_token_list([f"token {n}" for n in range(60_000)])
+    writer.add_tensor("blk.0.ffn_up.weight", np.zeros((64, 65536), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    shown = requant(environment, "inspect", "org/tiny", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert sum(count for _, count in server.sent) < 5_000_000 < (folder / "m.gguf").stat().st_size
+    assert json.loads(shown.stdout)["parameters"] == 64 * 65536
+
+
+@pytest.mark.parametrize("broken", ["cut", "page", "whole"])
+def test_a_server_that_does_not_give_what_is_asked_for(hub, broken):
+    """A file that is cut, a page instead of a model, and a server that knows no ranges."""
+    folder, environment, _ = hub
+    large(folder)
+    path = folder / "model.safetensors"
+    if broken == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    elif broken == "page":
+        path.write_bytes(b"<!DOCTYPE html>" + b" " * 400_000)
+    else:
+        (folder / ".no-ranges").touch()
+    shown = requant(environment, "inspect", "org/tiny")
+    assert "Traceback" not in shown.stderr
+    assert shown.returncode in ((2,) if broken != "whole" else (0, 4)), shown.stderr
+    assert {"cut": "header", "page": "web page"}.get(broken, "") in shown.stderr

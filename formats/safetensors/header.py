@@ -68,7 +68,7 @@ def read_header(path: Path, objection: Objection = refuse) -> Header:
     try:
         identity = Identity.of(os.fstat(descriptor))
         size = identity.nbytes
-        length = _length(path, read_at(descriptor, _LENGTH.size, 0), size)
+        length = header_length(path, read_at(descriptor, _LENGTH.size, 0), size)
         data = _LENGTH.size + length
         stream = JsonStream(path, descriptor, _LENGTH.size, data)
         metadata, tensors = _parse(FileSlice(path, data, size - data, identity), stream, objection)
@@ -105,7 +105,12 @@ def write_header(
     return head, [len(head) + start for start in starts]
 
 
-def _length(path: Path, start: bytes, size: int) -> int:
+#: Bytes before the JSON text, which say how long it is.
+HEAD_SIZE: Final = _LENGTH.size
+
+
+def header_length(path: Path, start: bytes, size: int) -> int:
+    """The length of the JSON text. start: the first `HEAD_SIZE` bytes. size: of the file. Raises `FormatError`."""
     if len(start) < _LENGTH.size:
         raise FormatError(
             path, f"{size} bytes are too few for a safetensors file, which begins with the length of its header",
