@@ -11,11 +11,13 @@ numba's own runtime has, which allocates arrays and raises errors, there is noth
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import json
 import os
 import shutil
+import stat
 import struct
 import tempfile
 import threading
@@ -49,7 +51,7 @@ def cache_folder() -> Path:
 
     numba's own cache does not notice that a kernel's imports changed, so the folder's name is a hash of every kernel
     source, of the compiler's versions and of the processor. `REQUANT_CACHE_DIR` moves it; where the user's cache
-    cannot be written, it lies in the system's temporary folder.
+    cannot be written, it lies in the system's temporary folder, if nobody else can write into it there.
     """
     numba = find_spec("numba")
     assert numba is not None and numba.origin is not None
@@ -63,13 +65,30 @@ def cache_folder() -> Path:
     name = f"kernels-{digest.hexdigest()[:16]}"
     for root in (Path(chosen) / "requant", fallback):
         try:
-            (root / name).mkdir(parents=True, exist_ok=True)
+            (root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             os.utime(root / name)
         except OSError:
             continue
-        if os.access(root / name, os.W_OK):
+        if os.access(root / name, os.W_OK) and (root != fallback or _is_ours(root, root / name)):
             return root / name
-    return fallback / name
+    return _of_this_process(name)
+
+
+def _is_ours(*folders: Path) -> bool:
+    """Whether nobody else can put code there, which is run: in the system's temporary folder everybody may write."""
+    if not hasattr(os, "getuid"):
+        return True  # where that folder is each user's own
+    found = [folder.lstat() for folder in folders]
+    return all(stat.S_ISDIR(one.st_mode) and one.st_uid == os.getuid() and not one.st_mode & 0o022 for one in found)
+
+
+@cache
+def _of_this_process(name: str) -> Path:
+    """A folder that goes with the process, where there is none to keep anything in."""
+    place = Path(tempfile.mkdtemp(prefix="requant-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    (place / name).mkdir()
+    return place / name
 
 
 def prune(folder: Path) -> None:

@@ -75,6 +75,22 @@ def test_a_folder_that_cannot_be_written_is_replaced(tmp_path, monkeypatch):
     assert kept.cache_folder().is_dir()
 
 
+def test_a_folder_into_which_others_write_is_not_used(tmp_path, monkeypatch):
+    """What lies there is run."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("REQUANT_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(kept.tempfile, "gettempdir", lambda: str(tmp_path))
+    open_to_all = tmp_path / f"requant-{os.getuid()}"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    used = kept.cache_folder()
+    assert open_to_all not in used.parents
+    assert used.is_dir()
+    assert used.parent.stat().st_mode & 0o077 == 0
+    open_to_all.chmod(0o700)
+    assert open_to_all in kept.cache_folder().parents
+
+
 def test_kernels_of_other_versions_go_when_nobody_uses_them(tmp_path):
     for name, days in (("kernels-mine", 99), ("kernels-used", 3), ("kernels-forgotten", 40), ("else", 99)):
         (tmp_path / name).mkdir()
