@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -159,14 +160,29 @@ def _change(
         return
     on_published.append(interrupts.completed)
     try:
-        with byte_bar(plan.copied, "copying", how.quiet or how.as_json) as bar, interrupts.cleaning_up():
-            done = heads.rewrite(plan, bar.update)
+        with interrupts.cleaning_up(), _bar(plan, how) as told_bytes:
+            done = heads.rewrite(plan, told_bytes)
     finally:
         on_published.remove(interrupts.completed)
     if done is not plan.way and not how.quiet:
         remark(f"{how.path}: {done.value} after all, as the file system or another program had it")
     if how.as_json:
         _say(how, done, told, names, plan, free, how.path)
+
+
+def _advance(bar: Any, count: int) -> None:
+    bar.update(count)
+
+
+@contextmanager
+def _bar(plan: Rewriting, how: How) -> Iterator[Callable[[int], None]]:
+    """Progress where data is read, and nothing imported for it elsewhere."""
+    total = sum(head.data.nbytes for head in plan.heads)
+    if plan.way in (Way.IN_PLACE, Way.SHARE):
+        yield lambda count: None
+        return
+    with byte_bar(total, "copying", how.quiet or how.as_json) as bar:
+        yield lambda count: _advance(bar, count)
 
 
 def _copy(how: How, all_heads: Sequence[Head], told: Sequence[Changed], names: Mapping[str, str]) -> None:
@@ -190,8 +206,8 @@ def _copy(how: How, all_heads: Sequence[Head], told: Sequence[Changed], names: M
         return
     on_published.append(interrupts.completed)
     try:
-        with byte_bar(plan.copied, "copying", how.quiet or how.as_json) as bar, interrupts.cleaning_up():
-            done = heads.copy(all_heads, places, bar.update)
+        with interrupts.cleaning_up(), _bar(plan, how) as told_bytes:
+            done = heads.copy(all_heads, places, told_bytes)
     finally:
         on_published.remove(interrupts.completed)
     if how.as_json:

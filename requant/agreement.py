@@ -57,20 +57,28 @@ def disagreements(model: Checkpoint[Tensor]) -> list[Disagreement]:
     return [*general(model), *_of_family(model)]
 
 
-def refuse_new(
-    after: Checkpoint[Tensor], before: Checkpoint[Tensor] | None = None, hint: str = "", allowed: Iterable[str] = ()
-) -> None:
+def refuse_new(after: Checkpoint[Tensor], before: Checkpoint[Tensor] | None = None, hint: str = "") -> None:
     """Raises `PlanError` for what `after` has and `before` had not: a file that was broken may still be changed.
 
-    before: None for a file that is new. allowed: keys whose disagreements are somebody else's.
+    before: None for a file that is new.
     """
-    # what the rules tell takes nearly no time, the table imports a family
-    for look in (general, _of_family):
+    # what the rules tell takes nearly no time; the table imports a family, and is asked where it may have a say
+    for look in (general, _of_family) if _is_remade(after, before) else (general,):
         known = set(look(before)) if before is not None else set()
-        found = [one for one in look(after) if one not in known and one.key not in set(allowed)]
+        found = [one for one in look(after) if one not in known]
         if found:
             more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
             raise PlanError("\n  ".join([*(one.message for one in found[:_SHOWN]), *more]), hint=hint)
+
+
+def _is_remade(after: Checkpoint[Tensor], before: Checkpoint[Tensor] | None) -> bool:
+    """Whether keys of the architecture, or tensors, are other ones."""
+    if before is None or after.architecture != before.architecture:
+        return True
+    if [(t.name, t.shape) for t in after.tensors] != [(t.name, t.shape) for t in before.tensors]:
+        return True
+    keys = [key for key in {**before.metadata, **after.metadata} if key.startswith(f"{after.architecture}.")]
+    return any(before.metadata.get(key) != after.metadata.get(key) for key in keys)
 
 
 def general(model: Checkpoint[Tensor]) -> Iterable[Disagreement]:
