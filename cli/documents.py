@@ -699,6 +699,8 @@ class EditDocument(Document):
     dry_run: Annotated[bool, "whether nothing was written"]
     changes: Annotated[list[KeyChange], "in the order of the file"]
     tensors: Annotated[dict[str, str], "old name -> new name"]
+    files: Annotated[list[OutputFile], "those that are written, in part or as a whole"]
+    removed: Annotated[list[str], "files of the old tokenizer that are removed"]
     head_bytes: Annotated[int, "before the data; 0 where nothing changes"]
     free_bytes: Annotated[int, "by which the head can grow in place, next time"]
     copied_bytes: Annotated[int, "of data that were read and written"]

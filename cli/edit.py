@@ -18,6 +18,7 @@ Examples:
   requant edit model.gguf --rope-scaling yarn:4:32768 --dry-run
   requant edit model.gguf --delete general.url --rename a.b=a.c -o edited.gguf
   requant edit base.gguf --tokenizer-from tuned.gguf
+  requant edit ./folder --set config.rope_theta=1000000 --eos "<|im_end|>"
 """
 
 
@@ -63,28 +64,44 @@ def edit(
 ) -> None:
     """Change what FILE says of itself; its weights stay as they are.
 
+    FILE is a GGUF, a safetensors file, whose __metadata__ is changed, or a Hugging Face folder, whose JSON files are:
+    there a key begins with its file, as in config.rope_theta or generation_config.temperature.
+
     The head is written in place where it fits: into padding, and room that --reserve has left. Otherwise the file
     system moves the data without reading it, where it can, or a copy takes the file's name. What llama.cpp would
     refuse is refused.
     """
-    from requant.cli.edited import How, edit_gguf
+    from requant.cli.edited import How, edit_gguf, refuse_links
     from requant.editing.metadata import Edits
     from requant.formats import detect
 
     path = options.located(str(path), quiet)
-    _refuse_link(path)
+    refuse_links([path] if not path.is_dir() else [])
     how = How(path, output, force, dry_run, as_json, quiet, _room(reserve))
-    edits = Edits(
-        words["sets"],
-        words["deletes"],
-        words["renames"],
-        template=None if template is None else options.read_text(template),
-        tokens=tuple((role, words[role]) for role in ROLES if words[role] is not None),
-        rope_scaling=words["rope_scaling"],
+    jinja = None if template is None else options.read_text(template)
+    tokens = tuple((role, words[role]) for role in ROLES if words[role] is not None)
+    kind = detect(path).name
+    if kind == "gguf":
+        edits = Edits(
+            words["sets"],
+            words["deletes"],
+            words["renames"],
+            template=jinja,
+            tokens=tokens,
+            rope_scaling=words["rope_scaling"],
+        )
+        edit_gguf(how, edits, words["tensors"], sources, keys, tokenizer_from)
+        return
+    if kind != "safetensors":
+        raise PlanError(f"{path}: GGUF and safetensors files are edited, and folders of the latter")
+    if words["tensors"] or keys:
+        raise click.UsageError("--rename-tensor and --keys are for GGUF files")
+    from requant.cli.edited_folder import Words, edit_folder, edit_safetensors
+
+    said = Words(
+        words["sets"], words["deletes"], words["renames"], sources, jinja, tokens, words["rope_scaling"], tokenizer_from
     )
-    if detect(path).name != "gguf":
-        raise PlanError(f"{path}: only GGUF files are edited")
-    edit_gguf(how, edits, words["tensors"], sources, keys, tokenizer_from)
+    (edit_folder if path.is_dir() else edit_safetensors)(how, said)
 
 
 def _room(reserve: str | None) -> int:
@@ -94,12 +111,3 @@ def _room(reserve: str | None) -> int:
     if size > 32 << 20:
         raise click.BadParameter("more than 32 MiB of room", param_hint="--reserve")
     return size
-
-
-def _refuse_link(path: Path) -> None:
-    """A link may lead to a file that others use, in the Hub's cache above all."""
-    if path.is_symlink():
-        raise PlanError(
-            f"{path} is a link to {path.resolve()}, which others may use",
-            hint="name that file, or write a copy: -o OUT",
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,10 +71,11 @@ def edit_gguf(
     if how.output is not None:
         _copy(how, all_heads, told, names)
         return
+    free = model.heads[0].free
     chosen = [head for index, head in enumerate(all_heads) if model.has_changed(index, after, names)]
     if how.room and all_heads[0] not in chosen and model.heads[0].free < how.room:
         chosen.insert(0, all_heads[0])
-    _change(how, model, chosen, told, names)
+    _change(how, chosen, told, names, free)
 
 
 def _of_sources(sources: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
@@ -136,15 +137,30 @@ def _renamed_tensors(texts: Sequence[str], model: GgufModel) -> dict[str, str]:
     return {old: new for old, new in names.items() if old != new}
 
 
-def _change(
-    how: How, model: GgufModel, chosen: Sequence[Head], told: Sequence[Changed], names: Mapping[str, str]
-) -> None:
+def change_file(how: How, head: Head, told: Sequence[Changed], free: int) -> None:
+    """A file that has no names to be changed: itself, or a copy of it."""
+    if how.output is not None:
+        _copy(how, [head], told, {})
+        return
+    _change(how, [head] if told or free < how.room else [], told, {}, free)
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """A link may lead to a file that others use, in the Hub's cache above all."""
+    for path in paths:
+        if path.is_symlink():
+            raise PlanError(
+                f"{path} is a link to {path.resolve()}, which others may use",
+                hint="name that file, or write a copy: -o OUT",
+            )
+
+
+def _change(how: How, chosen: Sequence[Head], told: Sequence[Changed], names: Mapping[str, str], free: int) -> None:
     """The file itself, or its files."""
-    free = model.heads[0].free
     if not how.dry_run:
-        heads.remove_left_over(model.heads[0].path)
+        heads.remove_left_over(how.path)
     if not chosen:
-        _report(how, None, told, names, free, how.path)
+        _report(how, None, told, names, free, [how.path])
         return
     plan = heads.planned(chosen)
     linked = [head.path for head in chosen if head.path.stat().st_nlink > 1]
@@ -155,7 +171,7 @@ def _change(
         raise PlanError(
             f"{linked[0]} has other names (hard links), and {what}", hint="--force does that; -o OUT writes a copy"
         )
-    _report(how, plan, told, names, free, how.path)
+    _report(how, plan, told, names, free, [head.path for head in chosen])
     if how.dry_run:
         return
     on_published.append(interrupts.completed)
@@ -167,7 +183,7 @@ def _change(
     if done is not plan.way and not how.quiet:
         remark(f"{how.path}: {done.value} after all, as the file system or another program had it")
     if how.as_json:
-        _say(how, done, told, names, plan, free, how.path)
+        _say(how, done, told, names, plan, free, [head.path for head in chosen])
 
 
 def _advance(bar: Any, count: int) -> None:
@@ -201,7 +217,7 @@ def _copy(how: How, all_heads: Sequence[Head], told: Sequence[Changed], names: M
         if place.exists() and any(place.samefile(head.path) for head in all_heads):
             raise PlanError(f"{place} is both input and output", hint="leave -o out to edit it")
     plan = Rewriting(tuple(all_heads), Way.COPY)
-    _report(how, plan, told, names, 0, places[0])
+    _report(how, plan, told, names, 0, places)
     if how.dry_run:
         return
     on_published.append(interrupts.completed)
@@ -211,7 +227,7 @@ def _copy(how: How, all_heads: Sequence[Head], told: Sequence[Changed], names: M
     finally:
         on_published.remove(interrupts.completed)
     if how.as_json:
-        _say(how, done, told, names, plan, 0, places[0])
+        _say(how, done, told, names, plan, 0, places)
 
 
 def _report(
@@ -220,12 +236,12 @@ def _report(
     told: Sequence[Changed],
     names: Mapping[str, str],
     free: int,
-    place: Path,
+    places: Sequence[Path],
 ) -> None:
     """What changes and how it will be done, for people; of a dry run, or where nothing changes, also for programs."""
     if how.as_json:
         if how.dry_run or plan is None:
-            _say(how, None if plan is None else plan.way, told, names, plan, free, place)
+            _say(how, None if plan is None else plan.way, told, names, plan, free, places)
         return
     if how.quiet:
         return
@@ -233,7 +249,7 @@ def _report(
     rows += [["~", f"tensor {old}", "", new] for old, new in names.items()]
     if rows:
         say(table([["", "key", "was", "is"], *rows]))
-    where = printable(str(place), None)
+    where = printable(str(places[0]), None)
     if plan is None:
         say(f"{where}: nothing to change")
         return
@@ -259,12 +275,12 @@ def _say(
     names: Mapping[str, str],
     plan: Rewriting | None,
     free: int,
-    place: Path,
+    places: Sequence[Path],
 ) -> None:
     say_document(
         "edit",
         {
-            "path": str(place),
+            "path": str(places[0]),
             "way": "none" if way is None else way.name.lower(),
             "dry_run": how.dry_run,
             "changes": [
@@ -272,11 +288,22 @@ def _say(
                 for one in told
             ],
             "tensors": dict(names),
+            "files": [
+                {"name": place.name, "bytes": _bytes(way, head)}
+                for place, head in zip(places, plan.heads if plan else (), strict=bool(plan))
+            ],
+            "removed": [],
             "head_bytes": 0 if plan is None else plan.length,
             "free_bytes": free if plan is None else plan.length - plan.heads[0].least,
             "copied_bytes": 0 if plan is None or way is not Way.COPY else sum(h.data.nbytes for h in plan.heads),
         },
     )
+
+
+def _bytes(way: Way | None, head: Head) -> int:
+    """Of a file, once it has its head."""
+    length = head.start if way is Way.IN_PLACE else head.wanted if way is Way.COPY else head.moved
+    return length + head.data.nbytes
 
 
 def _kind(one: Changed) -> str:

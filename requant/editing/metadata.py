@@ -145,13 +145,13 @@ def tokenizer_of(metadata: Mapping[str, Typed]) -> dict[str, Typed]:
     return found
 
 
-def rope_scaling(text: str, metadata: Mapping[str, Typed], architecture: str) -> dict[str, Typed]:
-    """The keys of `TYPE:FACTOR[:ORIGINAL_CONTEXT]`; none for `none`, which takes them away.
+def scaling_of(text: str, known: int | None) -> tuple[str, float, int] | None:
+    """Type, factor and original context of `TYPE:FACTOR[:ORIGINAL_CONTEXT]`; None for `none`.
 
-    The context becomes FACTOR times the original one: what is said, else what the file says of it, else its context.
+    known: the original context, where it is not said.
     """
     if text == "none":
-        return {}
+        return None
     kind, _, rest = text.partition(":")
     factor, _, context = rest.partition(":")
     try:
@@ -163,17 +163,28 @@ def rope_scaling(text: str, metadata: Mapping[str, Typed], architecture: str) ->
             f"--rope-scaling {printable(text)!r} should be TYPE:FACTOR or TYPE:FACTOR:ORIGINAL_CONTEXT, or none",
             hint=f"such as yarn:4:32768; types are {' and '.join(_SCALINGS)}, the factor is above 1",
         )
-    prefix = f"{architecture}.rope.scaling."
-    trained = f"{architecture}.context_length"
+    original = whole(context) if context else known
+    if original is None or original * stretch >= 1 << 32:
+        raise PlanError("--rope-scaling: the original context is not known, or too large", hint="such as yarn:4:32768")
+    return kind, stretch, original
+
+
+def rope_scaling(text: str, metadata: Mapping[str, Typed], architecture: str) -> dict[str, Typed]:
+    """The keys of `TYPE:FACTOR[:ORIGINAL_CONTEXT]`; none for `none`, which takes them away.
+
+    The context becomes FACTOR times the original one: what is said, else what the file says of it, else its context.
+    """
+    prefix, trained = f"{architecture}.rope.scaling.", f"{architecture}.context_length"
     known = metadata.get(f"{prefix}original_context_length", metadata.get(trained))
-    original = whole(context) if context else known.value if known is not None else None
-    if not isinstance(original, int) or original * stretch >= 1 << 32:
-        raise PlanError(f"{trained} is missing or too large", hint="say the original context: yarn:4:32768")
+    scaled = scaling_of(text, known.value if known is not None and isinstance(known.value, int) else None)
+    if scaled is None:
+        return {}
+    kind, factor, original = scaled
     return {
         f"{prefix}type": Typed("str", kind),
-        f"{prefix}factor": Typed("f32", stretch),
+        f"{prefix}factor": Typed("f32", factor),
         f"{prefix}original_context_length": Typed("u32", original),
-        trained: Typed("u32", int(original * stretch)),
+        trained: Typed("u32", int(original * factor)),
     }
 
 
