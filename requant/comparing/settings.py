@@ -152,6 +152,9 @@ def _implied(said: Said, wanted: Mapping[str, Typed]) -> dict[str, Typed]:
         return {}
     prefix, family = _prefix(said), said.family
     known = filled_in(family, plain_values(family, said.metadata))
+    embedding = said.moves.get(family.embedding)
+    if embedding is not None:  # llama.cpp counts the tokens, or, without any, believes the key
+        known["vocab_size"] = known.get("vocab_size") or embedding.shape[0]
     found = {}
     for key, value in known.items():
         full = family.full_key(key)
@@ -262,6 +265,8 @@ def plain(value: object) -> Json:
     """A value as JSON has it; a list too long to look at is only counted."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
     assert isinstance(value, Sequence)
     return [plain(item) for item in value] if len(value) <= _LONGEST else f"{len(value):,} items"
 
@@ -271,7 +276,8 @@ def plain(value: object) -> Json:
 
 def _configs(a: Said, b: Said) -> Iterator[Setting]:
     """config.json of two folders."""
-    ours, theirs = canonical(a.config, a.family), canonical(b.config, b.family)
+    known = a.family is not None and b.family is not None  # else the defaults of one would be differences
+    ours, theirs = (canonical(said.config, said.family if known else None) for said in (a, b))
     rows = list(_json_rows(ours, theirs))
     if rows and a.family is not None and a.family == b.family and _mean_the_same(a, b):
         rows = [row for row in rows if not _is_of_the_table(row.key, a.family)]

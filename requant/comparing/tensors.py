@@ -18,14 +18,15 @@ from requant.operations.placed import place_in_projector, place_of
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How one side has a tensor. values: what its numbers are. types: how they are stored, each type once.
-
-    bits: stored bits of one number, of all that it is made of.
-    """
+    """How one side has a tensor. values: what its numbers are. bits: stored bits of one of them."""
 
     values: Node
-    types: tuple[str, ...]
     bits: float
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """How they are stored, each type once."""
+        return tuple(encoding.label for encoding in self.values.encodings())
 
     @property
     def shape(self) -> Shape:
@@ -34,8 +35,8 @@ class Stored:
 
     @property
     def type(self) -> str:
-        """For people."""
-        return "+".join(self.types)
+        """The same for people."""
+        return "+".join(dict.fromkeys(short_label(encoding) for encoding in self.values.encodings()))
 
     @property
     def nbytes(self) -> int:
@@ -46,7 +47,7 @@ class Stored:
         """As printed by `--json`."""
         return {
             "shape": list(self.shape),
-            "type": self.type,
+            "type": "+".join(self.types),
             "bits_per_weight": round(self.bits, 4),
             "bytes": self.nbytes,
             "values": self.values.explain(),
@@ -159,5 +160,4 @@ def _stored(node: Node | None) -> Stored | None:
         return None
     leaves = {id(tensor): tensor for tensor in node.leaves()}.values()
     weights = sum(prod(tensor.shape) for tensor in leaves)
-    types = tuple(dict.fromkeys(short_label(encoding) for encoding in node.encodings()))
-    return Stored(node, types, 8 * sum(tensor.nbytes for tensor in leaves) / weights if weights else 0.0)
+    return Stored(node, 8 * sum(tensor.nbytes for tensor in leaves) / weights if weights else 0.0)

@@ -18,7 +18,17 @@ from requant.errors import Error
 from requant.ir import Json, Naming, Typed
 from requant.merging.vocabulary import Vocabulary
 from requant.sources import Source, read
-from requant.tokenizers.keys import CHARSMAP, CHAT_TEMPLATE, CHAT_TEMPLATES, MERGES, MODEL, SCORES, TOKENS, TYPES
+from requant.tokenizers.keys import (
+    CHARSMAP,
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATES,
+    MERGES,
+    MODEL,
+    SCORES,
+    TOKENS,
+    TYPE_COUNT,
+    TYPES,
+)
 from requant.tokenizers.metadata import PADDING
 from requant.tokenizers.vocabulary import TokenType
 
@@ -177,12 +187,19 @@ def _metadata(said: Said) -> tuple[Mapping[str, Typed], list[str]]:
     """A model's tokenizer as GGUF keeps it, and what has no place there."""
     source = said.source
     if source.naming is Naming.GGML:
-        return {key: typed for key, typed in source.metadata.items() if key.startswith("tokenizer.")}, []
+        return _without_segments(source.metadata, said), []
+    told = _without_segments(said.metadata, said) if said.translated else {}  # what the family's table says of them
     if not any(FILES.fullmatch(name) for name in source.files):
-        return {}, []
+        return told, []
     embedding = said.moves.get("token_embd.weight") if said.translated else None
     outcome = tokenizers.to_ggml(source, None if embedding is None else embedding.shape[0])
-    return outcome.metadata, [f"{loss.subject}: {loss.detail}" for loss in outcome.losses]
+    return told | outcome.metadata, [f"{loss.subject}: {loss.detail}" for loss in outcome.losses]
+
+
+def _without_segments(metadata: Mapping[str, Typed], said: Said) -> dict[str, Typed]:
+    """Keys of a tokenizer; in words of folders without the count of a BERT's segments, which config.json has."""
+    left = {TYPE_COUNT} if said.naming is Naming.HF else set()
+    return {key: typed for key, typed in metadata.items() if key.startswith("tokenizer.") and key not in left}
 
 
 def _compared(a: Mapping[str, Typed], b: Mapping[str, Typed], losses: tuple[str, ...], *, kinds: bool) -> Vocabularies:
@@ -194,8 +211,9 @@ def _compared(a: Mapping[str, Typed], b: Mapping[str, Typed], losses: tuple[str,
     ]
     settings = tuple(_settings(a, b, kinds=kinds))
     templates = tuple(_templates(a, b))
-    if any(_has_none(side) for side in (a, b)):
-        return Vocabularies(counts[0], counts[1], settings=settings if counts[0] == counts[1] else (), losses=losses)
+    if any(_has_none(side) for side in (a, b)):  # one that is absent is no other than one of the model `none`
+        shared = tuple(row for row in settings if row.key != MODEL) if counts[0] == counts[1] else ()
+        return Vocabularies(counts[0], counts[1], settings=shared, losses=losses)
     same = tokens[0] == tokens[1] and types[0] == types[1]
     return Vocabularies(
         counts[0],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from requant.adapters.recognized import is_any_adapter
+from requant.architectures.rules import Family
 from requant.comparing.numbers import Numbers, compared_numbers
 from requant.comparing.settings import SAID_ELSEWHERE, Setting, Status, compared_settings
 from requant.comparing.tensors import Row, compared_tensors
@@ -211,7 +212,7 @@ def _notes(pair: Pair, vocabularies: Vocabularies) -> list[str]:
         notes += [f"{side}: {note}" for note in said.notes]
     families = [said.family for said in (pair.a, pair.b)]
     kinds = [said.source.architecture or "of no architecture that is named" for said in (pair.a, pair.b)]
-    if all(families) and families[0] != families[1]:
+    if None not in families and not _related(families[0], families[1], alike=pair.a.translated is pair.b.translated):
         notes.append(f"different families: A is {kinds[0]}, B is {kinds[1]}")
     for side, family, kind in zip("AB", families, kinds, strict=True):
         if family is None:
@@ -219,6 +220,11 @@ def _notes(pair: Pair, vocabularies: Vocabularies) -> list[str]:
     if vocabularies.unread:
         notes.append(f"tokenizers are not compared: {vocabularies.unread}")
     return notes
+
+
+def _related(one: Family | None, other: Family | None, *, alike: bool) -> bool:
+    """Whether two families are one; of a folder beside a GGUF, whether they share an architecture of GGUF."""
+    return one is other or (one is not None and other is not None and not alike and one.ggml == other.ggml)
 
 
 def _files(pair: Pair, vocabularies: Vocabularies) -> list[FileRow]:
