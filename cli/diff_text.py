@@ -276,7 +276,7 @@ def _share(value: float) -> str:
 
 def _numbers(found: Comparison) -> list[str]:
     total = found.total
-    head = f"numbers: {count(total.changed)} of {count(total.values)} changed, B less A over the squares of A"
+    head = f"numbers: {count(total.changed)} of {count(total.values)} changed; errors are B less A, relative to A"
     if not total.changed:
         return [f"numbers: all {count(total.values)} are equal{_not_finite(total)}"]
     blocks = [head + _not_finite(total) + "\n" + _worst("all", [("", total)])]

@@ -1,11 +1,14 @@
 """A model beside what a conversion made of it: `diff` shows what the receipt said, and nothing else."""
 
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
 import pytest
 
+from requant.architectures import meaning_of
 from requant.comparing.numbers import Numbers
+from requant.comparing.settings import Status
 from requant.encodings import Dense
 from requant.execution import Options, execute
 from requant.expressions import Form
@@ -83,10 +86,20 @@ def is_of_codes(step):
     return step.form is Form.CODES
 
 
+def say_nothing_there(source, keys):
+    """AssertionError if what is called config.json's alone changes what the GGUF says."""
+    bare = {key: value for key, value in source.config.items() if key not in keys}
+    if isinstance(bare.get("text_config"), dict):
+        bare["text_config"] = {key: value for key, value in bare["text_config"].items() if key not in keys}
+    assert meaning_of(replace(source, config=bare)) == meaning_of(source)
+
+
 def there_and_back(name, folder):
     """A folder to a GGUF as it is and rounded, and a rounded one to a folder."""
     make(name, folder / name)
-    as_the_receipt_says(*converted(folder / name, folder / "plain.gguf"))
+    plan, receipt, found = converted(folder / name, folder / "plain.gguf")
+    as_the_receipt_says(plan, receipt, found)
+    say_nothing_there(found.a.said.source, {row.key for row in found.settings if row.status is Status.HELD_BY_A})
     as_the_receipt_says(*converted(folder / name, folder / "q8.gguf", "Q8_0"))
     plan, receipt, found = converted(folder / "q8.gguf", folder / "back")
     as_the_receipt_says(plan, receipt, found, ANOTHER.get(name, frozenset()))

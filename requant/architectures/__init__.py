@@ -13,7 +13,7 @@ from requant.architectures.joined import joined as _joined
 from requant.architectures.own_names import Kept
 from requant.architectures.own_names import kept_as as _kept_as
 from requant.architectures.own_names import own_names as _own_names
-from requant.architectures.rules import Config, Family
+from requant.architectures.rules import Config, Family, Flags, Sizes
 from requant.architectures.to_hf import unfitting as _unfitting
 from requant.architectures.translate import Part
 from requant.architectures.translate import translate as _translate
@@ -79,15 +79,15 @@ def family_of(source: Checkpoint[Tensor]) -> Family:
     return model.family
 
 
-def meaning_of(checkpoint: Checkpoint[Tensor]) -> dict[str, Typed]:
-    """The hyperparameters of an HF checkpoint as GGUF keys: equal for configurations that are spelled differently.
+def meaning_of(checkpoint: Checkpoint[Tensor]) -> tuple[dict[str, Typed], Sizes, Flags]:
+    """What the configuration of an HF checkpoint says, however it is spelled: as GGUF keys, and for the family's table.
 
-    Raises as `translate` does.
+    Raises as `translate` does; whether tensors have the shapes that follow is not looked at.
     """
     said = unchanged(checkpoint)
-    for part in (Part.FAMILY, Part.SIZES, Part.NAMES, Part.BESIDES):
+    for part in (Part.FAMILY, Part.SIZES, Part.BESIDES):
         said = _translated(said, Naming.GGML, part, _candidates(checkpoint))
-    return said.metadata
+    return said.metadata, said.known.sizes, said.known.flags
 
 
 def own_names(moves: Sequence[Move], config: Config, model_type: str, *, single: bool) -> tuple[Move, ...]:

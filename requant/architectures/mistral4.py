@@ -50,10 +50,11 @@ _ROPE: Final = Rope(theta=10000.0, multiplied=0.1, absent=_YARN)
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
     rope = parameters(config, 10000.0) if config.get("rope_parameters") else dict(_YARN)
-    if number(rope, _PART, _part(sizes)) != _part(sizes):
+    if number({**config, **rope}, _PART, _part(sizes)) != _part(sizes):
         raise PlanError(f"config.json: {_PART} is not the rotated part of a head, {_part(sizes):g}")
     whole = {key: value for key, value in rope.items() if key != _PART}
-    said = _ROPE.to_ggml(checkpoint, {**config, "rope_parameters": whole}, sizes)
+    # transformers 4 would have it beside the parameters, where a folder made of a GGUF says it once more
+    said = _ROPE.to_ggml(checkpoint, {**config, "rope_parameters": whole, _PART: None}, sizes)
     if not rope.get(BETA):
         return said
     original = int(positive(rope, "original_max_position_embeddings"))

@@ -7,8 +7,8 @@ name means the same. What one side's format has no key for is told apart from wh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -20,7 +20,7 @@ from requant.architectures.spellings import one_spelling
 from requant.architectures.values import filled_in, plain_values
 from requant.comparing.words import Pair, Said, Words
 from requant.errors import Error
-from requant.ir import QUANTIZATION_FILES, Json, Naming, Typed, flat_config
+from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Naming, Tensor, Typed, flat_config, text_config
 
 
 class Status(Enum):
@@ -84,14 +84,15 @@ _GUESSED: Final = frozenset(
     f"general.{name}"
     for name in ("name", "basename", "finetune", "size_label", "organization", "version", "author", "type")
 )
-#: Keys of config.json that families read besides the lines of their tables: shown by tests/test_diff.py.
+#: Keys of config.json that families read besides the lines of their tables.
 _READ: Final = frozenset(
     {
         *("architectures", "model_type", "auto_map", "text_config", "vision_config", "vocab_size"),
         *("tie_word_embeddings", "rope_scaling", "rope_parameters", "rope_theta", "layer_types", "head_dim"),
         *("original_max_position_embeddings", "max_position_embeddings", "sliding_window", "is_causal"),
         *("num_attention_heads", "num_key_value_heads", "hidden_size", "partial_rotary_factor", "rope_local_base_freq"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "num_labels", "id2label", "label2id"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"),
+        *("num_labels", "id2label", "label2id"),
     }
 )
 
@@ -204,15 +205,46 @@ def _beyond_the_table(said: Said, status: Status) -> Iterator[Setting]:
         return
     known = {name for key in said.family.keys for name in key.hf} | {item.hf for item in said.family.assumptions}
     known |= {*said.family.flags, *_READ}
-    values: dict[str, Json] = {
-        key: value for key, value in flat_config(said.source.config).items() if key not in known and value is not None
-    }
+    config = one_spelling(flat_config(said.source.config))
+    values = {key: value for key, value in config.items() if key not in known and value is not None}
     reasons = {loss.subject: loss.detail for loss in said.dropped}
+    silent = _silent(said.source, values)
     for key, value in values.items():
-        if not isinstance(value, dict):
+        if key in silent and not isinstance(value, dict):
             yield _held(key, plain(value), status, reasons.pop(key, ""))
     for key, reason in reasons.items():
         yield _held(key, said.source.config.get(key), status, reason)
+
+
+def _silent(source: Checkpoint[Tensor], keys: Iterable[str]) -> set[str]:
+    """Those of some keys of config.json without which a model would be the same: families read more than their tables
+    have lines for."""
+    tied = flat_config(source.config).get("tie_word_embeddings") is True  # a copy of the embedding need not be read
+    tensors = tuple(one for one in source.tensors if not (tied and one.name.endswith("lm_head.weight")))
+    source = replace(source, tensors=tensors)
+    try:
+        meaning = meaning_of(source)
+    except Error:
+        return set()
+
+    def is_silent(left_out: set[str]) -> bool:
+        try:
+            return meaning_of(replace(source, config=_without(source.config, left_out))) == meaning
+        except Error:
+            return False
+
+    wanted = set(keys)
+    return wanted if is_silent(wanted) else {key for key in wanted if is_silent({key})}
+
+
+def _without(config: Mapping[str, Json], keys: set[str]) -> dict[str, Json]:
+    """config.json without some of its keys, or those of its text model."""
+    left = {key: value for key, value in config.items() if key not in keys}
+    text = text_config(config)
+    return {
+        key: _without(value, keys) if isinstance(value, dict) and value is text else value
+        for key, value in left.items()
+    }
 
 
 def _held(key: str, value: Json, status: Status, reason: str = "") -> Setting:
@@ -355,8 +387,8 @@ def _is_of_the_table(key: str, family: Family) -> bool:
     """Whether the family's hyperparameters say all that the key means."""
     name = key.partition(".")[0]
     own = {"architectures", "model_type", "auto_map", "tie_word_embeddings", "vocab_size"}
-    tokens = {"bos_token_id", "eos_token_id", "pad_token_id", "num_labels", "id2label", "label2id"}
-    return name in {name for one in family.keys for name in one.hf} | (_READ - own - tokens)
+    known = {name for one in family.keys for name in one.hf} | (_READ - own)
+    return name in known and not name.endswith("_token_id") and name not in ("num_labels", "id2label", "label2id")
 
 
 def _generation(a: Said, b: Said) -> Iterator[Setting]:
