@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ import click
 from requant import formats
 from requant.cli import options
 from requant.cli.execution import carry_out, measuring
+from requant.cli.several import MARK, carry_out_several, destination_for, names_of
 from requant.encodings import F32
 from requant.errors import Error, PlanError
 from requant.formats import FORMATS
@@ -33,6 +35,8 @@ Examples:
   requant convert ./gemma-3-4b-it mmproj.gguf --mmproj --to F16
   requant convert ./adapter adapter.gguf --base ./SmolLM2-135M
   requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
+  requant convert ./model 'model-{}.gguf' --to Q4_K_M,Q6_K,Q8_0
+  requant convert ./model ./model-mlx --to MLX-4
 """
 
 
@@ -89,11 +93,13 @@ def convert(
     SOURCE is a model file or folder, or a model of the Hugging Face Hub: owner/name, owner/name:Q4_K_M, or
     owner/name/file.gguf.
 
-    The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder.
+    The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder. Several
+    recipes, separated by commas, are made in one pass: {} in DESTINATION stands for each, or it is a folder for all.
     """
     from requant.operations.convert import Request
 
-    target = format_for(destination, format_name)
+    several = names_of(recipe) if recipe is not None and "," in recipe else ()
+    target = format_for(destination, format_name) if not several else _format_of(destination, format_name, several)
     request = Request(
         recipe,
         choices.overrides(),
@@ -108,17 +114,46 @@ def convert(
             "--override-kv sets metadata of a GGUF; a Hugging Face folder has config.json",
             hint="edit config.json, or let the destination's name end in .gguf",
         )
-    options.refuse_to_overwrite(destination, how.force or how.dry_run)
+    if not several:
+        options.refuse_to_overwrite(destination, how.force or how.dry_run)
     copied = recipe is None and gptq_format is None and target.naming is Naming.HF
     _, model = formats.opened(options.located(source, how.quiet, headers=how.dry_run), as_stored=copied)
     if _is_adapter(model, target, base):
+        if several:
+            raise PlanError("an adapter becomes one file", hint="give --to one type")
         carry_out(_adapter_plan(model, base, target, destination, recipe, how.quiet), how)
         return
     if gptq_format is not None:
         from requant.operations.gptq_format import read_as
 
         model = read_as(model, gptq_format)
-    carry_out(_plan(model, target, destination, request, how.quiet), how)
+    if not several:
+        carry_out(_plan(model, target, destination, request, how.quiet), how)
+        return
+    suffix = {"gguf": ".gguf"}.get(target.name, "")
+    stem = _stem(source, model.path)
+    carry_out_several(
+        [(name, destination_for(destination, name, stem, suffix)) for name in several],
+        lambda name, place: _plan(model, target, place, replace(request, recipe=name), how.quiet),
+        how,
+    )
+
+
+def _stem(source: str, path: Path) -> str:
+    """What a model is called in the names of several files made of it: a path's name, or that on the Hub."""
+    name = Path(source).name if Path(source).exists() else source.split("@")[0].split(":")[0].rsplit("/", 1)[-1]
+    return (name or path.resolve().name).removesuffix(".gguf").removesuffix(".safetensors") or "model"
+
+
+def _format_of(destination: Path, name: str | None, recipes: tuple[str, ...]) -> Format:
+    """As `format_for`; of a folder for several, what the recipes are of: GGUF, or Hugging Face folders."""
+    from requant.encodings import Blocks
+    from requant.recipes import ALIASES, RECIPES
+
+    if name is None and not destination.suffix and MARK not in destination.name:
+        known = (RECIPES.get(ALIASES.get(one, one)) for one in recipes)
+        return FORMATS["gguf" if any(one and isinstance(one.main, Blocks) for one in known) else "safetensors"]
+    return format_for(destination, name)
 
 
 def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request: Request, quiet: bool) -> Plan:

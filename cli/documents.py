@@ -89,8 +89,8 @@ StepDocument = TypedDict(  # a class cannot have a field of the name `from`
 )
 
 
-class PlanDocument(Document):
-    """`plan`: what `--dry-run --json` prints."""
+class Planned(TypedDict):
+    """A model that would be written."""
 
     files: Annotated[list[OutputFile], "what would be written"]
     input_bytes: Annotated[int, "bytes of tensors that would be read"]
@@ -106,8 +106,29 @@ class PlanDocument(Document):
     error: NotRequired[Annotated[Failure, "with `--fail-on-loss`: why the plan is refused"]]
 
 
-class ReceiptDocument(Document):
-    """`receipt`: what a command that has written prints with `--json`."""
+class PlanDocument(Document, Planned):
+    """`plan`: what `--dry-run --json` prints."""
+
+
+class RecipePlan(Planned):
+    """What one of several recipes comes to."""
+
+    recipe: Annotated[str, "in capitals, as its destination has it"]
+    destination: Annotated[str, "where it would be written"]
+
+
+class PlansDocument(Document):
+    """`plans`: the same of several recipes (`--to Q4_K_M,Q8_0`)."""
+
+    plans: Annotated[list[RecipePlan], "one for each recipe"]
+    input_bytes: Annotated[int, "bytes of tensors that would be read, in one pass for all of them"]
+    output_bytes: Annotated[int, "bytes of all files that would be written"]
+    peak_bytes: Annotated[int, "bound on the buffers with these threads"]
+    error: NotRequired[Annotated[Failure, "with `--fail-on-loss`: why the plans are refused"]]
+
+
+class Written(TypedDict):
+    """A model that was written."""
 
     files: Annotated[list[OutputFile], "what was written"]
     seconds: Annotated[float, "the time it took"]
@@ -121,6 +142,26 @@ class ReceiptDocument(Document):
     losses: Annotated[list[Lost], "all of them"]
     steps: NotRequired[Annotated[list[StepDocument], "by `requantize`: as in `plan`"]]
     passes: NotRequired[Annotated[list[PassDone], "with `--explain`: how it was planned"]]
+
+
+class ReceiptDocument(Document, Written):
+    """`receipt`: what a command that has written prints with `--json`."""
+
+
+class RecipeReceipt(Written):
+    """What was done for one of several recipes; the time and what was read are those of all."""
+
+    recipe: Annotated[str, "in capitals, as its destination has it"]
+    destination: Annotated[str, "where it was written"]
+
+
+class ReceiptsDocument(Document):
+    """`receipts`: the same of several recipes."""
+
+    receipts: Annotated[list[RecipeReceipt], "one for each recipe"]
+    seconds: Annotated[float, "the time that all took"]
+    bytes_read: Annotated[int, "bytes of tensors that were read"]
+    bytes_written: Annotated[int, "bytes of all files"]
 
 
 class Share(TypedDict):
@@ -709,8 +750,10 @@ class EditDocument(Document):
 #: Name of a document -> its shape.
 DOCUMENTS: Final[Mapping[str, type]] = {
     "plan": PlanDocument,
+    "plans": PlansDocument,
     "edit": EditDocument,
     "receipt": ReceiptDocument,
+    "receipts": ReceiptsDocument,
     "inspection": InspectionDocument,
     "inspections": InspectionsDocument,
     "check": CheckDocument,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from requant.cli.tables import count, size, table
 from requant.cli.terminal import remark, say
 from requant.encodings.exactness import integers_of
 from requant.errors import PlanError
-from requant.execution import Options, Receipt, execute, existing, peak_bytes
+from requant.execution import Options, Receipt, execute_together, existing, peak_bytes
 from requant.ir import Json
 from requant.losses import LossGroup, LossKind, grouped, pattern_of
 from requant.operations.inspect import short_label
@@ -27,6 +27,7 @@ from requant.output import on_published
 from requant.passes.explained import explained
 from requant.plan import Fidelity, Plan, Step
 from requant.printable import printable
+from requant.together import input_bytes
 
 #: Lines for losses of one kind before the rest is only counted.
 _SHOWN: Final = 16
@@ -64,7 +65,7 @@ def carry_out(
         refuse_losses(plan, tolerated)
     if how.dry_run:
         if how.html is not None:
-            _write_page(plan, how.html, _plan_document(plan, how), how.quiet)
+            _write_page(plan, how.html, plan_document(plan, how), how.quiet)
         return
     if not how.force and (there := existing(plan)) is not None:
         raise PlanError(f"{there} exists", hint="--force replaces it")
@@ -72,28 +73,30 @@ def carry_out(
     options = Options(how.workers, how.replace_nan, measure or how.html is not None, any_value)
     receipt = run(plan, options, how.quiet, overwrite=how.force)
     if how.as_json:
-        say_document("receipt", {**_receipt_document(plan, receipt, steps=measure), **passes})
+        say_document("receipt", {**receipt_document(plan, receipt, steps=measure), **passes})
     elif not how.quiet:
         say((errors_text(plan, receipt) + "\n\n" if measure else "") + receipt_text(plan, receipt))
     if how.html is not None:
         try:
-            _write_page(plan, how.html, _receipt_document(plan, receipt, steps=True), how.quiet)
+            _write_page(plan, how.html, receipt_document(plan, receipt, steps=True), how.quiet)
         except PlanError as error:
             raise PlanError(f"{error} (of the page)", hint="the model is complete") from error
 
 
 def _say_plan(plan: Plan, how: RunOptions, passes: Mapping[str, Json], refusal: PlanError | None) -> None:
-    document: dict[str, object] = {**_plan_document(plan, how), **passes}
+    document: dict[str, object] = {**plan_document(plan, how), **passes}
     if refusal is not None:
         document["error"] = failure("PlanError", str(refusal), refusal.hint, refusal.exit_code)
     say_document("plan", document)
 
 
-def _plan_document(plan: Plan, how: RunOptions) -> dict[str, object]:
+def plan_document(plan: Plan, how: RunOptions) -> dict[str, object]:
+    """What `--dry-run --json` says of a plan."""
     return {**plan.to_json(), "peak_bytes": peak_bytes(plan, how.workers)}
 
 
-def _receipt_document(plan: Plan, receipt: Receipt, *, steps: bool) -> dict[str, object]:
+def receipt_document(plan: Plan, receipt: Receipt, *, steps: bool) -> dict[str, object]:
+    """What `--json` says of what was done."""
     document: dict[str, object] = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses]}
     if steps:
         document["steps"] = [step.to_json() for step in plan.steps]
@@ -131,11 +134,16 @@ def _passes(plan: Plan, how: RunOptions) -> dict[str, Json]:
 
 def run(plan: Plan, options: Options, quiet: bool, *, overwrite: bool) -> Receipt:
     """Execute with a progress bar (bytes of input, rate, ETA) on stderr; it shows after half a second."""
-    bar = byte_bar(plan.input_bytes, "converting", quiet)
+    return run_together((plan,), options, quiet, overwrite=overwrite)[0]
+
+
+def run_together(plans: Sequence[Plan], options: Options, quiet: bool, *, overwrite: bool) -> tuple[Receipt, ...]:
+    """The same for several plans that read the same model."""
+    bar = byte_bar(input_bytes(plans), "converting", quiet)
     on_published.append(interrupts.completed)
     try:
         with bar, telling_of_compilation(quiet), interrupts.cleaning_up():
-            return execute(plan, options, bar.update, overwrite=overwrite)
+            return execute_together(plans, options, bar.update, overwrite=overwrite)
     finally:
         on_published.remove(interrupts.completed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,6 +12,7 @@ import click
 from requant import formats
 from requant.cli import options
 from requant.cli.execution import carry_out, measuring
+from requant.cli.several import carry_out_several, destination_for, names_of
 from requant.cli.terminal import remark
 from requant.digits import whole
 from requant.encodings import Blocks
@@ -31,6 +33,7 @@ Examples:
   requant requantize model-f16.gguf mine.gguf --like theirs.gguf
   requant requantize model-f16.gguf best.gguf Q4_K_M --stats stats.gguf --target-size 4.2GB
   requant requantize --dry-run model-f16.gguf Q4_K_M
+  requant requantize model-f16.gguf 'model-{}.gguf' Q4_K_M,Q6_K,Q8_0
 """
 
 
@@ -79,7 +82,7 @@ def requantize(
     words = arguments(source, rest, has_like=like is not None)
     how = replace(how, threads=words.threads or how.threads)
     request = Request(
-        words.recipe.name,
+        words.recipes[0].name,
         choices.overrides(),
         choices.importance(),
         options.metadata_of(key_values),
@@ -88,21 +91,32 @@ def requantize(
         keep_split,
         rehearsal=how.dry_run,
     )
-    if not how.dry_run and words.destination.exists() and words.destination.samefile(source):
-        raise PlanError(f"{source} is both input and output", hint="write to another name")
-    options.refuse_to_overwrite(words.destination, how.force or how.dry_run)
+    for place in words.destinations:
+        if not how.dry_run and place.exists() and place.samefile(source):
+            raise PlanError(f"{source} is both input and output", hint="write to another name")
+        options.refuse_to_overwrite(place, how.force or how.dry_run)
     tolerated = frozenset({LossKind.REQUANTIZED} if allow_requantize else ())
+    if len(words.recipes) > 1:
+        if target_size or target_bpw or stats or types or recipe_out:
+            raise click.UsageError("a target size is of one recipe")
+        carry_out_several(
+            [(recipe.name, place) for recipe, place in zip(words.recipes, words.destinations, strict=True)],
+            lambda name, place: plan_requantization(model, FORMATS["gguf"], place, replace(request, recipe=name)),
+            how,
+            measure=True,
+            tolerated=tolerated,
+        )
+        return
+    (destination,) = words.destinations
     if target_size or target_bpw:
         if like or prune_layers or choices.imatrix:
             raise click.UsageError("--target-size and --target-bpw go without --like, --prune-layers and --imatrix")
         chosen = _Target(stats, target_size, target_bpw, types, recipe_out)
-        carry_out(chosen.plan(model, words.destination, request, how), how, measure=True, tolerated=tolerated)
+        carry_out(chosen.plan(model, destination, request, how), how, measure=True, tolerated=tolerated)
         return
     if stats or types or recipe_out:
         raise click.UsageError("--stats, --types and --recipe-out go with --target-size or --target-bpw")
-    carry_out(
-        plan_requantization(model, FORMATS["gguf"], words.destination, request), how, measure=True, tolerated=tolerated
-    )
+    carry_out(plan_requantization(model, FORMATS["gguf"], destination, request), how, measure=True, tolerated=tolerated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,28 +166,29 @@ def _block_type(word: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What follows the input file."""
+    """What follows the input file; a destination for each recipe."""
 
-    destination: Path
-    recipe: Recipe
+    destinations: tuple[Path, ...]
+    recipes: tuple[Recipe, ...]
     threads: int | None = None
 
 
 def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -> Arguments:
     """`[OUT.gguf] TYPE [THREADS]`, told apart as llama-quantize does: the first word is a type if it names one.
 
-    With --like the type may be left out; tensors that the other file lacks then stay as they are.
+    With --like the type may be left out; tensors that the other file lacks then stay as they are. Several types are
+    separated by commas.
     """
     destination: Path | None = None
     left = list(words)
-    if left and _recipe(left[0]) is None:
+    if left and not _recipes(left[0]):
         destination = Path(left.pop(0))
-    recipe = _recipe(left[0]) if left else None
-    if recipe is not None:
+    recipes = _recipes(left[0]) if left else ()
+    if recipes:
         left.pop(0)
     elif has_like and not left:
-        recipe = RECIPES["COPY"]
-    if recipe is None:
+        recipes = (RECIPES["COPY"],)
+    if not recipes:
         if left:
             recipe_named(left[0])  # says which names there are
         raise click.UsageError("TYPE is missing, such as Q4_K_M")
@@ -181,11 +196,22 @@ def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -
     if len(left) > 1 or (left and not threads):
         raise click.UsageError(f"after TYPE comes at most a number of threads, not {' '.join(left)!r}")
     threads = min(threads, options.MAX_THREADS) if threads else None
-    return Arguments(destination or source.with_name(f"ggml-model-{recipe.name}.gguf"), recipe, threads)
+    return Arguments(tuple(_places(source, destination, recipes)), recipes, threads)
 
 
-def _recipe(word: str) -> Recipe | None:
+def _places(source: Path, destination: Path | None, recipes: Sequence[Recipe]) -> Iterator[Path]:
+    for recipe in recipes:
+        if destination is None:
+            yield source.with_name(f"ggml-model-{recipe.name}.gguf")
+        elif len(recipes) == 1:
+            yield destination
+        else:
+            yield destination_for(destination, recipe.name, source.stem, ".gguf")
+
+
+def _recipes(word: str) -> tuple[Recipe, ...]:
+    """The types that a word names; none if it is no such word."""
     try:
-        return recipe_named(word)
+        return tuple(recipe_named(name) for name in (names_of(word) if "," in word else (word,)))
     except PlanError:
-        return None
+        return ()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +24,14 @@ from requant.encodings import Blocks
 from requant.errors import PlanError
 from requant.expressions import DTYPES, Context, Form, Scratch, part_of
 from requant.ir import Json
-from requant.jobs import COPY_BYTES, Job, Task, Tasks
-from requant.layout import OutputFile
+from requant.jobs import COPY_BYTES, Job, Stored, Task, Tasks
 from requant.output import OutputSet
 from requant.parts import part_slice
 from requant.plan import Fidelity, Plan, Step
 from requant.runs import held_bytes, run_bytes
 from requant.sources import Source, check_unchanged
-from requant.storing import Storing
 from requant.system import processors
+from requant.together import groups_of, together
 from requant.values import check_bits, check_blocks, check_copied_blocks, check_scales, check_values, float_bits
 
 
@@ -94,20 +95,21 @@ class Receipt:
         }
 
 
-def peak_bytes(plan: Plan, workers: int) -> int:
+def peak_bytes(plan: Plan, workers: int, *others: Plan) -> int:
     """Upper bound on the memory the run takes on top of the interpreter and its libraries.
 
     Every worker keeps its largest buffers; a step that is held whole counts once, and no more steps are in
-    progress than there are workers.
+    progress than there are workers. others: plans that are carried out in the same pass.
     """
-    held = sorted((held_bytes(step) for step in plan.steps), reverse=True)
-    heads = sum(len(file.head) for file in plan.layout.files)
-    return workers * _buffers(plan) + sum(held[:workers]) + heads
+    plans = (plan, *others)
+    held = sorted((held_bytes(step) for one in plans for step in one.steps), reverse=True)
+    heads = sum(len(file.head) for one in plans for file in one.layout.files)
+    return workers * _buffers(plans) + sum(held[:workers]) + heads
 
 
-def _buffers(plan: Plan) -> int:
+def _buffers(plans: Sequence[Plan]) -> int:
     """The most that a worker has in its hands at once."""
-    return max(COPY_BYTES, *(run_bytes(step) for step in plan.steps), 0)
+    return max(COPY_BYTES, *(run_bytes(step) for plan in plans for step in plan.steps), 0)
 
 
 Progress = Callable[[int], None]
@@ -125,16 +127,33 @@ def execute(
     overwrite: whether files that exist may be replaced, and those of the model that is replaced removed; without it
     they are a `PlanError`, before anything is written.
     """
+    return execute_together((plan,), options, progress, overwrite=overwrite)[0]
+
+
+def execute_together(
+    plans: Sequence[Plan],
+    options: Options | None = None,
+    progress: Progress = lambda nbytes: None,
+    *,
+    overwrite: bool = False,
+) -> tuple[Receipt, ...]:
+    """Write every file of all plans in one pass over what they read, as `execute` does one: all of them, or none.
+
+    Values that several plans store are computed once. The receipts share their seconds and the bytes that were read.
+    Raises `PlanError` for two plans that write the same file.
+    """
     began = time.monotonic()
-    if not overwrite and (there := existing(plan)) is not None:
-        raise PlanError(f"{there} exists", hint="execute(plan, overwrite=True) replaces it")
-    run = _Run(plan, options or Options(), progress)
-    with OutputSet(plan.layout, plan.obsolete) as outputs:
+    there = None if overwrite else next(filter(None, map(existing, plans)), None)
+    if there is not None:
+        raise PlanError(f"{there} exists", hint="overwrite=True replaces it")
+    layout, names = together(plans)
+    run = _Run(plans, names, options or Options(), progress)
+    obsolete = dict.fromkeys(path for plan in plans for path in plan.obsolete)
+    with OutputSet(layout, obsolete) as outputs:
         run.work(outputs)
-        outputs.publish(lambda: check_unchanged(_inputs(plan)))
-    names = {file.name: file.nbytes for file in plan.layout.files}
-    errors = {name: total.relative for name, total in run.errors.items()}
-    return Receipt(names, time.monotonic() - began, run.bytes_read, errors, run.replaced)
+        outputs.publish(lambda: check_unchanged(chain.from_iterable(map(_inputs, plans))))
+    seconds = time.monotonic() - began
+    return tuple(run.receipt(plan, seconds) for plan in plans)
 
 
 def existing(plan: Plan) -> Path | None:
@@ -160,15 +179,25 @@ def _inputs(plan: Plan) -> Iterator[Source]:
 class _Run:
     """The state of one execution."""
 
-    def __init__(self, plan: Plan, options: Options, progress: Progress) -> None:
-        self.plan, self.options, self.progress = plan, options, progress
-        self.errors: dict[str, ErrorSum] = {}
-        self.replaced: dict[str, int] = {}
+    def __init__(
+        self, plans: Sequence[Plan], names: Sequence[Mapping[str, str]], options: Options, progress: Progress
+    ) -> None:
+        self.plans, self.names, self.options, self.progress = plans, names, options, progress
+        self.errors: dict[int, ErrorSum] = {}  # by the step's id: plans have tensors of the same names
+        self.replaced: dict[int, int] = {}
         self.bytes_read = 0
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._stop = threading.Event()
-        self._buffers = _buffers(plan)
+        self._buffers = _buffers(plans)
+
+    def receipt(self, plan: Plan, seconds: float) -> Receipt:
+        """What was done for one of the plans."""
+        names = {file.name: file.nbytes for file in plan.layout.files}
+        said = [(step.target.name, id(step)) for step in plan.steps]
+        errors = {name: self.errors[number].relative for name, number in said if number in self.errors}
+        replaced = {name: self.replaced[number] for name, number in said if number in self.replaced}
+        return Receipt(names, seconds, self.bytes_read, errors, replaced)
 
     def work(self, outputs: OutputSet) -> None:
         """Run all tasks on the pool; raises the first failure after every worker has stopped."""
@@ -198,11 +227,9 @@ class _Run:
         tasks.stop()
 
     def _jobs(self, outputs: OutputSet) -> Iterator[Job]:
-        steps = {step.target.name: step for step in self.plan.steps}
-        for file in self.plan.layout.files:
-            sink = outputs.sink(file.name)
-            for name, offsets in _slots_by_tensor(file).items():
-                yield Job(steps[name], sink, offsets)
+        for first, *others in groups_of(self.plans, self.names):
+            besides = [Stored(way.step, outputs.sink(way.file), way.offsets) for way in others]
+            yield Job(first.step, outputs.sink(first.file), first.offsets, besides)
 
     def _worker(self, tasks: Tasks) -> None:
         scratch = Scratch(self._buffers)
@@ -238,7 +265,8 @@ class _Run:
     def _copy(self, task: Task, scratch: Scratch) -> None:
         data = scratch.bytes(task.stop - task.start)
         task.job.step.inputs[0].sources[task.part].read_into(task.start, data)
-        task.job.sink.write(task.job.offsets[task.part] + task.start, data)
+        for place in task.job.places:
+            place.write(task.part, task.start, data)
 
     def _move(self, task: Task, context: Context) -> None:
         job, step = task.job, task.job.step
@@ -246,53 +274,63 @@ class _Run:
         data = context.scratch.bytes(end - begin)
         rows = data.view(DTYPES[job.form]).reshape(task.stop - task.start, -1)
         step.values.fill(job.form, range(task.start, task.stop), rows, context)
-        bits = float_bits(step.target.encoding)
+        bits, replaced = float_bits(step.target.encoding), 0
         if self.options.any_value:
             pass
         elif bits is not None:
-            self._count(step, check_bits(step, task.start, data, bits, self.options.replace_nan))
+            replaced = check_bits(step, task.start, data, bits, self.options.replace_nan)
         elif isinstance(step.target.encoding, Blocks):
-            self._count(step, check_copied_blocks(step, task.start, data, self.options.replace_nan))
+            replaced = check_copied_blocks(step, task.start, data, self.options.replace_nan)
         if self.options.measure and step.fidelity is Fidelity.ROUND:  # in the numbers that are stored
             with self._lock:
-                self.errors.setdefault(step.target.name, ErrorSum())
-        job.sink.write(job.offsets["data"] + begin, data)
+                self.errors |= {id(place.step): ErrorSum() for place in job.places}
+        for place in job.places:
+            self._count(place.step, replaced)
+            place.write("data", begin, data)
 
     def _convert(self, task: Task, context: Context) -> None:
         job, step, storing = task.job, task.job.step, task.job.storing
         assert storing is not None
-        whole = job.whole()
-        out = storing.new_parts(task.start, task.stop, context.scratch) if whole is None else whole
-        at = 0 if whole is None else task.start
         if job.form is Form.CODES:
             codes = step.values.codes(range(task.start, task.stop), context)
             self._count(step, check_scales(step, task.start, codes, self.options.replace_nan))
-            storing.pack(codes, out, at)
-        else:
-            self._encode(task, storing, out, at, context)
+            self._store(task, job.places[0], context, lambda out, at: storing.pack(codes, out, at))
+            return
+        values = context.scratch.values(task.stop - task.start, step.values.columns)
+        step.values.fill(Form.VALUES, range(task.start, task.stop), values, context)
+        replaced = 0
+        if not self.options.any_value:
+            replaced = check_values(step, task.start, values, self.options.replace_nan)
+        for place in job.places:
+            self._count(place.step, replaced)
+            with context.scratch.room():
+                self._store(task, place, context, partial(self._encode, task, place, values, context))
+
+    def _store(self, task: Task, stored: Stored, context: Context, fill: Callable[[Parts, int], None]) -> None:
+        """Rows as the parts of a target; `fill` gets room for them, and at which row of it they begin."""
+        step, whole = stored.step, task.job.whole() if stored.step is task.job.step else None
+        out = stored.storing.new_parts(task.start, task.stop, context.scratch) if whole is None else whole
+        fill(out, 0 if whole is None else task.start)
         if isinstance(step.target.encoding, Blocks):
             check_blocks(step, task.start, out["data"])
         if whole is None:
             for name, part in step.target.parts.items():
                 begin, _ = part_slice(step.target, part, task.start, task.stop)
-                job.sink.write(job.offsets[name] + begin, out[name])
+                stored.write(name, begin, out[name])
 
-    def _encode(self, task: Task, storing: Storing, out: Parts, at: int, context: Context) -> None:
-        step, count = storing.step, task.stop - task.start
-        values = context.scratch.values(count, step.values.columns)
-        step.values.fill(Form.VALUES, range(task.start, task.stop), values, context)
-        if not self.options.any_value:
-            self._count(step, check_values(step, task.start, values, self.options.replace_nan))
-        storing.encode(values, task.start, out, at)
-        if self.options.measure and step.fidelity is Fidelity.ROUND:
-            again = context.scratch.values(count, step.values.columns)
-            storing.decoded(out, at, again)
-            self._measure(step, values, again)
+    def _encode(
+        self, task: Task, stored: Stored, values: NDArray[np.float32], context: Context, out: Parts, at: int
+    ) -> None:
+        stored.storing.encode(values, task.start, out, at)
+        if self.options.measure and stored.step.fidelity is Fidelity.ROUND:
+            again = context.scratch.values(*values.shape)
+            stored.storing.decoded(out, at, again)
+            self._measure(stored.step, values, again)
 
     def _count(self, step: Step, replaced: int) -> None:
         if replaced:
             with self._lock:
-                self.replaced[step.target.name] = self.replaced.get(step.target.name, 0) + replaced
+                self.replaced[id(step)] = self.replaced.get(id(step), 0) + replaced
 
     def _measure(self, step: Step, values: NDArray[np.float32], again: NDArray[np.float32]) -> None:
         flat = values.reshape(-1)
@@ -300,14 +338,6 @@ class _Run:
         again -= values
         error = float(np.dot(again.reshape(-1), again.reshape(-1)))
         with self._lock:
-            total = self.errors.setdefault(step.target.name, ErrorSum())
+            total = self.errors.setdefault(id(step), ErrorSum())
             total.squared_error += error
             total.squares += squares
-
-
-def _slots_by_tensor(file: OutputFile) -> dict[str, dict[str, int]]:
-    """Part offsets of each tensor, in the order in which the tensors lie in the file."""
-    tensors: dict[str, dict[str, int]] = {}
-    for (name, part), offset in sorted(file.slots.items(), key=lambda slot: slot[1]):
-        tensors.setdefault(name, {})[part] = offset
-    return tensors

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from requant.encodings import rows_of
+from requant.encodings import Encoding, rows_of
 from requant.expressions import Form, Reduction, Shared, slabs
 from requant.output import Sink
 from requant.plan import Step
@@ -47,16 +48,44 @@ class Task:
         return total * (before + self.stop) // (rows * stages) - total * (before + self.start) // (rows * stages)
 
 
-class Job:
-    """One step on its way into one file, shared by the workers that do its tasks."""
+@dataclass(frozen=True)
+class Stored:
+    """Where a step's rows go: a file, and the offset of each part in it."""
 
-    def __init__(self, step: Step, sink: Sink, offsets: Mapping[str, int]) -> None:
+    step: Step
+    sink: Sink
+    offsets: Mapping[str, int]
+
+    @cached_property
+    def storing(self) -> Storing:
+        """How values become its parts."""
+        return Storing(self.step)
+
+    def write(self, part: str, at: int, data: NDArray[Any]) -> None:
+        """Bytes of a part, the first of which is its byte `at`."""
+        self.sink.write(self.offsets[part] + at, data)
+
+
+class Job:
+    """One step on its way into one file, shared by the workers that do its tasks.
+
+    besides: where else the same values go, which are read and computed once for all; `shared_by` says which may be.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        sink: Sink,
+        offsets: Mapping[str, int],
+        besides: Sequence[Stored] = (),
+    ) -> None:
         self.step, self.sink, self.offsets = step, sink, offsets
+        self.places = (Stored(step, sink, offsets), *besides)
         self.shared = Shared()
         self.form = step.form
         self.moves = self.form in (Form.BYTES, Form.HALVES)
-        self.input_bytes = sum(tensor.nbytes for tensor in step.inputs)
-        self.storing = None if self.moves or self.copies else Storing(step)
+        self.input_bytes = step.input_bytes
+        self.storing = None if self.moves or self.copies else self.places[0].storing
         #: (reduction, the list its result goes to), in the order in which they must be made.
         self.stages: list[tuple[Reduction, list[Any]]] = []
         for node in reducing(step.values):
@@ -107,6 +136,16 @@ class Job:
             for name, array in self._whole.items():
                 self.sink.write(self.offsets[name], array)
             self._whole = None
+
+
+def shared_by(step: Step) -> Encoding | bool:
+    """What two steps of the same values must have in common to be done at once; False for what is done alone.
+
+    Values may be stored in any sliced encoding; bytes and halves that are moved go to the same one.
+    """
+    if step.form is Form.VALUES:
+        return step.target.encoding.sliced
+    return False if step.form is Form.CODES else step.target.encoding
 
 
 class _Begun:

@@ -70,6 +70,11 @@ class Step:
         """The stored tensors that are read."""
         return self.values.leaves()
 
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of the inputs."""
+        return sum(tensor.nbytes for tensor in self.inputs)
+
     @cached_property
     def sources(self) -> tuple[Encoding, ...]:
         """How the inputs are stored, each encoding once."""
@@ -216,7 +221,7 @@ class Plan:
     @property
     def input_bytes(self) -> int:
         """Bytes of tensors that will be read."""
-        return sum(tensor.nbytes for step in self.steps for tensor in step.inputs)
+        return sum(step.input_bytes for step in self.steps)
 
     @property
     def weights(self) -> int:

@@ -33,7 +33,7 @@ if how == "import":
     sys.meta_path.insert(0, Press())
 else:
     from requant.cli import execution
-    real = execution.execute
+    real = execution.execute_together
     def execute(*arguments, **options):
         if how == "swallowed":
             Swallows()
@@ -44,7 +44,7 @@ else:
             except KeyboardInterrupt:
                 raise ImportError("numpy._core.multiarray failed to import")
         return real(*arguments, **options)
-    execution.execute = execute
+    execution.execute_together = execute
 start.main()
 """
 
