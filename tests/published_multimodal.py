@@ -83,6 +83,52 @@ def unpacked(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 _EXPERTS: Final = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 
+_KIMI: Final = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 24,
+    "moe_intermediate_size": 48,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "rope_theta": 10000.0,
+}
+_DEEPSEEK3: Final = ("DeepseekV3ForCausalLM", "DeepseekV3Config", {**_KIMI, "num_hidden_layers": 2})
+_YOUTU: Final = {key: _KIMI[key] for key in _KIMI if "_head_" in key or "rank" in key} | {"num_key_value_heads": 4}
+_SECTIONS: Final = {
+    "rope_type": "default",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5,
+    "mrope_section": [2, 1, 1],
+}
+_GLM4V_ROPE: Final = {"rope_parameters": _SECTIONS}
+_LINEAR: Final = {
+    "head_dim": 32,
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+    "full_attention_interval": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1000000.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [3, 3, 2],
+        "mrope_interleaved": True,
+    },
+}
+
 #: name -> model
 MULTIMODAL: Final[Mapping[str, Published]] = {
     "llama-llava": _seeing(
@@ -321,5 +367,110 @@ MULTIMODAL: Final[Mapping[str, Published]] = {
         ),
         _INNER,
         lambda tensors: _with("model.visual.blocks.0.attn.qkv.weight")(_packed(tensors)),
+    ),
+    "deepseek3-kimi-vl": _seeing(
+        "KimiVLForConditionalGeneration",
+        "kimi_vl",
+        {**_KIMI, "model_type": "deepseek_v3"},
+        _DEEPSEEK3,
+        "vision_tower.encoder.weight",
+        "multi_modal_projector.linear_1.weight",
+    ),
+    "deepseek3-kimi-k25": _seeing(
+        "KimiK25ForConditionalGeneration",
+        "kimi_k25",
+        {**_KIMI, "model_type": "kimi_k2"},
+        _DEEPSEEK3,
+        "vision_tower.encoder.weight",
+        "mm_projector.proj.0.weight",
+    ),
+    "youtu-seeing": _seeing(
+        "YoutuVLForConditionalGeneration",
+        "youtu_vl",
+        _YOUTU,
+        ("YoutuForCausalLM", "YoutuConfig", {**_YOUTU, "tie_word_embeddings": False}),
+        "siglip2.vision_model.encoder.weight",
+        "merger.ln_q.weight",
+        renamed=(),
+        nested=False,
+    ),
+    "qwen35-minicpm": _seeing(
+        "MiniCPMV4_6ForConditionalGeneration",
+        "minicpmv4_6",
+        {**_LINEAR, "model_type": "qwen3_5_text", "rope_theta": 1000000.0},
+        ("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", _LINEAR),
+        "model.vision_tower.encoder.weight",
+        "model.merger.mlp.0.weight",
+        renamed=_INNER,
+    ),
+    "glm4-seeing": _seeing(
+        "Glm4vForConditionalGeneration",
+        "glm4v",
+        {**_GLM4V_ROPE, "model_type": "glm4v_text", "attention_bias": True},
+        (
+            "Glm4ForCausalLM",
+            "Glm4Config",
+            {
+                "head_dim": 16,
+                "attention_bias": True,
+                "rms_norm_eps": 1e-6,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+            },
+        ),
+        "model.visual.blocks.0.attn.qkv.weight",
+        renamed=_INNER,
+    ),
+    "glm4moe-seeing": _seeing(
+        "Glm4vMoeForConditionalGeneration",
+        "glm4v_moe",
+        {
+            **_GLM4V_ROPE,
+            "model_type": "glm4v_moe_text",
+            "attention_bias": True,
+            "num_hidden_layers": 3,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.5,
+            "head_dim": 16,
+            "num_nextn_predict_layers": 0,
+        },
+        (
+            "Glm4MoeForCausalLM",
+            "Glm4MoeConfig",
+            {
+                "num_hidden_layers": 3,
+                "n_routed_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 48,
+                "n_shared_experts": 1,
+                "first_k_dense_replace": 1,
+                "norm_topk_prob": True,
+                "routed_scaling_factor": 1.5,
+                "attention_bias": True,
+                "head_dim": 16,
+                "rms_norm_eps": 1e-6,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+            },
+        ),
+        "model.visual.blocks.0.attn.qkv.weight",
+        renamed=_INNER,
+    ),
+    "paddleocr": _seeing(
+        "PaddleOCRVLForConditionalGeneration",
+        "paddleocr_vl",
+        {
+            "head_dim": 32,
+            "use_bias": False,
+            "rope_scaling": {"rope_type": "default", "type": "default", "mrope_section": [4, 6, 6]},
+        },
+        ("LlamaForCausalLM", "LlamaConfig", {"head_dim": 32, "rope_theta": 10000.0}),
+        "visual.vision_model.encoder.weight",
+        "mlp_AR.linear_1.weight",
+        renamed=(),
+        nested=False,
     ),
 }

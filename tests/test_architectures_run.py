@@ -21,7 +21,7 @@ from requant.verify.llama_cpp import LlamaCpp
 from tests import models
 from tests.naive_expressions import values
 from tests.published_multimodal import unpacked
-from tests.test_architectures import LOST, TOKENIZER, as_text, plainly, same, sees
+from tests.test_architectures import LOST, MULTIPLIED, TOKENIZER, as_text, plainly, same, sees
 from tests.tiny_models import DIFFUSION, ENCODERS, MODELS, TWO_STACKS, VOCABULARY, make
 from tests.tiny_published import PUBLISHED
 
@@ -47,14 +47,35 @@ def tokens(length):
     return np.random.default_rng(3).integers(3, VOCABULARY, length).tolist()
 
 
-def agree(ours, theirs):
+#: Of models whose norms make much of little: ggml looks gelu up in a table of float16, as `Looked` does.
+ROUGHER = {"gemma3n": 3e-3, "gemma4": 3e-3, "gemma4-experts": 3e-3}
+
+
+class Looked(torch.nn.Module):
+    """ggml's gelu."""
+
+    def forward(self, x):
+        """A number of float16 of one of float16, between -10 and 10."""
+        found = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
+        return torch.where(x >= 10, x, torch.where(x <= -10, 0 * x, found))
+
+
+def as_ggml(model):
+    """The model with ggml's gelu."""
+    for part in model.modules():
+        if hasattr(part, "act_fn"):
+            part.act_fn = Looked()
+    return model
+
+
+def agree(ours, theirs, tolerance=TOLERANCE):
     spread = theirs.max() - theirs.min()
     worst = np.abs(ours - theirs).max() / spread
-    assert worst <= TOLERANCE, worst
+    assert worst <= tolerance, worst
     # where two tokens are as likely as rounding lets them be, either may come first
     best = ours.argmax(axis=1)
     rows = np.arange(len(best))
-    assert np.all(theirs[rows, best] >= theirs.max(axis=1) - TOLERANCE / 10 * spread)
+    assert np.all(theirs[rows, best] >= theirs.max(axis=1) - tolerance / 10 * spread)
 
 
 #: What llama.cpp computes otherwise, which a loss tells: the weights of Phi-3.5-MoE's experts.
@@ -80,7 +101,9 @@ def test_logits(name, length, tmp_path):
     assert np.isfinite(ours).all() and np.ptp(ours) > 0
     if model is not None and name not in OTHERWISE_COMPUTED:
         with torch.inference_mode():
-            agree(ours, model(torch.tensor([text])).logits[0].float().numpy())
+            reference = as_ggml(model) if name in ROUGHER else model
+            theirs = reference(torch.tensor([text])).logits[0].float().numpy()
+        agree(ours, theirs, ROUGHER.get(name, TOLERANCE))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +168,7 @@ def test_back_to_hf(name, tmp_path):
     after = {as_text(tensor.name): values(tensor) for tensor in Safetensors().read(tmp_path / "back").tensors}
     assert before.keys() - after.keys() == {plainly(name, lost) for lost in LOST.get(name, set())} & before.keys()
     for tensor, array in after.items():
-        assert same(tensor, array, before[tensor]), tensor
+        assert name in MULTIPLIED or same(tensor, array, before[tensor]), tensor
     if name in PUBLISHED or name == "museglimmer":  # which transformers has with a vision model only
         return
     with contextlib.redirect_stderr(io.StringIO()):
@@ -161,4 +184,5 @@ def test_back_to_hf(name, tmp_path):
         ours, theirs = loaded(text, **more)[0], model(text, **more)[0]
         # stacks of experts are multiplied where they lie in the file, in an order that the place decides
         near = any(tensor.endswith(("A_log", "input_linear.weight")) for tensor in after)
+        near |= name in MULTIPLIED
         assert torch.allclose(ours, theirs, atol=1e-4) if near else torch.equal(ours, theirs)

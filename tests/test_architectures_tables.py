@@ -41,7 +41,7 @@ def test_names_are_a_bijection(model_type, sizes, data):
     family = FAMILIES[model_type]
     flags = {flag: data.draw(st.booleans(), flag) for flag in (*family.flags, *family.present, "untied")}
     some = st.lists(st.booleans(), min_size=sizes["layers"], max_size=sizes["layers"])
-    flags |= {flag: data.draw(some, flag) for flag in family.layers}
+    flags |= {flag: data.draw(some, flag) for flag in (*family.layers, *family.told)}
     base = data.draw(st.sampled_from(family.bases), "base")
     items = list(expected(family, sizes, flags, base))
     theirs = [(name, item.rule.turn) for item in items for name in item.hf]
@@ -70,10 +70,11 @@ def test_llama_cpp_knows_every_tensor(model_type):
         if rule.when == "untied" and (tied or family.ggml == "lfm2moe"):  # where this release of gguf has none
             continue  # there for copies of the embedding, which are left out
         stem, _, ending = rule.ggml.rpartition(".")
-        if rule.ggml in ("blk.{n}.exp_probs_b", "blk.{n}.ssm_a", "blk.{n}.ssm_d"):  # which have no ending in llama.cpp
+        endless = (*("blk.{n}.exp_probs_b", "blk.{n}.ssm_a", "blk.{n}.ssm_d"), "blk.{n}.ffn_norm")
+        if rule.ggml in endless:  # which have no ending in llama.cpp
             stem, ending = rule.ggml, "bias"
         assert stem.replace("{n}", "{bid}") in known
-        assert ending in ("weight", "bias")
+        assert ending in ("weight", "bias", "scale")
         assert rule.layered == ("{n}" in rule.hf)
 
 
@@ -91,6 +92,7 @@ def test_llama_cpp_knows_every_key(model_type):
     newer = {  # than this release of gguf
         *("attention.recurrent_layers", "classifier.activation", "hidden_activation", "num_loops"),
         "skip_loop_final_norm",
+        *("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa", "moe_latent_size"),
     }
     known = newer | {value for group in groups for value in vars(group).values() if isinstance(value, str)}
     known |= {gguf.Keys.Diffusion.SHIFT_LOGITS, *vars(gguf.Keys.xIELU).values()}
@@ -116,7 +118,7 @@ def test_every_rule_in_rope_order_is_of_a_gguf_that_interleaves():
     assert rotated == {
         *("llama", "arcee", "granite", "granitemoe", "mistral3", "olmo", "smollm3", "llama-embed", "llada", "nanbeige"),
         *("baichuan", "internlm2", "minicpm", "xverse", "granite_swa", "bailingmoe", "muse-glimmer", "arctic"),
-        "granitehybrid",
+        *("granitehybrid", "nemotron_h", "nemotron_h_moe", "deepseek"),
     }
 
 

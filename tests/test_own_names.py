@@ -29,6 +29,7 @@ SUITING = {
     "llada-moe": {"num_experts": 4},
     "nomic-bert-moe": {"moe_every_n_layers": 2},
     "gemma-embedding": {"use_bidirectional_attention": True},
+    "nemotron_h": {"layers_block_type": ["mlp"]},
 }
 
 

@@ -124,6 +124,23 @@ _MISTRAL4: Final = {
     "n_shared_experts": 2,
 }
 _NOT_AHEAD: Final = {"num_nextn_predict_layers": 0}
+_GEMMA4: Final = {
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+    "sliding_window": 128,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "final_logit_softcapping": 30.0,
+}
+_MAMBA2_MIXER: Final = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_d_state": 16}
+_NEMOTRON_H: Final = {
+    "layers_block_type": ["mamba", "mlp", "attention", "mlp"],
+    "head_dim": 16,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 16,
+    "n_groups": 2,
+    "ssm_state_size": 16,
+}
 _GPT_OSS: Final = {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
 _GPT_OSS_YARN: Final = {
     "rope_type": "yarn",
@@ -646,6 +663,125 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "GraniteMoeHybridConfig",
         {**_GRANITE_HYBRID, "num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 80},
     ),
+    "gemma4": (
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        {
+            **_GEMMA4,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+        },
+    ),
+    "gemma4-experts": (
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        {
+            **_GEMMA4,
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 4,  # all: with some, rounding chooses others for a few tokens
+            "moe_intermediate_size": 48,
+        },
+    ),
+    "gemma3n": (
+        "Gemma3nForCausalLM",
+        "Gemma3nTextConfig",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "intermediate_size": 1024,  # of which few are let through
+            "sliding_window": 128,
+            "hidden_size_per_layer_input": 256,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "num_kv_shared_layers": 0,
+            "activation_sparsity_pattern": [0.95] * 5,
+        },
+    ),
+    "nemotronh": ("NemotronHForCausalLM", "NemotronHConfig", _NEMOTRON_H),
+    "nemotronh-experts": (
+        "NemotronHForCausalLM",
+        "NemotronHConfig",
+        {
+            **_NEMOTRON_H,
+            "layers_block_type": ["mamba", "moe", "attention", "moe"],
+            "n_routed_experts": 4,
+            "moe_intermediate_size": 48,
+            "moe_shared_expert_intermediate_size": 80,
+            "moe_latent_size": 32,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
+    "falconh1": (
+        "FalconH1ForCausalLM",
+        "FalconH1Config",
+        {
+            **_MAMBA2_MIXER,
+            "mamba_d_ssm": 128,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+            "head_dim": 16,
+            "embedding_multiplier": 2.5,
+            "lm_head_multiplier": 0.3,
+            "mlp_multipliers": [0.8, 1.2],
+            "key_multiplier": 0.7,
+            "attention_in_multiplier": 1.1,
+            "attention_out_multiplier": 0.9,
+            "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
+            "ssm_in_multiplier": 1.3,
+            "ssm_out_multiplier": 0.6,
+        },
+    ),
+    "falconh1-plain": (
+        "FalconH1ForCausalLM",
+        "FalconH1Config",
+        {**_MAMBA2_MIXER, "mamba_d_ssm": 128, "head_dim": 16},
+    ),
+    "bamba": (
+        "BambaForCausalLM",
+        "BambaConfig",
+        {**_MAMBA2_MIXER, "num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
+    ),
+    "jamba": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        {
+            "num_hidden_layers": 4,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 0,
+            "num_experts": 4,
+            "mamba_dt_rank": 4,
+        },
+    ),
+    "youtu": (
+        "YoutuForCausalLM",
+        "YoutuConfig",
+        {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 32,
+            "kv_lora_rank": 64,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 24,
+        },
+    ),
+    "minicpm3": (
+        "MiniCPM3ForCausalLM",
+        "MiniCPM3Config",
+        {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 32,
+            "kv_lora_rank": 64,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+        },
+    ),
     **{name: (*(model.twin or ("", "", {})),) for name, model in PUBLISHED.items()},
 }
 #: What reads one text and writes another, with two stacks of layers.
@@ -712,7 +848,8 @@ def _draw_weights(model: Any, name: str) -> None:
             rng = np.random.default_rng(zlib.crc32(tensor_name.encode()))
             spread = torch.from_numpy(rng.standard_normal(tuple(weight.shape), np.float32))
             value = 0.1 * spread if weight.ndim == 1 else spread / weight.shape[-1] ** 0.5
-            if "norm" in tensor_name.lower() and tensor_name.endswith("weight") and "gemma" not in name:
+            offset = "gemma" in name and not name.startswith(("gemma4", "gemma3n"))  # norms as offsets from one
+            if "norm" in tensor_name.lower() and tensor_name.endswith("weight") and not offset:
                 value = 1 + value
             if name == "gemmaembedding" and "norm" in tensor_name:  # of which one is too small to survive that
                 value = torch.round(value * 4096) / 4096
@@ -720,6 +857,8 @@ def _draw_weights(model: Any, name: str) -> None:
         for tensor_name, biases in model.named_buffers():
             if tensor_name.endswith("expert_bias"):
                 biases.copy_(torch.linspace(-0.5, 0.5, len(biases)).to(torch.bfloat16))
+            if tensor_name.endswith("layer_scalar"):
+                biases.fill_(0.75)
 
 
 def make(

@@ -142,6 +142,38 @@ class Parted:
         return Chosen(node, _parted(sizes[self.groups], tuple(sizes[name] for name in self.sections), back=True))
 
 
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What is rotated of each head, its first numbers, lies in halves on one side and in pairs on the other.
+
+    heads: the size that counts them; how many numbers are rotated is the size `rotary`, and how many there are `head`.
+    pairs: it is HF that has pairs.
+    """
+
+    heads: str
+    pairs: bool = False
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """In ggml's order."""
+        return self._ordered(node, sizes, back=self.pairs)
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """In HF's."""
+        return self._ordered(node, sizes, back=not self.pairs)
+
+    def _ordered(self, node: Node, sizes: Sizes, *, back: bool) -> Node:
+        order = _rotated(sizes[self.heads], sizes["head"], sizes["rotary"], back=back)
+        return by_outputs(node, node.shape, lambda rows: Chosen(rows, order))
+
+
+@lru_cache(maxsize=16)
+def _rotated(heads: int, head: int, rotary: int, *, back: bool) -> tuple[int, ...]:
+    """Numbers of the rows; every layer has the same."""
+    pairs = np.arange(rotary).reshape(2, -1).T.ravel()
+    order = np.concatenate([np.argsort(pairs) if back else pairs, np.arange(rotary, head)])
+    return tuple((head * np.arange(heads)[:, None] + order).ravel().tolist())
+
+
 @lru_cache(maxsize=16)
 def _parted(groups: int, sections: tuple[int, ...], *, back: bool) -> tuple[int, ...]:
     """Numbers of the rows; every layer has the same."""

@@ -13,11 +13,21 @@ from typing import Final
 
 from requant.architectures import mixture
 from requant.architectures.changes import Parted
-from requant.architectures.decoders import ATTN, SIZES, VOCABULARY_SIZE, decoder, norm, rms_norm_eps
-from requant.architectures.llama import BUFFERS, NORMS, SILU, TRUNK
+from requant.architectures.decoders import ATTN, SIZES, UNSCALED, VOCABULARY_SIZE, decoder, norm, rms_norm_eps
+from requant.architectures.llama import (
+    BUFFERS,
+    MLP,
+    NORMS,
+    SILU,
+    TRUNK,
+    attention,
+    head_width,
+    head_width_implied,
+)
 from requant.architectures.numbers import number
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
+    MMPROJ,
     Assumption,
     Config,
     Default,
@@ -215,4 +225,98 @@ DEEPSEEK2: Final[Family] = replace(
     other_types=(),
     # older files say nothing of it; a file of V3 has to, as llama.cpp takes softmax then
     claims=lambda values: bool(values) and values.get("expert_gating_func", mixture.SOFTMAX) == mixture.SOFTMAX,
+)
+
+#: Without experts, as Youtu is; the runtime asks for their width all the same.
+YOUTU: Final[Family] = replace(
+    DEEPSEEK3,
+    model_type="youtu",
+    classes=("YoutuForCausalLM", "YoutuModel"),
+    headless=frozenset({"YoutuModel"}),
+    rules=(*TRUNK, *NORMS, *_ATTENTION, *MLP),
+    keys=(
+        *(key for key in latent_keys(mixture.SIGMOID, 1.0, False, (None, None)) if not key.ggml.startswith("expert_")),
+        Key((), "expert_feed_forward_length", "u32", same_as("intermediate_size"), same_as("feed_forward_length")),
+        Key((), "expert_shared_count", "u32", always(0), always(0)),
+        Key((), mixture.LEADING, "u32", same_as("num_hidden_layers"), same_as("block_count")),
+    ),
+    assumptions=DEEPSEEK3.assumptions[:3],
+    layers={},
+    irregular=(_ROPE, _SHAPES),
+    tied=True,
+    other_types=(),
+    claims=lambda values: bool(values) and not values.get("expert_count"),
+)
+_LLAMA_LIKE: Final = (
+    *SIZES,
+    rms_norm_eps(1e-6),
+    VOCABULARY_SIZE,
+    Key(("first_k_dense_replace",), mixture.LEADING, "u32", mixture.leading_dense(0), always(0)),
+    *mixture.counts(64, 6, "n_routed_experts", ffn=always(1407)),
+    Key(("n_shared_experts",), "expert_shared_count", "u32", always(2)),
+)
+#: The first, whose attention is a llama's.
+DEEPSEEK: Final[Family] = replace(
+    decoder(
+        "Deepseek",
+        "deepseek",
+        "deepseek",
+        (
+            *TRUNK,
+            *NORMS,
+            *attention(Order.ROPE),
+            *mixture.DENSE_MLP,
+            *mixture.SPARSE_EXPERTS,
+            *mixture.shared_expert("shared_experts"),
+        ),
+        (
+            *_LLAMA_LIKE,
+            Key((), "rope.dimension_count", "u32", head_width, head_width_implied),
+            Key((), "expert_weights_scale", "f32", always(1.0), always(1.0)),
+            mixture.gating(mixture.SOFTMAX),
+            UNSCALED,
+        ),
+        (Rope(theta=10000.0).pair(),),
+        assumptions=(
+            SILU,
+            Assumption("attention_bias", (False,), False),
+            Assumption("scoring_func", ("softmax",), "softmax"),
+            Assumption("norm_topk_prob", (False,), False),
+            Assumption("moe_layer_freq", (1,), 1),
+        ),
+    ),
+    layers=mixture.dense_layers(),
+)
+#: The text model of DeepSeek-OCR: the same, rotated in halves.
+DEEPSEEK_OCR: Final[Family] = replace(
+    DEEPSEEK,
+    model_type="deepseekocr",
+    ggml="deepseek2-ocr",
+    classes=("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM"),
+    headless=frozenset(),
+    rules=tuple(replace(rule, order=Order.SAME) for rule in DEEPSEEK.rules),
+    keys=(
+        *_LLAMA_LIKE,
+        Key((), "rope.dimension_count", "u32", head_width, head_width_implied),
+        Key(("n_group",), "expert_group_count", "u32", always(None), always(None)),
+        Key(("topk_group",), "expert_group_used_count", "u32", always(None), always(None)),
+    ),
+    ignored=(
+        *BUFFERS,
+        Ignored(
+            r"model\.(sam_model|vision_model|qwen2_model|projector|image_newline|view_seperator)(\..*)?",
+            MMPROJ,
+            lost=True,
+        ),
+    ),
+    assumptions=(
+        *DEEPSEEK.assumptions[:2],
+        Assumption("scoring_func", ("softmax",), "softmax"),
+        Assumption("norm_topk_prob", (False,), False),
+        Assumption("topk_method", ("greedy",), "greedy", written=False),
+        Assumption("n_group", (None, 0, 1), None, written=False),
+        Assumption("use_mla", (False,), False),
+        Assumption("routed_scaling_factor", (1.0,), 1.0, written=False),
+    ),
+    other_types=("DeepseekOCR", "deepseek_ocr", "unlimited_ocr"),
 )

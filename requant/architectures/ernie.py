@@ -15,8 +15,10 @@ from requant.architectures.llama import (
     SILU,
     heads_of,
 )
+from requant.architectures.mrope import Sections
 from requant.architectures.rope import Rope
-from requant.architectures.rules import Assumption, Family, defaulting
+from requant.architectures.rules import Assumption, Family, Ignored, defaulting
+from requant.architectures.seeing import SEEING
 
 ERNIE: Final[Family] = replace(
     decoder(
@@ -35,4 +37,17 @@ ERNIE: Final[Family] = replace(
         more=("Ernie4_5_ForCausalLM",),
     ),
     bases=("model.", "ernie.", ""),
+)
+
+#: The text model of PaddleOCR-VL, which turns halves in sections; a GGUF of it is not one of ERNIE's.
+PADDLE_OCR: Final[Family] = replace(
+    ERNIE,
+    model_type="paddleocr_vl",
+    ggml="paddleocr",
+    classes=("PaddleOCRVLForConditionalGeneration",),
+    headless=frozenset(),
+    bases=("model.language_model.", "model.", "language_model.model."),
+    irregular=(Sections(Rope(theta=500000.0), (16, 24, 24), interleaved=False).pair(),),
+    ignored=(*ERNIE.ignored, SEEING, Ignored(r"(model\.)?mlp_AR\..*", SEEING.reason, lost=True)),
+    other_types=("paddleocr_vl_text",),
 )

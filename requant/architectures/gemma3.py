@@ -63,7 +63,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
     window = config.get("sliding_window", 4096)
     values = {
         WINDOW: Typed("u32", int(positive({"sliding_window": window}, "sliding_window"))),
-        "rope.freq_base_swa": Typed("f32", _local_theta(config)),
+        "rope.freq_base_swa": Typed("f32", local_theta(config)),
     }
     if windows != regular(sizes["layers"], _PERIOD):
         values[PATTERN] = Typed("[bool]", windows)
@@ -88,7 +88,7 @@ def _scalar(sizes: Sizes) -> int:
     return sizes["hidden"] // sizes["heads"] if sizes["layers"] == _LAYERS_27B else sizes["head"]
 
 
-def _local_theta(config: Config) -> float:
+def local_theta(config: Config) -> float:
     """The rope base of windowed layers, which nothing scales."""
     rope = config.get("rope_parameters")
     local = rope.get(SLIDING) if isinstance(rope, dict) else None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from requant.architectures import ahead, mixture
+from requant.architectures.changes import Rotated
 from requant.architectures.decoders import LAYER, SIZES, decoder, head_norms, norm, rms_norm_eps, trunk
 from requant.architectures.llama import (
     HEAD_KEYS,
@@ -19,8 +20,10 @@ from requant.architectures.llama import (
     attention_biases,
     heads_of,
 )
+from requant.architectures.mrope import SECTIONS, Sections
 from requant.architectures.rope import Rope, rotary
-from requant.architectures.rules import Family, Key, Order, Rule, always, defaulting, never
+from requant.architectures.rules import Family, Ignored, Key, Order, Rule, always, defaulting, never
+from requant.architectures.seeing import SEEING
 
 _FUSED: Final = (Rule(LAYER + "mlp.gate_up_proj.weight", "blk.{n}.ffn_up.weight", ("ffn_pair", "hidden")), MLP[2])
 _ROTARY: Final = Key((), "rope.dimension_count", "u32", default=rotary(0.5))
@@ -112,4 +115,51 @@ SOLAR_OPEN: Final[Family] = replace(
     irregular=(Rope(theta=1_000_000.0, in_part=1.0).pair(), ahead.COUNTED),
     alone=("Glm4MoeForCausalLM", "glm4_moe"),
     claims=never,
+)
+
+
+def _paired(rule: Rule) -> Rule:
+    """Positions in sections turn halves in ggml, where HF has pairs."""
+    heads = {"attn_q": "heads", "attn_k": "kv_heads"}.get(rule.ggml.split(".")[-2])
+    return replace(rule, changes=(Rotated(heads, pairs=True),)) if heads else rule
+
+
+_BASES: Final = ("model.language_model.", "language_model.model.", "model.")
+#: The text models of GLM-4.1V and GLM-OCR, of whom a GGUF becomes a GLM-4.
+GLM4V: Final[Family] = replace(
+    GLM4,
+    model_type="glm4v",
+    classes=("Glm4vForConditionalGeneration", "GlmOcrForConditionalGeneration"),
+    headless=frozenset(),
+    bases=_BASES,
+    rules=tuple(map(_paired, GLM4.rules)),
+    keys=(*defaulting(SIZES, num_key_value_heads=2), rms_norm_eps(1e-5), *HEAD_KEYS, _ROTARY),
+    irregular=(Sections(Rope(theta=10000.0, in_part=0.5), (8, 12, 12), interleaved=False).pair(),),
+    ignored=(
+        *GLM4.ignored,
+        SEEING,
+        Ignored(
+            r"(model\.)?(language_model\.)?(model\.)?layers\.\d+\..*",
+            "a layer that predicts ahead, which this conversion leaves out",
+            lost=True,
+            behind=True,
+        ),
+    ),
+    other_types=("glm4v_text", "glm_ocr", "glm_ocr_text"),
+    alone=("Glm4ForCausalLM", "glm4"),
+    claims=lambda values: SECTIONS in values,
+)
+#: The text model of GLM-4.5V, which turns halves, too.
+GLM4V_MOE: Final[Family] = replace(
+    GLM4_MOE,
+    model_type="glm4v_moe",
+    classes=("Glm4vMoeForConditionalGeneration",),
+    headless=frozenset(),
+    bases=_BASES,
+    irregular=(Sections(Rope(theta=10000.0, in_part=0.5), (8, 12, 12), interleaved=False).pair(), ahead.COUNTED),
+    ignored=(*GLM4_MOE.ignored, SEEING),
+    flags={**GLM4_MOE.flags, "attention_bias": True},
+    other_types=("glm4v_moe_text",),
+    alone=("Glm4MoeForCausalLM", "glm4_moe"),
+    claims=lambda values: SECTIONS in values,
 )

@@ -14,29 +14,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from requant.architectures.deepseek import DEEPSEEK3, YOUTU
 from requant.architectures.exaone import EXAONE4
 from requant.architectures.granite import GRANITE
 from requant.architectures.llama import LLAMA
 from requant.architectures.phi3 import PHI3
 from requant.architectures.qwen import QWEN2, QWEN3
+from requant.architectures.qwen35 import QWEN35
 from requant.architectures.qwen_vl import QWEN2_VL, QWEN3_VL
-from requant.architectures.rules import MMPROJ, Assumption, Config, Family, Ignored, never
+from requant.architectures.rules import Assumption, Config, Family, Ignored, never
+from requant.architectures.seeing import SEEING
 from requant.architectures.stablelm import STABLELM
 from requant.ir import Json
 
 #: Where transformers' classes keep the text model: since release 4.52 in memory, and in most files.
 _BASES: Final = ("language_model.model.", "model.language_model.")
-#: Parts of names that no text model has.
-_PARTS: Final = (
-    *("visual", "vision", r"vision_\w+", "audio", r"audio_\w+", "talker", "token2wav", "code2wav", r"\w*projector"),
-    *("vit", "vpm", "siglip2", "conformer", "merger", "resampler", "sound_encoder", "sound_projection", "connector"),
-    *("speech_embeddings", "aligner", "vqmodel", r"generation_\w+", "image_newline", "view_seperator"),
-)
-SEEING: Final = Ignored(
-    rf"((model|thinker)\.)?({'|'.join(_PARTS)})(\..*)?",
-    MMPROJ,
-    lost=True,
-)
 
 
 def _of(
@@ -137,3 +129,16 @@ QWEN3_ASR: Final = _of(
     "qwen3_asr",
     bases=("thinker.model.", "model.language_model."),
 )
+KIMI_VL: Final = _of(
+    DEEPSEEK3,
+    ["KimiVLForConditionalGeneration"],
+    "kimi_vl",
+)
+KIMI_K2_5: Final = _of(
+    DEEPSEEK3,
+    ["KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration"],
+    "kimi_k25",
+    lost=[Ignored(r"(model\.)?mm_projector\..*", SEEING.reason, lost=True)],
+)
+YOUTU_VL: Final = _of(YOUTU, ["YoutuVLForConditionalGeneration"], "youtu_vl", bases=("model.",))
+MINICPM_V: Final = _of(QWEN35, ["MiniCPMV4_6ForConditionalGeneration"], "minicpmv4_6", bases=("model.language_model.",))

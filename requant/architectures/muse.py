@@ -14,7 +14,6 @@ import numpy as np
 
 from requant.architectures.decoders import ATTN, LAYER, SIZES, decoder, norm, rms_norm_eps
 from requant.architectures.llama import BUFFERS, HEAD_KEYS, MLP, TRUNK, attention
-from requant.architectures.multimodal import SEEING
 from requant.architectures.numbers import number, positive, shortest
 from requant.architectures.rope import Rope, parameters
 from requant.architectures.rules import (
@@ -31,6 +30,7 @@ from requant.architectures.rules import (
     always,
     defaulting,
 )
+from requant.architectures.seeing import SEEING
 from requant.architectures.windows import Windows, windowed, windowed_in_ggml
 from requant.encodings import F32
 from requant.errors import PlanError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,7 +23,7 @@ class Expected:
     """One ggml tensor and the HF tensors it is made of: one, or one for each expert.
 
     shape: of each HF tensor. ggml_shape: experts that are apart in HF are stacked in front. apart: the names that other
-    libraries give what they keep as ggml does.
+    libraries give what they keep as ggml does. sizes: of its layer.
     """
 
     rule: Rule
@@ -32,6 +32,7 @@ class Expected:
     hf: tuple[str, ...]
     shape: Shape
     ggml_shape: Shape
+    sizes: Sizes
     apart: tuple[tuple[str, ...], ...] = ()
 
     def where(self, name: str) -> str:
@@ -39,8 +40,11 @@ class Expected:
         return f"tensor {name!r}" if self.layer is None else f"tensor {name!r} (layer {self.layer})"
 
 
-def expected(family: Family, sizes: Sizes, flags: Flags, base: str) -> Iterator[Expected]:
-    """Every tensor of a model of these sizes: those before the layers, layer by layer, those after them."""
+def expected(family: Family, sizes: Sizes, flags: Flags, base: str, layers: Sequence[Sizes] = ()) -> Iterator[Expected]:
+    """Every tensor of a model of these sizes: those before the layers, layer by layer, those after them.
+
+    layers: the sizes of each, where they differ.
+    """
     rules = [_lying(rule, family, base) for rule in family.rules]
     whole = [rule for rule in rules if not rule.layered and rule.applies(flags, None)]
     before = [rule for rule in whole if not rule.ggml.startswith("output")]
@@ -50,7 +54,7 @@ def expected(family: Family, sizes: Sizes, flags: Flags, base: str) -> Iterator[
     for n in range(sizes["layers"]):
         for rule in rules:
             if rule.layered and rule.applies(flags, n):
-                yield named(rule, n, sizes, base)
+                yield named(rule, n, layers[n] if layers else sizes, base)
     for rule in after:
         yield named(rule, None, sizes, base)
 
@@ -73,7 +77,9 @@ def named(rule: Rule, n: int | None, sizes: Sizes, base: str) -> Expected:
     names, apart = filled(rule.hf), tuple(filled(other.name) for other in rule.apart)
     stack = (len(names),) if "{e}" in rule.hf else ()
     ggml_shape = (*stack, *(sizes[name] for name in rule.ggml_shape))
-    return Expected(rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape), ggml_shape, apart)
+    return Expected(
+        rule, n, rule.ggml.format(n=n), names, tuple(sizes[name] for name in rule.shape), ggml_shape, sizes, apart
+    )
 
 
 def base_of(family: Family, names: Mapping[str, Tensor]) -> str:

@@ -15,7 +15,6 @@ from requant.architectures.changes import Grid, Turned
 from requant.architectures.decoders import LAYER, SIZES, VOCABULARY_SIZE, decoder, rms_norm_eps
 from requant.architectures.llama import BUFFERS, HEAD_KEYS, MLP, NORMS, SILU, TRUNK, attention
 from requant.architectures.mrope import Sections
-from requant.architectures.multimodal import SEEING
 from requant.architectures.numbers import number, shown
 from requant.architectures.qwen import QWEN3MOE
 from requant.architectures.qwen_vl import BASES, DEEPSTACK
@@ -35,6 +34,7 @@ from requant.architectures.rules import (
     never,
     same_as,
 )
+from requant.architectures.seeing import SEEING
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -85,6 +85,15 @@ class Apart:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """By what ggml has rows multiplied: names of `Family.factors`, one after the other; of all rows, or of as many as
+    the size says, behind those of the one before."""
+
+    factors: tuple[str, ...]
+    rows: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One tensor in both namings.
 
@@ -99,7 +108,9 @@ class Rule:
     of the same numbers (before each matrix is transposed, as `order` may have it). among: where HF has the rows of
     several ggml tensors in one, which `changes` put one after the other: the sizes of their rows; `turn` says which
     this is, `order` and `heads` are of its rows alone, and `flat` says as what stack of matrices (each transposed, as
-    `order` has it) ggml sees them.
+    `order` has it) ggml sees them. optional: models of the family may have it or not, whatever else they say. times:
+    what ggml's values are multiplied by, after all else; a GGUF does not say it, and becomes a model that multiplies by
+    1.
     """
 
     hf: str
@@ -115,6 +126,8 @@ class Rule:
     changes: tuple[Change, ...] = ()
     flat: tuple[str, ...] = ()
     among: tuple[str, ...] = ()
+    optional: bool = False
+    times: tuple[Times, ...] = ()
 
     @property
     def ggml_shape(self) -> tuple[str, ...]:
@@ -131,6 +144,11 @@ class Rule:
     def applies(self, flags: Flags, layer: int | None) -> bool:
         """Whether a model of these flags has the tensor (in this layer)."""
         return all(_holds(name, flags, layer) for name in self.when.split("+") if name)
+
+    def may_apply(self, flags: Flags, layer: int | None) -> bool:
+        """The same where only these flags are known."""
+        names = [name for name in self.when.split("+") if name.removeprefix("!") in flags]
+        return all(_holds(name, flags, layer) for name in names)
 
     @property
     def layered(self) -> bool:
@@ -159,7 +177,8 @@ class Key:
     """One hyperparameter in both namings.
 
     hf: key of config.json, with the names it also goes by; none if config.json does not say it. ggml: the GGUF key
-    without the architecture (a key of the tokenizer, or of diffusion, is complete). default: what transformers takes
+    without the architecture (a key of the tokenizer, or of diffusion, is complete). kind: as GGUF has it; with "*", of
+    the one value or of a list with one for each layer. default: what transformers takes
     when config.json lacks it (or what is written when it has no name there); without one it must be there. implied:
     what llama.cpp takes when the GGUF lacks it. A value of None is not written.
     """
@@ -295,10 +314,20 @@ class Family:
     outgrows_f16: bool = False
     lacks: str = ""
     suits: Callable[[Config], bool] = lambda config: True
+    factors: Callable[[Config], Mapping[str, float]] = lambda config: {}
+    told: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def of_layers(self, values: Config) -> dict[str, Sequence[bool]]:
         """The flags of each layer; values: GGUF keys without prefix."""
         return {name: told(values) for name, told in self.layers.items()}
+
+    def telling(self, names: Collection[str], layers: int, base: str | None) -> dict[str, Sequence[bool]]:
+        """The flags that layers tell by their tensors; base: the prefix in HF, None for ggml's names."""
+        found: dict[str, Sequence[bool]] = {}
+        for flag, (hf, ggml) in self.told.items():
+            template = ggml if base is None else hf
+            found[flag] = [template.format(base=base, n=n) in names for n in range(layers)]
+        return found
 
     def full_key(self, key: str) -> str:
         """A GGUF key as it stands in the file."""

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from requant.architectures.numbers import shown
-from requant.architectures.rules import Config
+from requant.architectures.rules import Config, Sizes
 from requant.errors import PlanError
 from requant.ir import Json
 
 #: Above this, a count of experts or the width of a head is an accident, and a list as long would be another.
 _MOST: Final = 1 << 14
+#: Keys that a GGUF may list, a number for each layer, 0 in one without.
+_LISTED: Final = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
+#: What layers with a window have in place of a key, where a GGUF says it; and which layers those are.
+_WINDOWED: Final = {
+    "attention.key_length": "attention.key_length_swa",
+    "attention.value_length": "attention.value_length_swa",
+    "rope.dimension_count": "rope.dimension_count_swa",
+}
+_PER_LAYER: Final = "embedding_length_per_layer_input"
+_PATTERN: Final = "attention.sliding_window_pattern"
 
 
 def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
     """Sizes by the names that rules use; contradictions between head counts and widths are errors.
 
-    values: GGUF keys without the architecture's prefix. vocabulary: rows of the token embedding.
+    values: GGUF keys without the architecture's prefix. vocabulary: rows of the token embedding. Of what differs by
+    layer, the first: see `sizes_of_layers`.
     """
+    values = {**values, **{key: _first(values[key]) for key in _LISTED if isinstance(values.get(key), list)}}
     hidden, layers = (_count(values, key) for key in ("embedding_length", "block_count"))
     state_alone = bool(values.get("ssm.inner_size")) and values.get("attention.head_count") == 0
     if state_alone:
@@ -34,8 +47,12 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
             raise PlanError(f"{count} {what}, where no model has more than {_MOST}")
     if experts and not 0 < _count(values, "expert_used_count") <= experts:
         raise PlanError(f"{values['expert_used_count']} experts used out of {experts}")
-    expert_ffn, shared = _count(values, "expert_feed_forward_length", ffn), _count(values, "expert_shared_count", 0)
+    expert_ffn, shared = _count(values, "expert_feed_forward_length", ffn), 0
+    if values.get("expert_shared_count"):
+        shared = _count(values, "expert_shared_count")
     shared_ffn = _count(values, "expert_shared_feed_forward_length", shared * expert_ffn if shared else ffn)
+    streams = _count(values, "altup.num_inputs", 0)
+    per_layer = _count(values, _PER_LAYER) if values.get(_PER_LAYER) else 0
     return {
         "layers": max(layers, _count(values, "decoder_block_count", 0)),
         "hidden": hidden,
@@ -61,37 +78,65 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "chunk_ffn": _count(values, "expert_chunk_feed_forward_length", 0),
         "buckets": _count(values, "attention.relative_buckets_count", 0),
         "one": 1,
+        "streams": streams,
+        "stream_pairs": streams * streams,
+        "other_streams": max(0, streams - 1),
+        "laurel": 64,
+        "per_layer": per_layer,
+        "all_per_layer": layers * per_layer,
         "rotary": _count(values, "rope.dimension_count", head),
         "positions": _count(values, "context_length"),
         "query_and_gate": 2 * heads * head,
         "query_group": heads // max(1, kv_heads) * head,
         "expert_rows": experts * expert_ffn,
         **_recurrent(values),
+        "latent": _count(values, "moe_latent_size", hidden),
         **compressed,
         "types": _count(values, "tokenizer.ggml.token_type_count", 0),
     }
 
 
+def sizes_of_layers(values: Config, vocabulary: int, layers: int) -> Sequence[Sizes]:
+    """The sizes of each layer where they differ, else nothing; raises as `sizes_of` does."""
+    lists = {key: listed for key in _LISTED if isinstance(listed := values.get(key), list)}
+    for key, listed in lists.items():
+        if len(listed) != layers:
+            raise PlanError(f"metadata: {key} lists {len(listed)} layers of {layers}")
+    pattern = values.get(_PATTERN)
+    windowed = {key: name for key, name in _WINDOWED.items() if values.get(name) is not None}
+    if windowed and not (isinstance(pattern, list) and len(pattern) >= layers):
+        raise PlanError(f"metadata: {_PATTERN} does not list the {layers} layers")
+    differing = {key: listed for key, listed in lists.items() if len({repr(item) for item in listed if item != 0}) > 1}
+    if not differing and not windowed:
+        return ()
+    kinds: dict[str, Sizes] = {}
+    found = []
+    for n in range(layers):
+        own = {key: listed[n] or _first(listed) for key, listed in differing.items()}
+        if windowed and isinstance(pattern, list) and pattern[n]:
+            own |= {key: values.get(name) for key, name in windowed.items()}
+        kind = repr([*own.items()])
+        if kind not in kinds:
+            kinds[kind] = sizes_of({**values, **own}, vocabulary)
+        found.append(kinds[kind])
+    return found
+
+
+def _first(listed: Json) -> Json:
+    """The first number of a list that is not 0; 0 if none is."""
+    assert isinstance(listed, list)
+    return next((item for item in listed if item != 0), 0)
+
+
 def _attention(values: Config, hidden: int) -> tuple[int, int, int]:
     """Heads, key/value heads, and numbers per head."""
     heads = _count(values, "attention.head_count")
-    kv_heads = _count({**values, **_of_attending_layers(values)}, "attention.head_count_kv", heads)
+    kv_heads = _count(values, "attention.head_count_kv", heads)
     if heads % kv_heads:
         raise PlanError(f"{heads} attention heads do not divide into {kv_heads} key/value heads")
     if "attention.key_length" not in values and hidden % heads:
         raise PlanError(f"an embedding of {hidden} does not divide into {heads} attention heads")
     return heads, kv_heads, _count(values, "attention.key_length", hidden // heads)
-
-
-def _of_attending_layers(values: Config) -> dict[str, Json]:
-    """Key/value heads of the layers that have any, where they are listed: the same in all of them."""
-    listed = values.get("attention.head_count_kv")
-    if not isinstance(listed, list):
-        return {}
-    found = {shown(item): item for item in listed if item != 0}
-    if len(found) > 1:
-        raise PlanError(f"layers of {' and '.join(list(found)[:3])} key/value heads in one model")
-    return {"attention.head_count_kv": next(iter(found.values()), None)}
 
 
 def _compressed(values: Config, heads: int) -> dict[str, int]:
@@ -100,10 +145,9 @@ def _compressed(values: Config, heads: int) -> dict[str, int]:
     rank = _count(values, "attention.kv_lora_rank", 0)
     if not rank:
         return {}
-    key, value, rotary = (
-        _count(values, name)
-        for name in ("attention.key_length_mla", "attention.value_length_mla", "rope.dimension_count")
-    )
+    key = _count(values, "attention.key_length_mla", _count(values, "attention.key_length", 0))
+    usual = _count(values, "attention.value_length", _count(values, "embedding_length") // max(1, heads))
+    value, rotary = _count(values, "attention.value_length_mla", usual), _count(values, "rope.dimension_count")
     if key <= rotary:
         raise PlanError(f"keys of {key} numbers per head, of which {rotary} are rotated")
     return {
@@ -143,6 +187,7 @@ def _recurrent(values: Config) -> dict[str, int]:
         "mixed": 2 * keys * state + 2 * inner,
         "linear_heads_pair": 2 * heads,
         "channels": 2 * keys * state + inner,
+        "group_states": keys * state,
         "kernel": _count(values, "ssm.conv_kernel", _count(values, "shortconv.l_cache", 0)),
     }
 

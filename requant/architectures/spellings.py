@@ -21,7 +21,7 @@ _PAIRS: Final = (
 #: Model types with layers of two kinds whose local ones have a base of their own.
 _LOCAL: Final = ("gemma3", "gemma3_text")
 #: Model types younger than transformers 5, whose classes take the older spelling for another choice.
-_YOUNGER: Final = ("mellum",)
+_YOUNGER: Final = ("mellum", "gemma4_text")
 #: Rope parameters that transformers 4 has beside `rope_scaling`, not in it.
 _BESIDE: Final = ("rope_theta", "partial_rotary_factor")
 

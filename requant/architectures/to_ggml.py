@@ -23,9 +23,9 @@ from requant.architectures.names import (
     unknown,
 )
 from requant.architectures.reordered import by_outputs
-from requant.architectures.rules import MMPROJ, Config, Family, Flags, Ignored, Order, Rule, Sizes
+from requant.architectures.rules import MMPROJ, Config, Family, Flags, Ignored, Order, Rule
 from requant.architectures.runtime import OUTPUT_NEEDED
-from requant.architectures.sizes import sizes_of
+from requant.architectures.sizes import sizes_of, sizes_of_layers
 from requant.architectures.tied import same_values, with_embedding
 from requant.encodings import rows_of
 from requant.encodings.scaled import BESIDE
@@ -73,9 +73,11 @@ def sized(said: Translation) -> Translation:
     limit_counts(sizes, len(tensors))
     told = {name: bool(config.get(name, default)) for name, default in family.flags.items()}
     untied, copies = _untied(family, config, tensors, base, model.headless)
-    flags: Flags = {**told, **present, **family.of_layers(plain), "untied": untied}
+    layered = family.of_layers(plain) | family.telling(tensors, sizes["layers"], base)
+    flags: Flags = {**told, **present, **layered, "untied": untied}
     model = replace(model, tensors=tensors, base=base, vocabulary=vocabulary, settings=settings)
-    model = replace(model, sizes=sizes, flags=flags, used=frozenset(copies))
+    layers = sizes_of_layers(plain, vocabulary, sizes["layers"])
+    model = replace(model, sizes=sizes, layers=layers, flags=flags, used=frozenset(copies))
     metadata = {family.full_key(key): typed for key, typed in written.items()}
     return replace(said, model=model, metadata=metadata, config={}).losing(*losses)
 
@@ -83,14 +85,18 @@ def sized(said: Translation) -> Translation:
 def named(said: Translation) -> Translation:
     """One tensor for each line of the family's table."""
     model = said.known
-    family, sizes, moves, used = model.family, model.sizes, [], set(model.used)
-    for item in expected(family, sizes, model.flags, model.base):
+    family, moves, used = model.family, [], set(model.used)
+    factors = family.factors(model.settings)
+    for item in expected(family, model.sizes, model.flags, model.base, model.layers):
+        if item.rule.optional and item.hf[0] not in model.tensors:
+            continue
         apart = find_apart(item, model.tensors)
         inputs = apart or tuple(part for name in item.hf for part in find_parts(item, name, item.shape, model.tensors))
         used.update(tensor.name for tensor in inputs)
         used.update(item.hf)
         node = _joined(item, inputs)
-        node = node if apart else _values(item, node, inputs[0].name, sizes)
+        node = node if apart else _values(item, node, inputs[0].name)
+        node = _multiplied(item, node, factors)
         moves.append(Move(item.ggml, reshaped(node, item.ggml_shape)))
     if family.ggml in OUTPUT_NEEDED and not model.flags["untied"]:
         embedding = next(move for move in moves if move.name == family.embedding)
@@ -136,8 +142,9 @@ def _joined(item: Expected, inputs: Sequence[Tensor]) -> Node:
     return Stacked(nodes) if stacked else Joined(nodes)
 
 
-def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
+def _values(item: Expected, node: Node, name: str) -> Node:
     rule: Rule = item.rule
+    sizes = item.sizes
     upright = name == f"{item.hf[0]}.weight"  # as `find_parts` says; the shape may be square
     if rule.order is Order.ROPE and not rule.among:
         node = by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, sizes[rule.heads]))
@@ -156,6 +163,21 @@ def _values(item: Expected, node: Node, name: str, sizes: Sizes) -> Node:
         if rule.order is Order.TRANSPOSED:
             node = Transposed(reshaped(node, tuple(sizes[name] for name in rule.flat)))
     return Affine(node, term=rule.add) if rule.add else node
+
+
+def _multiplied(item: Expected, node: Node, factors: Mapping[str, float]) -> Node:
+    """By the factors of its rows; as it is where all are 1."""
+    parts, start = [], 0
+    if all(factors[name] == 1 for times in item.rule.times for name in times.factors):
+        return node
+    for times in item.rule.times:
+        end = start + item.sizes[times.rows] if times.rows else node.rows
+        part = Slice(node, start, end) if times.rows else node
+        for name in times.factors:
+            part = Affine(part, factor=factors[name])
+        parts.append(part)
+        start = end
+    return Joined(tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 def _by_modern_name(family: Family, tensors: Sequence[Tensor]) -> dict[str, Tensor]:

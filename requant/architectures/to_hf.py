@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -15,7 +15,7 @@ from requant.architectures.model import Model
 from requant.architectures.names import Expected, expected, find, limit_counts, unknown
 from requant.architectures.reordered import by_outputs, woven
 from requant.architectures.rules import Family, Flags, Order, Rule, Sizes
-from requant.architectures.sizes import sizes_of
+from requant.architectures.sizes import sizes_of, sizes_of_layers
 from requant.encodings import rows_of
 from requant.errors import PlanError, UnsupportedError
 from requant.expressions import Affine, Joined, Node, RopeOrder, Stored, Transposed, reshaped
@@ -41,11 +41,22 @@ def sized(said: Translation) -> Translation:
     config, settings = values.to_hf(family, plain | {"vocabulary": vocabulary})
     sizes = sizes_of(settings, vocabulary)
     limit_counts(sizes, len(tensors))
-    told = {flag: _present(family, flag, tensors, sizes) for flag in {*family.flags, *family.present, "untied"}}
-    flags: Flags = {**told, **family.of_layers(settings)}
+    layers = sizes_of_layers(settings, vocabulary, sizes["layers"])
+    layered: Flags = family.of_layers(settings) | family.telling(tensors, sizes["layers"], None)
+    told = {
+        flag: _present(family, flag, tensors, sizes, layered) for flag in {*family.flags, *family.present, "untied"}
+    }
+    flags: Flags = {**told, **layered}
     config |= values.assumed(family) | {name: told[name] for name in family.flags}
     model = Model(family, tensors=tensors, base=base_written(family, tensors), vocabulary=vocabulary)
-    model = replace(model, settings=settings, sizes=sizes, flags=flags, keys=frozenset(key.ggml for key in family.keys))
+    model = replace(
+        model,
+        settings=settings,
+        sizes=sizes,
+        layers=layers,
+        flags=flags,
+        keys=frozenset(key.ggml for key in family.keys),
+    )
     return replace(said, model=model, config=config, files={})
 
 
@@ -54,14 +65,20 @@ def named(said: Translation) -> Translation:
     model = said.known
     found: list[tuple[Expected, list[Node]]] = []
     used = set(model.used)
-    for item in expected(model.family, model.sizes, model.flags, model.base):
+    for item in _expected(model):
         tensor = find(item, item.ggml, item.ggml_shape, model.tensors)
         used.add(item.ggml)
         if not item.rule.turn:  # else it is the second half of the tensor that the last rule has begun
             found.append((item, []))
-        found[-1][1].append(_stored(item, tensor, model.sizes))
-    moves = tuple(move for item, nodes in found for move in _moves(item, nodes, model.sizes))
+        found[-1][1].append(_stored(item, tensor))
+    moves = tuple(move for item, nodes in found for move in _moves(item, nodes))
     return replace(said, moves=moves, model=replace(model, used=frozenset(used)))
+
+
+def _expected(model: Model) -> Iterator[Expected]:
+    """Every tensor of the model; of those that it may have or not, what is there."""
+    items = expected(model.family, model.sizes, model.flags, model.base, model.layers)
+    return (item for item in items if not item.rule.optional or item.ggml in model.tensors)
 
 
 def unfitting(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> str:
@@ -71,7 +88,7 @@ def unfitting(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> str
     """
     try:
         model = sized(recognized(unchanged(checkpoint), families)).known
-        for item in expected(model.family, model.sizes, model.flags, model.base):
+        for item in _expected(model):
             find(item, item.ggml, item.ggml_shape, model.tensors)
     except UnsupportedError:
         return ""
@@ -117,30 +134,31 @@ def described(said: Translation) -> Translation:
     return replace(said, config=config, metadata=kept.metadata, files=files).losing(*kept.losses)
 
 
-def _moves(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> list[Move]:
+def _moves(item: Expected, nodes: Sequence[Node]) -> list[Move]:
     if "{e}" not in item.rule.hf:
-        return [Move(item.hf[0], _values(item, nodes, sizes))]
+        return [Move(item.hf[0], _values(item, nodes))]
     rows = rows_of(item.shape)
     return [
-        Move(name, _values(item, [node.section(e * rows, (e + 1) * rows) for node in nodes], sizes))
+        Move(name, _values(item, [node.section(e * rows, (e + 1) * rows) for node in nodes]))
         for e, name in enumerate(item.hf)
     ]
 
 
-def _stored(item: Expected, tensor: Tensor, sizes: Sizes) -> Node:
+def _stored(item: Expected, tensor: Tensor) -> Node:
     """A tensor as the table has it; of several that are one in HF, each as rows."""
     node = reshaped(Stored(tensor), item.ggml_shape)
     if not item.rule.among:
         return node
     node = Transposed(node) if item.rule.order is Order.TRANSPOSED else node
     if item.rule.order is Order.ROPE:
-        heads = sizes[item.rule.heads]
+        heads = item.sizes[item.rule.heads]
         node = by_outputs(node, item.ggml_shape, lambda rows: RopeOrder(rows, heads, inverse=True))
     return reshaped(node, (prod(node.shape[:-1]), node.shape[-1]))
 
 
-def _values(item: Expected, nodes: Sequence[Node], sizes: Sizes) -> Node:
+def _values(item: Expected, nodes: Sequence[Node]) -> Node:
     rule: Rule = item.rule
+    sizes = item.sizes
     if rule.add:
         nodes = [Affine(node, term=-rule.add) for node in nodes]
     node = nodes[0]
@@ -173,8 +191,11 @@ def _family_of(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Fa
     raise unsupported(what, families, lambda f: f.ggml)
 
 
-def _present(family: Family, flag: str, tensors: Mapping[str, Tensor], sizes: Sizes) -> bool:
-    """Whether a GGUF is one of this flag, by its tensors: if one layer has them, all must."""
+def _present(family: Family, flag: str, tensors: Mapping[str, Tensor], sizes: Sizes, layered: Flags) -> bool:
+    """Whether a GGUF is one of this flag, by its tensors: if one layer has them, all must.
+
+    layered: the flags of each layer, which are known.
+    """
 
     without = "!" + flag
 
@@ -188,6 +209,7 @@ def _present(family: Family, flag: str, tensors: Mapping[str, Tensor], sizes: Si
             rule.ggml.format(n=n) in tensors
             for rule in rules
             for n in (range(sizes["layers"]) if rule.layered else (0,))
+            if rule.may_apply(layered, n if rule.layered else None)
         )
 
     against = telling(without, flag)

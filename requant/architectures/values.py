@@ -27,7 +27,8 @@ def to_ggml(family: Family, config: Config) -> tuple[dict[str, Json], dict[str, 
         if key.hf:
             settings[key.hf[0]] = value
         if value is not None:
-            values[key.ggml] = Typed(key.kind, checked(value, key.kind, f"config.json: {(key.hf or (key.ggml,))[0]}"))
+            kind = _kind(key.kind, value)
+            values[key.ggml] = Typed(kind, checked(value, kind, f"config.json: {(key.hf or (key.ggml,))[0]}"))
     return settings, values
 
 
@@ -43,7 +44,7 @@ def to_hf(family: Family, values: Config) -> tuple[dict[str, Json], dict[str, Js
             raise PlanError(f"metadata: {family.full_key(key.ggml)!r} is missing")
         if value is None:
             continue
-        value = checked(value, key.kind, f"metadata: {family.full_key(key.ggml)}")
+        value = checked(value, _kind(key.kind, value), f"metadata: {family.full_key(key.ggml)}")
         known[key.ggml] = value
         if key.hf:
             config[key.hf[0]] = shortest(float(value)) if isinstance(value, float) else plain(value)
@@ -118,6 +119,13 @@ def plain(value: object) -> Json:
         return value
     assert isinstance(value, Iterable)
     return [plain(item) for item in value]
+
+
+def _kind(kind: str, value: Json) -> str:
+    """The kind that a value is stored as, where there may be one for each layer: whole numbers are then signed."""
+    if not kind.endswith("*"):
+        return kind
+    return "[i32]" if isinstance(value, list) else kind[:-1]
 
 
 def checked(value: Json, kind: str, what: str) -> bool | int | float | str | list[Json]:

@@ -42,7 +42,7 @@ def kinds_of(names: Iterable[str]) -> Callable[[str], str]:
     names = tuple(names)
     if len(stacks_of(names)) < 2:
         return lambda name: DEFAULT
-    from requant.architectures.multimodal import SEEING
+    from requant.architectures.seeing import SEEING
 
     if any(SEEING.has(name, 0) for name in names):
         return lambda name: TEXT if not SEEING.has(name, 0) else PROJECTOR if _BETWEEN.fullmatch(name) else VISION
