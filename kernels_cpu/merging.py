@@ -262,3 +262,48 @@ def combine_tasks(
         if numbers[LAMBDA] != _F(1):
             total = rounded(total * numbers[LAMBDA], work)
         store(out, at, rounded(origin + total, work))
+
+
+#: Places in the numbers that `walk_sphere` is given, before those of the steps; and of a step, after two of each model.
+SHARE, LENGTH, STEPS = 0, 1, 2
+WAY, SINE, COSINE, REACHED, EACH = 0, 1, 2, 3, 4
+
+
+@kernel(FLOATS, FLOATS, FLOATS, NUMBER, OUT_FLOATS)
+def walk_sphere(stack: Floats, norms: Floats, numbers: Floats, work: int, out: Floats) -> None:
+    """Where a walk over a sphere from the mean of several models has come to; or the way to go from there.
+
+    norms: of the models, by which they are divided. numbers: the share of each model, and the length of their mean (0:
+    the first model stands for it; less: it stays as it is); of each step the model's cosine to the mean and its weight
+    in the way (0 if it has none), how long the way is (0: it is the result), its sine and cosine, and the length that
+    is reached (0: that stays).
+    """
+    size, count = out.size, norms.size
+    one = 2 * count + EACH
+    for i in range(0, size, 16):
+        at = min(i, size - 16)
+        mean = splat16(_F(0))
+        for n in range(count):
+            unit = rounded(load16(stack, n * size + at) / norms[n], work)
+            mean = rounded(mean + rounded(unit * numbers[SHARE], work), work)
+        if numbers[LENGTH] > _F(0):
+            mean = rounded(mean / numbers[LENGTH], work)
+        elif numbers[LENGTH] == _F(0):
+            mean = rounded(load16(stack, at) / norms[0], work)
+        for step in range(STEPS, numbers.size, one):
+            tangent = splat16(_F(0))
+            for n in range(count):
+                weight = numbers[step + 2 * n + 1]
+                if weight != _F(0):
+                    unit = rounded(load16(stack, n * size + at) / norms[n], work)
+                    beside = rounded(unit - rounded(mean * numbers[step + 2 * n], work), work)
+                    tangent = rounded(tangent + rounded(beside * weight, work), work)
+            last = step + 2 * count
+            if numbers[last + WAY] == _F(0):
+                mean = tangent
+            else:
+                along = rounded(rounded(tangent / numbers[last + WAY], work) * numbers[last + SINE], work)
+                mean = rounded(rounded(mean * numbers[last + COSINE], work) + along, work)
+                if numbers[last + REACHED] != _F(0):
+                    mean = rounded(mean / numbers[last + REACHED], work)
+        store(out, at, mean)

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from requant import formats
 from requant.cli.main import cli
+from requant.merging.card import fingerprint
 from requant.parts import read_values
 from tests.tiny_folder import write_tiny_folder
 
@@ -82,7 +83,9 @@ def test_a_recipe_with_gradients_and_filters(here):
         wb = 0.25 if "mlp" in name else (1 if last else 0) if "q_proj" in name else 1
         assert np.array_equal(out[name], bfloat(a[name] * np.float32(wa) + b[name] * np.float32(wb))), name
     assert json.loads(Path("out/config.json").read_text())["torch_dtype"] == "bfloat16"
-    assert "merge_method: linear" in Path("out/README.md").read_text()
+    card = Path("out/README.md").read_text()
+    assert "merge_method: linear" in card
+    assert all(fingerprint(Path(model, "model.safetensors")) in card for model in "ab")
     assert Path("out/tokenizer.json").read_bytes() == Path("a/tokenizer.json").read_bytes()
 
 

@@ -6,7 +6,7 @@ to the dtype of the tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final
@@ -23,6 +23,8 @@ from requant.merging.methods.sums import Totals, products
 #: Passes before the first step, and of each step: how far every model is, the way to go, the length that is reached.
 _BEFORE: Final = 2
 _EACH: Final = 3
+#: Values of each model that are walked at a time, so that they stay in the caches.
+_PIECE: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,12 @@ class Karcher(Rowwise):
             return np.stack([products(x, x) for x in values])
 
         def length(values: Sequence[Values], rows: range, known: Sequence[Any]) -> NDArray[np.float64]:
-            mean, tangent = self._walk(self._units(values, known), known)
-            x = mean if tangent is None else tangent
+            x = self._walked(values, known)
             return products(x, x)
 
         def dots(values: Sequence[Values], rows: range, known: Sequence[Any]) -> NDArray[np.float64]:
-            units = self._units(values, known)
-            mean, _ = self._walk(units, known)
-            return np.stack([products(mean, unit) for unit in units])
+            mean = self._walked(values, known)
+            return np.stack([products(mean, unit) for unit in self._units(values, known)])
 
         def goes_on(known: Sequence[Any]) -> bool:
             return bool(self._valid(known)) and not self._ended(known)
@@ -64,7 +64,7 @@ class Karcher(Rowwise):
             return models[0]
         if not self._valid(known):
             return np.zeros_like(models[0])
-        mean, _ = self._walk(self._units(models, known), known)
+        mean = self._walked(models, known)
         share = np.float32(1 / self.setting.models)
         scale = np.float32(0)
         for norm in self._norms(known):
@@ -91,49 +91,53 @@ class Karcher(Rowwise):
         norms, r = self._norms(known), self.setting.precision.rounded
         return [r(np.asarray(models[n]) / norms[n]) for n in self._valid(known)]
 
-    def _walk(self, units: Sequence[Values], known: Sequence[Any]) -> tuple[Values, Values | None]:
-        """The mean after all that is known; and the way to go, where it is known and its length is not."""
-        r = self.setting.precision.rounded
-        share = np.float32(1 / len(units))
-        mean = np.zeros_like(units[0])
-        for unit in units:
-            mean = r(mean + r(share * unit))
+    def _walked(self, models: Sequence[Values], known: Sequence[Any]) -> Values:
+        """The mean after all that is known; or the way to go, where it is known and its length is not."""
+        from requant.kernels_cpu.merging import walk_sphere
+
+        valid = self._valid(known)
+        norms = np.array([self._norms(known)[n] for n in valid], np.float32)
+        numbers = np.array([1 / len(valid), *self._numbers(len(valid), known)], np.float32)
+        flat = [np.asarray(models[n]).reshape(-1) for n in valid]
+        out, stack = np.zeros(max(flat[0].size, 16), np.float32), np.zeros((len(valid), _PIECE), np.float32)
+        for at in range(0, out.size, _PIECE):
+            piece = stack.reshape(-1)[: len(valid) * min(_PIECE, out.size - at)].reshape(len(valid), -1)
+            if piece.shape[1] < 16:  # the kernel takes no fewer
+                at = out.size - 16
+                piece = stack.reshape(-1)[: len(valid) * 16].reshape(len(valid), 16)
+            for row, values in zip(piece, flat, strict=True):
+                row[: values.size] = values[at : at + row.size]
+            walk_sphere(piece.reshape(-1), norms, numbers, self.setting.precision.work, out[at : at + piece.shape[1]])
+        return out[: flat[0].size].reshape(models[0].shape)
+
+    def _numbers(self, count: int, known: Sequence[Any]) -> Iterator[float]:
+        """The length of the mean and what every step is made of, as `walk_sphere` takes them."""
         if len(known) < _BEFORE:
-            return mean, None
+            yield -1
+            return
         length = sqrt(known[1])
-        mean = units[0] if length < self._tolerance else r(mean / np.float32(length))
+        yield 0 if length < self._tolerance else length
         for at in range(_BEFORE, len(known), _EACH):
             dots, way, reached = (*known[at : at + _EACH], None, None)[:_EACH]
-            if dots is None:
-                break
-            tangent = self._tangent(units, mean, dots)
+            if dots is None or (way is not None and sqrt(way) < self._tolerance):
+                return
+            for total in dots:
+                yield from self._weight(float(total), count)
             if way is None:
-                return mean, tangent
-            if sqrt(way) < self._tolerance:
-                break
-            mean = self._moved(mean, tangent, np.float32(sqrt(way)))
-            if reached is not None and sqrt(reached) > self._tolerance:
-                mean = r(mean / np.float32(sqrt(reached)))
-        return mean, None
+                yield from (0, 0, 0, 0)
+                return
+            number, far = self.setting.precision.number, np.float32(sqrt(way))
+            yield from (float(far), float(number(np.sin(far))), float(number(np.cos(far))))
+            yield 0 if reached is None or sqrt(reached) <= self._tolerance else sqrt(reached)
 
-    def _tangent(self, units: Sequence[Values], mean: Values, dots: Sequence[float]) -> Values:
-        """The weighted sum of the ways to all models, along the sphere."""
-        r, number = self.setting.precision.rounded, self.setting.precision.number
-        tangent = np.zeros_like(mean)
-        for unit, total in zip(units, dots, strict=True):
-            dot = np.clip(number(float(total)), -1, 1)
-            angle = number(float(np.arccos(dot)))
-            if angle < self._tolerance:
-                continue
-            share = number(float(number(float(angle / number(float(np.sin(angle)))))) / len(units))
-            tangent = r(tangent + r(share * r(unit - r(dot * mean))))
-        return tangent
-
-    def _moved(self, mean: Values, tangent: Values, length: np.float32) -> Values:
-        """Along the sphere, in the direction of the tangent, as far as it is long."""
-        r, number = self.setting.precision.rounded, self.setting.precision.number
-        along = r(number(np.sin(length)) * r(tangent / length))
-        return r(r(number(np.cos(length)) * mean) + along)
+    def _weight(self, total: float, count: int) -> tuple[float, float]:
+        """The cosine of a model to the mean, and its weight in the way along the sphere; 0 where it is there."""
+        number = self.setting.precision.number
+        dot = np.clip(number(total), -1, 1)
+        angle = number(float(np.arccos(dot)))
+        if angle < self._tolerance:
+            return float(dot), 0.0
+        return float(dot), float(number(float(number(float(angle / number(float(np.sin(angle)))))) / count))
 
 
 def _contradiction(setting: Setting) -> str:
