@@ -307,3 +307,54 @@ def walk_sphere(stack: Floats, norms: Floats, numbers: Floats, work: int, out: F
                 if numbers[last + REACHED] != _F(0):
                     mean = rounded(mean / numbers[last + REACHED], work)
         store(out, at, mean)
+
+
+#: How far `average_on_sphere` goes, and places in its numbers.
+MEAN, DIRECTION, INSIDE, RESULT = 0, 1, 2, 3
+MEAN_LENGTH, ALONG_MEAN, ALONG_INSIDE, SCALE, TO_BASE = 0, 1, 2, 3, 4
+
+
+@kernel(FLOATS, FLOATS, FLOATS, NUMBER, NUMBER, OUT_FLOATS)
+def average_on_sphere(stack: Floats, models: Floats, numbers: Floats, until: int, work: int, out: Floats) -> None:
+    """The weighted mean of several models on a sphere, or what is made on the way to it.
+
+    stack: the models, and the base behind them if the last of `numbers` is not 0. models: of each its length, its
+    weight, and how far it is along the mean. numbers: the length of the mean (0: it stays as it is), the shares of it
+    and of what is averaged in the plane, and what the sum is multiplied by.
+    """
+    size, count = out.size, models.size // 3
+    for i in range(0, size, 16):
+        at = min(i, size - 16)
+        origin, zero = splat16(_F(0)), splat16(_F(0))
+        if numbers[TO_BASE] != _F(0):
+            origin = load16(stack, count * size + at)
+        mean = zero
+        for n in range(count):
+            vector = load16(stack, n * size + at)
+            if numbers[TO_BASE] != _F(0):
+                vector = rounded(vector - origin, work)
+            mean = mean + rounded(rounded(vector / models[3 * n], work) * models[3 * n + 1], work)
+        mean = rounded(mean, work)
+        if until >= DIRECTION and numbers[MEAN_LENGTH] != _F(0):
+            mean = rounded(mean / numbers[MEAN_LENGTH], work)
+        if until < INSIDE:
+            store(out, at, mean)
+            continue
+        inside = zero
+        for n in range(count):
+            vector = load16(stack, n * size + at)
+            if numbers[TO_BASE] != _F(0):
+                vector = rounded(vector - origin, work)
+            unit = rounded(vector / models[3 * n], work)
+            beside = rounded(unit - rounded(mean * models[3 * n + 2], work), work)
+            inside = inside + rounded(beside * models[3 * n + 1], work)
+        inside = rounded(inside, work)
+        if until == INSIDE:
+            store(out, at, inside)
+            continue
+        along = rounded(mean * numbers[ALONG_MEAN], work)
+        total = rounded(along + rounded(inside * numbers[ALONG_INSIDE], work), work)
+        total = rounded(total * numbers[SCALE], work)
+        if numbers[TO_BASE] != _F(0):
+            total = rounded(total + origin, work)
+        store(out, at, total)

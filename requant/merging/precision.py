@@ -57,10 +57,14 @@ class Precision(Enum):
 
     def number(self, value: SupportsFloat) -> np.float32:
         """One number, rounded; NaN and infinity stay."""
-        value = float(value)
-        if not np.isfinite(value) or self is Precision.F32:
-            return np.float32(value)
-        return np.float32(self.rounded(np.array([value], np.float32))[0])
+        with np.errstate(over="ignore"):
+            single = np.float32(value)
+            if self is Precision.F16:
+                return np.float32(np.float16(single))
+        if self is Precision.F32 or not np.isfinite(single):
+            return single
+        bits = int(single.view(np.uint32))
+        return np.uint32(bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32)
 
 
 def flat(values: Values) -> NDArray[np.float32]:

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from requant.codecs import Values
 from requant.expressions import Node, Reduction
 from requant.merging.methods.method import Method, Parameter, Setting
+from requant.merging.methods.pieces import in_pieces
 from requant.merging.methods.rowwise import Rowwise
 from requant.merging.methods.sums import Totals, products
 
 #: Passes before the first step, and of each step: how far every model is, the way to go, the length that is reached.
 _BEFORE: Final = 2
 _EACH: Final = 3
-#: Values of each model that are walked at a time, so that they stay in the caches.
-_PIECE: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +97,8 @@ class Karcher(Rowwise):
         valid = self._valid(known)
         norms = np.array([self._norms(known)[n] for n in valid], np.float32)
         numbers = np.array([1 / len(valid), *self._numbers(len(valid), known)], np.float32)
-        flat = [np.asarray(models[n]).reshape(-1) for n in valid]
-        out, stack = np.zeros(max(flat[0].size, 16), np.float32), np.zeros((len(valid), _PIECE), np.float32)
-        for at in range(0, out.size, _PIECE):
-            piece = stack.reshape(-1)[: len(valid) * min(_PIECE, out.size - at)].reshape(len(valid), -1)
-            if piece.shape[1] < 16:  # the kernel takes no fewer
-                at = out.size - 16
-                piece = stack.reshape(-1)[: len(valid) * 16].reshape(len(valid), 16)
-            for row, values in zip(piece, flat, strict=True):
-                row[: values.size] = values[at : at + row.size]
-            walk_sphere(piece.reshape(-1), norms, numbers, self.setting.precision.work, out[at : at + piece.shape[1]])
-        return out[: flat[0].size].reshape(models[0].shape)
+        work = self.setting.precision.work
+        return in_pieces([models[n] for n in valid], lambda stack, out: walk_sphere(stack, norms, numbers, work, out))
 
     def _numbers(self, count: int, known: Sequence[Any]) -> Iterator[float]:
         """The length of the mean and what every step is made of, as `walk_sphere` takes them."""

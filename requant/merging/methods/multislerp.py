@@ -17,8 +17,12 @@ from requant.codecs import Values
 from requant.errors import PlanError
 from requant.expressions import Node, Reduction
 from requant.merging.methods.method import Base, Method, Parameter, Scope, Setting
+from requant.merging.methods.pieces import in_pieces
 from requant.merging.methods.rowwise import Rowwise
 from requant.merging.methods.sums import Totals, products
+
+#: How far `average_on_sphere` goes.
+_MEAN, _DIRECTION, _INSIDE, _RESULT = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,37 +41,51 @@ class Multislerp(Rowwise):
             return np.stack([products(x, x) for x in self._vectors(values)])
 
         def mean_square(values: Sequence[Values], rows: range, known: Sequence[Any]) -> NDArray[np.float64]:
-            mean = self._mean(self._units(values, known))
+            mean = self._made(values, known, _MEAN)
             return products(mean, mean)
 
         def along(values: Sequence[Values], rows: range, known: Sequence[Any]) -> NDArray[np.float64]:
+            direction = self._made(values, known, _DIRECTION)
             units = self._units(values, known)
-            direction = self._direction(units, known)
             return np.stack([products(unit, direction, self.setting.precision) for unit in units])
 
         def plane_square(values: Sequence[Values], rows: range, known: Sequence[Any]) -> NDArray[np.float64]:
-            units = self._units(values, known)
-            inside = self._inside(units, self._direction(units, known), known)
+            inside = self._made(values, known, _INSIDE)
             return products(inside, inside)
 
         return tuple(Totals(inputs, terms) for terms in (squares, mean_square, along, plane_square))
 
     def compute(self, models: Sequence[Values], first: int, known: Sequence[Any]) -> Values:
         """Value by value."""
-        r, number = self.setting.precision.rounded, self.setting.precision.number
         if len(self.setting.others) == 1:
             return models[self.setting.others[0]]
         if self._opposed(known):
             return self._line(models)
-        units, norms = self._units(models, known), self._norms(known)
-        direction = self._direction(units, known)
-        inside = self._inside(units, direction, known)
-        length = number(float(number(float(np.sqrt(known[3])))) + self._epsilon)
-        share = number(float(number(float(np.sin(length)))) / float(length))
-        result = r(r(direction * number(float(np.cos(length)))) + r(inside * share))
-        weighted = r(np.array(norms, np.float32) * self._weights())
-        result = r(result * number(float(weighted.sum(dtype=np.float32))))
-        return result if self.setting.base is None else r(result + models[self.setting.base])
+        return self._made(models, known, _RESULT)
+
+    def _made(self, models: Sequence[Values], known: Sequence[Any], until: int) -> Values:
+        """What `average_on_sphere` makes, as far as all is known that it needs."""
+        from requant.kernels_cpu.merging import average_on_sphere
+
+        r, number, work = self.setting.precision.rounded, self.setting.precision.number, self.setting.precision.work
+        weights, norms, base = self._weights(), self._norms(known), self.setting.base
+        along = known[2] if until >= _INSIDE else [0.0] * len(norms)
+        each = [
+            (self._length(norm), weight, number(float(way)))
+            for norm, weight, way in zip(norms, weights, along, strict=True)
+        ]
+        numbers = np.zeros(5, np.float32)
+        numbers[4] = base is not None
+        if until >= _DIRECTION and not self._opposed(known):
+            numbers[0] = self._mean_norm(known)
+        if until == _RESULT:
+            length = number(float(number(float(np.sqrt(known[3])))) + self._epsilon)
+            numbers[1] = number(float(np.cos(length)))
+            numbers[2] = number(float(number(float(np.sin(length)))) / float(length))
+            numbers[3] = number(float(r(np.array(norms, np.float32) * weights).sum(dtype=np.float32)))
+        rows = [models[n] for n in self.setting.others] + ([] if base is None else [models[base]])
+        of_each = np.array(each, np.float32).reshape(-1)
+        return in_pieces(rows, lambda stack, out: average_on_sphere(stack, of_each, numbers, until, work, out))
 
     def _line(self, models: Sequence[Values]) -> Values:
         """Two that are opposed: their weighted sum."""
@@ -105,32 +123,14 @@ class Multislerp(Rowwise):
         return [self.setting.precision.number(float(np.sqrt(total))) for total in known[0]]
 
     def _units(self, models: Sequence[Values], known: Sequence[Any]) -> list[Values]:
-        r, number = self.setting.precision.rounded, self.setting.precision.number
-        lengths = [number(float(norm) + self._epsilon) for norm in self._norms(known)]
-        return [r(x / length) for x, length in zip(self._vectors(models), lengths, strict=True)]
+        r, norms = self.setting.precision.rounded, self._norms(known)
+        return [r(x / self._length(norm)) for x, norm in zip(self._vectors(models), norms, strict=True)]
 
-    def _mean(self, units: Sequence[Values]) -> Values:
-        r = self.setting.precision.rounded
-        total = np.zeros_like(units[0])
-        for unit, weight in zip(units, self._weights(), strict=True):
-            total += r(unit * weight)
-        return r(total)
+    def _length(self, norm: np.float32) -> np.float32:
+        return self.setting.precision.number(float(norm) + self._epsilon)
 
     def _mean_norm(self, known: Sequence[Any]) -> np.float32:
         return self.setting.precision.number(float(np.sqrt(known[1])))
-
-    def _direction(self, units: Sequence[Values], known: Sequence[Any]) -> Values:
-        norm = self._mean_norm(known)
-        mean = self._mean(units)
-        return mean if self._opposed(known) else self.setting.precision.rounded(mean / norm)
-
-    def _inside(self, units: Sequence[Values], direction: Values, known: Sequence[Any]) -> Values:
-        """The mean of what is left of the units beside the direction."""
-        r, number = self.setting.precision.rounded, self.setting.precision.number
-        total = np.zeros_like(direction)
-        for unit, along, weight in zip(units, known[2], self._weights(), strict=True):
-            total += r(r(unit - r(direction * number(float(along)))) * weight)
-        return r(total)
 
 
 def _contradiction(setting: Setting) -> str:
