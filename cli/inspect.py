@@ -100,6 +100,8 @@ def inspect(
     values = values or order.needs_values
     path = located(model, quiet, headers=not values)
     if path.is_dir() and not is_model(path):
+        if html is not None:
+            raise PlanError(f"--html: {path} is a folder of models", hint="a page is of one: name a model in it")
         from requant.cli.inspect_others import inspect_folder
 
         inspect_folder(path, as_json=as_json)

@@ -133,6 +133,14 @@ def test_what_is_no_page_is_not_replaced(model, tmp_path):
     assert page.read_text().endswith("mine</html>")
 
 
+def test_a_folder_of_models_has_no_page(model, tmp_path):
+    (tmp_path / "zoo").mkdir()
+    model.rename(tmp_path / "zoo/tiny.gguf")
+    result = run("inspect", tmp_path / "zoo", "--html", tmp_path / "page.html")
+    assert (result.exit_code, "is a folder of models" in result.stderr) == (4, True)
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_a_pipe_is_not_waited_for(model, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert run("inspect", model, "--html", tmp_path / "pipe").exit_code == 4
