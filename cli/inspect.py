@@ -10,7 +10,6 @@ from typing import Final
 import click
 
 from requant.cli.documents import say_document
-from requant.cli.execution import telling_of_compilation
 from requant.cli.inspection import About, metadata_text, plain, summary
 from requant.cli.options import html_option, located
 from requant.cli.selection import chosen, compiled, model_or_imatrix
@@ -18,8 +17,9 @@ from requant.cli.stages import byte_bar
 from requant.cli.tensor_table import Row, csv_text, ordered, tensor_table
 from requant.cli.terminal import remark, say
 from requant.errors import PlanError
+from requant.formats.gguf.outline import outlines
 from requant.inspection.imatrix import is_imatrix
-from requant.ir import Checkpoint, Tensor
+from requant.ir import Checkpoint, Naming, Tensor
 from requant.operations.inspect import report
 from requant.operations.inspect_folder import is_model
 from requant.operations.running import USUAL_BANDWIDTH, Asked
@@ -183,12 +183,17 @@ def _tokenizer(checkpoint: Checkpoint[Tensor], pattern: str | None, *, facts: bo
 
 def _metadata(checkpoint: Checkpoint[Tensor]) -> dict[str, object]:
     """What `--metadata` adds."""
-    metadata = {key: plain(field.value) for key, field in checkpoint.metadata.items()}
-    return {"config": dict(checkpoint.config), "metadata": metadata}
+    told: dict[str, object] = {"config": dict(checkpoint.config)}
+    told["metadata"] = {key: plain(field.value) for key, field in checkpoint.metadata.items()}
+    told["metadata_types"] = {key: field.kind for key, field in checkpoint.metadata.items()}
+    if checkpoint.naming is Naming.GGML and checkpoint.opened:
+        told["gguf"] = [one.to_json() for one in outlines(checkpoint)]
+    return told
 
 
 def _looked_at(rows: Sequence[Row], quiet: bool) -> tuple[list[Row], list[str]]:
     """The rows with the figures of their tensors, and what is strange about these."""
+    from requant.cli.execution import telling_of_compilation
     from requant.inspection.figures import oddities, surveyed
 
     tensors = [row.tensor for row in rows]
