@@ -40,7 +40,7 @@ class Outline:
 
 def outlines(checkpoint: Checkpoint[Tensor]) -> Iterator[Outline]:
     """Of every file of a GGUF whose headers have been read, and checked."""
-    first: dict[Path, int | None] = {checkpoint.path: None}
+    first: dict[Path, int | None] = {one.path: None for one in checkpoint.opened if isinstance(one, FileSlice)}
     for tensor in checkpoint.tensors:
         for part in tensor.sources.values():
             if isinstance(part, FileSlice):
