@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import Final
@@ -123,7 +122,9 @@ def json_text(value: object) -> str:
         return f"{mark}{len(lines) - 1}"
 
     text = json.dumps(shortened(value), indent=2, allow_nan=False)
-    return re.sub(f'"{mark}([0-9]+)"', lambda match: lines[int(match[1])], text) if lines else text
+    first, *rest = text.split(f'"{mark}')
+    parts = (part.partition('"') for part in rest)
+    return first + "".join(lines[int(number)] + after for number, _, after in parts)
 
 
 def finite(value: object) -> object:
