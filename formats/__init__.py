@@ -61,17 +61,12 @@ def format_named(target: Format | str) -> Format:
     return FORMATS[target]
 
 
-def open(model: Path | str) -> Checkpoint[Tensor]:
-    """Describe a model, whatever its format; no tensor byte is read. Raises `Error`.
+def open(path: Path | str) -> Checkpoint[Tensor]:
+    """Describe the model at `path`, whatever its format; no tensor byte is read. Raises `Error`.
 
-    model: a file or folder. A string that names none may name a model of the Hugging Face Hub (see `requant.hub`),
-    which is downloaded into its cache. If a model was being replaced when a process was killed, that is finished first.
+    If it was just being replaced when a process was killed, that is finished first.
     """
-    if isinstance(model, str):
-        from requant.hub import located
-
-        model = located(model)
-    return opened(model)[1]
+    return opened(Path(path))[1]
 
 
 def opened(path: Path, *, as_stored: bool = False) -> tuple[Format, Checkpoint[Tensor]]:

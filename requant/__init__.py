@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from requant.errors import Error
     from requant.execution import Options, Receipt, execute
-    from requant.formats import FORMATS, open
+    from requant.formats import FORMATS
     from requant.ir import Checkpoint, Tensor
+    from requant.opening import open
     from requant.operations.convert import Request, plan_conversion
     from requant.operations.requantize import plan_requantization
     from requant.plan import Plan
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 #: Public name -> the module that has it, imported when the name is used.
 _HOMES: Final = {
     "FORMATS": "requant.formats",
-    "open": "requant.formats",
+    "open": "requant.opening",
     "Checkpoint": "requant.ir",
     "Error": "requant.errors",
     "Tensor": "requant.ir",

@@ -57,7 +57,7 @@ SIGNATURES = {
     "open": "(model)",
     "plan_conversion": "(source, target, destination, request=<Request>)",
     "plan_requantization": "(source, target, destination, request)",
-    "Options": "(workers=<factory>, replace_nan=None, measure=False)",
+    "Options": "(workers=<factory>, replace_nan=None, measure=False, any_value=False)",
     "Request": "(recipe=None, overrides=<Overrides>, importance=None, key_values=(), cut=<LayoutOptions>, "
     "vocabulary=True, projector=False)",
     "Receipt": "(files, seconds, bytes_read, errors, replaced)",

@@ -93,7 +93,7 @@ def _of_mlx(label: str) -> Encoding | None:
     """A type that only modules of MLX can have; whoever writes a GGUF refuses it."""
     if not label.upper().startswith("MLX"):
         return None
-    from requant.schemes.mlx import mlx_encoding
+    from requant.recipes.mlx_types import mlx_encoding
 
     return mlx_encoding(label)
 

@@ -22,22 +22,13 @@ from requant.ir import Json
 from requant.losses import Loss, LossKind
 from requant.plan import Move
 from requant.recipes import Overrides, Wanted, unused_overrides
+from requant.recipes.mlx_types import MIXED, affine, mlx_type
 from requant.schemes.linear import Applied, dense_like
 from requant.schemes.scheme import Scheme
 
 if TYPE_CHECKING:
     from requant.architectures.mlx_names import MlxFamily
 
-#: What `mx.quantize` makes; it reads more.
-BITS: Final = (2, 3, 4, 5, 6, 8)
-GROUPS: Final = (32, 64, 128)
-#: Recipes of two widths: the lower and the higher.
-MIXED: Final[Mapping[str, tuple[int, int]]] = {
-    "MIXED_2_6": (2, 6),
-    "MIXED_3_4": (3, 4),
-    "MIXED_3_6": (3, 6),
-    "MIXED_4_6": (4, 6),
-}
 #: What mlx-lm gives the modules that a family's class wants finer.
 FINER: Final = MlxAffine(8, 64)
 _LAYER: Final = re.compile(r"\.(\d+)\.", re.ASCII)
@@ -208,31 +199,6 @@ def mlx(parameters: Sequence[str]) -> MlxScheme:
     """`MLX`, `MLX-4`, `MLX-4BIT`, `MLX-6-32`, `MLX-MIXED_3_6`, `MLX-MXFP4`, `MLX-NVFP4`, `MLX-MXFP8`."""
     word = parameters[0] if parameters else ""
     if word in MIXED and len(parameters) <= 2:
-        low, high = (_affine([str(bits), *parameters[1:]], parameters) for bits in MIXED[word])
+        low, high = (affine([str(bits), *parameters[1:]], parameters) for bits in MIXED[word])
         return MlxScheme(low, high)
-    return MlxScheme(_encoding(parameters))
-
-
-def mlx_encoding(text: str) -> MlxAffine | Scaled | None:
-    """What `--tensor-type` gives a module: `MLX-6`, `MLX-8-32`, `MLX-MXFP4`; None for names that are not of MLX."""
-    name, *parameters = text.upper().split("-")
-    return _encoding(parameters) if name == "MLX" else None
-
-
-def _encoding(parameters: Sequence[str]) -> MlxAffine | Scaled:
-    if len(parameters) == 1 and parameters[0].lower() in MLX_FLOATS:
-        return MLX_FLOATS[parameters[0].lower()]
-    return _affine(parameters, parameters)
-
-
-def _affine(parameters: Sequence[str], said: Sequence[str]) -> MlxAffine:
-    numbers = [whole(text.removesuffix("BIT")) for text in parameters]
-    bits, group = (*numbers, *(4, 64)[len(numbers) :])[:2]
-    if len(numbers) > 2 or bits not in BITS or group not in GROUPS:
-        raise PlanError(
-            f"MLX-{'-'.join(said)} is not understood",
-            hint=f"MLX-BITS-GROUP, of {', '.join(map(str, BITS))} bits and groups of {', '.join(map(str, GROUPS))}; "
-            f"MLX-{', MLX-'.join(MIXED)}; MLX-MXFP4, MLX-NVFP4, MLX-MXFP8",
-        )
-    assert bits is not None and group is not None
-    return MlxAffine(bits, group)
+    return MlxScheme(mlx_type(parameters))

@@ -21,9 +21,10 @@ import click
 
 from requant.cli import options
 from requant.cli.execution import plan_text
-from requant.cli.inspect import _metadata_text, _projector, _summary, _tensor_table
+from requant.cli.inspection import About, metadata_text, summary
 from requant.cli.requantize import arguments
 from requant.cli.tables import json_text as document_text
+from requant.cli.tensor_table import Row, csv_text, ordered, tensor_table
 from requant.formats import FORMATS
 from requant.formats.folding import folded
 from requant.formats.gguf import Gguf
@@ -64,10 +65,14 @@ def looked_at(checkpoint: Checkpoint[Tensor], random: Random) -> None:
     """What `inspect` counts of it, and now and then all that it prints."""
     found = report(checkpoint, "fuzz")
     if random.random() < 0.15:
-        _summary(found, _projector(checkpoint))
-        _tensor_table(checkpoint.tensors[:50])
-        _metadata_text(found)
-        document_text(found.to_json(checkpoint.tensors[:50]))
+        about, order = About.of(checkpoint), ordered(None, random.choice((None, "name", "bytes")))
+        rows = order.rows([Row(placed) for placed in found.placed[:50]])
+        summary(found, about)
+        tensor_table(rows, order, values=False)
+        csv_text(rows, order, values=False)
+        metadata_text(found)
+        tensors = [row.placed.to_json(row.figures) for row in rows]
+        document_text({**found.to_json(), **about.to_json(), "tensors": tensors})
 
 
 def planned(checkpoint: Checkpoint[Tensor], random: Random, *, vocabulary: bool = True) -> None:
