@@ -20,6 +20,7 @@ from requant.encodings.scaled import MLX_FLOATS
 from requant.errors import Error
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
+from requant.importance import Importance, Measured
 from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
 from requant.recipes import Overrides, tensor_type
@@ -142,6 +143,26 @@ def test_rows_that_are_no_whole_groups_are_told(llama, tmp_path):
     told = [loss for loss in plan.losses if loss.kind is LossKind.SUBSTITUTED]
     assert {loss.subject.rpartition(".mlp.")[-1] for loss in told} == {"down_proj.weight"}
     assert "rows of 96 are no whole groups of 64" in told[0].detail
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_each_expert_of_a_stack_has_its_own_importance(tmp_path, kind):
+    tiny_models.make("mixtral", tmp_path / "hf")
+    source = tmp_path / "hf"
+    if kind == "gguf":
+        source = tmp_path / "m.gguf"
+        model = detect(tmp_path / "hf").read(tmp_path / "hf")
+        execute(plan_conversion(model, FORMATS["gguf"], source, Request("F32", vocabulary=False)))
+    wanted = np.random.default_rng(1).random((4, 64), np.float32) + 0.5
+    entry = Measured(wanted, np.ones(4, np.int64))
+    request = Request("MLX-3-32", importance=Importance({"blk.1.ffn_up_exps.weight": entry}))
+    plan = plan_conversion(detect(source).read(source), FORMATS["safetensors"], tmp_path / "mlx", request)
+    steps = {step.target.name: step for step in plan.steps}
+    found = steps["model.layers.1.block_sparse_moe.switch_mlp.up_proj.weight"].importance
+    assert np.array_equal(found, wanted)
+    lacking = {loss.subject for loss in plan.losses if loss.kind is LossKind.IMPORTANCE_UNUSED}
+    assert "model.layers.0.block_sparse_moe.switch_mlp.up_proj.weight" in lacking
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -14,20 +15,49 @@ from requant.ir import Checkpoint, Naming, Tensor
 from requant.losses import Loss, LossKind
 from requant.plan import Fidelity, Move, Step
 
+#: Entry, shape of its tensor, matrix of a stack of experts.
+_Place = tuple[str, Shape, int]
+
 
 def in_hf_names(importance: Importance, source: Checkpoint[Tensor], moves: Sequence[Move]) -> Importance:
-    """The entries by the names that `moves` give their tensors, one matrix each.
+    """The entries by the names that `moves` give their tensors: one matrix each, or one for each matrix of a stack.
 
     source: what the moves read. Raises `UnsupportedError` or `PlanError` for an HF checkpoint whose GGML names are
     not known.
     """
-    found = _from_ggml(moves) if source.naming is Naming.GGML else _from_hf(source)
-    entries = {}
-    for name, (entry, shape, matrix) in found:
-        weights = importance.weights_for(entry, shape)
-        if weights is not None:
-            entries[name] = Measured(weights[matrix : matrix + 1], np.ones(1, np.int64))
+    known = None if source.naming is Naming.GGML else dict(_from_hf(source))
+    entries: dict[str, Measured] = {}
+    for name, places in _from_ggml(moves) if known is None else ((name, [place]) for name, place in known.items()):
+        _enter(entries, importance, name, places)
+    for move in moves:
+        if len(move.shape) > 2:
+            entries.pop(move.name, None)
+            _enter(entries, importance, move.name, _of_stack(move, known))
     return Importance(entries, importance.datasets, importance.chunks, importance.chunk_tokens, importance.source)
+
+
+def _enter(entries: dict[str, Measured], importance: Importance, name: str, places: Sequence[_Place | None]) -> None:
+    """The weights of some matrices as the entry of one tensor, if all of them have any."""
+    found = []
+    for place in places:
+        weights = None if place is None else importance.weights_for(place[0], place[1])
+        if place is None or weights is None:
+            return
+        found.append(weights[place[2]])
+    entries[name] = Measured(np.stack(found), np.ones(len(found), np.int64))
+
+
+def _of_stack(move: Move, known: Mapping[str, _Place] | None) -> list[_Place | None]:
+    """Where each matrix of a stack is from; known: of an HF checkpoint, the places of its tensors."""
+    count, height = prod(move.shape[:-2]), move.shape[-2]
+    origins = [move.values.origin(number * height) for number in range(count)]
+    if known is None:
+        return [None if origin is None else _in_ggml(*origin) for origin in origins]
+    return [None if origin is None or len(origin[0].shape) > 2 else known.get(origin[0].name) for origin in origins]
+
+
+def _in_ggml(tensor: Tensor, row: int) -> _Place:
+    return tensor.name, tensor.shape, row // tensor.shape[-2] if len(tensor.shape) > 2 else 0
 
 
 def unused_importance(steps: Sequence[Step], importance: Importance) -> list[Loss]:
@@ -48,16 +78,15 @@ def _is_weighed(encoding: Encoding) -> bool:
     return not isinstance(encoding, Scaled) or encoding.element in ("F4", "I8")
 
 
-def _from_ggml(moves: Sequence[Move]) -> Iterator[tuple[str, tuple[str, Shape, int]]]:
-    """HF name -> (entry, shape of its tensor, matrix of a stack of experts)."""
+def _from_ggml(moves: Sequence[Move]) -> Iterator[tuple[str, list[_Place]]]:
+    """HF name -> the place of its matrix."""
     for move in moves:
         origin = move.values.origin(0)
         if origin is not None:  # else its columns are others
-            tensor, row = origin
-            yield move.name, (tensor.name, tensor.shape, row // tensor.shape[-2] if len(tensor.shape) > 2 else 0)
+            yield move.name, [_in_ggml(*origin)]
 
 
-def _from_hf(source: Checkpoint[Tensor]) -> Iterator[tuple[str, tuple[str, Shape, int]]]:
+def _from_hf(source: Checkpoint[Tensor]) -> Iterator[tuple[str, _Place]]:
     from requant.architectures import translate
 
     for move in translate(source, Naming.GGML).moves:
