@@ -102,6 +102,8 @@ def inspect(
     if path.is_dir() and not is_model(path):
         if html is not None:
             raise PlanError(f"--html: {path} is a folder of models", hint="a page is of one: name a model in it")
+        if pattern or values or columns or sort or metadata or tokenizer or tokens or template or against or as_csv:
+            raise PlanError(f"{path}: of a folder of models a line each is told", hint="name one of them for all else")
         from requant.cli.inspect_others import inspect_folder
 
         inspect_folder(path, as_json=as_json)

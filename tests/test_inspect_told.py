@@ -176,6 +176,8 @@ def test_a_folder_of_models_has_a_line_for_each(folder, model, tmp_path):
     assert list(models) == ["a.gguf", "broken.gguf", "parts-00001-of-00004.gguf", "hf"]
     assert "the file ends here" in models["broken.gguf"]["error"] and models["broken.gguf"]["parameters"] is None
     assert {models[name]["parameters"] for name in ("a.gguf", "hf", "parts-00001-of-00004.gguf")} == {1248512}
+    for words in (["--values"], ["--tensors", "."], ["--template"], ["--csv"]):
+        assert "name one of them" in run("inspect", tmp_path, *words, code=4).stderr
     shown = run("inspect", tmp_path).stdout
     assert len(shown.splitlines()) == 5 and "notes" not in shown
 
