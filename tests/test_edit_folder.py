@@ -3,13 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from requant.cli.main import cli
+from requant.formats.gguf import Gguf
 from tests.faults.model import digests
 from tests.tiny_folder import write_tiny_folder
 from tests.tiny_gguf import write_tiny_llama
@@ -52,14 +56,10 @@ def test_metadata_of_a_file(folder):
 
 
 def load_raw(path):
-    from safetensors.torch import load_file as load
-
-    return {name: value.view(-1).view(dtype=__import__("torch").uint8).numpy() for name, value in load(path).items()}
+    return {name: value.view(-1).view(torch.uint8).numpy() for name, value in load_torch(path).items()}
 
 
 def test_a_file_without_metadata_and_without_room(tmp_path):
-    import numpy as np
-
     path = tmp_path / "a.safetensors"
     save_file({"a": np.arange(6, dtype=np.float32)}, path)
     edit(path, "--set", "k=v", "-o", tmp_path / "b.safetensors")
@@ -135,8 +135,6 @@ def test_a_tokenizer_of_another_model(folder, tmp_path):
     said = json.loads(edit(folder, "--tokenizer-from", other, "--json"))
     assert said["removed"] == ["added_tokens.json"] and not (folder / "added_tokens.json").exists()
     assert (folder / "chat_template.jinja").read_text() == "{{ 1 }}"
-    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 320}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def test_a_gguf_gets_the_tokenizer_of_a_folder(folder, tmp_path):
@@ -144,8 +142,6 @@ def test_a_gguf_gets_the_tokenizer_of_a_folder(folder, tmp_path):
     assert told.exit_code == 0, told.output
     told = CliRunner().invoke(cli, ["convert", str(folder), str(tmp_path / "whole.gguf"), "--to", "Q8_0"])
     edit(tmp_path / "m.gguf", "--tokenizer-from", folder)
-    from requant.formats.gguf import Gguf
-
     ours, theirs = (Gguf().read(tmp_path / name).metadata for name in ("m.gguf", "whole.gguf"))
     assert {k: v for k, v in ours.items() if k.startswith("tokenizer.")} == {
         k: v for k, v in theirs.items() if k.startswith("tokenizer.")
