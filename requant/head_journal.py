@@ -24,8 +24,7 @@ import numpy as np
 
 from requant import extents, system
 from requant.errors import FormatError, PlanError
-from requant.journal import inner, write_document
-from requant.staging import Staging
+from requant.staging import Staging, inner, write_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

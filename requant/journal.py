@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from requant import system
 from requant.errors import FormatError, PlanError
-from requant.staging import SUFFIX, Busy, Staging, has_name, partial_of
+from requant.staging import SUFFIX, Busy, Staging, has_name, inner, partial_of, write_document
 
 if TYPE_CHECKING:
     from requant.head_journal import HeadJournal
@@ -130,24 +130,6 @@ class Journal:
             raise
 
 
-def write_document(staging: Staging, document: Mapping[str, object]) -> None:
-    """Have a journal on the disk, and under its name only when it is whole."""
-    draft = staging.path / "draft"
-    # the folder it was written in: a copy of a folder, or somebody else's, is not to be acted upon
-    text = json.dumps({"folder": staging.path.stat().st_ino, **document})
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | system.BINARY, 0o600)
-    try:
-        view = memoryview(text.encode())
-        while view:
-            view = view[os.write(descriptor, view) :]
-        system.sync(descriptor)
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
-    draft.replace(staging.journal)
-    system.sync_folder(staging.path)
-
-
 def key_of(names: Sequence[str]) -> str:
     """The file without which readers find no model: config.json, an index, or the first of several parts."""
     if "config.json" in names:
@@ -237,16 +219,6 @@ def _read(staging: Staging) -> Journal | HeadJournal:
             hint=f"a copy of a model that was just being replaced? {staging.path} holds what is missing",
         )
     return Journal(root, **names)
-
-
-def inner(name: object) -> str:
-    """The relative path of something inside a folder."""
-    path = PurePosixPath(str(name))
-    if not isinstance(name, str) or path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
-        raise ValueError
-    if "\0" in name or "\\" in name or ":" in name:
-        raise ValueError
-    return name
 
 
 def _is_led_out(root: Path, staging: Staging, name: str) -> bool:

@@ -13,12 +13,14 @@ What a killed process left is taken over by the next one that makes the same mod
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from requant import system
@@ -221,3 +223,31 @@ def _remove(entry: Path) -> None:
         shutil.rmtree(entry)
     else:
         entry.unlink(missing_ok=True)
+
+
+def write_document(staging: Staging, document: Mapping[str, object]) -> None:
+    """Have a journal on the disk, and under its name only when it is whole."""
+    draft = staging.path / "draft"
+    # the folder it was written in: a copy of a folder, or somebody else's, is not to be acted upon
+    text = json.dumps({"folder": staging.path.stat().st_ino, **document})
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | system.BINARY, 0o600)
+    try:
+        view = memoryview(text.encode())
+        while view:
+            view = view[os.write(descriptor, view) :]
+        system.sync(descriptor)
+    finally:
+        with suppress(OSError):
+            os.close(descriptor)
+    draft.replace(staging.journal)
+    system.sync_folder(staging.path)
+
+
+def inner(name: object) -> str:
+    """The relative path of something inside a folder."""
+    path = PurePosixPath(str(name))
+    if not isinstance(name, str) or path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
+        raise ValueError
+    if "\0" in name or "\\" in name or ":" in name:
+        raise ValueError
+    return name

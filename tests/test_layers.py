@@ -30,6 +30,7 @@ MAY_IMPORT = {
         "requant.json_values",
         "requant.heads",
         "requant.nearest",
+        "requant.objections",
         "requant.printable",
     },
     "requant/expressions": {
@@ -64,8 +65,12 @@ def modules() -> dict[str, Path]:
     return found
 
 
-#: What a user's call brings in, long after both are imported: a tensor of the public surface reads itself.
-LATE = {("requant.ir", "requant.parts")}
+#: What a user's call brings in, long after both are imported: a tensor of the public surface reads itself, and what a
+#: notebook shows is made when it is shown.
+LATE = {
+    ("requant.ir", "requant.parts"),
+    *((f"requant.{module}", "requant.notebook") for module in ("ir", "plan", "execution")),
+}
 #: A node can give another of a kind that derives from its own class: this one type is recursive, where methods are.
 RECURSIVE = "requant.expressions."
 
