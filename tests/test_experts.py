@@ -1,10 +1,13 @@
 """Experts in every layout that libraries store them in, to GGUF and to folders."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from requant.errors import PlanError
 from requant.execution import Options, execute
 from requant.formats import FORMATS, detect
 from requant.operations.convert import Request, plan_conversion
@@ -147,3 +150,41 @@ def test_parameters_of_quantized_stacks_are_counted(tmp_path, single, stored):
     counted, wanted = (report(detect(path).read(path), "x") for path in (source, single["qwen3moe"]))
     beside = sum("input_scale" in name for name in tensors_of(source))
     assert counted.total.weights == wanted.total.weights + beside
+
+
+def transposed(folder):
+    """Stacks with outputs as rows, as transformers 5 may save what has them as columns on the hub."""
+    path = folder / "model.safetensors"
+    stacks = ("experts.gate_up_proj", "experts.down_proj")
+    tensors = {
+        name: value.transpose(1, 2).contiguous() if name.endswith(stacks) else value
+        for name, value in load_file(path).items()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_gguf_is_the_same_whether_outputs_of_stacks_are_rows_or_columns(tmp_path):
+    for name in ("hub", "saved"):
+        tiny_models.make("qwen3vlmoe-packed", tmp_path / name)
+    transposed(tmp_path / "saved")
+    for name in ("hub", "saved"):
+        convert(tmp_path / name, tmp_path / f"{name}.gguf", "F32", "gguf")
+    same_tensors(tmp_path / "hub.gguf", tmp_path / "saved.gguf")
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_stacks_whose_shapes_do_not_tell_rows_from_columns_are_refused(tmp_path, width):
+    tiny_models.make("qwen3vlmoe-packed", tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["moe_intermediate_size"] = width
+    path.write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    for name in tensors:
+        if name.endswith("experts.gate_up_proj"):
+            tensors[name] = torch.zeros(4, 64, 2 * width)
+        elif name.endswith("experts.down_proj"):
+            tensors[name] = torch.zeros(4, width, 64)
+    save_file(tensors, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PlanError, match="do not tell whether experts"):
+        convert(tmp_path / "m", tmp_path / "m.gguf", "F32", "gguf")

@@ -152,9 +152,12 @@ def heads(base: str) -> tuple[str, ...]:
 
 
 def find_apart(item: Expected, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """What lies elsewhere as in ggml, a stack or the matrices of the experts; none if it is not here."""
+    """What lies elsewhere as in ggml, a stack or the matrices of the experts; none if it is not here.
+
+    What has the rule's own name is told from what the rule means by its shape.
+    """
     for other, names in zip(item.rule.apart, item.apart, strict=True):
-        if names[0] in tensors:
+        if names[0] in tensors and (names[0] != item.hf[0] or tensors[names[0]].shape != item.shape):
             shape = item.ggml_shape[1:] if "{e}" in other.name else item.ggml_shape
             if other.of > 1:
                 shape = (*shape[:-2], other.of * shape[-2], shape[-1])

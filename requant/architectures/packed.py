@@ -20,6 +20,7 @@ from requant.architectures.qwen import QWEN3MOE
 from requant.architectures.qwen_vl import BASES, DEEPSTACK
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
+    Apart,
     Assumption,
     Config,
     Family,
@@ -64,6 +65,21 @@ def _stacks(module: str, when: str = "") -> tuple[Rule, ...]:
     )
 
 
+def _either(rule: Rule) -> Rule:
+    """On the hub columns are outputs; releases of transformers since 5 save rows of outputs under the same name."""
+    parts = 2 if rule.among else 1
+    return replace(rule, apart=(Apart(rule.hf, part=rule.turn or 0, of=parts, loaded=True),))
+
+
+def _told_apart(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+    if sizes["hidden"] in (sizes["expert_pair"], sizes["expert_ffn"]):
+        raise PlanError(
+            f"config.json: hidden_size is {sizes['hidden']}, moe_intermediate_size {sizes['expert_ffn']}: shapes do "
+            "not tell whether experts have outputs as rows or as columns"
+        )
+    return ToGgml()
+
+
 _SECTIONS: Final = Sections(Rope(theta=500_000.0), (24, 20, 20), interleaved=True).pair()
 
 #: What a GGUF of either becomes: text alone means nothing by sections.
@@ -89,8 +105,9 @@ QWEN3_VL_MOE: Final[Family] = replace(
     bases=BASES,
     rules=(
         *(rule for rule in QWEN3MOE.rules if "_exps." not in rule.ggml),
-        *_stacks(LAYER + "mlp."),
+        *map(_either, _stacks(LAYER + "mlp.")),
     ),
+    irregular=(*QWEN3_OMNI.irregular, Irregular(_told_apart, lambda values, tensors, sizes: ToHf())),
     other_types=("qwen3_vl_moe_text",),
 )
 
