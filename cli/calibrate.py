@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant import formats
-from requant.cli import interrupts, options
-from requant.cli.documents import say_document
+from requant.cli import interrupts, options, paths
+from requant.cli.saying import say_document
 from requant.cli.stages import bars
 from requant.cli.tables import count
 from requant.cli.terminal import say
@@ -40,7 +39,7 @@ _SHOWN: Final = 16
     "--text",
     "texts",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=paths.FILE,
     help="Text to read; default: prose, code, languages and conversations of our own. Repeatable.",
 )
 @click.option("--tokens", type=click.IntRange(1), help="Read at most so many, spread over the text.")
@@ -101,6 +100,7 @@ def calibrate(
 
 def _dense(model: str, folder: Path, quiet: bool) -> Plan:
     """The model as a folder of plain numbers, planned and not carried out."""
+    from requant import formats
     from requant.operations.convert import Request, plan_conversion
 
     source = formats.open(options.located(model, quiet))
@@ -119,6 +119,7 @@ def _merged(paths: tuple[str, ...]) -> Statistics:
 
 
 def _write(found: Statistics, output: Path, *, overwrite: bool) -> None:
+    from requant import formats
     from requant.execution import execute
     from requant.expressions import Stored
     from requant.formats.imatrix.legacy import legacy_bytes

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from requant import formats
-from requant.cli import interrupts
-from requant.cli.documents import say_document
+from requant.cli import interrupts, paths
 from requant.cli.options import MAX_THREADS, html_option, located, read_text
+from requant.cli.saying import say_document
 from requant.cli.stages import bars
 from requant.cli.tables import size
 from requant.cli.terminal import remark, say
@@ -51,7 +50,7 @@ LIMITS: Final = ("max_kl", "min_top1", "max_ppl_ratio", "min_cosine")
     help="Who computes an HF folder: transformers (independent; extra requant[torch]), or llama.cpp on a temporary F32 "
     "GGUF made by requant. auto: transformers where it is installed and loads the folder. Both need 4 bytes a weight.",
 )
-@click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: prose of our own.")
+@click.option("--text", type=paths.FILE, help="Default: prose of our own.")
 @click.option("--prompt", default="The capital of France is", show_default=True, help="'' asks nothing.")
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, not in the model's chat template.")
 @click.option("--expect", default="", metavar="TEXT", help="Fail unless the answer contains TEXT (in any case).")
@@ -122,6 +121,7 @@ def check(
 
 def _write_page(html: Path, path: Path, report: Report) -> None:
     """What llama.cpp said, and what the file consists of."""
+    from requant import formats
     from requant.cli.pages.trial import trial_page
     from requant.cli.pages.writing import write_page
     from requant.operations import inspect
@@ -171,6 +171,7 @@ def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenRef
 
 def _dense(source: Path, destination: Path) -> Path:
     """`source` as an F32 GGUF."""
+    from requant import formats
     from requant.execution import execute
     from requant.formats import FORMATS
     from requant.operations.convert import Request, plan_conversion

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli.documents import say_document
 from requant.cli.options import MAX_THREADS, html_option, located
+from requant.cli.saying import say_document
 from requant.cli.stages import bars
 from requant.cli.terminal import remark, say
-from requant.patterns import of_the_user
 
 if TYPE_CHECKING:
     from requant.operations.compare import Comparison
@@ -67,6 +66,7 @@ def diff(
     from requant.cli.diff_text import comparison_text
     from requant.formats import opened
     from requant.operations.compare import compare
+    from requant.patterns import of_the_user
 
     try:
         only = of_the_user(pattern) if pattern is not None else None

@@ -1,23 +1,13 @@
 """What `--json` prints: one document on standard output, whatever happens, in the shapes below.
 
-docs/json.md is made from these classes, the texts included. Within one `SCHEMA`, keys are added and never taken away.
+docs/json.md is made from these classes, the texts included. Within one `requant.cli.saying.SCHEMA`, keys are added and
+never taken away. No command imports this module: so many classes take a quarter of the time in which `--help` is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
-
-import click
-
-from requant.cli.tables import json_text
-from requant.cli.terminal import say
-
-#: The version of the shapes: higher once a key is taken away or means something else.
-SCHEMA: Final = 1
-#: In the context of a command: whether `--json` was given, and whether a document is printed.
-_ASKED: Final = "requant.json"
-_SAID: Final = "requant.said"
 
 #: What JSON has no number for is a word.
 Real = float | Literal["nan", "inf", "-inf"]
@@ -245,17 +235,6 @@ class StoredTensor(TypedDict):
     values: NotRequired[Annotated[Values, "with `--values`, but for integers"]]
 
 
-class GgufFile(TypedDict):
-    """What the beginning of a GGUF file says."""
-
-    file: Annotated[str, "its name"]
-    version: Annotated[int, "of the format"]
-    tensors: Annotated[int, "in this file"]
-    keys: Annotated[int, "key-values in this file"]
-    alignment: Annotated[int, "of tensors, in bytes"]
-    data_offset: Annotated[int | None, "of the first tensor; null where there is none"]
-
-
 class Origin(TypedDict):
     """What a model says of where it comes from; empty where it says nothing."""
 
@@ -354,8 +333,6 @@ class InspectionDocument(Document):
     tensors: Annotated[list[StoredTensor], "those whose name contains a match for --tensors, in the order of --sort"]
     config: NotRequired[Annotated[dict[str, Any], "with `--metadata`: config.json"]]
     metadata: NotRequired[Annotated[dict[str, Any], "with `--metadata`: key-values of a GGUF, or `__metadata__`"]]
-    metadata_types: NotRequired[Annotated[dict[str, str], "with `--metadata`: key -> its type: u32, str, [f32], ..."]]
-    gguf: NotRequired[Annotated[list[GgufFile], "with `--metadata`, of a GGUF: its files"]]
     tokenizer: NotRequired[Annotated[TokenizerFacts, "with `--tokenizer`"]]
     tokens: NotRequired[Annotated[list[TokenRow], "with `--tokens`: those whose text contains a match"]]
     templates: NotRequired[Annotated[dict[str, str], "with `--template`: name -> chat template, as it is"]]
@@ -491,10 +468,21 @@ class TypeRow(TypedDict):
     measured: Annotated[list[Speed], "with `--measure` or `--tensor`"]
 
 
+class RecipeRow(TypedDict):
+    """A recipe of `--to`, in llama.cpp's own figures."""
+
+    recipe: Annotated[str, "its name"]
+    main_type: Annotated[str | None, "what most tensors become"]
+    bits_per_weight: Annotated[float, "of Llama-3.1-8B, or else of the type alone"]
+    of_a_model: Annotated[bool, "whether they are of a whole model"]
+    perplexity_rise: Annotated[float | None, "of Llama-3-8B; null where none is published"]
+
+
 class TypesDocument(Document):
     """`types`: what `types --json` prints."""
 
     types: Annotated[list[TypeRow], "all types"]
+    recipes: Annotated[list[RecipeRow], "all recipes of a GGUF but COPY"]
 
 
 class FamilyRow(TypedDict):
@@ -779,29 +767,3 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "rules": RulesDocument,
     "error": ErrorDocument,
 }
-
-
-def asked_for(context: click.Context, args: list[str]) -> None:
-    """Remember whether the words of a command have `--json` among them, even if they turn out to be wrong."""
-    context.meta[_ASKED] = "--json" in args
-
-
-def say_document(kind: str, content: Mapping[str, object]) -> None:
-    """Print the one document of this command; `kind` is a name of `DOCUMENTS`."""
-    context = click.get_current_context()
-    context.meta[_SAID] = True
-    command = context.info_name or ""
-    say(json_text({"schema": SCHEMA, "command": command, "document": kind, **content}))
-
-
-def failure(kind: str, message: str, hint: str, exit_code: int) -> Failure:
-    """As `error` of a document; foreign text in it is JSON's to escape."""
-    return {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
-
-
-def say_failure(context: click.Context, failure: Failure) -> None:
-    """Print an `error` where `--json` was given and nothing is printed yet."""
-    if context.meta.get(_ASKED) and not context.meta.get(_SAID):
-        context.meta[_SAID] = True
-        command = context.invoked_subcommand or ""
-        say(json_text({"schema": SCHEMA, "command": command, "document": "error", "error": failure}))

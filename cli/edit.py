@@ -8,7 +8,6 @@ from typing import Any, Final
 import click
 
 from requant.cli import options
-from requant.editing.metadata import ROLES
 from requant.errors import PlanError
 
 _EXAMPLES: Final = """\b
@@ -24,6 +23,8 @@ Examples:
 
 def _tokens(function: Any) -> Any:
     """An option for each special token."""
+    from requant.editing.roles import ROLES
+
     for role, key in reversed(list(ROLES.items())):
         help = f"{key}: an id, a token's text, or none."
         function = click.option(f"--{role}", metavar="TOKEN", help=help)(function)
@@ -73,10 +74,9 @@ def edit(
     """
     from requant.cli.edited import How, edit_gguf, refuse_links
     from requant.editing.metadata import Edits
+    from requant.editing.roles import ROLES
     from requant.formats import detect
 
-    if not any((*words.values(), sources, template, tokenizer_from, reserve, output)):
-        raise click.UsageError("what shall be changed? --set, --template, --eos and the like say it")
     path = options.located(str(path), quiet)
     refuse_links([path] if not path.is_dir() else [])
     how = How(path, output, force, dry_run, as_json, quiet, _room(reserve))

@@ -12,8 +12,8 @@ import click
 
 from requant import formats
 from requant.cli import interrupts, options
-from requant.cli.documents import say_document
 from requant.cli.edited import How, change_file, refuse_links
+from requant.cli.saying import say_document
 from requant.cli.tables import count, table
 from requant.cli.terminal import say
 from requant.editing import folder as editing

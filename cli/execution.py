@@ -11,9 +11,9 @@ from typing import Final
 
 from requant import system
 from requant.cli import interrupts
-from requant.cli.documents import failure, say_document
 from requant.cli.explanation import explanation_text
 from requant.cli.options import RunOptions
+from requant.cli.saying import failure, say_document
 from requant.cli.stages import byte_bar
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import remark, say

@@ -8,8 +8,6 @@ from typing import Final
 import click
 
 from requant.cli import options
-from requant.cli.execution import carry_out
-from requant.cli.selection import chosen, model_or_imatrix
 from requant.errors import PlanError
 
 _EXAMPLES: Final = """\b
@@ -50,6 +48,8 @@ def extract(
     Tensors become a .npy file (one of them) or a .safetensors file: decoded to float32, or with --raw as they are
     stored. Integers stay integers, and NaN and infinities stay what they are. An importance matrix has tensors, too.
     """
+    from requant.cli.execution import carry_out
+    from requant.cli.selection import chosen, model_or_imatrix
     from requant.operations import extract as parts
 
     given = (tokenizer, template, config, importance)

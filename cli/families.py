@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli.documents import FamilyRow, ProjectorRow, say_document
+from requant.cli import values
+from requant.cli.saying import say_document
 from requant.cli.tables import table
 from requant.cli.terminal import say
 from requant.errors import PlanError
+
+if TYPE_CHECKING:
+    from requant.cli.documents import FamilyRow, ProjectorRow
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -21,7 +25,7 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("word", default="")
+@click.argument("word", default="", shell_complete=values.families)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def families(word: str, as_json: bool) -> None:
     """List the model families, from Hugging Face to GGUF and back: classes, architectures, and what is lost.
@@ -32,7 +36,12 @@ def families(word: str, as_json: bool) -> None:
     """
     rows, projectors = _families(word.lower()), _projectors(word.lower())
     if not rows and not projectors:
-        raise PlanError(f"no family has {word!r} in its name", hint="requant families lists them all")
+        from requant.architectures.index import TABLE
+        from requant.nearest import did_you_mean
+
+        names = [name for *_, names in TABLE for name in names.split()]
+        hint = did_you_mean(word, names, "requant families lists them all")
+        raise PlanError(f"no family has {word!r} in its name", hint=hint)
     if as_json:
         say_document("families", {"families": rows, "projectors": projectors})
         return

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant import formats
-from requant.cli import options
-from requant.cli.documents import say_document
+from requant.cli import options, paths
+from requant.cli.saying import say_document
 from requant.cli.stages import byte_bar
 from requant.cli.terminal import say
 from requant.errors import VerifyError
-from requant.operations.hashing import ALGORITHMS, Checksum, checksums
-from requant.operations.manifest import Manifest, read_manifest
 from requant.printable import printable
+
+if TYPE_CHECKING:
+    from requant.operations.hashing import Checksum
+    from requant.operations.manifest import Manifest
 
 #: What `--all` means to llama-gguf-hash.
 _ALL: Final = ("xxh64", "sha1", "sha256")
@@ -44,7 +45,7 @@ Examples:
     "--check",
     "-c",
     "manifest_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=paths.FILE,
     metavar="MANIFEST",
     help="Compare with what was printed once; exit code 5 if anything differs.",
 )
@@ -64,6 +65,10 @@ def hash(
     Metadata are no part of it, so that a model is still known whose chat template was mended. Lines, digests and
     manifests are those of llama-gguf-hash, which reads them.
     """
+    from requant import formats
+    from requant.operations.hashing import ALGORITHMS, checksums
+    from requant.operations.manifest import read_manifest
+
     path = options.located(source, quiet)
     _, model = formats.opened(path, as_stored=True)
     manifest = (

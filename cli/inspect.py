@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli.documents import say_document
-from requant.cli.inspection import About, metadata_text, plain, summary
 from requant.cli.options import html_option, located
-from requant.cli.selection import chosen, compiled, model_or_imatrix
+from requant.cli.saying import say_document
 from requant.cli.stages import byte_bar
-from requant.cli.tensor_table import Row, csv_text, ordered, tensor_table
 from requant.cli.terminal import remark, say
 from requant.errors import PlanError
-from requant.formats.gguf.outline import outlines
-from requant.inspection.imatrix import is_imatrix
-from requant.ir import Checkpoint, Naming, Tensor
-from requant.operations.inspect import report
-from requant.operations.inspect_folder import is_model
-from requant.operations.running import USUAL_BANDWIDTH, Asked
 from requant.printable import printable
-from requant.sources import check_unchanged
+from requant.system import USUAL_BANDWIDTH
+
+if TYPE_CHECKING:
+    from requant.cli.tensor_table import Row
+    from requant.ir import Checkpoint, Tensor
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -90,6 +85,15 @@ def inspect(
     the memory needed to run it. Only headers are read, unless --values asks for what the numbers are like. PATH may
     also be an adapter, a projector, an importance matrix, or a folder of models, each of which gets a line.
     """
+    from requant.cli.inspection import About, metadata_text, summary
+    from requant.cli.selection import chosen, model_or_imatrix
+    from requant.cli.tensor_table import Row, csv_text, ordered, tensor_table
+    from requant.inspection.imatrix import is_imatrix
+    from requant.operations.inspect import report
+    from requant.operations.inspect_folder import is_model
+    from requant.operations.running import Asked
+    from requant.sources import check_unchanged
+
     order = ordered(columns, sort)
     if as_json and (as_csv or columns):
         raise click.UsageError("--json has every column; --csv and --columns do not go with it")
@@ -169,6 +173,7 @@ def inspect(
 def _tokenizer(checkpoint: Checkpoint[Tensor], pattern: str | None, *, facts: bool) -> tuple[dict[str, object], str]:
     """What `--tokenizer` (facts) and `--tokens` add to the document, and what they say."""
     from requant.cli.inspect_tokens import tokenizer_text, tokens_table
+    from requant.cli.selection import compiled
     from requant.inspection.tokens import tokenizer_of
 
     found = tokenizer_of(checkpoint)
@@ -185,17 +190,16 @@ def _tokenizer(checkpoint: Checkpoint[Tensor], pattern: str | None, *, facts: bo
 
 def _metadata(checkpoint: Checkpoint[Tensor]) -> dict[str, object]:
     """What `--metadata` adds."""
-    told: dict[str, object] = {"config": dict(checkpoint.config)}
-    told["metadata"] = {key: plain(field.value) for key, field in checkpoint.metadata.items()}
-    told["metadata_types"] = {key: field.kind for key, field in checkpoint.metadata.items()}
-    if checkpoint.naming is Naming.GGML and checkpoint.opened:
-        told["gguf"] = [one.to_json() for one in outlines(checkpoint)]
-    return told
+    from requant.cli.inspection import plain
+
+    metadata = {key: plain(field.value) for key, field in checkpoint.metadata.items()}
+    return {"config": dict(checkpoint.config), "metadata": metadata}
 
 
 def _looked_at(rows: Sequence[Row], quiet: bool) -> tuple[list[Row], list[str]]:
     """The rows with the figures of their tensors, and what is strange about these."""
     from requant.cli.execution import telling_of_compilation
+    from requant.cli.tensor_table import Row
     from requant.inspection.figures import oddities, surveyed
 
     tensors = [row.tensor for row in rows]

@@ -11,9 +11,7 @@ from requant.adapters.recognized import is_any_adapter
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import warning, width
 from requant.errors import Error
-from requant.formats.gguf.arrays import Array
-from requant.formats.gguf.outline import outlines
-from requant.ir import PROJECTOR, Checkpoint, Json, Naming, Tensor, Typed
+from requant.ir import PROJECTOR, Checkpoint, Json, Tensor, Typed
 from requant.operations.inspect import Report, Share
 from requant.printable import printable
 from requant.tokenizers.keys import CHAT_TEMPLATE, MODEL, PRE, TOKENS
@@ -221,12 +219,7 @@ def metadata_text(result: Report) -> str:
     rows = [["key", "type", "value"]]
     rows += [[key, field.kind, _short(field)] for key, field in checkpoint.metadata.items()]
     rows += [[key, "json", json.dumps(value)] for key, value in checkpoint.config.items()]
-    lines = [
-        f"{printable(one.name)}: GGUF version {one.version}, {count(one.tensors)} tensors, {count(one.keys)} keys, "
-        f"alignment {count(one.alignment)}" + ("" if one.data is None else f", tensors from byte {count(one.data)} on")
-        for one in (outlines(checkpoint) if checkpoint.naming is Naming.GGML and checkpoint.opened else ())
-    ]
-    return "\n".join([table(rows, width=width()), *([""] if lines else []), *lines])
+    return table(rows, width=width())
 
 
 def _short(field: Typed) -> str:
@@ -244,9 +237,6 @@ def plain(value: object) -> Json:
     """A value of metadata as JSON has it."""
     if isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, Array):  # at once: a vocabulary has hundreds of thousands of items
-        found: list[Json] = value.tolist()
-        return found
     assert isinstance(value, Sequence)
     return [plain(item) for item in value]
 

@@ -7,12 +7,8 @@ from typing import Final
 
 import click
 
-from requant import formats
 from requant.cli import options
-from requant.cli.execution import carry_out
 from requant.errors import PlanError
-from requant.formats import FORMATS
-from requant.ir import Naming
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -31,6 +27,10 @@ def join(source: str, destination: Path, how: options.RunOptions) -> None:
     SOURCE is any of the files of a split GGUF, or a Hugging Face folder of shards. What was split by `split` or
     llama-gguf-split is again the file it was, byte for byte.
     """
+    from requant import formats
+    from requant.cli.execution import carry_out
+    from requant.formats import FORMATS
+    from requant.ir import Naming
     from requant.operations.convert import Request, plan_conversion
 
     _, model = formats.opened(options.located(source, how.quiet, headers=how.dry_run), as_stored=True)

@@ -7,14 +7,17 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from requant.cli import interrupts
-from requant.cli.documents import asked_for, failure, say_failure
-from requant.cli.terminal import complain, remark, show_usage, take_any_text
+from requant.cli.saying import asked_for, failure, say_failure
+from requant.cli.terminal import complain, remark, say, show_usage, take_any_text
 from requant.errors import Error
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: command -> what it does; the module of that name holds the function of that name, and is imported when it is used.
 COMMANDS: Final[Mapping[str, str]] = {
@@ -33,6 +36,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",
     "types": "List every tensor type of GGUF.",
     "families": "List the model families, and what is lost of each.",
+    "completion": "Make bash, zsh or fish complete commands, options and values.",
 }
 
 
@@ -52,7 +56,17 @@ class _Group(click.Group):
             raise click.UsageError(f"No such command {cmd_name!r}." + (f" D{hint[1:]}" if hint else ""), ctx)
         command = getattr(importlib.import_module(f"requant.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
+        if ctx.resilient_parsing:  # a shell asks how a word may go on
+            _offer_files(command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table, where click would import every command to ask for its first sentence."""
+        from click.shell_completion import CompletionItem
+
+        named = {name: does for name, does in COMMANDS.items() if name.startswith(incomplete)}
+        found = [CompletionItem(name, help=does) for name, does in named.items()]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """From the table, where click would import every command to ask for its first sentence."""
@@ -86,6 +100,21 @@ class _Group(click.Group):
             raise
 
 
+def _offer_files(command: click.Command) -> None:
+    """Words for models may be names of the Hub, so they are no paths to click; files are what can be offered."""
+    for param in command.params:
+        if param.type is click.STRING and (isinstance(param, click.Argument) or param.metavar == "MODEL"):
+            param.type = click.Path()
+
+
+def _print_versions(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from requant.cli.versions import versions_text
+
+        say(versions_text())
+        ctx.exit()
+
+
 def _say_interrupted(ctx: click.Context) -> None:
     say_failure(ctx, failure("Interrupted", interrupts.last_line(), "", interrupts.CODE))
 
@@ -98,7 +127,14 @@ def _fail(ctx: click.Context, kind: str, message: str, hint: str = "", code: int
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="requant")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Show the version, and those of what results may depend on.",
+)
 def cli() -> None:
     """Convert, requantize, merge, inspect and check language-model files.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from requant import formats
-from requant.cli import options
-from requant.cli.convert import WRITABLE, format_for
-from requant.cli.execution import carry_out
-from requant.plan import Plan
+from requant.cli import options, values
+from requant.cli.convert import WRITABLE
+
+if TYPE_CHECKING:
+    from requant.plan import Plan
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -61,7 +61,13 @@ _MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
 @click.option("--rank", type=click.IntRange(1), help="Of the adapter that --extract-lora makes.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of DARE and DELLA (default 0).")
 @click.option("--allow-crimes", is_flag=True, help="Merge models of different families, if their tensors agree.")
-@click.option("--to", "recipe_name", metavar="TYPE", help="Q4_K_M, BF16, NF4, ...; without it as the recipe says.")
+@click.option(
+    "--to",
+    "recipe_name",
+    metavar="TYPE",
+    shell_complete=values.recipes,
+    help="Q4_K_M, BF16, NF4, ...; without it as the recipe says.",
+)
 @click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
 @click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
@@ -87,7 +93,10 @@ def merge(
     Models may be of any format that requant reads, and are named as for `convert`; so is the destination. Merging
     computes run by run in little memory, whatever the size.
     """
+    from requant import formats
     from requant.adapters.opening import adapter_of
+    from requant.cli.conversion import format_for
+    from requant.cli.execution import carry_out
     from requant.merging.model import Model, model_of, with_adapter
     from requant.merging.recipe import recipes_from
     from requant.merging.reference import Reference
@@ -129,6 +138,7 @@ def merge(
 
 def _extraction(sources: tuple[str, ...], destination: Path, rank: int | None, how: options.RunOptions) -> Plan:
     """The adapter that makes the second model of the first, nearly."""
+    from requant import formats
     from requant.adapters.extracted import plan_extraction
     from requant.merging.model import model_of
     from requant.merging.reference import Reference

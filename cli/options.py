@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 
+from requant.cli import paths, values
 from requant.cli.terminal import remark
 from requant.errors import FormatError, PlanError
-from requant.importance import Importance
-from requant.ir import Typed
 from requant.journal import finish_around
-from requant.layout import LayoutOptions
-from requant.recipes import Overrides, encoding_named, override_kv, tensor_type, tensor_type_file
 from requant.system import processors
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # whoever asks for help waits for none of these
     from requant.glimpse import Glimpse
+    from requant.importance import Importance
+    from requant.ir import Typed
+    from requant.layout import LayoutOptions
+    from requant.recipes import Overrides
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,6 +143,8 @@ class Choices:
 
     def overrides(self) -> Overrides:
         """The departures; reads each --tensor-type-file in its place, for the first expression that fits decides."""
+        from requant.recipes import Overrides, encoding_named, tensor_type, tensor_type_file
+
         output, embedding = self.output_tensor_type, self.token_embedding_type
         given = {
             "tensor_types": ((tensor_type(text),) for text in self.tensor_types),
@@ -183,16 +186,20 @@ rounding_options = _gathered(
         "--tensor-type-file",
         "tensor_type_files",
         multiple=True,
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=paths.FILE,
         help="A file of REGEX=TYPE, separated by spaces or lines, as if all were given here. Repeatable.",
     ),
-    click.option("--output-tensor-type", metavar="TYPE", help="The type of output.weight."),
-    click.option("--token-embedding-type", metavar="TYPE", help="The type of the token embeddings."),
+    click.option(
+        "--output-tensor-type", metavar="TYPE", shell_complete=values.types, help="The type of output.weight."
+    ),
+    click.option(
+        "--token-embedding-type", metavar="TYPE", shell_complete=values.types, help="The type of the token embeddings."
+    ),
     click.option("--pure", is_flag=True, help="Every tensor as most tensors: no mix."),
     click.option("--leave-output-tensor", is_flag=True, help="Leave output.weight as it is."),
     click.option(
         "--imatrix",
-        type=click.Path(exists=True, dir_okay=False),
+        type=paths.Existing(exists=True, dir_okay=False),
         help="An importance matrix made by llama-imatrix: round where it matters least.",
     ),
     click.option(
@@ -222,6 +229,8 @@ override_kv_option = click.option(
 
 def metadata_of(key_values: Iterable[str]) -> tuple[tuple[str, Typed], ...]:
     """What each `--override-kv` sets."""
+    from requant.recipes import override_kv
+
     return tuple(override_kv(text, read_text) for text in key_values)
 
 
@@ -264,6 +273,8 @@ def cut(max_shard_size: str | None, max_shard_tensors: int | None, option: str =
     >>> cut("2G", None).shard_bytes
     2000000000
     """
+    from requant.layout import LayoutOptions
+
     if max_shard_size is None:
         return LayoutOptions(None, max_shard_tensors)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", max_shard_size.strip().upper())

@@ -9,22 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant import formats
-from requant.cli import options
-from requant.cli.execution import carry_out, measuring
-from requant.cli.several import carry_out_several, destination_for, names_of
+from requant.cli import options, paths, values
 from requant.cli.terminal import remark
 from requant.digits import whole
-from requant.encodings import Blocks
 from requant.errors import PlanError
-from requant.formats import FORMATS
-from requant.ir import Checkpoint, Tensor
-from requant.losses import LossKind
-from requant.plan import Plan
-from requant.recipes import RECIPES, Recipe, encoding_named, layers_to_prune, recipe_named
 
 if TYPE_CHECKING:
+    from requant.ir import Checkpoint, Tensor
     from requant.operations.requantize import Request
+    from requant.plan import Plan
+    from requant.recipes import Recipe
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -39,11 +33,11 @@ Examples:
 
 @click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
 @click.argument("source", metavar="IN.gguf", type=click.Path(path_type=Path))
-@click.argument("rest", metavar="[OUT.gguf] TYPE [THREADS]", nargs=-1)
+@click.argument("rest", metavar="[OUT.gguf] TYPE [THREADS]", nargs=-1, shell_complete=values.mixes)
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")
 @options.rounding_options
-@click.option("--like", type=click.Path(exists=True, path_type=Path), help="Copy the types of another GGUF's tensors.")
-@click.option("--stats", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Of `requant calibrate`.")
+@click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors.")
+@click.option("--stats", type=paths.FILE, help="Of `requant calibrate`.")
 @click.option("--target-size", metavar="SIZE", help="Choose types so that the file has SIZE, such as 4.2GB.")
 @click.option("--target-bpw", type=click.FloatRange(0.5, 33), metavar="B", help="The same, in bits per weight.")
 @click.option("--types", metavar="TYPE,...", help="With a target: what tensors may become.")
@@ -76,7 +70,13 @@ def requantize(
     OUT.gguf the result is ggml-model-TYPE.gguf beside the input. Buffers are always small; --max-buffer-size is taken
     and changes nothing.
     """
+    from requant import formats
+    from requant.cli.execution import carry_out
+    from requant.cli.several import carry_out_several
+    from requant.formats import FORMATS
+    from requant.losses import LossKind
     from requant.operations.requantize import Request, plan_requantization
+    from requant.recipes import layers_to_prune
 
     model = formats.open(source)
     words = arguments(source, rest, has_like=like is not None)
@@ -131,6 +131,8 @@ class _Target:
 
     def plan(self, model: Checkpoint[Tensor], destination: Path, request: Request, how: options.RunOptions) -> Plan:
         """The types chosen, told, and written down if asked for."""
+        from requant.cli.execution import measuring
+        from requant.formats import FORMATS
         from requant.formats.imatrix.statistics import read_statistics
         from requant.operations.allocate import Size, plan_allocation
 
@@ -158,6 +160,9 @@ class _Target:
 
 
 def _block_type(word: str) -> str:
+    from requant.encodings import Blocks
+    from requant.recipes import encoding_named
+
     encoding = encoding_named(word.strip())
     if not isinstance(encoding, Blocks):
         raise PlanError(f"--types: {encoding.label} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
@@ -179,6 +184,8 @@ def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -
     With --like the type may be left out; tensors that the other file lacks then stay as they are. Several types are
     separated by commas.
     """
+    from requant.recipes import RECIPES, recipe_named
+
     destination: Path | None = None
     left = list(words)
     if left and not _recipes(left[0]):
@@ -200,6 +207,8 @@ def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -
 
 
 def _places(source: Path, destination: Path | None, recipes: Sequence[Recipe]) -> Iterator[Path]:
+    from requant.cli.several import destination_for
+
     for recipe in recipes:
         if destination is None:
             yield source.with_name(f"ggml-model-{recipe.name}.gguf")
@@ -211,6 +220,9 @@ def _places(source: Path, destination: Path | None, recipes: Sequence[Recipe]) -
 
 def _recipes(word: str) -> tuple[Recipe, ...]:
     """The types that a word names; none if it is no such word."""
+    from requant.cli.several import names_of
+    from requant.recipes import recipe_named
+
     try:
         return tuple(recipe_named(name) for name in (names_of(word) if "," in word else (word,)))
     except PlanError:

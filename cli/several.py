@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from requant import system
-from requant.cli.documents import failure, say_document
 from requant.cli.execution import (
     losses_text,
     plan_document,
@@ -19,6 +18,7 @@ from requant.cli.execution import (
     run_together,
 )
 from requant.cli.options import RunOptions, refuse_to_overwrite
+from requant.cli.saying import failure, say_document
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import say
 from requant.errors import PlanError

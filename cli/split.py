@@ -8,12 +8,8 @@ from typing import Final
 
 import click
 
-from requant import formats
 from requant.cli import options
-from requant.cli.execution import carry_out
 from requant.errors import PlanError
-from requant.formats import FORMATS
-from requant.ir import Naming
 
 #: Where neither limit is given, as llama-gguf-split has it.
 _TENSORS: Final = 128
@@ -50,6 +46,10 @@ def split(
     The parts of a GGUF are DESTINATION-00001-of-00003.gguf and so on, byte for byte as llama-gguf-split writes them;
     those of a Hugging Face folder lie in the folder DESTINATION, with their index.
     """
+    from requant import formats
+    from requant.cli.execution import carry_out
+    from requant.formats import FORMATS
+    from requant.ir import Naming
     from requant.operations.convert import Request, plan_conversion
 
     _, model = formats.opened(options.located(source, how.quiet, headers=how.dry_run), as_stored=True)

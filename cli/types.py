@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
-from requant import formats
-from requant.cli.documents import Speed, TypeRow, say_document
+from requant.cli.saying import say_document
 from requant.cli.tables import table
 from requant.cli.terminal import say
-from requant.codecs import codec_for
-from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Blocks, Dense, Encoding
 from requant.errors import Error, PlanError
-from requant.parts import read_values
+from requant.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from requant.cli.documents import RecipeRow, Speed, TypeRow
+    from requant.encodings import Blocks, Dense, Encoding
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -37,7 +39,14 @@ _PASS_THROUGH: Final = ("F64", "I8", "I16", "I32", "I64")
 @click.option("--tensor", metavar="PATH:NAME", help="Measure on this tensor of a model as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def types(measure: bool, tensor: str | None, as_json: bool) -> None:
-    """List every tensor type of GGUF: bits per weight, block, what it needs, and how exact and fast it is."""
+    """List every tensor type of GGUF: bits per weight, block, what it needs, and how exact and fast it is.
+
+    Then the recipes that --to takes, with the size and the perplexity that llama.cpp publishes of each.
+    """
+    import numpy as np
+
+    from requant.encodings import BF16, BLOCKS, DENSE, F16, F32
+
     samples: dict[str, NDArray[np.float32]] = {}
     if measure or tensor:
         samples["N(0,1)"] = np.random.default_rng(0).standard_normal(_SHAPE).astype(np.float32)
@@ -47,12 +56,44 @@ def types(measure: bool, tensor: str | None, as_json: bool) -> None:
     rows = [_row(encoding, samples) for encoding in measured]
     rows += [_row(DENSE[name], {}, copied_only=True) for name in _PASS_THROUGH]
     if as_json:
-        say_document("types", {"types": rows})
+        say_document("types", {"types": rows, "recipes": _recipes()})
     else:
-        say(_table(rows))
+        say(f"{_table(rows)}\n\n{_recipe_table(_recipes())}")
+
+
+def _recipes() -> list[RecipeRow]:
+    from requant.recipes import RECIPES
+    from requant.recipes.notes import NOTES
+
+    return [
+        {
+            "recipe": name,
+            "main_type": main.label if (main := RECIPES[name].main) is not None else None,
+            "bits_per_weight": note.bits,
+            "of_a_model": note.measured,
+            "perplexity_rise": note.perplexity,
+        }
+        for name, note in NOTES.items()
+    ]
+
+
+def _recipe_table(rows: Sequence[RecipeRow]) -> str:
+    """For people: the figures that llama.cpp publishes of each."""
+    heads = ["recipe", "most tensors", "bits per weight", "perplexity"]
+    body = []
+    for row in rows:
+        bits = f"{row['bits_per_weight']:.2f}" + ("" if row["of_a_model"] else " (type)")
+        rise = row["perplexity_rise"]
+        body.append([row["recipe"], row["main_type"] or "", bits, "" if rise is None else f"{rise:+.4f}"])
+    told = (
+        "Of whole models (Llama-3.1-8B) and their rise in perplexity (Llama-3-8B), as llama.cpp's tools/quantize says."
+    )
+    return f"{table([heads, *body], right=frozenset({2, 3}))}\n{told}"
 
 
 def _row(encoding: Blocks | Dense, samples: Mapping[str, NDArray[np.float32]], *, copied_only: bool = False) -> TypeRow:
+    from requant.encodings import Blocks, Dense
+
     blocks = encoding if isinstance(encoding, Blocks) else None
     return {
         "type": encoding.label,
@@ -93,6 +134,11 @@ def _note(row: TypeRow) -> str:
 
 def _measured(encoding: Encoding, name: str, values: NDArray[np.float32]) -> Speed:
     """Relative error, and weights a second to encode and decode on one thread (best of three, compiled)."""
+    import numpy as np
+
+    from requant.codecs import codec_for
+    from requant.encodings import Blocks
+
     codec = codec_for(encoding)
     rows, importance = len(values), None
     if isinstance(encoding, Blocks) and encoding.needs_importance:
@@ -123,13 +169,19 @@ def _measured(encoding: Encoding, name: str, values: NDArray[np.float32]) -> Spe
 
 def tensor_values(reference: str) -> NDArray[np.float32]:
     """The tensor `PATH:NAME` as float32 [rows, columns]; raises `PlanError` where there is none."""
+    from requant import formats
+    from requant.parts import read_values
+
     path, _, name = reference.rpartition(":")
     if not path:
         raise PlanError(f"{reference!r} should be PATH:NAME")
     checkpoint = formats.open(Path(path))
     found = next((tensor for tensor in checkpoint.tensors if tensor.name == name), None)
     if found is None:
-        raise PlanError(f"{path}: there is no tensor {name!r}", hint="requant inspect --tensors . lists them")
+        raise PlanError(
+            f"{path}: there is no tensor {name!r}",
+            hint=did_you_mean(name, checkpoint, "requant inspect --tensors . lists them"),
+        )
     return read_values(found)
 
 

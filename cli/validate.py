@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli.documents import say_document
 from requant.cli.options import located
+from requant.cli.saying import say_document
 from requant.cli.stages import byte_bar
 from requant.cli.tables import table
 from requant.cli.terminal import say
 from requant.errors import VerifyError
 from requant.printable import LONGEST_MESSAGE, printable
-from requant.validation.findings import Report
 from requant.validation.rules import RULES, Severity
+
+if TYPE_CHECKING:
+    from requant.validation.findings import Report
 
 _EXAMPLES: Final = """\b
 Examples:

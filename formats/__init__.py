@@ -14,7 +14,7 @@ from requant.formats.torch_zip import TorchZip
 from requant.ir import Checkpoint, Tensor
 from requant.journal import finish_around
 from requant.layout import Format
-from requant.nearest import did_you_mean
+from requant.nearest import did_you_mean, files_like
 from requant.obstacle import NotUnderstood
 from requant.sources import Identity, check_unchanged, noting, slices
 
@@ -38,7 +38,7 @@ _BY_SUFFIX: Final = {
 def detect(path: Path) -> Format:
     """The format of what lies at `path`, by its content, then by its name."""
     if not path.exists():
-        raise FormatError(path, "there is no such file or folder")
+        raise FormatError(path, "there is no such file or folder", hint=files_like(path))
     for candidate in FORMATS.values():
         if candidate.recognizes(path):
             return candidate

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import escape
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +22,7 @@ from requant.errors import Error, FormatError, PlanError
 from requant.formats.gguf.shards import series_of
 from requant.formats.safetensors.folder import SUBFOLDER, WEIGHTS
 from requant.journal import finish_around
-from requant.nearest import did_you_mean
+from requant.nearest import files_like
 
 if TYPE_CHECKING:
     from requant.glimpse import Glimpse
@@ -38,8 +37,6 @@ _BESIDE: Final = frozenset({".json", ".txt", ".model", ".jinja", ".md"})
 _PATIENCE: Final = 10.0
 #: Files named in a message, at most.
 _SHOWN: Final = 8
-#: Files of a folder that a mistyped name is compared with, at most.
-_LOOKED_AT: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +163,9 @@ def located(
             f"{model}: no address of a model on the Hugging Face Hub", hint="download it, and name the copy"
         )
     if named is None:
-        raise FormatError(path, "there is no such file or folder", hint=_alike(path))
+        raise FormatError(path, "there is no such file or folder", hint=files_like(path))
     on_fetch(named)
     return named.fetch() if glimpsed is None else named.glimpse(glimpsed)
-
-
-def _alike(path: Path) -> str:
-    """The files and folders beside a path that is none whose names are most like it, if any is."""
-    if not path.parent.is_dir():
-        return ""
-    return did_you_mean(path.name, (entry.name for entry in islice(path.parent.iterdir(), _LOOKED_AT)), "")
 
 
 def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None]:

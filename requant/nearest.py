@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
 from typing import Final
 
 _SHOWN: Final = 3
+#: Files of a folder that a mistyped name is compared with, at most.
+_LOOKED_AT: Final = 10_000
 
 
 def did_you_mean(word: str, names: Iterable[str], otherwise: str) -> str:
@@ -32,6 +36,16 @@ def did_you_mean(word: str, names: Iterable[str], otherwise: str) -> str:
 
     close = [bare[one] for one in difflib.get_close_matches(asked, bare, _SHOWN, 0.7)]
     return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
+def files_like(path: Path) -> str:
+    """A hint that names the files and folders beside a path that is none whose names are most like it; "" for none."""
+    try:
+        beside = [entry.name for entry in islice(path.parent.iterdir(), _LOOKED_AT)]
+    except (OSError, ValueError):
+        return ""
+    hint = did_you_mean(path.name, beside, "")
+    return hint if hint.startswith("did") else ""
 
 
 def _bare(word: str) -> str:

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
+import click
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from requant.cli.main import COMMANDS
 from requant.recipes import RECIPES
 from requant.schemes import SCHEMES, scheme_named
+from tests.models import llama_cpp_sources
 from tests.tiny_folder import write_tiny_folder
 from tests.tiny_gguf import write_tiny_llama
 
@@ -80,7 +84,7 @@ def test_the_help_lists_every_command_there_is():
     said = requant("--help").stdout
     for name in COMMANDS:
         assert f"\n  {name}" in said
-        assert cli.get_command(None, name).name == name
+        assert cli.get_command(click.Context(cli), name).name == name
 
 
 def test_the_help_of_convert_lists_every_recipe():
@@ -176,3 +180,111 @@ def test_numbers_that_json_lacks_are_strings(models, tmp_path):
 
     said = json.loads(requant("inspect", folder, "--json", "--metadata").stdout, parse_constant=refuse)
     assert said["config"]["time_step_limit"] == [0.0, "inf"]
+
+
+def test_help_waits_for_no_numbers():
+    """numpy, and whatever imports it, takes longer than all of help."""
+    program = "import sys\nfrom click.testing import CliRunner\nfrom requant.cli.main import COMMANDS, cli\n"
+    program += "for name in [*COMMANDS, '']:\n"
+    program += "    told = CliRunner().invoke(cli, [*filter(None, [name]), '--help'])\n"
+    program += "    assert told.exit_code == 0 and 'Usage' in told.output\n"
+    program += "    print(name, [heavy for heavy in ('numpy', 'numba', 'gguf') if heavy in sys.modules])\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{name} []" for name in [*COMMANDS, ""]]
+
+
+def complete(*words, shell="bash"):
+    """What a shell is told when the last of these words is to be completed."""
+    variables = {"_REQUANT_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(("requant", *words))}
+    variables |= {"COMP_CWORD": str(len(words)) if shell != "fish" else words[-1]}
+    program = "import sys; sys.argv[0] = 'requant'; from requant.cli.start import main; main()"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | variables)
+    assert told.stderr == "", told.stderr
+    return told.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["con"], {"plain,convert"}),
+        (["convert", "x", "y", "--to", "q4_k"], {"plain,Q4_K_S", "plain,Q4_K_M"}),
+        (["convert", "x", "y", "--to", "NF4-"], {"plain,NF4-DQ", "plain,NF4-128"}),
+        (["convert", "x", "y", "--dry"], {"plain,--dry-run"}),
+        (["convert", "x", "y", "--output-tensor-type", "Q6"], {"plain,Q6_K"}),
+        (["requantize", "x", "IQ4"], {"plain,IQ4_NL", "plain,IQ4_XS"}),
+        (["requantize", "x", "out"], {"file,out"}),
+        (["inspect", "mod"], {"file,mod"}),
+        (["families", "qwen3vlmoe"], {"plain,qwen3vlmoe", "plain,Qwen3VLMoeForConditionalGeneration"}),
+        (["completion", "b"], {"plain,bash"}),
+    ],
+)
+def test_a_shell_is_told_how_a_word_may_go_on(words, told):
+    assert set(complete(*words)) == told
+
+
+def test_what_zsh_and_fish_are_told_has_notes():
+    assert complete("convert", "x", "--to", "Q4_K_M", shell="zsh")[:2] == ["plain", "Q4_K_M"]
+    assert any("perplexity +0.1754" in line for line in complete("convert", "x", "--to", "Q4_K_M", shell="zsh"))
+    assert complete("convert", "x", "--to", "Q4_K_M", shell="fish") != []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes(tmp_path):
+    program = tmp_path / "requant"
+    inside = "import sys; sys.argv[0] = 'requant'; from requant.cli.start import main; main()"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{inside}" "$@"\n')
+    program.chmod(0o755)
+    script = """eval "$(requant completion bash)"
+COMP_WORDS=(requant convert model out --to Q5_K); COMP_CWORD=5; COMPREPLY=()
+_requant_completion requant Q5_K --to
+printf '%s\\n' "${COMPREPLY[@]}"
+complete -p requant"""
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=os.environ | {"PATH": path})
+    assert done.stdout.splitlines()[:2] == ["Q5_K_S", "Q5_K_M"], done
+    assert "_requant_completion" in done.stdout.splitlines()[2]
+
+
+@pytest.mark.parametrize(("shell", "check"), [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")])
+def test_scripts_for_shells_are_scripts(shell, check, tmp_path):
+    script = requant("completion", shell).stdout
+    assert "_REQUANT_COMPLETE" in script and "requant" in script
+    if shutil.which(shell) is not None:
+        (tmp_path / "script").write_text(script)
+        assert subprocess.run([shell, check, str(tmp_path / "script")], capture_output=True).returncode == 0
+
+
+def test_versions_are_those_that_matter():
+    from importlib.metadata import version
+
+    lines = requant("--version").stdout.splitlines()
+    assert lines[0] == f"requant {version('requant')}" and f"numpy {version('numpy')}" in lines[1]
+    assert f"gguf {version('gguf')}" in lines[1] and f"torch {version('torch')}" in lines[2]
+
+
+def test_a_name_that_is_no_file_is_answered_with_those_like_it(tmp_path):
+    (tmp_path / "imatrix.gguf").write_bytes(b"")
+    for words in (["inspect", "imatrx.gguf"], ["requantize", "imatrix-gguf", "Q8_0"], ["hash", "Imatrix.ggf"]):
+        assert "did you mean imatrix.gguf?" in requant(*words, cwd=tmp_path).stderr
+    told = requant("convert", "a", "b", "--imatrix", "imatrix.ggu", cwd=tmp_path).stderr
+    assert "does not exist. Did you mean imatrix.gguf?" in told
+    assert "did you mean qwen3?" in requant("families", "qwen-3").stderr
+
+
+def test_recipes_carry_the_figures_of_llama_cpp():
+    from requant.recipes.notes import NOTES
+
+    source = llama_cpp_sources() / "tools" / "quantize"
+    option = re.compile(r'"(\w+)",\s*LLAMA_FTYPE\w+,\s*" *[\d.]+G, ([+-][\d.]+) ppl @ Llama-3-8B"')
+    rises = dict(option.findall((source / "quantize.cpp").read_text()))
+    assert {name: f"{note.perplexity:+.4f}" for name, note in NOTES.items() if note.perplexity is not None} == rises
+    bits, names = {}, []
+    for line in (source / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if cells[:1] == ["Measure"]:
+            names = cells[1:]
+        elif cells[:1] == ["bits/weight"]:
+            bits |= zip(names, map(float, cells[1:]), strict=True)
+    assert {name: note.bits for name, note in NOTES.items() if note.measured} == bits
+    told = json.loads(requant("types", "--json").stdout)["recipes"]
+    assert {row["recipe"] for row in told} == RECIPES.keys() - {"COPY"}

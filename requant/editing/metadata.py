@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from requant.digits import whole
+from requant.editing.roles import ROLES
 from requant.editing.values import guessed_kind, of_json, typed_value
 from requant.errors import PlanError
 from requant.ir import Json, Typed
@@ -16,20 +17,6 @@ from requant.patterns import Patience, PatternError, wildcard
 from requant.printable import printable
 from requant.recipes.key_kinds import kind_of
 
-#: What a token is for, as options name it -> the key of its id (one is spelled so in llama.cpp).
-ROLES: Final[Mapping[str, str]] = {
-    role: f"tokenizer.ggml.{name}_token_id"
-    for role, name in {
-        "bos": "bos",
-        "eos": "eos",
-        "eot": "eot",
-        "eom": "eom",
-        "pad": "padding",
-        "unk": "unknown",
-        "sep": "seperator",
-        "mask": "mask",
-    }.items()
-}
 TOKENS: Final = "tokenizer.ggml.tokens"
 TEMPLATE: Final = "tokenizer.chat_template"
 #: Keys that only a writer of whole files can change, and what does.

@@ -12,11 +12,10 @@ from requant.layered import number
 from requant.metadata import first_count
 from requant.operations.cache import MICRO_BATCH, WITHOUT, cache_bytes, caches_of, metadata_of
 from requant.operations.placed import Placed
+from requant.system import USUAL_BANDWIDTH
 
 #: A context that many people use, where a model was trained with more.
 _USUAL_CONTEXT: Final = 4096
-#: Bytes a second of two channels of DDR5-4800, less a third that nobody sees.
-USUAL_BANDWIDTH: Final = 50e9
 _EXPERT: Final = re.compile(r"_exps(?:\.|$)|\.experts\.")
 _OUTPUT: Final = re.compile(r"output\.weight|(?:.*\.)?lm_head\.(?:.*\.)?weight")
 _EMBEDDING: Final = re.compile(

@@ -143,7 +143,7 @@ def _check_templates(source: Checkpoint[Tensor], report: Report) -> None:
             if trouble := trouble_of(text):
                 report.add("chat-template", f"{name}: {trouble}")
     except ImportError:
-        report.unchecked.append("chat template: jinja2 is not installed (pip install jinja2)")
+        report.unchecked.append("chat template: jinja2 is not installed (requant[html] brings it)")
     except FormatError as error:
         report.object("tokenizer", error)
 

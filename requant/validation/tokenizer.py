@@ -143,7 +143,7 @@ def _check_templates(metadata: Mapping[str, Typed], report: Report) -> None:
         try:
             trouble = trouble_of(text)
         except ImportError:
-            report.unchecked.append("chat template: jinja2 is not installed (pip install jinja2)")
+            report.unchecked.append("chat template: jinja2 is not installed (requant[html] brings it)")
             return
         if trouble:
             report.add("chat-template", f"{key}: {printable(trouble)}")

@@ -1,0 +1,165 @@
+"""What `requant convert` does with what it was given."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from requant import formats
+from requant.cli import options
+from requant.cli.execution import carry_out, measuring
+from requant.cli.several import MARK, carry_out_several, destination_for, names_of
+from requant.errors import Error, PlanError
+from requant.formats import FORMATS
+from requant.ir import Checkpoint, Naming, Tensor, Typed
+from requant.layout import Format, LayoutOptions
+from requant.plan import Plan
+
+if TYPE_CHECKING:
+    from requant.operations.convert import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The options of the command that are its own; see its help."""
+
+    source: str
+    destination: Path
+    recipe: str | None
+    format_name: str | None
+    gptq_format: str | None
+    base: str | None
+    projector: bool
+    vocabulary: bool
+    key_values: tuple[tuple[str, Typed], ...]
+    cut: LayoutOptions
+
+
+def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.RunOptions) -> None:
+    """Plan it, and carry it out."""
+    from requant.operations.convert import Request
+
+    recipe, destination = wanted.recipe, wanted.destination
+    several = names_of(recipe) if recipe is not None and "," in recipe else ()
+    name = wanted.format_name
+    target = format_for(destination, name) if not several else _format_of(destination, name, several)
+    request = Request(
+        recipe,
+        choices.overrides(),
+        choices.importance(),
+        wanted.key_values,
+        cut=wanted.cut,
+        vocabulary=wanted.vocabulary,
+        projector=wanted.projector,
+    )
+    if wanted.key_values and target.naming is not Naming.GGML:
+        raise PlanError(
+            "--override-kv sets metadata of a GGUF; a Hugging Face folder has config.json",
+            hint="edit config.json, or let the destination's name end in .gguf",
+        )
+    if not several:
+        options.refuse_to_overwrite(destination, how.force or how.dry_run)
+    copied = recipe is None and wanted.gptq_format is None and target.naming is Naming.HF
+    _, model = formats.opened(options.located(wanted.source, how.quiet, headers=how.dry_run), as_stored=copied)
+    if _is_adapter(model, target, wanted.base):
+        if several:
+            raise PlanError("an adapter becomes one file", hint="give --to one type")
+        carry_out(_adapter_plan(model, wanted.base, target, destination, recipe, how.quiet), how)
+        return
+    if wanted.gptq_format is not None:
+        from requant.operations.gptq_format import read_as
+
+        model = read_as(model, wanted.gptq_format)
+    if not several:
+        carry_out(_plan(model, target, destination, request, how.quiet), how)
+        return
+    suffix = {"gguf": ".gguf"}.get(target.name, "")
+    stem = _stem(wanted.source, model.path)
+    carry_out_several(
+        [(one, destination_for(destination, one, stem, suffix)) for one in several],
+        lambda one, place: _plan(model, target, place, replace(request, recipe=one), how.quiet),
+        how,
+    )
+
+
+def _stem(source: str, path: Path) -> str:
+    """What a model is called in the names of several files made of it: a path's name, or that on the Hub."""
+    name = Path(source).name if Path(source).exists() else source.split("@")[0].split(":")[0].rsplit("/", 1)[-1]
+    return (name or path.resolve().name).removesuffix(".gguf").removesuffix(".safetensors") or "model"
+
+
+def _format_of(destination: Path, name: str | None, recipes: tuple[str, ...]) -> Format:
+    """As `format_for`; of a folder for several, what the recipes are of: GGUF, or Hugging Face folders."""
+    from requant.encodings import Blocks
+    from requant.recipes import ALIASES, RECIPES
+
+    if name is None and not destination.suffix and MARK not in destination.name:
+        known = (RECIPES.get(ALIASES.get(one, one)) for one in recipes)
+        return FORMATS["gguf" if any(one and isinstance(one.main, Blocks) for one in known) else "safetensors"]
+    return format_for(destination, name)
+
+
+def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request: Request, quiet: bool) -> Plan:
+    """The conversion; where planning measures, its progress is shown."""
+    from requant.operations.convert import plan_conversion
+
+    with measuring(quiet) if _measures(request.recipe, target) else nullcontext():
+        return plan_conversion(model, target, destination, request)
+
+
+def _is_adapter(model: Checkpoint[Tensor], target: Format, base: str | None) -> bool:
+    """Whether SOURCE is an adapter of PEFT that becomes a GGUF."""
+    from requant.adapters.recognized import CONFIG, is_adapter
+
+    if CONFIG in model.files and is_adapter(model) and target.naming is Naming.GGML:
+        return True
+    if base is not None:
+        raise click.UsageError(f"--base is the model of an adapter, and {model.path} is not one that becomes a GGUF")
+    return False
+
+
+def _adapter_plan(
+    source: Checkpoint[Tensor], base: str | None, target: Format, destination: Path, recipe: str | None, quiet: bool
+) -> Plan:
+    """The GGUF that llama.cpp loads beside a model."""
+    from requant.adapters.peft import peft_adapter
+    from requant.adapters.written import Base, plan_adapter
+    from requant.merging.model import model_of
+    from requant.merging.reference import Reference
+
+    adapter = peft_adapter(source)
+    name = base or adapter.base
+    if not name:
+        raise PlanError(f"{source.path}: which model it is for is not said", hint="--base MODEL")
+    try:
+        model = model_of(Reference(name), formats.open(options.located(name, quiet)))
+    except Error as error:
+        hint = error.hint if base else f"--base MODEL, if it lies elsewhere than its adapter says ({name})"
+        raise type(error)(str(error), hint=hint) from None
+    return plan_adapter(adapter, Base(model.tensors, model.config), target, destination, recipe)
+
+
+def _measures(recipe: str | None, target: Format) -> bool:
+    """Whether planning reads weights, which takes its time."""
+    if recipe is None or target.naming is not Naming.HF:
+        return False
+    from requant.schemes import scheme_named
+
+    scheme = scheme_named(recipe)
+    return scheme is not None and scheme.measures
+
+
+def format_for(destination: Path, name: str | None) -> Format:
+    """The format asked for, or the one the destination's name means."""
+    if name is not None:
+        return FORMATS[name]
+    suffix = destination.suffix.lower()
+    if suffix == ".gguf":
+        return FORMATS["gguf"]
+    if suffix in (".bin", ".pt", ".pth", ".onnx", ".ggml"):
+        raise PlanError(f"{destination}: such files are not written", hint="use .gguf, .safetensors or a folder")
+    return FORMATS["safetensors"]
