@@ -17,6 +17,8 @@ from requant.losses import grouped, pattern_of
 from requant.operations.compare import Comparison, Side
 from requant.printable import printable
 
+#: What is told first: what is computed; what a model is called comes after it.
+_ORDER: Final = {"model": 0, "general": 2, "file": 3}
 #: Rows of a table before the rest is only counted.
 _SHOWN: Final = 16
 #: Rows of tables that begin with the worst.
@@ -68,7 +70,7 @@ def _verdict(found: Comparison) -> str:
 
 
 def _settings(rows: Sequence[Setting], title: str = "metadata and configuration") -> list[str]:
-    told = [row for row in rows if row.status.is_difference]
+    told = sorted((row for row in rows if row.status.is_difference), key=lambda row: _ORDER.get(row.about, 1))
     blocks = []
     if told:
         cells = [[title, "A", "B", ""]]

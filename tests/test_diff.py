@@ -18,6 +18,7 @@ from requant.operations.compare import compare, with_numbers
 from tests.command import run
 from tests.gguf_files import save
 from tests.tiny_folder import write_tiny_folder
+from tests.tiny_models import make
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -326,6 +327,23 @@ def test_a_model_of_no_family_is_compared_by_its_names(models, changed, tmp_path
     found = compared(one, gguf(models, tmp_path / "strange.gguf", {"general.architecture": Typed("str", "strange")}))
     assert found.words.value == "stored" and not found.equal
     assert len([note for note in found.notes if note.startswith("not compared as")]) == 2
+
+
+def test_folders_of_two_families_with_other_names_meet_as_ggufs(models, tmp_path):
+    make("gpt2", tmp_path / "gpt2")
+    found = compared(models / "tiny", tmp_path / "gpt2")
+    both = {row.name for row in found.rows if row.status is None}
+    assert found.words.value == "gguf" and {"token_embd.weight", "blk.1.ffn_down.weight"} <= both
+    assert any("different families" in note for note in found.notes) and "general.name" not in told(found)
+    assert found.rows[0].a.shape != found.rows[0].b.shape
+
+
+def test_tensors_alone_beside_a_folder_are_compared_by_themselves(models, tmp_path):
+    shutil.copy(models / "tiny" / "model.safetensors", tmp_path / "alone.safetensors")
+    found = compared(tmp_path / "alone.safetensors", models / "tiny", values=True)
+    assert {row.status.value for row in found.settings if row.about == "model"} == {"only b can hold it"}
+    assert not [row for row in found.rows if row.differs]
+    assert all(key.startswith("generation_config.json") for key in told(found))
 
 
 def test_adapters_beside_each_other_and_beside_a_model(models):

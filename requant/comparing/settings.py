@@ -125,7 +125,7 @@ def _metadata(a: Said, b: Said) -> Iterator[Setting]:
         found = compared_key(said, one, other, kinds=same)
         if found is not None and not same:
             found = _between(found, a)
-        if found is not None:
+        if found is not None and not (same and a.translated and key in _GUESSED):
             yield found
     if not same:
         yield from _beyond_the_table(a, Status.HELD_BY_A)
@@ -313,6 +313,10 @@ def _configs(a: Said, b: Said) -> Iterator[Setting]:
     rows = list(_json_rows(ours, theirs))
     if rows and a.family is not None and a.family == b.family and _mean_the_same(a, b):
         rows = [row for row in rows if not _is_of_the_table(row.key, a.family)]
+    bare = [not said.translated and not said.source.config for said in (a, b)]
+    if bare[0] is not bare[1]:  # a file of tensors alone says nothing of them
+        status = Status.HELD_BY_B if bare[0] else Status.HELD_BY_A
+        rows = [replace(row, status=status) for row in rows]
     yield from rows
     if a.source.naming is b.source.naming:
         metadata = [{f"__metadata__.{key}": one.value for key, one in said.metadata.items()} for said in (a, b)]

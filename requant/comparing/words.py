@@ -7,6 +7,7 @@ of a kind keep their own words. Where neither way leads on, tensors are compared
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
@@ -73,8 +74,7 @@ _WORDS: Final = {Naming.GGML: Words.GGUF, Naming.HF: Words.HF}
 def in_common_words(a: Checkpoint[Tensor], b: Checkpoint[Tensor]) -> Pair:
     """Both models in the same words, as far as their families' tables reach; nothing that they lack is an error."""
     if a.naming is b.naming:
-        said = (_own(a), _own(b)) if a.naming is Naming.GGML else _folders(a, b)
-        return Pair(_WORDS[a.naming], *said)
+        return Pair(Words.GGUF, _own(a), _own(b)) if a.naming is Naming.GGML else _folders(a, b)
     refused: list[str] = []
     for naming in (Naming.GGML, Naming.HF):
         try:
@@ -117,18 +117,33 @@ def _own(source: Checkpoint[Tensor]) -> Said:
     return _of(said, source, source.naming)
 
 
-def _folders(a: Checkpoint[Tensor], b: Checkpoint[Tensor]) -> tuple[Said, Said]:
-    """Two folders by the names they have, or, where these are not the same, by those of their families."""
-    one, other = _own(a), _own(b)
-    if set(one.moves) == set(other.moves) and all(one.moves[n].shape == other.moves[n].shape for n in one.moves):
-        return one, other
-    try:
-        named = _by_family(one, a), _by_family(other, b)
-    except Error:
-        return one, other
-    fewer = len(set(named[0].moves) ^ set(named[1].moves)) < len(set(one.moves) ^ set(other.moves))
-    turned = set(named[0].moves) == set(one.moves)  # the same names, and matrices that may lie another way
-    return named if fewer or turned else (one, other)
+def _folders(a: Checkpoint[Tensor], b: Checkpoint[Tensor]) -> Pair:
+    """Two folders by the names they have; or, where these are not the same, by those of their families; or, of two
+    families with few names in common, as GGUFs."""
+    own = Pair(Words.HF, _own(a), _own(b))
+    one, other = own.a.moves, own.b.moves
+    if set(one) == set(other) and all(one[name].shape == other[name].shape for name in one):
+        return own
+    found = [own]
+    with suppress(Error):
+        named = Pair(Words.HF, _by_family(own.a, a), _by_family(own.b, b))
+        fewer = _apart(named) < _apart(own)
+        turned = set(named.a.moves) == set(one)  # the same names, and matrices that may lie another way
+        found = [named] if fewer or turned else found
+    if 2 * _common(found[0]) < min(len(one), len(other)):
+        with suppress(Error):
+            found.append(Pair(Words.GGUF, _said_in(a, Naming.GGML, b), _said_in(b, Naming.GGML, a)))
+    return max(found, key=_common)
+
+
+def _common(pair: Pair) -> int:
+    """How many names both have."""
+    return len(pair.a.moves.keys() & pair.b.moves.keys())
+
+
+def _apart(pair: Pair) -> int:
+    """How many names only one has."""
+    return len(pair.a.moves.keys() ^ pair.b.moves.keys())
 
 
 def _by_family(said: Said, source: Checkpoint[Tensor]) -> Said:
