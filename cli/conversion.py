@@ -37,6 +37,7 @@ class Wanted:
     vocabulary: bool
     key_values: tuple[tuple[str, Typed], ...]
     cut: LayoutOptions
+    like: Path | None
 
 
 def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.RunOptions) -> None:
@@ -55,6 +56,7 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
         cut=wanted.cut,
         vocabulary=wanted.vocabulary,
         projector=wanted.projector,
+        like=None if wanted.like is None else formats.open(wanted.like),
     )
     if wanted.key_values and target.naming is not Naming.GGML:
         raise PlanError(

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options, values
+from requant.cli import options, paths, values
 
 #: Formats that can store plain numbers at all; the others are only read.
 WRITABLE: Final = ("gguf", "safetensors")
@@ -62,6 +62,7 @@ class _Command(options.RoundingCommand):
 @click.option("--base", metavar="MODEL", help="The model of an adapter; by default as its adapter_config.json says.")
 @click.option("--mmproj", is_flag=True, help="Write what sees or hears in a model, instead of its text model.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
+@click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors.")
 @options.override_kv_option
 @options.rounding_options
 @options.run_options
@@ -76,6 +77,7 @@ def convert(
     base: str | None,
     mmproj: bool,
     no_vocab: bool,
+    like: Path | None,
     key_values: tuple[str, ...],
     choices: options.Choices,
     how: options.RunOptions,
@@ -101,5 +103,6 @@ def convert(
         vocabulary=not no_vocab,
         key_values=options.metadata_of(key_values),
         cut=options.cut(max_shard_size, max_shard_tensors),
+        like=like,
     )
     carry_out_conversion(wanted, choices, how)

@@ -59,7 +59,7 @@ SIGNATURES = {
     "plan_requantization": "(source, target, destination, request)",
     "Options": "(workers=<factory>, replace_nan=None, measure=False, any_value=False)",
     "Request": "(recipe=None, overrides=<Overrides>, importance=None, key_values=(), cut=<LayoutOptions>, "
-    "vocabulary=True, projector=False)",
+    "vocabulary=True, projector=False, like=None)",
     "Receipt": "(files, seconds, bytes_read, errors, replaced)",
     "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=())",
     "Tensor": "(name, shape, encoding, sources)",

@@ -134,3 +134,24 @@ def test_experts_that_are_stored_differently_keep_their_values(tmp_path, other, 
     steps = {step.target.name: step for step in plan.steps}
     assert steps["blk.0.ffn_gate_exps.weight"].target.encoding == wanted
     assert all(step.fidelity is not Fidelity.ROUND for step in plan.steps)
+
+
+def test_types_are_copied_from_another_gguf_whatever_the_source(tmp_path):
+    """`convert --like`: of a folder what `requantize --like` makes of its GGUF."""
+    from requant.formats import open as formats_open
+    from tests.command import run
+    from tests.tiny_folder import write_tiny_folder
+
+    write_tiny_folder(tmp_path / "tiny")
+    run("convert", tmp_path / "tiny", tmp_path / "theirs.gguf", "--to", "Q4_K_M")
+    run("convert", tmp_path / "tiny", tmp_path / "mine.gguf", "--like", tmp_path / "theirs.gguf")
+    types = [
+        {t.name: t.encoding for t in formats_open(tmp_path / name).tensors} for name in ("theirs.gguf", "mine.gguf")
+    ]
+    assert types[0] == types[1]
+    kinds = [formats_open(tmp_path / name).metadata["general.file_type"].value for name in ("theirs.gguf", "mine.gguf")]
+    assert kinds == [15, 15]
+    refused = run("convert", tmp_path / "tiny", tmp_path / "folder", "--like", tmp_path / "theirs.gguf")
+    assert refused.exit_code == 4 and "the destination is none" in refused.stderr
+    refused = run("convert", tmp_path / "tiny", tmp_path / "other.gguf", "--like", tmp_path / "tiny")
+    assert refused.exit_code == 4 and "is no GGUF" in refused.stderr

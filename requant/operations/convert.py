@@ -44,7 +44,8 @@ class Request:
 
     recipe: a name as users type it; None keeps what can be kept. importance: from an imatrix file.
     key_values: metadata to set in a GGUF (`--override-kv`). vocabulary: False leaves the tokenizer out of a GGUF.
-    projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`).
+    projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`). like: a GGUF whose
+    tensors' types are copied (`--like`); what it has not follows the recipe.
     """
 
     recipe: str | None = None
@@ -54,6 +55,7 @@ class Request:
     cut: LayoutOptions = LayoutOptions()
     vocabulary: bool = True
     projector: bool = False
+    like: Checkpoint[Tensor] | None = None
 
 
 def plan_conversion(
@@ -72,6 +74,11 @@ def plan_conversion(
                 hint="requant convert FOLDER mmproj.gguf --mmproj",
             )
         listed = projector_to_ggml
+    if request.like is not None and target.naming is not Naming.GGML:
+        raise PlanError(
+            "--like copies the types of a GGUF's tensors; the destination is none",
+            hint="leave it out, or let the destination's name end in .gguf",
+        )
     return planned(listed(request, target, destination), unchanged(source))
 
 
@@ -88,8 +95,8 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
         Leftovers(Naming.GGML),
         General(Naming.GGML),
         TokenizerToGgml(request.vocabulary),
-        Mix(recipe, request.overrides, request.importance, request.key_values),
-        ConvertedMetadata(recipe, request.key_values, request.importance),
+        Mix(recipe, request.overrides, request.importance, request.key_values, request.like),
+        ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
         *([Agreement(request.key_values)] if request.key_values else []),
         ScalesBeside(),
         Steps(),
@@ -108,8 +115,8 @@ def projector_to_ggml(request: Request, target: Format, destination: Path) -> li
         Unwrap(Naming.GGML),
         Encoders(),
         ProjectorGeneral(),
-        Mix(recipe, request.overrides, request.importance, request.key_values),
-        ConvertedMetadata(recipe, request.key_values, request.importance),
+        Mix(recipe, request.overrides, request.importance, request.key_values, request.like),
+        ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
         *([Agreement(request.key_values)] if request.key_values else []),
         Steps(),
         Place(target, destination, request.cut),
@@ -123,8 +130,8 @@ def ggml_to_ggml(request: Request, target: Format, destination: Path) -> list[Pa
     return [
         Claim(Naming.GGML),
         OwnNames(),
-        Mix(recipe, request.overrides, request.importance, request.key_values),
-        ConvertedMetadata(recipe, request.key_values, request.importance),
+        Mix(recipe, request.overrides, request.importance, request.key_values, request.like),
+        ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
         *([Agreement(request.key_values)] if request.key_values else []),
         OutputScale(),
         Steps(),

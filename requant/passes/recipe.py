@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from requant import companions
-from requant.encodings import Blocks, Dense
+from requant.encodings import Blocks, Dense, Encoding
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import PROJECTOR, Checkpoint, Naming, Tensor, Typed
@@ -55,7 +56,7 @@ class Mix:
         facts = Facts(said.architecture, overridden(said.metadata, fitted(said.metadata, self.key_values)))
         overrides, importance = self.overrides, self._renamed(said)
         if self.like is not None:
-            overrides = replace(overrides, like={tensor.name: tensor.encoding for tensor in self.like.tensors})
+            overrides = replace(overrides, like=_types_of(self.like, wanted))
         # a projector that is one already is made anew, by the rules that know what llama.cpp computes with
         if said.source.naming is Naming.HF or (said.architecture == PROJECTOR and recipe.main is not None):
             choices = choose_converted(recipe, wanted, facts, overrides, importance)
@@ -73,6 +74,18 @@ class Mix:
             return self.importance
         names = {move.inputs[0].name: move.name for move in said.moves}
         return self.importance.renamed(names.get)
+
+
+def _types_of(like: Checkpoint[Tensor], wanted: Sequence[Wanted]) -> dict[str, Encoding]:
+    """Type by tensor of the GGUF to be like; `PlanError` if it is none, or has no tensor that is wanted."""
+    if like.naming is not Naming.GGML:
+        raise PlanError(f"{like.path} is no GGUF, whose tensors' types could be copied (--like)")
+    if not any(want.name in like for want in wanted):
+        raise PlanError(
+            f"{like.path} has none of this model's tensors: their types are not copied (--like)",
+            hint="take a GGUF of the same model",
+        )
+    return {name: tensor.encoding for name, tensor in like.items()}
 
 
 def ggml_recipe(name: str) -> Recipe:
