@@ -235,6 +235,17 @@ class StoredTensor(TypedDict):
     values: NotRequired[Annotated[Values, "with `--values`, but for integers"]]
 
 
+class GgufFile(TypedDict):
+    """What the beginning of a GGUF file says."""
+
+    file: Annotated[str, "its name"]
+    version: Annotated[int, "of the format"]
+    tensors: Annotated[int, "in this file"]
+    keys: Annotated[int, "key-values in this file"]
+    alignment: Annotated[int, "of tensors, in bytes"]
+    data_offset: Annotated[int | None, "of the first tensor; null where there is none"]
+
+
 class Origin(TypedDict):
     """What a model says of where it comes from; empty where it says nothing."""
 
@@ -333,6 +344,8 @@ class InspectionDocument(Document):
     tensors: Annotated[list[StoredTensor], "those whose name contains a match for --tensors, in the order of --sort"]
     config: NotRequired[Annotated[dict[str, Any], "with `--metadata`: config.json"]]
     metadata: NotRequired[Annotated[dict[str, Any], "with `--metadata`: key-values of a GGUF, or `__metadata__`"]]
+    metadata_types: NotRequired[Annotated[dict[str, str], "with `--metadata`: key -> its type: u32, str, [f32], ..."]]
+    gguf: NotRequired[Annotated[list[GgufFile], "with `--metadata`, of a GGUF: its files"]]
     tokenizer: NotRequired[Annotated[TokenizerFacts, "with `--tokenizer`"]]
     tokens: NotRequired[Annotated[list[TokenRow], "with `--tokens`: those whose text contains a match"]]
     templates: NotRequired[Annotated[dict[str, str], "with `--template`: name -> chat template, as it is"]]

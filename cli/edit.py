@@ -77,6 +77,8 @@ def edit(
     from requant.editing.roles import ROLES
     from requant.formats import detect
 
+    if not any((*words.values(), sources, template, tokenizer_from, reserve, output)):
+        raise click.UsageError("what shall be changed? --set, --template, --eos and the like say it")
     path = options.located(str(path), quiet)
     refuse_links([path] if not path.is_dir() else [])
     how = How(path, output, force, dry_run, as_json, quiet, _room(reserve))

@@ -216,14 +216,14 @@ def _copy(how: How, all_heads: Sequence[Head], told: Sequence[Changed], names: M
         options.refuse_to_overwrite(place, how.force or how.dry_run)
         if place.exists() and any(place.samefile(head.path) for head in all_heads):
             raise PlanError(f"{place} is both input and output", hint="leave -o out to edit it")
-    plan = Rewriting(tuple(all_heads), Way.COPY)
+    plan = heads.planned_copy(all_heads, output.parent)
     _report(how, plan, told, names, 0, places)
     if how.dry_run:
         return
     on_published.append(interrupts.completed)
     try:
         with interrupts.cleaning_up(), _bar(plan, how) as told_bytes:
-            done = heads.copy(all_heads, places, told_bytes)
+            done = heads.copy(plan, places, told_bytes)
     finally:
         on_published.remove(interrupts.completed)
     if how.as_json:

@@ -191,9 +191,15 @@ def _tokenizer(checkpoint: Checkpoint[Tensor], pattern: str | None, *, facts: bo
 def _metadata(checkpoint: Checkpoint[Tensor]) -> dict[str, object]:
     """What `--metadata` adds."""
     from requant.cli.inspection import plain
+    from requant.formats.gguf.outline import outlines
+    from requant.ir import Naming
 
-    metadata = {key: plain(field.value) for key, field in checkpoint.metadata.items()}
-    return {"config": dict(checkpoint.config), "metadata": metadata}
+    told: dict[str, object] = {"config": dict(checkpoint.config)}
+    told["metadata"] = {key: plain(field.value) for key, field in checkpoint.metadata.items()}
+    told["metadata_types"] = {key: field.kind for key, field in checkpoint.metadata.items()}
+    if checkpoint.naming is Naming.GGML and checkpoint.opened:
+        told["gguf"] = [one.to_json() for one in outlines(checkpoint)]
+    return told
 
 
 def _looked_at(rows: Sequence[Row], quiet: bool) -> tuple[list[Row], list[str]]:

@@ -10,6 +10,7 @@ from requant.cli.saying import say_document
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import say, warning, width
 from requant.errors import FormatError
+from requant.inspection.imatrix import is_imatrix
 from requant.ir import Json
 from requant.losses import pattern_of
 from requant.operations.inspect_folder import models_in
@@ -40,8 +41,9 @@ def inspect_folder(folder: Path, *, as_json: bool) -> None:
             rows.append([name, "", "", "", "", "", one.error])
             continue
         total = told.total
+        kind = "importance matrix" if is_imatrix(told.checkpoint) else told.checkpoint.architecture
         figures = [count(total.weights), f"{total.bits_per_weight:.3f}", size(told.file_bytes)]
-        rows.append([name, told.format, told.checkpoint.architecture, *figures, told.file_type or ""])
+        rows.append([name, told.format, kind, *figures, told.file_type or ""])
     say(table(rows, right=frozenset({3, 4, 5}), width=width()))
 
 
@@ -76,7 +78,7 @@ def _imatrix_text(path: Path, importance: Importance, entries: Sequence[EntryFac
     ]
     lines += [f"  {warning('note')}             {note}" for note in _notes(entries)]
     lines += _coverage_text(covered) if covered is not None else []
-    rows = [["entry", "columns", "matrices", "unreached", "silent", "tokens", "largest column"]]
+    rows = [["entry", "columns", "matrices", "unreached", "silent", "tokens", "largest"]]
     for one in entries:
         sizes = [count(one.columns), count(one.matrices), count(one.unreached), count(one.silent), count(one.tokens)]
         rows.append([one.name, *sizes, ", ".join(_column(top, one) for top in one.top[:1])])
@@ -103,17 +105,17 @@ def _coverage_text(covered: Coverage) -> list[str]:
     missing, unknown = _kinds(covered.missing), _kinds(covered.unknown)
     total = covered.covered + len(covered.missing) + len(covered.misfits)
     lines = [f"  covers           {covered.covered} of {total} matrices of the model"]
-    lines += [f"    without entry  {missing}"] if missing else []
-    lines += [f"    no tensor for  {unknown}"] if unknown else []
+    lines += [f"    without entry  {kind}" for kind in missing] + [f"    no tensor for  {kind}" for kind in unknown]
     return [*lines, *(f"    does not fit   {printable(name)}: {why}" for name, why in covered.misfits.items())]
 
 
-def _kinds(names: Sequence[str]) -> str:
-    """Names that differ in their numbers only, together."""
+def _kinds(names: Sequence[str]) -> list[str]:
+    """Names that differ in their numbers only, together: so many kinds, and how many more there are."""
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(pattern_of(name), []).append(name)
-    return _few([printable(same[0] if len(same) == 1 else f"{kind} ({len(same)})") for kind, same in kinds.items()])
+    said = [printable(same[0] if len(same) == 1 else f"{kind} ({len(same)})") for kind, same in kinds.items()]
+    return said[:_SHOWN] + ([f"and {len(said) - _SHOWN} more kinds"] if len(said) > _SHOWN else [])
 
 
 def _few(names: Sequence[str]) -> str:

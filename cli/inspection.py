@@ -11,7 +11,9 @@ from requant.adapters.recognized import is_any_adapter
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import warning, width
 from requant.errors import Error
-from requant.ir import PROJECTOR, Checkpoint, Json, Tensor, Typed
+from requant.formats.gguf.arrays import Array
+from requant.formats.gguf.outline import outlines
+from requant.ir import PROJECTOR, Checkpoint, Json, Naming, Tensor, Typed
 from requant.operations.inspect import Report, Share
 from requant.printable import printable
 from requant.tokenizers.keys import CHAT_TEMPLATE, MODEL, PRE, TOKENS
@@ -219,7 +221,12 @@ def metadata_text(result: Report) -> str:
     rows = [["key", "type", "value"]]
     rows += [[key, field.kind, _short(field)] for key, field in checkpoint.metadata.items()]
     rows += [[key, "json", json.dumps(value)] for key, value in checkpoint.config.items()]
-    return table(rows, width=width())
+    lines = [
+        f"{printable(one.name)}: GGUF version {one.version}, {count(one.tensors)} tensors, {count(one.keys)} keys, "
+        f"alignment {count(one.alignment)}" + ("" if one.data is None else f", tensors from byte {count(one.data)} on")
+        for one in (outlines(checkpoint) if checkpoint.naming is Naming.GGML and checkpoint.opened else ())
+    ]
+    return "\n".join([table(rows, width=width()), *([""] if lines else []), *lines])
 
 
 def _short(field: Typed) -> str:
@@ -237,6 +244,9 @@ def plain(value: object) -> Json:
     """A value of metadata as JSON has it."""
     if isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Array):  # at once: a vocabulary has hundreds of thousands of items
+        found: list[Json] = value.tolist()
+        return found
     assert isinstance(value, Sequence)
     return [plain(item) for item in value]
 

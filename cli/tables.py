@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import Final
@@ -15,6 +16,9 @@ from requant.printable import printable
 _LONGEST_CELL: Final = 400
 #: Characters of a column that is folded or shortened, at least.
 _NARROWEST: Final = 16
+#: Items of a list that stands on one line, at least; and what has items of its own.
+_LONG: Final = 1000
+_NESTED: Final = (dict, list, tuple)
 
 
 def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), width: int | None = None) -> str:
@@ -96,10 +100,31 @@ def count(number: int) -> str:
 def json_text(value: object) -> str:
     """A document that every JSON parser takes: NaN and the infinities, which JSON lacks, become strings.
 
+    A long list of numbers or texts, such as a vocabulary, stands on one line: the encoder of the standard library is
+    many times as fast where it need not indent.
+
     >>> print(json_text([1.5, float("inf")]).replace("\\n", ""))
     [  1.5,  "inf"]
     """
-    return json.dumps(finite(value), indent=2, allow_nan=False)
+    mark, lines = os.urandom(16).hex(), list[str]()
+
+    def shortened(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: shortened(item) for key, item in value.items()}
+        if not isinstance(value, list | tuple):
+            return finite(value)
+        if len(value) < _LONG or isinstance(value[0], _NESTED):
+            return [shortened(item) for item in value]
+        try:
+            lines.append(json.dumps(value, allow_nan=False))
+        except ValueError:
+            lines.append(json.dumps(finite(value), allow_nan=False))
+        return f"{mark}{len(lines) - 1}"
+
+    text = json.dumps(shortened(value), indent=2, allow_nan=False)
+    first, *rest = text.split(f'"{mark}')
+    parts = (part.partition('"') for part in rest)
+    return first + "".join(lines[int(number)] + after for number, _, after in parts)
 
 
 def finite(value: object) -> object:

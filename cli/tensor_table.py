@@ -7,18 +7,20 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from requant.cli.tables import count, table
 from requant.cli.terminal import width
-from requant.inspection.figures import Figures
 from requant.ir import Tensor
 from requant.nearest import did_you_mean
 from requant.operations.inspect import share_of, short_label
 from requant.operations.placed import Placed
 from requant.sources import FileSlice
+
+if TYPE_CHECKING:
+    from requant.inspection.figures import Figures
 
 #: What a cell holds: None where there is nothing to say.
 Cell = str | int | float | None

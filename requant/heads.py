@@ -145,12 +145,18 @@ def rewrite(plan: Rewriting, told: Callable[[int], None] = lambda count: None) -
     return Way.COPY
 
 
-def copy(heads: Sequence[Head], destinations: Sequence[Path], told: Callable[[int], None] = lambda count: None) -> Way:
+def planned_copy(heads: Sequence[Head], folder: Path) -> Rewriting:
+    """How files of that folder will be made of these; nothing is."""
+    shared = all(_can_share(head, folder) for head in heads)
+    return Rewriting(tuple(heads), Way.SHARE if shared else Way.COPY)
+
+
+def copy(plan: Rewriting, destinations: Sequence[Path], told: Callable[[int], None] = lambda count: None) -> Way:
     """The files with their new heads under other names, all in one folder; the old ones stay as they are."""
     folder, names = destinations[0].parent, [path.name for path in destinations]
-    if all(_can_share(head, folder) for head in heads) and _publish(heads, folder, names, Way.SHARE, told):
+    if plan.way is Way.SHARE and _publish(plan.heads, folder, names, Way.SHARE, told):
         return Way.SHARE
-    _publish(heads, folder, names, Way.COPY, told)
+    _publish(plan.heads, folder, names, Way.COPY, told)
     return Way.COPY
 
 

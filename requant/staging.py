@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from requant import system
 from requant.errors import PlanError
 
 SUFFIX: Final = ".partial"
+_SHARD: Final = re.compile(r"(.*)-\d{5}-of-\d{5}(\.\w+)", re.DOTALL)
 _MAGIC: Final = b"requant is making a model here\n"
 _LOCK: Final = "lock"
 _IN_THE_WAY: Final = "move it away, or choose another destination"
@@ -38,8 +40,8 @@ def partial_of(path: Path) -> Path:
 
 def staged_name(name: str) -> str:
     """What the staging folder of several files in a shared folder is called: as one file by itself would be."""
-    stem, dash, _ = name.partition("-00001-of-")
-    return partial_of(Path(stem + Path(name).suffix if dash else name)).name
+    shard = _SHARD.fullmatch(name)
+    return partial_of(Path(shard[1] + shard[2] if shard else name)).name
 
 
 def has_name(path: Path) -> bool:

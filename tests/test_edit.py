@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from requant import extents
+from requant import extents, heads
 from requant.cli.main import cli
+from requant.errors import FormatError
 from requant.formats.gguf import Gguf
 from requant.formats.gguf.editing import ROOM_KEY, GgufModel
 from requant.ir import Typed
 from requant.sources import read
+from requant.staging import Staging
 from requant.verify.llama_cpp import LlamaCpp
 from tests.tiny_gguf import write_tiny_llama
 
@@ -130,7 +132,8 @@ REFUSED = [
     (["--rename-tensor", "blk.0.attn_q.weight=blk.0.attn_k.weight"], "would have one name"),
     (["--rename-tensor", "blk.0.attn_q.weight=blk.0.q.weight"], "'blk.0.attn_q.weight' (layer 0) is missing"),
     (["--set-from", "nothing"], "there is no such file"),
-    (["--keys", "general.*"], "goes with --set-from"),
+    (["--keys", "general.*", "--eos", "3"], "goes with --set-from"),
+    ([], "what shall be changed?"),
 ]
 
 
@@ -255,6 +258,40 @@ def test_links_and_rights(tiny, tmp_path):
     edit(tiny, "--eos", "4", "-o", tmp_path / "out.gguf")
     assert metadata(tmp_path / "out.gguf")["tokenizer.ggml.eos_token_id"] == 4
     assert "exists" in edit(tiny, "--eos", "4", "-o", tmp_path / "out.gguf", code=4)
+
+
+def test_one_at_a_time_and_nothing_that_changed_meanwhile(tiny):
+    staging = Staging.claim(tiny.with_name("tiny.gguf.partial"))
+    try:
+        assert "another process is writing this" in edit(tiny, "--eos", "3", code=4)
+    finally:
+        staging.remove()
+    model = GgufModel.of(tiny)
+    head = model.changed({**model.metadata, "tokenizer.ggml.eos_token_id": Typed("u32", 3)}, {}, 0)[0]
+    with tiny.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    before = tiny.read_bytes()
+    for plan in (heads.planned([head]), heads.planned_copy([head], tiny.parent)):
+        with pytest.raises(FormatError, match="has changed since it was opened"):
+            heads.rewrite(plan)
+        assert tiny.read_bytes() == before and list(tiny.parent.iterdir()) == [tiny]
+
+
+def test_a_journal_of_another_time_is_not_acted_upon(tiny):
+    """The file was written to after the edit was broken off: neither old nor new, and so nobody's to finish."""
+    model = GgufModel.of(tiny)
+    head = model.changed({**model.metadata, "tokenizer.ggml.eos_token_id": Typed("u32", 3)}, {}, 0)[0]
+    staging = Staging.claim(tiny.with_name("tiny.gguf.partial"))
+    descriptor = os.open(tiny, os.O_RDWR)
+    heads._journal(heads.planned([head]), staging, [descriptor])
+    os.pwrite(descriptor, b"\xff", 40)
+    os.close(descriptor)
+    staging.release()
+    before = tiny.read_bytes()
+    told = CliRunner().invoke(cli, ["inspect", str(tiny)])
+    assert told.exit_code == 2 and "not what the journal of a broken edit says" in told.output
+    assert tiny.read_bytes() == before and staging.journal.is_file()
 
 
 def test_a_copy_leaves_the_file_alone_and_has_no_room_unless_asked(tiny, tmp_path):

@@ -1,6 +1,7 @@
 """What `inspect` tells besides tensors: tokenizer, templates, origin, importance matrices, folders of models."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from requant.cli.main import cli
+from requant.cli.tables import count, json_text
 from requant.formats.gguf import Gguf
 from requant.formats.imatrix import read_imatrix
 from requant.inspection.templates import laid_out
@@ -194,3 +196,36 @@ def test_a_control_vector(tmp_path):
         "steers           layers of a model of the architecture llama"
         in run("inspect", tmp_path / "control.gguf").stdout
     )
+
+
+def test_everything_that_gguf_dump_shows_is_told(model, tmp_path):
+    run("split", model, tmp_path / "parts", "--max-tensors", "12")
+    for path in (model, tmp_path / "parts-00001-of-00002.gguf"):
+        document, reader = told(path, "--metadata"), gguf.GGUFReader(path)
+        outline = document["gguf"][0]
+        for key, field in reader.fields.items():
+            if key.startswith("GGUF."):
+                named = {"version": "version", "tensor_count": "tensors", "kv_count": "keys"}[key.removeprefix("GGUF.")]
+                assert outline[named] == field.contents()
+            elif not key.startswith("split."):
+                assert document["metadata"][key] == field.contents(), key
+                kinds = [kind.name.lower() for kind in field.types]
+                kind = document["metadata_types"][key]
+                assert kind.startswith("[") == (kinds[0] == "array")
+                long = {"uint": "u", "int": "i", "float": "f", "string": "str"}
+                name = kinds[-1].rstrip("0123456789")
+                assert kind.strip("[]") == long.get(name, name) + kinds[-1].removeprefix(name)
+        assert outline["alignment"] == reader.alignment and outline["data_offset"] == reader.data_offset
+        assert f"GGUF version 3, {count(outline['tensors'])} tensors" in run("inspect", path, "--metadata").stdout
+    assert [one["file"] for one in document["gguf"]] == [f"parts-0000{n}-of-00002.gguf" for n in (1, 2)]
+
+
+def test_long_lists_of_a_document_are_what_short_ones_are():
+    values = {
+        "a": [1.5, math.inf, *[2.0] * 2000],
+        "b": ["\0\x1b", *map(str, range(1500))],
+        "c": [[1], {"d": 2.5}] * 600,
+    }
+    read = json.loads(json_text(values), parse_constant=pytest.fail)
+    assert read["a"] == [1.5, "inf", *[2.0] * 2000] and read["b"] == values["b"] and read["c"] == values["c"]
+    assert json_text(values).count("\n") < 10_000

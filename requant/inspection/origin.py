@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from requant.architectures.card import read_card
 from requant.ir import Checkpoint, Json, Naming, Tensor
 
 #: No model is made of more than these.
@@ -41,6 +40,8 @@ def origin_of(checkpoint: Checkpoint[Tensor]) -> Origin:
         author = _first(values, "general.organization", "general.author")
         bases, datasets = (tuple(_listed(values, f"general.{what}")) for what in ("base_model", "dataset"))
         return Origin(_first(values, "general.name"), author, licence, bases, datasets)
+    from requant.architectures.card import read_card
+
     card, _ = read_card(checkpoint)
     licence = _first(card, "license_name", "license")
     bases, datasets = (tuple(_texts(card.get(key))) for key in ("base_model", "datasets"))

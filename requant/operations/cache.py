@@ -25,7 +25,6 @@ from requant.layered import (
     windowed_layers,
 )
 from requant.metadata import first_count, largest_count
-from requant.plan import unchanged
 
 #: Tokens that llama.cpp evaluates at once by default (`n_ubatch`).
 MICRO_BATCH: Final = 512
@@ -173,6 +172,7 @@ def metadata_of(checkpoint: Checkpoint[Tensor]) -> tuple[Mapping[str, Typed], st
     if checkpoint.naming is Naming.GGML:
         return checkpoint.metadata, checkpoint.architecture
     from requant.architectures import translated  # what it costs is a third of what `inspect` takes
+    from requant.plan import unchanged
 
     said = unchanged(checkpoint)
     try:

@@ -178,7 +178,9 @@ class EditStage(Stage):
                 wrong = f"a reader left it {self.judge()} ({again}: {text})"
         if not wrong:
             is_new = self.judge() == "new"
-            words = self.words() if not is_new or self.edit.shards == 1 else self.reading()  # names are there no more
+            words = self.words()
+            if is_new and self.edit.shards > 1:  # the names that it renames are there no more
+                words = ["edit", str(self.place / self.first), *self.edit.words[:2]]
             again, text, _ = self.run(words, None)
             if again or self.judge() != "new":
                 wrong = f"afterwards, exit code {again} and {self.judge()}: {text}"
