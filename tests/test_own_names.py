@@ -1,6 +1,7 @@
 """What a folder may hold: tensors that the class of its model has, by the family's own names."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from requant.plan import Move
 from requant.sources import Memory
 from tests.test_architectures_tables import FAMILIES
 from tests.tiny_folder import write_tiny_folder
+from tests.tiny_models import MODELS, make
 
 
 def moves_of(names, shape=(1, 1)):
@@ -42,6 +44,20 @@ def test_every_tensor_of_a_family_is_claimed(name):
     assert [move.name for move in own_names(moves_of(names), config, model_type, single=True)] == names
     with pytest.raises(PlanError, match=r"'model\.unheard\.merger\.weight' does not belong to a"):
         own_names(moves_of([*names, "model.unheard.merger.weight"]), config, model_type, single=True)
+
+
+VARIANTS = [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in MODELS]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_folder_of_every_family_becomes_one_of_another_type(name, tmp_path):
+    """What sees or hears included, and tensors that no table but a function reads."""
+    make(name, tmp_path / "m")
+    source = detect(tmp_path / "m").read(tmp_path / "m")
+    steps = plan(tmp_path / "m", "BF16").steps
+    experts = re.compile(r"\.experts\.|_exps|switch_mlp|\.mlp\.(gate_up|down)_proj|block_sparse_moe|_linear\.weight")
+    there = {tensor.name for tensor in source.tensors if not experts.search(tensor.name)}
+    assert there <= {step.target.name for step in steps}
 
 
 def _filled(family, template):

@@ -6,6 +6,7 @@ Facts: llama.cpp's conversion/llama.py and src/models/apertus.cpp; transformers'
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -62,24 +63,27 @@ def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
 #: Not of config.json: made of tensors.
 _LISTS: Final = tuple(Key((), f"xielu.{parameter}", "[f32]", default=always(None)) for parameter, _ in _PARAMETERS)
 
-APERTUS: Final[Family] = decoder(
-    "Apertus",
-    "apertus",
-    "apertus",
-    (
-        *trunk(),
-        *head_norms(),
-        *norm(LAYER + "attention_layernorm", "blk.{n}.attn_norm"),
-        *norm(LAYER + "feedforward_layernorm", "blk.{n}.ffn_norm"),
-        Rule(LAYER + "mlp.up_proj.weight", "blk.{n}.ffn_up.weight", ("ffn", "hidden")),
-        Rule(LAYER + "mlp.down_proj.weight", "blk.{n}.ffn_down.weight", ("hidden", "ffn")),
+APERTUS: Final[Family] = replace(
+    decoder(
+        "Apertus",
+        "apertus",
+        "apertus",
+        (
+            *trunk(),
+            *head_norms(),
+            *norm(LAYER + "attention_layernorm", "blk.{n}.attn_norm"),
+            *norm(LAYER + "feedforward_layernorm", "blk.{n}.ffn_norm"),
+            Rule(LAYER + "mlp.up_proj.weight", "blk.{n}.ffn_up.weight", ("ffn", "hidden")),
+            Rule(LAYER + "mlp.down_proj.weight", "blk.{n}.ffn_down.weight", ("hidden", "ffn")),
+        ),
+        (*SIZES, rms_norm_eps(1e-5), *HEAD_KEYS, *PLAIN_ROTARY, *_LISTS),
+        (Rope(theta=12_000_000.0).pair(), Irregular(_to_ggml, _to_hf)),
+        assumptions=(
+            Assumption("hidden_act", ("xielu",), "xielu"),
+            Assumption("attention_bias", (False,), False),
+            Assumption("qk_norm", (True,), True, written=False),
+            Assumption("post_norm", (False,), False, written=False),
+        ),
     ),
-    (*SIZES, rms_norm_eps(1e-5), *HEAD_KEYS, *PLAIN_ROTARY, *_LISTS),
-    (Rope(theta=12_000_000.0).pair(), Irregular(_to_ggml, _to_hf)),
-    assumptions=(
-        Assumption("hidden_act", ("xielu",), "xielu"),
-        Assumption("attention_bias", (False,), False),
-        Assumption("qk_norm", (True,), True, written=False),
-        Assumption("post_norm", (False,), False, written=False),
-    ),
+    besides=tuple(f"{LAYER}mlp.act_fn.{parameter}" for parameter, _ in _PARAMETERS),
 )

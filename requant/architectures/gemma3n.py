@@ -218,4 +218,5 @@ GEMMA3N: Final[Family] = replace(
         *BUFFERS,
         Ignored(r"(model\.)?(vision_tower|audio_tower|embed_vision|embed_audio)\..*", MMPROJ, lost=True),
     ),
+    besides=("{base}" + _EMBEDDING,),
 )

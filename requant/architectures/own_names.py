@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from requant.architectures.foreign import refuse_foreign
-from requant.architectures.names import SPLIT, named_like
+from requant.architectures.names import SPLIT, heads, named_like
 from requant.architectures.rules import Apart, Config, Family, Order, Rule
 from requant.encodings.scaled import BESIDE
 from requant.errors import PlanError
@@ -30,17 +30,19 @@ def own_names(moves: Sequence[Move], config: Config, family: Family | None, *, s
         moves = _upright(moves, family)
         moves = _gathered(moves, family, single=single)
     claimed = [] if family is None else [named_like(family, name) for name in _templates(family)]
+    ignored = [] if family is None else [re.compile(item.pattern) for item in family.ignored]
     if config:
-        refuse_foreign((move.name for move in moves), claimed)
+        refuse_foreign((move.name for move in moves), [*claimed, *ignored])
     classes = config.get("architectures")
     if family is not None and isinstance(classes, list) and set(family.classes) & set(map(str, classes)):
-        _refuse_unclaimed((move.name for move in moves), family, claimed)
+        _refuse_unclaimed((move.name for move in moves), family, claimed, ignored)
     return tuple(moves)
 
 
-def _refuse_unclaimed(names: Iterable[str], family: Family, claimed: Sequence[re.Pattern[str]]) -> None:
+def _refuse_unclaimed(
+    names: Iterable[str], family: Family, claimed: Sequence[re.Pattern[str]], ignored: Sequence[re.Pattern[str]]
+) -> None:
     """`PlanError` for a tensor that transformers would not load, or would load as something else."""
-    ignored = [re.compile(item.pattern) for item in family.ignored]
     kinds: dict[str, str] = {}
     for name in names:
         kinds.setdefault(_NUMBER.sub("0", name), name)
@@ -57,6 +59,8 @@ def _refuse_unclaimed(names: Iterable[str], family: Family, claimed: Sequence[re
 
 def _templates(family: Family) -> Iterable[str]:
     """Names in the language of rules: the family's own, and what becomes of them where they are quantized or split."""
+    yield from family.besides
+    yield from (name for base in family.bases for name in heads(base))
     for rule in family.rules:
         yield rule.hf
         yield from (other.name for other in rule.apart if other.loaded)

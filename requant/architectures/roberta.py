@@ -104,6 +104,7 @@ def _family(model_type: str, stem: str, model: str, *more: str, other_types: tup
             Ignored(r"lm_head\..*", "a pre-training head, which embeddings do not need", lost=True),
         ),
         irregular=(Irregular(_to_ggml, _to_hf),),
+        besides=(_POSITIONS.hf,),
         claims=lambda values: values.get("tokenizer.ggml.model") == model,
         classifier=Classifier(
             classes=(f"{stem}ForSequenceClassification",),

@@ -285,8 +285,8 @@ class Family:
     alone: the class and the model_type that a GGUF becomes, where `classes` are more than the text model that it has.
     half: the type of two bytes that the family is released in, or bears if it is released in F32. outgrows_f16: what
     it computes does not fit into F16, as its weights do. lacks: a ggml tensor without which a GGUF of an architecture
-    that several share is of this model_type. suits: whether a config.json that names a class or model_type of several
-    families is of this one.
+    that several share is of this model_type. besides: HF names, as in rules, of tensors that `irregular` parts read.
+    suits: whether a config.json that names a class or model_type of several families is of this one.
     """
 
     model_type: str
@@ -313,6 +313,7 @@ class Family:
     half: Dense = BF16
     outgrows_f16: bool = False
     lacks: str = ""
+    besides: tuple[str, ...] = ()
     suits: Callable[[Config], bool] = lambda config: True
     factors: Callable[[Config], Mapping[str, float]] = lambda config: {}
     told: Mapping[str, tuple[str, str]] = field(default_factory=dict)
