@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from requant.architectures.llama import BUFFERS, MLP
-from requant.architectures.numbers import number, positive, shortest
+from requant.architectures.numbers import at_least_one, number, shortest
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
     MMPROJ,
@@ -62,7 +62,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
         return ToGgml()
     window = config.get("sliding_window", 4096)
     values = {
-        WINDOW: Typed("u32", int(positive({"sliding_window": window}, "sliding_window"))),
+        WINDOW: Typed("u32", at_least_one({"sliding_window": window}, "sliding_window")),
         "rope.freq_base_swa": Typed("f32", local_theta(config)),
     }
     if windows != regular(sizes["layers"], _PERIOD):

@@ -15,7 +15,7 @@ from requant.architectures import mixture
 from requant.architectures.deepseek import DEEPSEEK3, latent_keys
 from requant.architectures.llama import SILU
 from requant.architectures.mistral3 import BETA, MISTRAL3, SCALE
-from requant.architectures.numbers import number, positive, shortest
+from requant.architectures.numbers import at_least_one, number, positive, shortest
 from requant.architectures.rope import Rope, parameters
 from requant.architectures.rules import (
     Assumption,
@@ -57,7 +57,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
     said = _ROPE.to_ggml(checkpoint, {**config, "rope_parameters": whole, _PART: None}, sizes)
     if not rope.get(BETA):
         return said
-    original = int(positive(rope, "original_max_position_embeddings"))
+    original = at_least_one(rope, "original_max_position_embeddings")
     grows = {SCALE: Typed("f32", positive(rope, BETA)), _LENGTH: Typed("u32", original)}
     return replace(said, values={**said.values, **grows})
 

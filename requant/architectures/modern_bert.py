@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from requant.architectures.classifier import Classifier
-from requant.architectures.numbers import number, positive, shortest, shown
+from requant.architectures.numbers import at_least_one, number, positive, shortest, shown
 from requant.architectures.rope import parameters
 from requant.architectures.rules import (
     Assumption,
@@ -63,7 +63,7 @@ def _theta(config: Config, layer_type: str, older: str, absent: float) -> float:
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
     layers = sizes["layers"]
     windows = _windows(config, layers)
-    width = int(positive({"local_attention": config.get("local_attention", 128)}, "local_attention"))
+    width = at_least_one({"local_attention": config.get("local_attention", 128)}, "local_attention")
     values = {
         WINDOW: Typed("u32", width),
         PATTERN: Typed("u32", _PERIOD) if windows == _regular(layers, _PERIOD) else Typed("[bool]", windows),

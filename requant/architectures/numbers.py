@@ -28,6 +28,14 @@ def positive(values: Config, key: str, absent: float | None = None) -> float:
     return value
 
 
+def at_least_one(values: Config, key: str, absent: float | None = None) -> int:
+    """A number of things, which is at least 1; what is behind its point is cut off, as `int` does."""
+    value = int(positive(values, key, absent))
+    if value < 1:
+        raise PlanError(f"{key} is {shown(values.get(key))}, a number of at least 1 is needed")
+    return value
+
+
 def shortest(value: SupportsFloat) -> float:
     """The shortest decimal that a float32 of this value was rounded from.
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.architectures import yarn
-from requant.architectures.numbers import number, positive, shortest
+from requant.architectures.numbers import at_least_one, number, positive, shortest
 from requant.architectures.rules import Config, Default, Irregular, Sizes, ToGgml, ToHf
 from requant.encodings import F32
 from requant.errors import PlanError, UnsupportedError
@@ -83,7 +83,7 @@ class Rope:
         scaling = parameters(config, self.theta)
         values = {"rope.freq_base": Typed("f32", positive(scaling, "rope_theta"))}
         context = float(sizes["positions"])
-        original = int(positive(scaling, "original_max_position_embeddings", context))
+        original = at_least_one(scaling, "original_max_position_embeddings", context)
         if self.outer_original:
             values["rope.scaling.original_context_length"] = Typed("u32", original)
         if self.local:
@@ -119,8 +119,8 @@ class Rope:
         """The scaling in transformers 4's words, which transformers 5 reads as well."""
         theta = shortest(positive(values, "rope.freq_base", 10000.0))
         config: dict[str, Json] = {"rope_theta": theta}
-        context = int(positive(values, "context_length"))
-        original = int(positive(values, "rope.scaling.original_context_length", context))
+        context = at_least_one(values, "context_length")
+        original = at_least_one(values, "rope.scaling.original_context_length", context)
         kind = values.get("rope.scaling.type", "linear")
         factor = shortest(number(values, "rope.scaling.factor", number(values, "rope.scale_linear", 1.0)))
         used = frozenset({_FREQS, _LONG, _SHORT} & set(tensors))
@@ -274,7 +274,7 @@ def _guesses(factors: Factors, theta: float, head: int) -> list[tuple[float, int
 
 def _longrope(values: dict[str, Typed], scaling: Config, context: float, sizes: Sizes) -> ToGgml:
     rotary = sizes.get("rotary", sizes["head"])
-    original = int(positive(scaling, "original_max_position_embeddings", context))
+    original = at_least_one(scaling, "original_max_position_embeddings", context)
     factors: list[Factors] = []
     for name in ("long_factor", "short_factor"):
         listed = scaling.get(name)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from requant.architectures.numbers import number, positive
+from requant.architectures.numbers import at_least_one, number
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
 from requant.errors import PlanError, UnsupportedError
 from requant.ir import Checkpoint, Json, Tensor, Typed
@@ -82,7 +82,7 @@ class Windows:
                     hint="a GGUF of it would stop llama.cpp when it is loaded (an assertion fails)",
                 )
             return ToGgml()
-        values = {WINDOW: Typed("u32", int(positive(settings, "sliding_window")))}
+        values = {WINDOW: Typed("u32", at_least_one(settings, "sliding_window"))}
         if self.listed or windows != regular(layers, self.period):
             values[PATTERN] = Typed("[bool]", windows)
         return ToGgml(values)
@@ -91,7 +91,7 @@ class Windows:
         """`sliding_window` and `layer_types`; the period, too, where it says the same."""
         known = {WINDOW: self.width, **values} if self.always else values
         windows = windowed_in_ggml(known, sizes["layers"], self.period)
-        width = int(positive(known, WINDOW)) if any(windows) else None
+        width = at_least_one(known, WINDOW) if any(windows) else None
         config: dict[str, Json] = {"sliding_window": width, "layer_types": layer_types(windows)}
         if windows == regular(sizes["layers"], self.period) and self.period:
             config["sliding_window_pattern"] = self.period
