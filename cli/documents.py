@@ -90,6 +90,7 @@ class Planned(TypedDict):
     fidelity: Annotated[dict[str, int], "copy, repack, round -> how many tensors"]
     obsolete: Annotated[list[str], "files of the model that is replaced, which would be removed"]
     losses: Annotated[list[Lost], "all of them"]
+    hints: Annotated[list[str], "recipes that fit the model better than the one asked for, and how much of it"]
     steps: Annotated[list[StepDocument], "one for each tensor, in the order of the output"]
     peak_bytes: Annotated[int, "bound on the buffers with these threads"]
     passes: NotRequired[Annotated[list[PassDone], "with `--explain`: how it was planned"]]
@@ -130,6 +131,7 @@ class Written(TypedDict):
     bits_per_weight: Annotated[float, "as in `plan`"]
     obsolete: Annotated[list[str], "files of the model that was replaced, which were removed"]
     losses: Annotated[list[Lost], "all of them"]
+    hints: Annotated[list[str], "recipes that fit the model better than the one asked for, and how much of it"]
     steps: NotRequired[Annotated[list[StepDocument], "by `requantize`: as in `plan`"]]
     passes: NotRequired[Annotated[list[PassDone], "with `--explain`: how it was planned"]]
 

@@ -98,6 +98,7 @@ def plan_document(plan: Plan, how: RunOptions) -> dict[str, object]:
 def receipt_document(plan: Plan, receipt: Receipt, *, steps: bool) -> dict[str, object]:
     """What `--json` says of what was done."""
     document: dict[str, object] = {**receipt.to_json(), "losses": [loss.to_json() for loss in plan.losses]}
+    document["hints"] = list(plan.hints)
     if steps:
         document["steps"] = [step.to_json() for step in plan.steps]
     document |= {"obsolete": [str(path) for path in plan.obsolete]}
@@ -266,7 +267,10 @@ def errors_text(plan: Plan, receipt: Receipt) -> str:
 
 
 def losses_text(plan: Plan) -> str:
-    """What is not as it was, or not as it was asked for; the layers of a model that share a fate share a line."""
+    """What is not as it was, or not as it was asked for, and what fits better.
+
+    The layers of a model that share a fate share a line.
+    """
     kinds: dict[LossKind, list[LossGroup]] = {}
     for group in grouped(plan.losses):
         kinds.setdefault(group.kind, []).append(group)
@@ -276,6 +280,7 @@ def losses_text(plan: Plan) -> str:
         lines += [f"  {_group_text(group)}" for group in groups[:_SHOWN]]
         if len(groups) > _SHOWN:
             lines.append(f"  ... and {len(groups) - _SHOWN} more lines (--dry-run --json lists everything)")
+    lines += [f"hint: {printable(hint)}" for hint in plan.hints]
     return "\n\n" + "\n".join(lines) if lines else ""
 
 

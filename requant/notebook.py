@@ -31,7 +31,8 @@ def plan_html(plan: Plan) -> str:
     """What would be written, as what, and what would be lost."""
     lost = [[group.kind.value, group.pattern, str(group.count), group.detail] for group in grouped(plan.losses)]
     losses = _table(["loss", "of", "tensors", "why"], lost) if lost else ""
-    return _block(repr(plan).strip("<>"), _HEAD, _by_type([step.target for step in plan.steps])) + losses
+    hints = _table(["hint"], [[hint] for hint in plan.hints]) if plan.hints else ""
+    return _block(repr(plan).strip("<>"), _HEAD, _by_type([step.target for step in plan.steps])) + losses + hints
 
 
 def receipt_html(receipt: Receipt) -> str:

@@ -142,7 +142,7 @@ class Translation:
     source: what is read; `architecture`, `config`, `metadata` and `files` are its own until a pass says them in the
     target's words (see `Checkpoint`). model: it as one of its family, once that is known. encodings: one for each
     move, once chosen. importance: by the names of the moves. quantization: what config.json is to say of a scheme.
-    steps, layout: what the plan will be.
+    hints: what fits the model better than what was asked for. steps, layout: what the plan will be.
     """
 
     source: Checkpoint[Tensor]
@@ -152,6 +152,7 @@ class Translation:
     metadata: dict[str, Typed] = field(default_factory=dict)
     files: dict[str, Source] = field(default_factory=dict)
     losses: tuple[Loss, ...] = ()
+    hints: tuple[str, ...] = ()
     model: Model | None = None
     encodings: tuple[Encoding, ...] = ()
     importance: Importance | None = None
@@ -195,6 +196,7 @@ class Plan:
 
     obsolete: files of the model that is replaced, which would be taken for parts of the new one; they are removed
     when the new files have their names. passes: how it was decided. opened: files it was made from, as they were then.
+    hints: what fits the model better than what was asked for.
     """
 
     steps: tuple[Step, ...]
@@ -203,6 +205,7 @@ class Plan:
     obsolete: tuple[Path, ...] = ()
     passes: tuple[Passed, ...] = field(default=(), compare=False, repr=False)
     opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
+    hints: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """What it comes to, in a line: its steps and heads have millions of letters."""
@@ -251,5 +254,6 @@ class Plan:
             "fidelity": {fidelity.value: count for fidelity, count in self.fidelities().items()},
             "obsolete": [str(path) for path in self.obsolete],
             "losses": [loss.to_json() for loss in self.losses],
+            "hints": list(self.hints),
             "steps": [step.to_json() for step in self.steps],
         }

@@ -61,7 +61,7 @@ SIGNATURES = {
     "Request": "(recipe=None, overrides=<Overrides>, importance=None, key_values=(), cut=<LayoutOptions>, "
     "vocabulary=True, projector=False, like=None)",
     "Receipt": "(files, seconds, bytes_read, errors, replaced)",
-    "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=())",
+    "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=(), hints=())",
     "Tensor": "(name, shape, encoding, sources)",
     "Checkpoint": "(naming, architecture, tensors, config=<factory>, metadata=<factory>, files=<factory>, "
     "path=<PosixPath>, "
@@ -76,6 +76,7 @@ MEMBERS = {
         "steps",
         "layout",
         "losses",
+        "hints",
         "obsolete",
         "bits_per_weight",
         "weights",

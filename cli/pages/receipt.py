@@ -72,6 +72,8 @@ def _notes(document: Mapping[str, Any]) -> Iterator[str]:
         names = ", ".join(list(replaced)[:_SHOWN])
         more = f" and {len(replaced) - _SHOWN} more" if len(replaced) > _SHOWN else ""
         yield f"{count(sum(replaced.values()))} values that were not finite were replaced, in {names}{more}"
+    for hint in document["hints"]:
+        yield f"hint: {hint}"
     for path in document["obsolete"]:
         yield f"{'removed' if 'bytes_written' in document else 'would be removed'}: {path}"
 

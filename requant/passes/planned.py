@@ -16,6 +16,5 @@ def planned(passes: Sequence[Pass], begun: Translation) -> Plan:
         said, trail = made(passes, begun)
     if said.layout is None:
         raise ValueError("a plan needs a pass that places its bytes")
-    return Plan(
-        said.steps, said.layout, said.losses, obsolete_files(said.layout), trail, (*said.source.opened, *slices(noted))
-    )
+    opened = (*said.source.opened, *slices(noted))
+    return Plan(said.steps, said.layout, said.losses, obsolete_files(said.layout), trail, opened, said.hints)

@@ -41,13 +41,17 @@ class Quantize:
 
     def __call__(self, said: Translation) -> Translation:
         """Raises `PlanError` for a model that cannot be stored so."""
+        from requant.schemes.proposal import proposal
+
         scheme, importance = self.scheme, None
         if self.importance is not None:
             importance = in_hf_names(self.importance, said.source, said.moves)
             scheme = scheme.weighing(importance)
         applied = scheme.apply(said.moves, said.config)
+        hint = proposal(scheme, applied, said.moves, said.config)
         said = _without_quantization(said)
         said = replace(said, encodings=applied.encodings, importance=importance, quantization=applied.quantization)
+        said = replace(said, hints=(*said.hints, hint) if hint else said.hints)
         return replace(said, files={**said.files, **applied.files}).losing(*applied.losses)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from requant.digits import whole
@@ -134,6 +134,14 @@ class IntegerWeights(Scheme):
         return Applied(
             tuple(encodings), compressed_config([weights], dense_modules(moves, encodings)), losses=tuple(losses)
         )
+
+    def regrouped(self, moves: Sequence[Move]) -> Iterator[tuple[str, IntegerWeights]]:
+        """With every other size of groups, whole rows left out."""
+        kind, asymmetric = self.name.partition("-")[0], "" if self.symmetric else "-ASYM"
+        for group in sorted(_GROUPS, reverse=True):
+            if group > 0 and group != self.group:
+                name = f"{kind}-{group}{asymmetric}"
+                yield name, replace(self, name=name, group=group)
 
     def _packed(self, move: Move) -> Packed:
         integers = integers_of(move.inputs[0].encoding)

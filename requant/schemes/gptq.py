@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -70,6 +70,14 @@ class GptqScheme(Scheme):
         files = {"quantize_config.json": Memory((json.dumps(quantization, indent=2) + "\n").encode())}
         return Applied(encodings, quantization, files, losses)
 
+    def regrouped(self, moves: Sequence[Move]) -> Iterator[tuple[str, GptqScheme]]:
+        """With every size of groups that GPTQModel's kernels take, whole rows left out."""
+        bits = self.bits or _usual(moves).bits
+        words = [] if self.symmetric is None else ["SYM" if self.symmetric else "ASYM"]
+        words += [] if self.zeros is None else ["V1" if self.zeros is Zeros.V1 else "V2"]
+        for group in _groups(self.group):
+            yield "-".join(["GPTQ", str(bits), str(group), *words]), replace(self, bits=bits, group=group)
+
     def _like(self, move: Move, wanted: Gptq) -> Gptq:
         """`wanted`, with the zeros and the order of the source where its integers can be carried over."""
         source = move.inputs[0].encoding
@@ -107,10 +115,20 @@ class AwqScheme(Scheme):
         }
         return Applied(encodings, quantization, losses=losses)
 
+    def regrouped(self, moves: Sequence[Move]) -> Iterator[tuple[str, AwqScheme]]:
+        """With every other size of groups, whole rows left out."""
+        for group in _groups(self.group):
+            yield f"AWQ-{group}", AwqScheme(group)
+
     @staticmethod
     def _like(move: Move, group: int) -> Awq:
         integers = integers_of(move.inputs[0].encoding)
         return Awq(Kind.GEMM, group, isinstance(integers, Integers) and integers.symmetric and integers.bits <= 4)
+
+
+def _groups(asked: int | None) -> list[int]:
+    """Sizes but the one that was asked for, the largest first; a scale for a whole row costs too much exactness."""
+    return sorted((group for group in _GROUPS if group > 0 and group != asked), reverse=True)
 
 
 def gptq(parameters: Sequence[str]) -> GptqScheme:

@@ -7,7 +7,7 @@ for it. Source: `quantize_model` and `convert.py` of mlx-lm 0.32.2.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ from requant.ir import Json
 from requant.losses import Loss, LossKind
 from requant.plan import Move
 from requant.recipes import Overrides, Wanted, unused_overrides
-from requant.recipes.mlx_types import MIXED, affine, mlx_type
+from requant.recipes.mlx_types import GROUPS, MIXED, affine, mlx_type
 from requant.schemes.linear import Applied, dense_like
 from requant.schemes.scheme import Scheme
 
@@ -109,6 +109,17 @@ class MlxScheme(Scheme):
         facing = [Wanted(move.name, move.shape, encoding) for move, encoding in zip(moves, encodings, strict=True)]
         losses += unused_overrides(self.overrides, facing)
         return Applied(tuple(encodings), settings, losses=tuple(losses))
+
+    def regrouped(self, moves: Sequence[Move]) -> Iterator[tuple[str, MlxScheme]]:
+        """Integers with every other size of groups; small floats have one."""
+        if not isinstance(self.main, MlxAffine):
+            return
+        widths = {bits: name for name, bits in MIXED.items()}
+        word = str(self.main.bits) if self.high is None else widths[self.main.bits, self.high.bits]
+        for group in sorted(GROUPS, reverse=True):
+            if group != self.main.group:
+                high = None if self.high is None else replace(self.high, group=group)
+                yield f"MLX-{word}-{group}", replace(self, main=replace(self.main, group=group), high=high)
 
     @property
     def _general(self) -> Mapping[str, Json]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from requant.errors import PlanError
@@ -30,6 +30,13 @@ class Scheme(ABC):
         Most have no choice to make by it: it only weighs when they round.
         """
         return self
+
+    def regrouped(self, moves: Sequence[Move]) -> Iterable[tuple[str, Scheme]]:
+        """The same scheme with each other size of its groups, as `--to` names it; the largest first.
+
+        Most have none to choose from.
+        """
+        return ()
 
     def stores_stacks(self, config: Mapping[str, Json]) -> bool:
         """Whether experts that are parameters become stacks of linear layers, [experts, out, in]."""
