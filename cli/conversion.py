@@ -11,13 +11,16 @@ import click
 
 from requant import formats
 from requant.cli import options
+from requant.cli.destinations import MARK, named_by, stem_of
 from requant.cli.execution import carry_out, measuring
-from requant.cli.several import MARK, carry_out_several, destination_for, names_of
+from requant.cli.several import carry_out_several, destination_for, names_of
+from requant.cli.terminal import remark
 from requant.errors import Error, PlanError
 from requant.formats import FORMATS
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
 from requant.plan import Plan
+from requant.printable import printable
 
 if TYPE_CHECKING:
     from requant.operations.convert import Request
@@ -28,7 +31,7 @@ class Wanted:
     """The options of the command that are its own; see its help."""
 
     source: str
-    destination: Path
+    destination: Path | None
     recipe: str | None
     format_name: str | None
     gptq_format: str | None
@@ -44,9 +47,13 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
     """Plan it, and carry it out."""
     from requant.operations.convert import Request
 
-    recipe, destination = wanted.recipe, wanted.destination
-    several = names_of(recipe) if recipe is not None and "," in recipe else ()
-    name = wanted.format_name
+    recipe, name = wanted.recipe, wanted.format_name
+    recipes = names_of(recipe) if recipe else ()
+    several = recipes if len(recipes) > 1 else ()
+    destination = wanted.destination or named_by(wanted.source, recipes, name, projector=wanted.projector)
+    if wanted.destination is None and not how.quiet:
+        names = (str(destination).replace(MARK, one) for one in recipes)
+        remark(f"no DESTINATION is given: {printable(', '.join(names), None)}")
     target = format_for(destination, name) if not several else _format_of(destination, name, several)
     request = Request(
         recipe,
@@ -80,18 +87,12 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
         carry_out(_plan(model, target, destination, request, how.quiet), how)
         return
     suffix = {"gguf": ".gguf"}.get(target.name, "")
-    stem = _stem(wanted.source, model.path)
+    stem = stem_of(wanted.source)
     carry_out_several(
         [(one, destination_for(destination, one, stem, suffix)) for one in several],
         lambda one, place: _plan(model, target, place, replace(request, recipe=one), how.quiet),
         how,
     )
-
-
-def _stem(source: str, path: Path) -> str:
-    """What a model is called in the names of several files made of it: a path's name, or that on the Hub."""
-    name = Path(source).name if Path(source).exists() else source.split("@")[0].split(":")[0].rsplit("/", 1)[-1]
-    return (name or path.resolve().name).removesuffix(".gguf").removesuffix(".safetensors") or "model"
 
 
 def _format_of(destination: Path, name: str | None, recipes: tuple[str, ...]) -> Format:

@@ -16,6 +16,7 @@ _EXAMPLES: Final = """\b
 Examples:
   requant convert ./SmolLM2-135M smollm2-q4.gguf --to Q4_K_M
   requant convert HuggingFaceTB/SmolLM2-135M-Instruct smollm2-q8.gguf --to Q8_0
+  requant convert ./SmolLM2-135M --to Q4_K_M
   requant convert model.gguf ./hf-folder --to BF16
   requant convert ./fp32-folder ./bf16-folder --to BF16 --max-shard-size 2G
   requant convert ./gemma-3-4b-it mmproj.gguf --mmproj --to F16
@@ -43,7 +44,7 @@ class _Command(options.RoundingCommand):
 
 @click.command(cls=_Command, epilog=_EXAMPLES)
 @click.argument("source")
-@click.argument("destination", type=click.Path(path_type=Path))
+@click.argument("destination", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--to",
     "recipe",
@@ -68,7 +69,7 @@ class _Command(options.RoundingCommand):
 @options.run_options
 def convert(
     source: str,
-    destination: Path,
+    destination: Path | None,
     recipe: str | None,
     format_name: str | None,
     max_shard_size: str | None,
@@ -87,7 +88,8 @@ def convert(
     SOURCE is a model file or folder, or a model of the Hugging Face Hub: owner/name, owner/name:Q4_K_M, or
     owner/name/file.gguf.
 
-    The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder. Several
+    The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder. Without it,
+    source and recipe make a name in the current folder, such as SmolLM2-135M-Q4_K_M.gguf or SmolLM2-135M-GPTQ. Several
     recipes, separated by commas, are made in one pass: {} in DESTINATION stands for each, or it is a folder for all.
     """
     from requant.cli.conversion import Wanted, carry_out_conversion

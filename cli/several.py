@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from requant import system
+from requant.cli.destinations import MARK
 from requant.cli.execution import (
     losses_text,
     plan_document,
@@ -28,9 +28,6 @@ from requant.plan import Plan
 from requant.printable import printable
 from requant.recipes import ALIASES
 from requant.together import input_bytes, together
-
-#: Stands for the recipe in a destination.
-MARK: Final = "{}"
 
 
 @dataclass(frozen=True, slots=True)
