@@ -41,6 +41,7 @@ class Wanted:
     key_values: tuple[tuple[str, Typed], ...]
     cut: LayoutOptions
     like: Path | None
+    ollama: bool
 
 
 def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.RunOptions) -> None:
@@ -70,6 +71,8 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
             "--override-kv sets metadata of a GGUF; a Hugging Face folder has config.json",
             hint="edit config.json, or let the destination's name end in .gguf",
         )
+    if wanted.ollama and (target.naming is not Naming.GGML or wanted.projector):
+        raise PlanError("--ollama is for a text model that becomes a GGUF", hint="let the destination end in .gguf")
     if not several:
         options.refuse_to_overwrite(destination, how.force or how.dry_run)
     copied = recipe is None and wanted.gptq_format is None and target.naming is Naming.HF
@@ -77,6 +80,8 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
     if _is_adapter(model, target, wanted.base):
         if several:
             raise PlanError("an adapter becomes one file", hint="give --to one type")
+        if wanted.ollama:
+            raise PlanError("--ollama is for a model; an adapter needs one", hint="requant merge makes one of both")
         carry_out(_adapter_plan(model, wanted.base, target, destination, recipe, how.quiet), how)
         return
     if wanted.gptq_format is not None:
@@ -84,13 +89,15 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
 
         model = read_as(model, wanted.gptq_format)
     if not several:
-        carry_out(_plan(model, target, destination, request, how.quiet), how)
+        carry_out(options.beside(_plan(model, target, destination, request, how.quiet), wanted.ollama), how)
         return
     suffix = {"gguf": ".gguf"}.get(target.name, "")
     stem = stem_of(wanted.source)
     carry_out_several(
         [(one, destination_for(destination, one, stem, suffix)) for one in several],
-        lambda one, place: _plan(model, target, place, replace(request, recipe=one), how.quiet),
+        lambda one, place: options.beside(
+            _plan(model, target, place, replace(request, recipe=one), how.quiet), wanted.ollama, several=True
+        ),
         how,
     )
 

@@ -24,6 +24,7 @@ Examples:
   requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
   requant convert ./model 'model-{}.gguf' --to Q4_K_M,Q6_K,Q8_0
   requant convert ./model ./model-mlx --to MLX-4
+  requant convert ./model model.gguf --to Q4_K_M --ollama
 """
 
 
@@ -65,6 +66,7 @@ class _Command(options.RoundingCommand):
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
 @click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors.")
 @options.override_kv_option
+@options.ollama_option
 @options.rounding_options
 @options.run_options
 def convert(
@@ -80,6 +82,7 @@ def convert(
     no_vocab: bool,
     like: Path | None,
     key_values: tuple[str, ...],
+    ollama: bool,
     choices: options.Choices,
     how: options.RunOptions,
 ) -> None:
@@ -106,5 +109,6 @@ def convert(
         key_values=options.metadata_of(key_values),
         cut=options.cut(max_shard_size, max_shard_tensors),
         like=like,
+        ollama=ollama,
     )
     carry_out_conversion(wanted, choices, how)

@@ -39,7 +39,7 @@ class ErrorDocument(Document):
 class OutputFile(TypedDict):
     """A file of the output."""
 
-    name: Annotated[str, "relative to the destination, or to its folder"]
+    name: Annotated[str, "relative to the destination, or to its folder; a Modelfile of `--ollama` is one, too"]
     bytes: Annotated[int, "its size"]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # whoever asks for help waits for none of these
     from requant.importance import Importance
     from requant.ir import Typed
     from requant.layout import LayoutOptions
+    from requant.plan import Plan
     from requant.recipes import Overrides
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -227,11 +228,26 @@ override_kv_option = click.option(
 )
 
 
+#: Shared by every command that writes a GGUF from a model; `requant.ollama` makes the Modelfile.
+ollama_option = click.option(
+    "--ollama", is_flag=True, help="Also write a Modelfile for Ollama beside the GGUF (requant[html])."
+)
+
+
 def metadata_of(key_values: Iterable[str]) -> tuple[tuple[str, Typed], ...]:
     """What each `--override-kv` sets."""
     from requant.recipes import override_kv
 
     return tuple(override_kv(text, read_text) for text in key_values)
+
+
+def beside(plan: Plan, ollama: bool, *, several: bool = False) -> Plan:
+    """The plan with what `--ollama` asks for. several: there are other GGUFs."""
+    if not ollama:
+        return plan
+    from requant.ollama.beside import with_modelfile
+
+    return with_modelfile(plan, several=several)
 
 
 def located(model: str, quiet: bool = False, *, headers: bool = False) -> Path:

@@ -28,6 +28,7 @@ Examples:
   requant requantize model-f16.gguf best.gguf Q4_K_M --stats stats.gguf --target-size 4.2GB
   requant requantize --dry-run model-f16.gguf Q4_K_M
   requant requantize model-f16.gguf 'model-{}.gguf' Q4_K_M,Q6_K,Q8_0
+  requant requantize model-f16.gguf model-q4.gguf Q4_K_M --ollama
 """
 
 
@@ -44,6 +45,7 @@ Examples:
 @click.option("--recipe-out", type=click.Path(path_type=Path), help="With a target: write the types chosen.")
 @click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")
 @options.override_kv_option
+@options.ollama_option
 @click.option("--keep-split", is_flag=True, help="As many files as the input has, with the same tensors in each.")
 @click.option("--max-buffer-size", type=click.IntRange(1), metavar="MiB", hidden=True)
 @options.run_options
@@ -59,6 +61,7 @@ def requantize(
     recipe_out: Path | None,
     prune_layers: str | None,
     key_values: tuple[str, ...],
+    ollama: bool,
     keep_split: bool,
     max_buffer_size: int | None,
     choices: options.Choices,
@@ -101,7 +104,9 @@ def requantize(
             raise click.UsageError("a target size is of one recipe")
         carry_out_several(
             [(recipe.name, place) for recipe, place in zip(words.recipes, words.destinations, strict=True)],
-            lambda name, place: plan_requantization(model, FORMATS["gguf"], place, replace(request, recipe=name)),
+            lambda name, place: options.beside(
+                plan_requantization(model, FORMATS["gguf"], place, replace(request, recipe=name)), ollama, several=True
+            ),
             how,
             measure=True,
             tolerated=tolerated,
@@ -112,11 +117,21 @@ def requantize(
         if like or prune_layers or choices.imatrix:
             raise click.UsageError("--target-size and --target-bpw go without --like, --prune-layers and --imatrix")
         chosen = _Target(stats, target_size, target_bpw, types, recipe_out)
-        carry_out(chosen.plan(model, destination, request, how), how, measure=True, tolerated=tolerated)
+        carry_out(
+            options.beside(chosen.plan(model, destination, request, how), ollama),
+            how,
+            measure=True,
+            tolerated=tolerated,
+        )
         return
     if stats or types or recipe_out:
         raise click.UsageError("--stats, --types and --recipe-out go with --target-size or --target-bpw")
-    carry_out(plan_requantization(model, FORMATS["gguf"], destination, request), how, measure=True, tolerated=tolerated)
+    carry_out(
+        options.beside(plan_requantization(model, FORMATS["gguf"], destination, request), ollama),
+        how,
+        measure=True,
+        tolerated=tolerated,
+    )
 
 
 @dataclass(frozen=True, slots=True)

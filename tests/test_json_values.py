@@ -209,6 +209,8 @@ ELSEWHERE = {
     "requant/verify/llama_channel.py",
     "requant/verify/llama_cpp.py",
     "requant/journal.py",
+    "requant/ollama/rendering.py",  # what a process of ours says, and what it is told
+    "requant/ollama/sandbox.py",
     "requant/operations/calibrate.py",  # what lies in the package
     "cli/merge_recipe.py",  # what the user writes after --param
 }
