@@ -11,6 +11,7 @@ import click
 
 from requant import formats
 from requant.cli import options
+from requant.cli.carded import Cards
 from requant.cli.destinations import MARK, named_by, stem_of
 from requant.cli.execution import carry_out, measuring
 from requant.cli.several import carry_out_several, destination_for, names_of
@@ -40,6 +41,7 @@ class Wanted:
     vocabulary: bool
     key_values: tuple[tuple[str, Typed], ...]
     cut: LayoutOptions
+    card: options.CardOptions
     like: Path | None
     ollama: bool
 
@@ -77,19 +79,28 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
         options.refuse_to_overwrite(destination, how.force or how.dry_run)
     copied = recipe is None and wanted.gptq_format is None and target.naming is Naming.HF
     _, model = formats.opened(options.located(wanted.source, how.quiet, headers=how.dry_run), as_stored=copied)
+    cards = Cards(wanted.card, model, wanted.source, request.importance, how.quiet)
     if _is_adapter(model, target, wanted.base):
         if several:
             raise PlanError("an adapter becomes one file", hint="give --to one type")
         if wanted.ollama:
             raise PlanError("--ollama is for a model; an adapter needs one", hint="requant merge makes one of both")
-        carry_out(_adapter_plan(model, wanted.base, target, destination, recipe, how.quiet), how)
+        cards = replace(cards, adapter=True)
+        carry_out(
+            cards.added_to(recipe, _adapter_plan(model, wanted.base, target, destination, recipe, how.quiet)), how
+        )
         return
     if wanted.gptq_format is not None:
         from requant.operations.gptq_format import read_as
 
         model = read_as(model, wanted.gptq_format)
     if not several:
-        carry_out(options.beside(_plan(model, target, destination, request, how.quiet), wanted.ollama), how)
+        carry_out(
+            cards.added_to(
+                recipe, options.beside(_plan(model, target, destination, request, how.quiet), wanted.ollama)
+            ),
+            how,
+        )
         return
     suffix = {"gguf": ".gguf"}.get(target.name, "")
     stem = stem_of(wanted.source)
@@ -99,6 +110,7 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
             _plan(model, target, place, replace(request, recipe=one), how.quiet), wanted.ollama, several=True
         ),
         how,
+        cards.added,
     )
 
 

@@ -25,6 +25,7 @@ Examples:
   requant convert ./model 'model-{}.gguf' --to Q4_K_M,Q6_K,Q8_0
   requant convert ./model ./model-mlx --to MLX-4
   requant convert ./model model.gguf --to Q4_K_M --ollama
+  requant convert ./model ./publish --to Q4_K_M,Q8_0 --card --card-set quantized_by=me
 """
 
 
@@ -68,6 +69,7 @@ class _Command(options.RoundingCommand):
 @options.override_kv_option
 @options.ollama_option
 @options.rounding_options
+@options.card_options
 @options.run_options
 def convert(
     source: str,
@@ -84,6 +86,7 @@ def convert(
     key_values: tuple[str, ...],
     ollama: bool,
     choices: options.Choices,
+    card: options.CardOptions,
     how: options.RunOptions,
 ) -> None:
     """Convert SOURCE to DESTINATION in one pass.
@@ -108,6 +111,7 @@ def convert(
         vocabulary=not no_vocab,
         key_values=options.metadata_of(key_values),
         cut=options.cut(max_shard_size, max_shard_tensors),
+        card=card,
         like=like,
         ollama=ollama,
     )

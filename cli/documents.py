@@ -82,7 +82,7 @@ StepDocument = TypedDict(  # a class cannot have a field of the name `from`
 class Planned(TypedDict):
     """A model that would be written."""
 
-    files: Annotated[list[OutputFile], "what would be written"]
+    files: Annotated[list[OutputFile], "what would be written, the README.md of `--card` too"]
     input_bytes: Annotated[int, "bytes of tensors that would be read"]
     output_bytes: Annotated[int, "bytes of all files that would be written"]
     parameters: Annotated[int, "numbers in all tensors of the output"]
@@ -121,7 +121,7 @@ class PlansDocument(Document):
 class Written(TypedDict):
     """A model that was written."""
 
-    files: Annotated[list[OutputFile], "what was written"]
+    files: Annotated[list[OutputFile], "what was written, the README.md of `--card` too"]
     seconds: Annotated[float, "the time it took"]
     bytes_read: Annotated[int, "bytes of tensors that were read"]
     bytes_written: Annotated[int, "bytes of all files"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from requant import system
+from requant.cards import NAME as CARD
 from requant.cli import interrupts
 from requant.cli.explanation import explanation_text
 from requant.cli.options import RunOptions
@@ -25,7 +26,7 @@ from requant.losses import LossGroup, LossKind, grouped, pattern_of
 from requant.operations.inspect import short_label
 from requant.output import on_published
 from requant.passes.explained import explained
-from requant.plan import Fidelity, Plan, Step
+from requant.plan import Plan, Step
 from requant.printable import printable
 from requant.together import input_bytes
 
@@ -123,9 +124,16 @@ def _write_page(plan: Plan, path: Path, document: Mapping[str, object], quiet: b
 
 
 def _destination(plan: Plan) -> Path:
-    """The file, if it is only one; else the folder."""
-    root, files = plan.layout.root, plan.layout.files
-    return root / files[0].name if len(files) == 1 else root
+    """The file, if it is only one but for what tells of it; else the folder."""
+    root, (names, _) = plan.layout.root, _told_apart(plan)
+    return root / names[0] if len(names) == 1 else root
+
+
+def _told_apart(plan: Plan) -> tuple[list[str], list[str]]:
+    """The names of a plan's files, and of those that only tell of a model: its card, and what Ollama reads."""
+    names = [file.name for file in plan.layout.files]
+    beside = [name for name in names if name == CARD or name.endswith("Modelfile")]
+    return [name for name in names if name not in beside], beside
 
 
 def _passes(plan: Plan, how: RunOptions) -> dict[str, Json]:
@@ -204,7 +212,7 @@ def plan_text(plan: Plan, workers: int, *, every: bool = False) -> str:
     totals = [
         f"reads {size(plan.input_bytes)}, writes {size(plan.layout.nbytes)} to {_path(plan.layout.root)}",
         f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight",
-        _fidelities(plan),
+        f"tensors: {plan.fidelities_text()}",
         f"buffers take at most {size(peak_bytes(plan, workers))} with {workers} threads",
         *([f"removes {_obsolete(plan)}"] if plan.obsolete else []),
     ]
@@ -238,15 +246,17 @@ def _said(step: Step) -> list[str]:
 def receipt_text(plan: Plan, receipt: Receipt) -> str:
     """What was done."""
     written = sum(receipt.files.values())
-    files = plan.layout.files
-    where = f"{_path(_destination(plan))}:{f' {len(files)} files,' if len(files) > 1 else ''}"
+    names, beside = _told_apart(plan)
+    number = f" {len(plan.layout.files)} files," if len(names) > 1 else ""
+    where = f"{', '.join([_path(_destination(plan)), *(beside if not number else [])])}:{number}"
     written_to = f"{where} {size(written)} in {receipt.seconds:.1f} s"
     if not plan.steps:
         return written_to + losses_text(plan)
     rate = receipt.bytes_read / max(receipt.seconds, 1e-9)
+    stored = f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight"
     lines = [
         f"{written_to} (read {size(rate)}/s)",
-        f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight; {_fidelities(plan)}",
+        f"{stored}; tensors: {plan.fidelities_text()}",
     ]
     if receipt.replaced:
         total = sum(receipt.replaced.values())
@@ -341,10 +351,3 @@ def _names(step: Step) -> str:
     """The tensor, and what its values are where they are not simply those of the tensor of that name."""
     values = step.values.explain()
     return step.target.name if values == step.target.name else f"{step.target.name} = {values}"
-
-
-def _fidelities(plan: Plan) -> str:
-    words = {Fidelity.COPY: "copied", Fidelity.REPACK: "repacked exactly", Fidelity.ROUND: "rounded"}
-    parts = [f"{number} {words[fidelity]}" for fidelity, number in plan.fidelities().items() if number]
-    twice = sum(step.rounds_twice for step in plan.steps)
-    return "tensors: " + ", ".join(parts) + (f" ({twice} of them for the second time)" if twice else "")

@@ -38,6 +38,8 @@ MAX_THREADS: Final = 512
 LARGEST: Final = 65504.0
 #: Under this name a `RoundingCommand` keeps the order of its options.
 _ORDER: Final = "requant.order"
+#: And under this one all words that it was given.
+_WORDS: Final = "requant.words"
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -120,12 +122,19 @@ run_options = _gathered(
 
 
 class RoundingCommand(click.Command):
-    """Remembers in which order options came, for `Choices`."""
+    """Remembers in which order options came, for `Choices`, and all words, for `words`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parsed once more for the order, which click keeps to itself."""
+        ctx.meta[_WORDS] = tuple(args)
         ctx.meta[_ORDER] = [option.name for option in self.make_parser(ctx).parse_args(list(args))[2]]
         return super().parse_args(ctx, args)
+
+
+def words() -> tuple[str, ...]:
+    """What a `RoundingCommand` was given, as typed."""
+    found: tuple[str, ...] = click.get_current_context().meta[_WORDS]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +223,29 @@ rounding_options = _gathered(
         multiple=True,
         metavar="NAME",
         help="Do not use the importance matrix for tensors with NAME in their names. Repeatable.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CardOptions:
+    """Whether to write a model card, and what it is to say besides; see `requant.cli.carded`."""
+
+    card: bool
+    card_settings: tuple[str, ...]
+
+
+#: Shared by `convert` and `requantize`.
+card_options = _gathered(
+    "card",
+    CardOptions,
+    click.option("--card", is_flag=True, help="Write README.md, a model card as the Hugging Face Hub reads it, too."),
+    click.option(
+        "--card-set",
+        "card_settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Metadata of the card, such as quantized_by=me; without VALUE, KEY is left out. Repeatable.",
     ),
 )
 

@@ -29,6 +29,7 @@ Examples:
   requant requantize --dry-run model-f16.gguf Q4_K_M
   requant requantize model-f16.gguf 'model-{}.gguf' Q4_K_M,Q6_K,Q8_0
   requant requantize model-f16.gguf model-q4.gguf Q4_K_M --ollama
+  requant requantize model-f16.gguf ./publish/model-q4.gguf Q4_K_M --card
 """
 
 
@@ -46,6 +47,7 @@ Examples:
 @click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")
 @options.override_kv_option
 @options.ollama_option
+@options.card_options
 @click.option("--keep-split", is_flag=True, help="As many files as the input has, with the same tensors in each.")
 @click.option("--max-buffer-size", type=click.IntRange(1), metavar="MiB", hidden=True)
 @options.run_options
@@ -65,6 +67,7 @@ def requantize(
     keep_split: bool,
     max_buffer_size: int | None,
     choices: options.Choices,
+    card: options.CardOptions,
     how: options.RunOptions,
 ) -> None:
     """Change the quantization types of a GGUF, with the arguments of llama-quantize.
@@ -74,6 +77,7 @@ def requantize(
     and changes nothing.
     """
     from requant import formats
+    from requant.cli.carded import Cards
     from requant.cli.execution import carry_out
     from requant.cli.several import carry_out_several
     from requant.formats import FORMATS
@@ -94,6 +98,7 @@ def requantize(
         keep_split,
         rehearsal=how.dry_run,
     )
+    cards = Cards(card, model, str(source), request.importance, how.quiet)
     for place in words.destinations:
         if not how.dry_run and place.exists() and place.samefile(source):
             raise PlanError(f"{source} is both input and output", hint="write to another name")
@@ -108,6 +113,7 @@ def requantize(
                 plan_requantization(model, FORMATS["gguf"], place, replace(request, recipe=name)), ollama, several=True
             ),
             how,
+            cards.added,
             measure=True,
             tolerated=tolerated,
         )
@@ -118,7 +124,7 @@ def requantize(
             raise click.UsageError("--target-size and --target-bpw go without --like, --prune-layers and --imatrix")
         chosen = _Target(stats, target_size, target_bpw, types, recipe_out)
         carry_out(
-            options.beside(chosen.plan(model, destination, request, how), ollama),
+            cards.added_to(request.recipe, options.beside(chosen.plan(model, destination, request, how), ollama)),
             how,
             measure=True,
             tolerated=tolerated,
@@ -127,7 +133,10 @@ def requantize(
     if stats or types or recipe_out:
         raise click.UsageError("--stats, --types and --recipe-out go with --target-size or --target-bpw")
     carry_out(
-        options.beside(plan_requantization(model, FORMATS["gguf"], destination, request), ollama),
+        cards.added_to(
+            request.recipe,
+            options.beside(plan_requantization(model, FORMATS["gguf"], destination, request), ollama),
+        ),
         how,
         measure=True,
         tolerated=tolerated,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from requant import system
+from requant.cards import NAME as CARD
 from requant.cli.destinations import MARK
 from requant.cli.execution import (
     losses_text,
@@ -67,22 +68,25 @@ def carry_out_several(
     names: Sequence[tuple[str, Path]],
     planned: Callable[[str, Path], Plan],
     how: RunOptions,
+    added: Callable[[Sequence[str], Sequence[Plan]], Sequence[Plan]],
     *,
     measure: bool = False,
     tolerated: frozenset[LossKind] = frozenset(),
 ) -> None:
     """What `carry_out` does, for several recipes at once: all files appear, or none.
 
-    names: recipes and destinations. planned: makes the plan of one.
+    names: recipes and destinations. planned: makes the plan of one. added: puts into plans, given recipes, what lies
+    beside the models.
     """
     if how.explain or how.html is not None:
         raise PlanError("--explain and --html are of one recipe", hint="give --to one recipe")
     for _, destination in names:
         refuse_to_overwrite(destination, how.force or how.dry_run)
-    several = [
-        Planned(recipe, destination, replace(planned(recipe, destination), passes=())) for recipe, destination in names
-    ]
-    plans = [one.plan for one in several]
+    plans = added(
+        [recipe for recipe, _ in names],
+        [replace(planned(recipe, destination), passes=()) for recipe, destination in names],
+    )
+    several = [Planned(*name, plan) for name, plan in zip(names, plans, strict=True)]
     together(plans)  # the same file twice is an error now
     if how.dry_run and how.as_json:
         _say_plans(several, how, tolerated)
@@ -156,7 +160,12 @@ def _overview(several: Sequence[Planned]) -> str:
         twice = sum(step.rounds_twice for step in plan.steps)
         written = printable(str(one.destination), None)
         rows.append([one.recipe, count(plan.layout.nbytes), f"{plan.bits_per_weight:.3f}", str(twice), written])
-    return table(rows, right=frozenset({1, 2, 3}))
+    cards = [
+        printable(str(one.plan.layout.root / CARD), None)
+        for one in several
+        if one.plan.layout.root != one.destination and CARD in (file.name for file in one.plan.layout.files)
+    ]
+    return "\n".join([table(rows, right=frozenset({1, 2, 3})), *(f"model card: {path}" for path in cards)])
 
 
 def _errors_text(several: Sequence[Planned], receipts: Sequence[Receipt]) -> str:

@@ -243,6 +243,13 @@ class Plan:
             counts[step.fidelity] += 1
         return counts
 
+    def fidelities_text(self) -> str:
+        """The same in words."""
+        words = {Fidelity.COPY: "copied", Fidelity.REPACK: "repacked exactly", Fidelity.ROUND: "rounded"}
+        said = [f"{number} {words[fidelity]}" for fidelity, number in self.fidelities().items() if number]
+        twice = sum(step.rounds_twice for step in self.steps)
+        return ", ".join(said) + (f" ({twice} of them for the second time)" if twice else "")
+
     def to_json(self) -> dict[str, Json]:
         """As printed by `--dry-run --json`."""
         return {

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from requant import formats
+from requant.cards import fingerprint
 from requant.cli.main import cli
-from requant.merging.card import fingerprint
 from requant.parts import read_values
 from tests.tiny_folder import write_tiny_folder
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from requant.cards import NAME, front_matter, plain, split_card
 from requant.ir import Checkpoint, Tensor, Typed
 from requant.losses import Loss, LossKind
 from requant.sources import Memory, Source, read
 
-NAME: Final = "README.md"
 #: Larger files are not read.
-_LARGEST: Final = 16 << 20
+LARGEST: Final = 16 << 20
 #: Longer lists of tags are not written.
 _LONGEST: Final = 1000
 
@@ -36,18 +35,27 @@ FIELDS: Final = (
 def read_card(checkpoint: Checkpoint[Tensor]) -> tuple[dict[str, Any], list[Loss]]:
     """The front matter of README.md; a `Loss` if it is no YAML."""
     source = checkpoint.files.get(NAME)
-    if source is None or source.nbytes > _LARGEST:
+    if source is None or source.nbytes > LARGEST:
         return {}, []
-    lines = read(source).tobytes().decode("utf-8", "replace").splitlines()
-    if not lines or lines[0] != "---" or "---" not in lines[1:]:
+    return parsed(card_text(source))
+
+
+def card_text(source: Source) -> str:
+    """What a card says; bytes that are no UTF-8 are replaced."""
+    return read(source).tobytes().decode("utf-8", "replace")
+
+
+def parsed(text: str) -> tuple[dict[str, Any], list[Loss]]:
+    """The front matter of a card; a `Loss` if it is no YAML."""
+    front, _ = split_card(text)
+    if not front:
         return {}, []
     import yaml
 
-    text = "\n".join(lines[1 : lines.index("---", 1)]) + "\n"
     # `no` is Norwegian, not false; tabs are not YAML, yet people write them
-    text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")
+    front = front.replace("- no\n", '- "no"\n').replace("\t", "  ")
     try:
-        card = yaml.safe_load(text)
+        card = yaml.safe_load(front)
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}, [Loss(LossKind.METADATA_DROPPED, NAME, "its front matter is not YAML")]
     return (card if isinstance(card, dict) else {}), []
@@ -55,7 +63,7 @@ def read_card(checkpoint: Checkpoint[Tensor]) -> tuple[dict[str, Any], list[Loss
 
 def write_card(metadata: Mapping[str, Typed]) -> tuple[dict[str, Source], set[str]]:
     """README.md for a GGUF's metadata, if it says anything a card can say; and the keys that are in it."""
-    lines, written = [], set()
+    said: dict[str, object] = {}
     for name, key in FIELDS:
         value = metadata[key].value if key in metadata else None
         if isinstance(value, bool | int | float) or value is None:
@@ -63,10 +71,8 @@ def write_card(metadata: Mapping[str, Typed]) -> tuple[dict[str, Source], set[st
         items = value if isinstance(value, str) else [*value] if len(value) <= _LONGEST else None
         if items is None or not all(isinstance(item, str) and item.isprintable() for item in items):
             continue
-        lines.append(f"{name}: {json.dumps(items, ensure_ascii=False)}")  # JSON is YAML
-        written.add(key)
-    if not lines:
+        said[name] = items
+    if not said:
         return {}, set()
-    title = metadata["general.name"].value if "general.name" in written else "Model"
-    text = "\n".join(["---", *lines, "---", "", f"# {title}", ""])
-    return {NAME: Memory(text.encode())}, written
+    text = f"{front_matter(said)}\n# {plain(str(said.get('model_name', 'Model')))}\n"
+    return {NAME: Memory(text.encode())}, {key for name, key in FIELDS if name in said}

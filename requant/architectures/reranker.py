@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from requant.architectures.card import NAME as CARD
 from requant.architectures.classifier import LABELS, RANK
 from requant.architectures.general import json_file, named_folder
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
+from requant.cards import NAME as CARD
 from requant.encodings import Dense
 from requant.errors import UnsupportedError
 from requant.expressions import Joined, Stored
