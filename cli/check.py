@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from requant.cli import interrupts, paths
-from requant.cli.options import MAX_THREADS, html_option, located, read_text
+from requant.cli.options import MAX_THREADS, Number, html_option, located, read_text
 from requant.cli.saying import say_document
 from requant.cli.stages import bars
 from requant.cli.tables import size
@@ -58,10 +58,14 @@ LIMITS: Final = ("max_kl", "min_top1", "max_ppl_ratio", "min_cosine")
 @click.option("--ctx", type=click.IntRange(32), default=512, show_default=True, help="Tokens in a window of text.")
 @click.option("--chunks", type=click.IntRange(0), default=4, show_default=True, help="Windows to measure; 0 for all.")
 @click.option("--threads", "-t", type=click.IntRange(1, MAX_THREADS), help="Threads (default: all processors).")
-@click.option("--max-kl", type=float, metavar="NATS", help="Fail above this mean KL divergence. [default: 0.2]")
-@click.option("--min-top1", type=float, metavar="SHARE", help="Fail below this top-1 agreement. [default: 0.75]")
-@click.option("--max-ppl-ratio", type=float, metavar="RATIO", help="Fail above this perplexity ratio. [default: 1.15]")
-@click.option("--min-cosine", type=float, metavar="COS", help="Encoders: fail below this similarity. [default: 0.98]")
+@click.option("--max-kl", type=Number(), metavar="NATS", help="Fail above this mean KL divergence. [default: 0.2]")
+@click.option("--min-top1", type=Number(), metavar="SHARE", help="Fail below this top-1 agreement. [default: 0.75]")
+@click.option(
+    "--max-ppl-ratio", type=Number(), metavar="RATIO", help="Fail above this perplexity ratio. [default: 1.15]"
+)
+@click.option(
+    "--min-cosine", type=Number(), metavar="COS", help="Encoders: fail below this similarity. [default: 0.98]"
+)
 @html_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bars.")

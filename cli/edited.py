@@ -131,9 +131,11 @@ def _renamed_tensors(texts: Sequence[str], model: GgufModel) -> dict[str, str]:
             raise PlanError(f"{printable(new)!r} is no name for a tensor: llama.cpp reads 1 to {_NAME} bytes")
         if names.setdefault(old, new) != new:
             raise PlanError(f"tensor {printable(old)!r} is renamed twice")
-    after = [names.get(name, name) for name in there]
-    if len(set(after)) < len(after):
-        raise PlanError("two tensors would have one name", hint="rename the other one, too")
+    after: set[str] = set()
+    for name in (names.get(name, name) for name in sorted(there)):
+        if name in after:
+            raise PlanError(f"two tensors would be named {printable(name)!r}", hint="rename the other one, too")
+        after.add(name)
     return {old: new for old, new in names.items() if old != new}
 
 

@@ -93,7 +93,11 @@ def _texts(before: Mapping[str, str], words: Words) -> dict[str, str]:
         value = text_of(value.removeprefix("str:"), options.read_text)
         if given.setdefault(key, value) != value:
             raise PlanError(f"{key} is set twice, to different values")
-    return after | given
+    after |= given
+    for key in words.deletes:
+        if key in after:
+            raise PlanError(f"{printable(key)} is deleted, and set besides")
+    return after
 
 
 def edit_folder(how: How, words: Words) -> None:
@@ -123,6 +127,9 @@ def edit_folder(how: How, words: Words) -> None:
         if "tokenizer_config" in documents.found and documents.has("tokenizer_config.chat_template"):
             documents.delete("tokenizer_config.chat_template")  # the file comes before it
     told = documents.changes()
+    for key in words.deletes:
+        if documents.has(key):
+            raise PlanError(f"{printable(key)} is deleted, and set besides")
     if any(one.key.startswith("config.") for one in told):
         _refuse_misfits(model, documents.found["config"])
     written = {**files, **documents.changed()}
@@ -203,7 +210,13 @@ def _rows(model: Checkpoint[Tensor]) -> int | None:
 
 
 def _refuse_misfits(model: Checkpoint[Tensor], config: dict[str, Json]) -> None:
-    """Raises `PlanError` for a config.json that its tensors contradict, if the old one had not the same trouble."""
+    """Raises `PlanError` for a config.json that its tensors contradict, if the old one had not the same trouble.
+
+    One that does not say what kind of model it is has no meaning for any library.
+    """
+    if "model_type" in model.config and not isinstance(config.get("model_type"), str):
+        hint = "transformers finds the classes by it"
+        raise PlanError(f"{model.path}: config.json: 'model_type' is missing, or no text", hint=hint)
     trouble = _trouble(replace(model, config=config))
     if trouble is not None and trouble != _trouble(model):
         raise PlanError(trouble, hint="nothing was changed; give the keys that belong together in one command")

@@ -99,7 +99,7 @@ def hash(
 
 def line_of(one: Checksum, source: str, verdict: str = "") -> str:
     """A line of a manifest."""
-    name = printable(source if one.tensor is None else f"{source}:{one.tensor}")
+    name = printable(source if one.tensor is None else f"{source}:{one.tensor}", None)
     return f"{one.algorithm:<8}  {one.digest}  {name}" + (f"  -  {verdict}" if verdict else "")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli.options import html_option, located
+from requant.cli.options import Number, html_option, located
 from requant.cli.saying import say_document
 from requant.cli.stages import byte_bar
 from requant.cli.terminal import remark, say
@@ -52,7 +52,7 @@ Examples:
 @click.option("--ctx", type=click.IntRange(1, 1 << 30), help="Tokens of context that memory is told of.")
 @click.option(
     "--bandwidth",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, 1e9, min_open=True),
     default=USUAL_BANDWIDTH / 1e9,
     show_default=True,
     metavar="GB/S",
@@ -101,12 +101,27 @@ def inspect(
         from requant.cli.pages.writing import check_page
 
         check_page(html)
+    beside = {"--metadata": metadata, "--tokenizer": tokenizer, "--tokens": tokens, "--template": template}
+    if as_csv and (given := next((option for option, value in beside.items() if value), None)):
+        raise click.UsageError(f"--csv is the list of tensors alone; {given} does not go with it")
     values = values or order.needs_values
     path = located(model, quiet, headers=not values)
     if path.is_dir() and not is_model(path):
         if html is not None:
             raise PlanError(f"--html: {path} is a folder of models", hint="a page is of one: name a model in it")
-        if pattern or values or columns or sort or metadata or tokenizer or tokens or template or against or as_csv:
+        if (
+            pattern
+            or values
+            or columns
+            or sort
+            or metadata
+            or tokenizer
+            or tokens
+            or template
+            or against
+            or ctx
+            or as_csv
+        ):
             raise PlanError(f"{path}: of a folder of models a line each is told", hint="name one of them for all else")
         from requant.cli.inspect_others import inspect_folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -59,6 +60,17 @@ def _gathered(argument: str, kind: type, *options: Callable[[Any], Any]) -> Call
         return cast(F, decorated)
 
     return decorate
+
+
+class Number(click.FloatRange):
+    """A number in a range, of which NaN is no part: whatever is compared with it would be false."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raises `click.BadParameter` for what is no number, or is out of the range."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def _finite(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -306,7 +318,7 @@ def located(model: str, quiet: bool = False, *, headers: bool = False) -> Path:
 def read_text(path: Path) -> str:
     """A text file the user names; raises `FormatError` for what is none."""
     if not path.is_file():  # a device may have no end
-        raise FormatError(path, "this is no regular file")
+        raise FormatError(path, "this is no regular file" if path.exists() else "there is no such file")
     if path.stat().st_size > MAX_TEXT:
         raise FormatError(path, f"more than {MAX_TEXT >> 20} MB", hint="is this a text file?")
     try:

@@ -41,7 +41,7 @@ Examples:
 @click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors.")
 @click.option("--stats", type=paths.FILE, help="Of `requant calibrate`.")
 @click.option("--target-size", metavar="SIZE", help="Choose types so that the file has SIZE, such as 4.2GB.")
-@click.option("--target-bpw", type=click.FloatRange(0.5, 33), metavar="B", help="The same, in bits per weight.")
+@click.option("--target-bpw", type=options.Number(0.5, 33), metavar="B", help="The same, in bits per weight.")
 @click.option("--types", metavar="TYPE,...", help="With a target: what tensors may become.")
 @click.option("--recipe-out", type=click.Path(path_type=Path), help="With a target: write the types chosen.")
 @click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")

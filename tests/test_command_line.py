@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from requant.cli.main import COMMANDS
+from requant.cli.main import COMMANDS, cli
 from requant.recipes import RECIPES
 from requant.schemes import SCHEMES, scheme_named
 from tests.models import llama_cpp_sources
@@ -288,3 +288,16 @@ def test_recipes_carry_the_figures_of_llama_cpp():
     assert {name: note.bits for name, note in NOTES.items() if note.measured} == bits
     told = json.loads(requant("types", "--json").stdout)["recipes"]
     assert {row["recipe"] for row in told} == RECIPES.keys() - {"COPY"}
+
+
+def test_no_option_takes_nan():
+    """Whatever is compared with it is false: a limit that nothing exceeds, a range that it is in."""
+    found = []
+    for name in cli.list_commands(click.Context(cli)):
+        command = cli.get_command(click.Context(cli), name)
+        for option in command.params:
+            if isinstance(option.type, click.types.FloatParamType):
+                found.append(option.name)
+                with pytest.raises(click.BadParameter):
+                    option.process_value(click.Context(command), "nan")
+    assert {"bandwidth", "max_kl", "target_bpw", "replace_nan"} <= set(found)

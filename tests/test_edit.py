@@ -23,6 +23,7 @@ from requant.ir import Typed
 from requant.sources import read
 from requant.staging import Staging
 from requant.verify.llama_cpp import LlamaCpp
+from tests.command import run
 from tests.tiny_gguf import write_tiny_llama
 
 
@@ -115,7 +116,13 @@ REFUSED = [
     (["--set", "=5"], "should be KEY=VALUE"),
     (["--set", "general.name=a", "--set", "general.name=b"], "set twice"),
     (["--set", "general.alignment=64"], "general.alignment is not edited"),
-    (["--set", "general.name=@nothing"], "no regular file"),
+    (["--set", "general.name=a", "--delete", "general.architecture"], "architecture is missing"),
+    (["--set", "llama.vocab_size=320", "--delete", "llama.context_length"], "context_length is missing"),
+    (["--set", "llama.context_length=512", "--delete", "llama.context_length"], "is deleted, and set besides"),
+    (["--eos", "1", "--delete", "tokenizer.ggml.eos_token_id"], "is deleted, and set besides"),
+    (["--eos", "none", "--set", "tokenizer.ggml.eos_token_id=1"], "is deleted, and set besides"),
+    (["--set", "general.name=@nothing"], "there is no such file"),
+    (["--set", "general.name=@/dev/null"], "no regular file"),
     (["--set", "llama.attention.head_count=8"], "blk.0.attn_k.weight has 32 rows"),
     (["--set", "llama.block_count=3"], "tensors of 2 layers"),
     (["--delete", "llama.context_lenght"], "there is no key"),
@@ -129,7 +136,7 @@ REFUSED = [
     (["--rope-scaling", "none"], "there is no llama.rope.scaling"),
     (["--rename-tensor", "nothing=x"], "there is no tensor"),
     (["--rename-tensor", "blk.0.attn_q.weight=" + "x" * 64], "llama.cpp reads 1 to 63 bytes"),
-    (["--rename-tensor", "blk.0.attn_q.weight=blk.0.attn_k.weight"], "would have one name"),
+    (["--rename-tensor", "blk.0.attn_q.weight=blk.0.attn_k.weight"], "would be named 'blk.0.attn_k.weight'"),
     (["--rename-tensor", "blk.0.attn_q.weight=blk.0.q.weight"], "'blk.0.attn_q.weight' (layer 0) is missing"),
     (["--set-from", "nothing"], "there is no such file"),
     (["--keys", "general.*", "--eos", "3"], "goes with --set-from"),
@@ -302,6 +309,14 @@ def test_a_copy_leaves_the_file_alone_and_has_no_room_unless_asked(tiny, tmp_pat
     assert ROOM_KEY not in gguf.GGUFReader(tmp_path / "a.gguf").fields
     assert GgufModel.of(tmp_path / "b.gguf").heads[0].free >= 64_000
     assert metadata(tmp_path / "a.gguf") == metadata(tmp_path / "b.gguf")
+
+
+def test_room_is_no_part_of_the_model(tiny, roomy, tmp_path):
+    """Not for `diff`, and not for what is written of it; other readers see a key of blanks."""
+    assert len(gguf.GGUFReader(roomy).fields[ROOM_KEY].contents()) > 4000
+    assert run("diff", roomy, tiny).exit_code == 0
+    assert run("join", roomy, tmp_path / "joined.gguf").exit_code == 0
+    assert (tmp_path / "joined.gguf").read_bytes() == tiny.read_bytes()
 
 
 def test_split_files(tiny, tmp_path):

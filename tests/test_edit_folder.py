@@ -177,3 +177,23 @@ def test_links_of_the_cache_are_left_alone(folder, tmp_path):
     before = (tmp_path / "blob").read_bytes()
     assert "is a link to" in edit(folder, "--set", "config.rope_theta=5", code=4)
     assert (tmp_path / "blob").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--delete", "config.model_type"], "'model_type' is missing"),
+        (["--set", "config.model_type=json:5"], "'model_type' is missing, or no text"),
+        (["--delete", "config.rope_theta", "--set", "config.rope_theta=5"], "is deleted, and set besides"),
+        (["--delete", "config.eos_token_id", "--eos", "</s>"], "is deleted, and set besides"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(words, said, folder):
+    before = digests(folder)
+    assert said in edit(folder, *words, code=4)
+    assert digests(folder) == before
+
+
+def test_a_text_that_is_deleted_and_set(folder):
+    path = folder / "model.safetensors"
+    assert "is deleted, and set besides" in edit(path, "--delete", "format", "--set", "format=x", code=4)

@@ -4,9 +4,11 @@ import hashlib
 import json
 from uuid import NAMESPACE_URL, uuid5
 
+import numpy as np
 import pytest
 import xxhash
 from blake3 import blake3
+from safetensors.numpy import save_file
 
 from requant.formats import open as open_model
 from requant.operations.hashing import NAMESPACE, checksums
@@ -91,6 +93,21 @@ def test_a_manifest_is_verified(gguf):
     assert run(elsewhere / "tiny.gguf", "--verify", "manifest").exit_code == 0
     manifest.write_text(told.stdout)  # what a check prints is a manifest
     assert run(elsewhere / "tiny.gguf", "-c", "manifest").exit_code == 0
+
+
+def test_any_name_is_found_again_in_a_manifest(tmp_path, monkeypatch):
+    """A manifest is lines of text: long names are whole there, and what is not seen is escaped."""
+    monkeypatch.chdir(tmp_path)
+    names = ["n" * 300, "a\x1b[2J", "two\nlines", "line\u2028separator", "ü"]
+    save_file({name: np.full(2, at, np.int8) for at, name in enumerate(names)}, "odd\x07.safetensors")
+    told = run("odd\x07.safetensors").stdout
+    assert told.isascii() is False and "\x1b" not in told and len(told.splitlines()) == len(names) + 1
+    (tmp_path / "m.manifest").write_text(told)
+    assert "all 6 checksums agree" in run("odd\x07.safetensors", "--verify", "m.manifest").stdout
+    save_file({name: np.full(2, at == 1, np.int8) for at, name in enumerate(names)}, "odd\x07.safetensors")
+    verdict = run("odd\x07.safetensors", "--verify", "m.manifest")
+    assert verdict.exit_code == 5 and "a\\x1b[2J  -  Ok" in verdict.stdout
+    assert verdict.stdout.count("Mismatch") == 4  # the three others that are not 0, and the model
 
 
 def test_a_changed_byte_is_found_and_named(gguf):

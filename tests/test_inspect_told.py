@@ -187,6 +187,11 @@ def test_a_folder_without_models_is_an_error(tmp_path):
     assert "no model, and none inside" in run("inspect", tmp_path, code=2).stderr
 
 
+@pytest.mark.parametrize("option", [["--metadata"], ["--tokenizer"], ["--tokens", "."], ["--template"]])
+def test_a_csv_has_nothing_but_tensors(option, folder):
+    assert f"{option[0]} does not go with it" in run("inspect", folder, "--csv", *option, code=2).stderr
+
+
 def test_a_control_vector(tmp_path):
     metadata = {
         "general.architecture": Typed("str", "controlvector"),

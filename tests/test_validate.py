@@ -451,6 +451,11 @@ def test_exit_codes_and_documents(tmp_path):
     assert all(rule in told("--rules").stdout for rule in RULES)
 
 
+def test_a_row_that_no_memory_could_hold_is_not_read_of_a_file_without_it(tmp_path):
+    report = validate(raw(("a", (1 << 50, 1), 0, 0), data=bytes(64))(tmp_path), values=True)
+    assert "truncated" in {finding.rule for finding in report.findings} and "values" in report.checked
+
+
 def test_strings_of_strangers_are_shown_as_text(tmp_path):
     path = raw(("\x1b[2J" + "n" * 64, (8,), 0, 0), data=bytes(32))(tmp_path)
     told = CliRunner().invoke(cli, ["validate", str(path)]).stdout

@@ -20,7 +20,7 @@ class Gguf:
     """Reads versions 2 and 3, writes version 3.
 
     `Checkpoint.metadata` has every key-value in file order, `general.alignment` among them, which writing obeys.
-    Only `split.*` is left out: it describes files, and writing makes it for the files it writes.
+    Only `split.*` and `requant.room` are left out: they describe files, and writing makes them for those it writes.
     Shapes are row-major: ggml's dimensions reversed.
     """
 

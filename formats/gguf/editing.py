@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from requant.formats.gguf.header import Header, read_header
-from requant.formats.gguf.shards import COUNT_KEY, SPLIT_KEYS, prefix_of, read_shards, shard_name
+from requant.formats.gguf.shards import COUNT_KEY, ROOM_KEY, SPLIT_KEYS, prefix_of, read_shards, shard_name
 from requant.formats.gguf.values import pack_pair
 from requant.formats.gguf.writing import packed_head
 from requant.heads import Head
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.sources import FileSlice
 
-#: Whose value is nothing but room. With an empty one it takes 32 bytes: what the usual alignment cannot pad.
-ROOM_KEY: Final = "requant.room"
+#: With an empty value the room takes 32 bytes: what the usual alignment cannot pad.
 _LEAST_ROOM: Final = len(pack_pair(ROOM_KEY, Typed("str", "")))
 
 

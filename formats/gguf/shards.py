@@ -21,6 +21,10 @@ NUMBER_KEY: Final = "split.no"
 COUNT_KEY: Final = "split.count"
 TENSORS_KEY: Final = "split.tensors.count"
 SPLIT_KEYS: Final = (NUMBER_KEY, COUNT_KEY, TENSORS_KEY)
+#: Whose value is nothing but room, left for later changes of the head (see `editing`).
+ROOM_KEY: Final = "requant.room"
+#: What describes one file, and is no part of the model.
+FILE_KEYS: Final = (*SPLIT_KEYS, ROOM_KEY)
 #: `split.count` is stored in sixteen bits.
 MAX_SHARDS: Final = 65535
 
@@ -93,7 +97,7 @@ def joined(files: Mapping[Path, Header], objection: Objection = refuse) -> tuple
     """Metadata and tensors of the files of a model together."""
     if len(files) == 1:
         (header,) = files.values()
-        return _without_split(header.metadata), header.tensors
+        return _of_the_model(header.metadata), header.tensors
     return _metadata(files, objection), _tensors(files, objection)
 
 
@@ -106,15 +110,15 @@ def _integer(path: Path, header: Header, key: str, default: int | None = None) -
     return value
 
 
-def _without_split(metadata: dict[str, Typed]) -> dict[str, Typed]:
-    return {key: typed for key, typed in metadata.items() if key not in SPLIT_KEYS}
+def _of_the_model(metadata: dict[str, Typed]) -> dict[str, Typed]:
+    return {key: typed for key, typed in metadata.items() if key not in FILE_KEYS}
 
 
 def _metadata(files: Mapping[Path, Header], objection: Objection) -> dict[str, Typed]:
     """The first file's key-values, then what others add; they must not contradict each other."""
     merged: dict[str, Typed] = {}
     for path, header in files.items():
-        for key, typed in _without_split(header.metadata).items():
+        for key, typed in _of_the_model(header.metadata).items():
             if merged.setdefault(key, typed) != typed:
                 hint = f"see {next(iter(files))}"
                 message = f"metadata {key!r} differs from that of an earlier file"

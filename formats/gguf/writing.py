@@ -18,9 +18,9 @@ from requant.formats.gguf.ggml_types import number_of
 from requant.formats.gguf.header import ALIGNMENT_KEY, KEY_LIMIT, MAGIC, MAX_DIMENSIONS, alignment_of
 from requant.formats.gguf.shards import (
     COUNT_KEY,
+    FILE_KEYS,
     MAX_SHARDS,
     NUMBER_KEY,
-    SPLIT_KEYS,
     TENSORS_KEY,
     prefix_of,
     shard_name,
@@ -36,7 +36,7 @@ NAME_LIMIT: Final = 63
 
 def layout(checkpoint: Checkpoint[TensorSpec], destination: Path, options: LayoutOptions) -> Layout:
     """One file, or as many as the options ask for; names follow llama.cpp and metadata is in the first."""
-    metadata = {key: typed for key, typed in checkpoint.metadata.items() if key not in SPLIT_KEYS}
+    metadata = {key: typed for key, typed in checkpoint.metadata.items() if key not in FILE_KEYS}
     alignment = _check(checkpoint.tensors, metadata, destination)
     shards = _cut(checkpoint.tensors, alignment, options)
     if options.bare_first:

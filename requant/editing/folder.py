@@ -59,8 +59,11 @@ class Documents:
         return value
 
     def has(self, key: str) -> bool:
-        """Whether there is such a key."""
-        place, last = self._place(key)
+        """Whether there is such a key; not, where what it would lie in is no object, or gone."""
+        try:
+            place, last = self._place(key)
+        except PlanError:
+            return False
         return last in place
 
     def delete(self, key: str) -> None:

@@ -91,6 +91,9 @@ def edited(metadata: Mapping[str, Typed], edits: Edits, read: Callable[[Path], s
     found |= given
     for role, word in edits.tokens:
         found = _with_token(found, given, role, word)
+    for key in edits.deletes:
+        if key in found:
+            raise PlanError(f"{key} is deleted, and set besides")
     return found
 
 
@@ -267,6 +270,8 @@ def _with_token(metadata: Mapping[str, Typed], given: dict[str, Typed], role: st
     if word == "none":
         if key not in metadata:
             raise PlanError(f"--{role} none: there is no {key}")
+        if key in given:
+            raise PlanError(f"{key} is deleted, and set besides")
         return {name: typed for name, typed in metadata.items() if name != key}
     number = whole(word)
     if number is None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from requant.errors import FormatError
 from requant.operations.hashing import ALGORITHMS, Checksum
+from requant.printable import printable
 
 #: The most secure first: what is checked where nobody says.
 _SECURE: Final = ("sha256", "blake3", "sha1", "xxh3", "xxh64", "uuid")
@@ -18,8 +19,8 @@ _SECURE: Final = ("sha256", "blake3", "sha1", "xxh3", "xxh64", "uuid")
 class Manifest:
     """What was once written down of a model.
 
-    digests: (algorithm, tensor; None for the model) -> digest. A model may have moved since: only the last part of its
-    path counts.
+    digests: (algorithm, tensor; None for the model) -> digest; what is not seen of a tensor's name is escaped, as it is
+    in lines. A model may have moved since: only the last part of its path counts.
     """
 
     path: Path
@@ -33,14 +34,14 @@ class Manifest:
 
     def verdict(self, checksum: Checksum) -> str:
         """`Ok`, `Mismatch`, or `Not Found`, in llama-gguf-hash's words."""
-        written = self.digests.get((checksum.algorithm, checksum.tensor))
+        written = self.digests.get((checksum.algorithm, _in_lines(checksum.tensor)))
         if written is None:
             return "Not Found"
         return "Ok" if written == checksum.digest else "Mismatch"
 
     def left(self, seen: Iterable[Checksum], algorithms: Iterable[str]) -> list[Checksum]:
         """What it has of tensors that the model no longer has."""
-        known = {(one.algorithm, one.tensor) for one in seen}
+        known = {(one.algorithm, _in_lines(one.tensor)) for one in seen}
         asked = set(algorithms)
         return [
             Checksum(algorithm, digest, tensor)
@@ -54,13 +55,13 @@ def read_manifest(path: Path, model: str, text: str) -> Manifest:
 
     Raises `FormatError` if it says nothing of it. Lines of other models and of other kinds are passed over.
     """
-    found = Manifest(path)
+    found, model = Manifest(path), printable(model, None)
     for line in text.splitlines():
         words = line.split(None, 2)
         if len(words) != 3 or words[0] not in ALGORITHMS:
             continue
         algorithm, digest, name = words
-        if (tensor := _tensor(name.rstrip(), model)) is not None:
+        if (tensor := _tensor(printable(name.rstrip(), None), model)) is not None:
             # what a check printed is a manifest, too, with its verdicts
             found.digests.setdefault((algorithm, tensor or None), digest.lower())
     if not found.digests:
@@ -70,6 +71,10 @@ def read_manifest(path: Path, model: str, text: str) -> Manifest:
             hint=f"requant hash {model} > MANIFEST makes one; lines are `sha256  DIGEST  {model}:TENSOR`",
         )
     return found
+
+
+def _in_lines(tensor: str | None) -> str | None:
+    return None if tensor is None else printable(tensor, None)
 
 
 def _tensor(name: str, model: str) -> str | None:
