@@ -57,6 +57,8 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
     if wanted.destination is None and not how.quiet:
         names = (str(destination).replace(MARK, one) for one in recipes)
         remark(f"no DESTINATION is given: {printable(', '.join(names), None)}")
+    if len(recipes) == 1:
+        destination = Path(str(destination).replace(MARK, recipes[0]))
     target = format_for(destination, name) if not several else _format_of(destination, name, several)
     request = Request(
         recipe,

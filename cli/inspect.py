@@ -109,19 +109,7 @@ def inspect(
     if path.is_dir() and not is_model(path):
         if html is not None:
             raise PlanError(f"--html: {path} is a folder of models", hint="a page is of one: name a model in it")
-        if (
-            pattern
-            or values
-            or columns
-            or sort
-            or metadata
-            or tokenizer
-            or tokens
-            or template
-            or against
-            or ctx
-            or as_csv
-        ):
+        if any((*beside.values(), pattern, values, columns, sort, against, ctx, as_csv)):
             raise PlanError(f"{path}: of a folder of models a line each is told", hint="name one of them for all else")
         from requant.cli.inspect_others import inspect_folder
 

@@ -231,13 +231,14 @@ def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -
 
 
 def _places(source: Path, destination: Path | None, recipes: Sequence[Recipe]) -> Iterator[Path]:
+    from requant.cli.destinations import MARK
     from requant.cli.several import destination_for
 
     for recipe in recipes:
         if destination is None:
             yield source.with_name(f"ggml-model-{recipe.name}.gguf")
         elif len(recipes) == 1:
-            yield destination
+            yield Path(str(destination).replace(MARK, recipe.name))
         else:
             yield destination_for(destination, recipe.name, source.stem, ".gguf")
 

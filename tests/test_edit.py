@@ -313,7 +313,7 @@ def test_a_copy_leaves_the_file_alone_and_has_no_room_unless_asked(tiny, tmp_pat
 
 def test_room_is_no_part_of_the_model(tiny, roomy, tmp_path):
     """Not for `diff`, and not for what is written of it; other readers see a key of blanks."""
-    assert len(gguf.GGUFReader(roomy).fields[ROOM_KEY].contents()) > 4000
+    assert len(gguf.GGUFReader(roomy).fields[ROOM_KEY].contents()) > 3000
     assert run("diff", roomy, tiny).exit_code == 0
     assert run("join", roomy, tmp_path / "joined.gguf").exit_code == 0
     assert (tmp_path / "joined.gguf").read_bytes() == tiny.read_bytes()

@@ -137,6 +137,17 @@ def test_names_have_the_recipe_in_them(models, tmp_path):
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["tiny-Q4_0.gguf", "tiny-Q8_0.gguf"]
 
 
+def test_the_mark_stands_for_one_recipe_too(models, tmp_path):
+    """So that what names recipes in a loop need not count them."""
+    planned = json.loads(
+        run("convert", models / "tiny", tmp_path / "m-{}.gguf", "--to", "q8_0", "--dry-run", "--json").stdout
+    )
+    assert [file["name"] for file in planned["files"]] == ["m-Q8_0.gguf"]
+    assert run("convert", models / "tiny", tmp_path / "m-{}.gguf", "--to", "Q8_0").exit_code == 0
+    words = [tmp_path / "m-Q8_0.gguf", tmp_path / "r-{}.gguf", "Q4_0", "--allow-requantize"]
+    assert run("requantize", *words).exit_code == 0 and (tmp_path / "r-Q4_0.gguf").is_file()
+
+
 def test_a_dry_run_shows_one_plan_and_writes_nothing(models, tmp_path):
     result = run("convert", models / "tiny", tmp_path / "m-{}.gguf", "--to", "Q4_0,Q8_0", "--dry-run")
     assert "once, writes" in result.stdout and "m-Q8_0.gguf" in result.stdout and not list(tmp_path.iterdir())
