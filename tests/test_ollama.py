@@ -254,7 +254,7 @@ def test_a_modelfile_appears_with_its_gguf(tiny):
     assert executed(said["template"], TALK[:1]) == "<|user|>\nWhat is 2 + 2?</s>\n<|assistant|>\n"
     # its own is replaced with it, that of another stays
     assert run(*words).exit_code == PlanError.exit_code
-    assert f"{folder / 'a.gguf'}: 2 files, " in run(*words, "--force").output
+    assert f"{folder / 'a.gguf'}, Modelfile: " in run(*words, "--force").output
     other = run("convert", tiny, folder / "b.gguf", "--to", "F16", "--ollama")
     assert other.exit_code == 0
     assert "no TEMPLATE: the model has no chat template" in other.output
