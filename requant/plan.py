@@ -115,7 +115,7 @@ class Step:
     @property
     def rounds_twice(self) -> bool:
         """Whether values that a quantizer has rounded already are rounded to other blocks."""
-        quantized = any(not isinstance(tensor.encoding, Dense) for tensor in self.inputs)
+        quantized = any(not isinstance(encoding, Dense) for encoding in self.sources)
         return quantized and not isinstance(self.target.encoding, Dense) and self.fidelity is Fidelity.ROUND
 
     def to_json(self) -> Json:

@@ -30,7 +30,8 @@ def folded(checkpoint: Checkpoint[Tensor]) -> Checkpoint[Tensor]:
     """
     pool = Pool(checkpoint)
     plain = [DENSE[label] for label in _PLAIN]
-    telling = any(word in tensor.name for tensor in checkpoint.tensors for word in _TELLING)
+    names = "\n".join(checkpoint)
+    telling = any(word in names for word in _TELLING)
     if not pool.configurations and not telling and all(tensor.encoding in plain for tensor in checkpoint.tensors):
         return checkpoint  # without importing the families, which takes as long as all else that `inspect` imports
     from requant.formats.folding.families import FOLDS

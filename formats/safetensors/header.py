@@ -12,7 +12,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -196,9 +196,8 @@ def _tensor(data: FileSlice, stream: JsonStream, name: str, objection: Objection
     if (problem := _size_problem(dtype, shape, stop - start)) is not None:
         objection("tensor-size", stream.error(f"tensor {shorten(name)}: {label}{shorten(shape)} {problem}"))
         return None
-    return Tensor(
-        name, tuple(shape), DENSE[label], {"data": replace(data, offset=data.offset + start, nbytes=stop - start)}
-    )
+    source = FileSlice(data.path, data.offset + start, stop - start, data.identity)
+    return Tensor(name, tuple(shape), DENSE[label], {"data": source})
 
 
 def _entry(stream: JsonStream, name: str) -> tuple[str, list[int], int, int]:

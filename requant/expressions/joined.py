@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Self
 
@@ -15,16 +16,26 @@ from requant.expressions.node import Node
 from requant.expressions.wording import listed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that all inputs, of which a stack may have hundreds, are asked once
 class Joined(Moving):
     """The rows of several tensors one after another, as a matrix: q, k and v fused. All have as many columns."""
 
     inputs: tuple[Node, ...]
 
+    @cached_property
+    def ends(self) -> list[int]:
+        """Of each input, the row of all that follows its last one."""
+        return list(accumulate(node.rows for node in self.inputs))
+
     @property
     def shape(self) -> Shape:
         """[rows of all, columns]."""
-        return (sum(node.rows for node in self.inputs), self.inputs[0].columns)
+        return (self.ends[-1], self.inputs[0].columns)
+
+    @cached_property
+    def granule(self) -> int:
+        """As of every node."""
+        return super().granule
 
     @property
     def children(self) -> tuple[Node, ...]:
@@ -46,16 +57,15 @@ class Joined(Moving):
     @property
     def is_straight(self) -> bool:
         """If each begins with a whole granule of all."""
-        return all(node.rows % self.granule == 0 for node in self.inputs)
+        return all(end % self.granule == 0 for end in self.ends)
 
     def places(self, rows: range) -> Iterator[tuple[Node, range, slice]]:
         """The inputs that the rows lie in."""
-        ends = list(accumulate(node.rows for node in self.inputs))
         at = 0
         while at < len(rows):
-            number = bisect_right(ends, rows[at])
-            first = ends[number] - self.inputs[number].rows
-            count = len(range(rows[at], min(rows.stop, ends[number]), rows.step))
+            number = bisect_right(self.ends, rows[at])
+            first = self.ends[number] - self.inputs[number].rows
+            count = len(range(rows[at], min(rows.stop, self.ends[number]), rows.step))
             start = rows[at] - first
             yield self.inputs[number], range(start, start + count * rows.step, rows.step), slice(at, at + count)
             at += count
