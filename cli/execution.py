@@ -12,20 +12,18 @@ from typing import Final
 from requant import system
 from requant.cards import NAME as CARD
 from requant.cli import interrupts
-from requant.cli.explanation import explanation_text
 from requant.cli.options import RunOptions
 from requant.cli.saying import failure, say_document
 from requant.cli.stages import byte_bar
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import remark, say
 from requant.encodings.exactness import integers_of
+from requant.encodings.labels import short_label
 from requant.errors import PlanError
 from requant.execution import Options, Receipt, execute_together, existing, peak_bytes
 from requant.ir import Json
 from requant.losses import LossGroup, LossKind, grouped, pattern_of
-from requant.operations.inspect import short_label
 from requant.output import on_published
-from requant.passes.explained import explained
 from requant.plan import Plan, Step
 from requant.printable import printable
 from requant.together import input_bytes
@@ -53,6 +51,8 @@ def carry_out(
     callers hand their plan over, and keep no name for it.
     """
     if how.explain and not how.as_json:
+        from requant.cli.explanation import explanation_text
+
         say(explanation_text(plan) + "\n")
     passes = _passes(plan, how) if how.as_json else {}
     plan = replace(plan, passes=())
@@ -138,7 +138,11 @@ def _told_apart(plan: Plan) -> tuple[list[str], list[str]]:
 
 def _passes(plan: Plan, how: RunOptions) -> dict[str, Json]:
     """What `--explain` adds."""
-    return {"passes": [one.to_json() for one in explained(plan.passes)]} if how.explain else {}
+    if not how.explain:
+        return {}
+    from requant.passes.explained import explained
+
+    return {"passes": [one.to_json() for one in explained(plan.passes)]}
 
 
 def run(plan: Plan, options: Options, quiet: bool, *, overwrite: bool) -> Receipt:
@@ -344,7 +348,7 @@ def _deed(step: Step) -> str:
 
 
 def _from(step: Step) -> str:
-    return "+".join(dict.fromkeys(short_label(tensor.encoding) for tensor in step.inputs))
+    return "+".join(dict.fromkeys(short_label(encoding) for encoding in step.sources))
 
 
 def _names(step: Step) -> str:

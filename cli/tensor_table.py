@@ -13,9 +13,10 @@ import click
 
 from requant.cli.tables import count, table
 from requant.cli.terminal import width
+from requant.encodings.labels import short_label
 from requant.ir import Tensor
 from requant.nearest import did_you_mean
-from requant.operations.inspect import share_of, short_label
+from requant.operations.inspect import share_of
 from requant.operations.placed import Placed
 from requant.sources import FileSlice
 

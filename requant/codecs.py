@@ -12,19 +12,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.encodings import Blocks, Dense, Encoding
-from requant.encodings.awq import Awq, Marlin
-from requant.encodings.bitsandbytes import FourBit, RowInt8
-from requant.encodings.companions import Companioned
-from requant.encodings.compressed import Packed, RowPairs
-from requant.encodings.exl2 import Exl2
-from requant.encodings.gptq import Gptq
-from requant.encodings.hqq import Hqq
-from requant.encodings.mlx import MlxAffine
-from requant.encodings.scaled import Scaled
-from requant.encodings.smoothed import Smoothed
-from requant.encodings.sparse import Bitmask, Marlin24
-from requant.encodings.turned import Turned
+from requant.encodings import Dense, Encoding
 from requant.errors import UnsupportedError
 
 #: The stored arrays of a tensor (or of a run of its rows) as numpy arrays of `PartSpec.dtype.numpy`.
@@ -147,35 +135,37 @@ class NeedsLargest(Codec, Protocol):
         ...
 
 
-#: Encoding class -> (module, function taking the encoding): numba is imported when a codec is asked for, not before.
-_CODECS: Final[Mapping[type, tuple[str, str]]] = {
-    Dense: ("requant.kernels_cpu.dense", "dense_codec"),
-    Blocks: ("requant.kernels_cpu.ggml", "block_codec"),
-    FourBit: ("requant.kernels_cpu.bitsandbytes", "four_bit_codec"),
-    RowInt8: ("requant.kernels_cpu.bitsandbytes", "int8_codec"),
-    Exl2: ("requant.kernels_cpu.exl2", "exl2_codec"),
-    Gptq: ("requant.kernels_cpu.gptq", "gptq_codec"),
-    Awq: ("requant.kernels_cpu.awq", "awq_codec"),
-    Marlin: ("requant.kernels_cpu.awq", "marlin_codec"),
-    Packed: ("requant.kernels_cpu.compressed", "packed_codec"),
-    RowPairs: ("requant.kernels_cpu.compressed", "row_pairs_codec"),
-    Hqq: ("requant.kernels_cpu.hqq", "hqq_codec"),
-    MlxAffine: ("requant.kernels_cpu.mlx", "mlx_affine_codec"),
-    Marlin24: ("requant.kernels_cpu.sparse", "marlin24_codec"),
-    Bitmask: ("requant.kernels_cpu.sparse", "bitmask_codec"),
-    Scaled: ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
-    Turned: ("requant.kernels_cpu.turned", "turned_codec"),
-    Smoothed: ("requant.kernels_cpu.smoothed", "smoothed_codec"),
-    Companioned: ("requant.kernels_cpu.companions", "companioned_codec"),
+#: Name of an encoding's class -> (module, function taking the encoding): neither numba nor encodings that a model does
+#: not have are imported before a codec is asked for.
+_CODECS: Final[Mapping[str, tuple[str, str]]] = {
+    "Dense": ("requant.kernels_cpu.dense", "dense_codec"),
+    "Blocks": ("requant.kernels_cpu.ggml", "block_codec"),
+    "FourBit": ("requant.kernels_cpu.bitsandbytes", "four_bit_codec"),
+    "RowInt8": ("requant.kernels_cpu.bitsandbytes", "int8_codec"),
+    "Exl2": ("requant.kernels_cpu.exl2", "exl2_codec"),
+    "Gptq": ("requant.kernels_cpu.gptq", "gptq_codec"),
+    "Awq": ("requant.kernels_cpu.awq", "awq_codec"),
+    "Marlin": ("requant.kernels_cpu.awq", "marlin_codec"),
+    "Packed": ("requant.kernels_cpu.compressed", "packed_codec"),
+    "RowPairs": ("requant.kernels_cpu.compressed", "row_pairs_codec"),
+    "Hqq": ("requant.kernels_cpu.hqq", "hqq_codec"),
+    "MlxAffine": ("requant.kernels_cpu.mlx", "mlx_affine_codec"),
+    "Marlin24": ("requant.kernels_cpu.sparse", "marlin24_codec"),
+    "Bitmask": ("requant.kernels_cpu.sparse", "bitmask_codec"),
+    "Scaled": ("requant.kernels_cpu.scaled_codec", "scaled_codec"),
+    "Turned": ("requant.kernels_cpu.turned", "turned_codec"),
+    "Smoothed": ("requant.kernels_cpu.smoothed", "smoothed_codec"),
+    "Companioned": ("requant.kernels_cpu.companions", "companioned_codec"),
 }
 
 
 @lru_cache(1024)  # every run of every tensor asks
 def codec_for(encoding: Encoding) -> Codec:
     """The codec of `encoding`; raises `UnsupportedError` when there is none."""
-    if type(encoding) not in _CODECS:
+    kind = type(encoding).__name__
+    if kind not in _CODECS:
         raise UnsupportedError(f"there are no kernels for {encoding.label}")
-    module, function = _CODECS[type(encoding)]
+    module, function = _CODECS[kind]
     described = encoding.dtype if isinstance(encoding, Dense) else encoding
     codec: Codec = getattr(importlib.import_module(module), function)(described)
     return codec

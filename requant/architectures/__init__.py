@@ -14,7 +14,6 @@ from requant.architectures.own_names import Kept
 from requant.architectures.own_names import kept_as as _kept_as
 from requant.architectures.own_names import own_names as _own_names
 from requant.architectures.rules import Config, Family, Flags, Sizes
-from requant.architectures.to_hf import unfitting as _unfitting
 from requant.architectures.translate import Part
 from requant.architectures.translate import translate as _translate
 from requant.architectures.translate import translated as _translated
@@ -67,6 +66,8 @@ def translated(said: Translation, naming: Naming, part: str) -> Translation:
 def unfitting(checkpoint: Checkpoint[Tensor]) -> str:
     """The first thing in which keys, names and shapes of a GGUF are not what its family's table says; "" for nothing,
     and for families that are none of ours."""
+    from requant.architectures.to_hf import unfitting as _unfitting
+
     return _unfitting(checkpoint, _candidates(checkpoint))
 
 

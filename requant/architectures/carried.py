@@ -94,12 +94,15 @@ def unpack(source: Checkpoint[Tensor], architecture: str, vocabulary: int) -> tu
 
     Raises `FormatError` for a file that is no JSON.
     """
+    stored = _stored(source)
+    if not stored:
+        return {}, []
     import gguf
 
     found: dict[str, Typed] = {}
     losses = []
     others = {*gguf.MODEL_ARCH_NAMES.values()} - {architecture}
-    for key, pair in _stored(source).items():
+    for key, pair in stored.items():
         if key.startswith(_OF_THE_FILE) or _in_tokenizer_files(key) or key.partition(".")[0] in others:
             continue
         if not (isinstance(pair, list) and len(pair) == 2 and _sound(*pair)):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Final
 
-from requant.architectures import to_ggml, to_hf
 from requant.architectures.names import MissingTensor
 from requant.architectures.rules import Family
 from requant.errors import PlanError, UnsupportedError
@@ -27,22 +25,38 @@ class Part(Enum):
     GENERAL = "general"
 
 
-_PARTS: Final[Mapping[Naming, Mapping[Part, Callable[[Translation], Translation]]]] = {
-    Naming.GGML: {
-        Part.SIZES: to_ggml.sized,
-        Part.NAMES: to_ggml.named,
-        Part.BESIDES: to_ggml.completed,
-        Part.CLAIM: to_ggml.claimed,
-        Part.GENERAL: to_ggml.described,
-    },
-    Naming.HF: {
+def _function(naming: Naming, part: Part) -> Callable[[Translation], Translation]:
+    """What says a part but the family in `naming`; no conversion needs those of the other direction."""
+    if naming is Naming.GGML:
+        from requant.architectures import to_ggml
+
+        return {
+            Part.SIZES: to_ggml.sized,
+            Part.NAMES: to_ggml.named,
+            Part.BESIDES: to_ggml.completed,
+            Part.CLAIM: to_ggml.claimed,
+            Part.GENERAL: to_ggml.described,
+        }[part]
+    from requant.architectures import to_hf
+
+    return {
         Part.SIZES: to_hf.sized,
         Part.NAMES: to_hf.named,
         Part.BESIDES: to_hf.completed,
         Part.CLAIM: to_hf.claimed,
         Part.GENERAL: to_hf.described,
-    },
-}
+    }[part]
+
+
+def _recognizer(naming: Naming) -> Callable[[Translation, Sequence[Family]], Translation]:
+    """What finds the family."""
+    if naming is Naming.GGML:
+        from requant.architectures import to_ggml
+
+        return to_ggml.recognized
+    from requant.architectures import to_hf
+
+    return to_hf.recognized
 
 
 def translate(checkpoint: Checkpoint[Tensor], naming: Naming, families: Sequence[Family]) -> Translation:
@@ -61,9 +75,8 @@ def translated(said: Translation, naming: Naming, part: Part, families: Sequence
     """`said` with one part of it in `naming`; raises as `translate` does."""
     with _naming_the_model(said):
         if part is not Part.FAMILY:
-            return _PARTS[naming][part](said)
-        recognized = to_ggml.recognized if naming is Naming.GGML else to_hf.recognized
-        return recognized(said, families)
+            return _function(naming, part)(said)
+        return _recognizer(naming)(said, families)
 
 
 @contextmanager

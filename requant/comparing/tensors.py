@@ -10,9 +10,9 @@ from requant.comparing.numbers import Numbers
 from requant.comparing.settings import Status
 from requant.comparing.words import Pair, Said
 from requant.encodings import Shape
+from requant.encodings.labels import short_label
 from requant.expressions import Node, reshaped
 from requant.ir import PROJECTOR, Json, Naming
-from requant.operations.inspect import short_label
 from requant.operations.placed import place_in_projector, place_of
 
 

@@ -9,9 +9,10 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from requant.encodings import Blocks, Dense, Encoding
+from requant.encodings import Blocks, Dense
 from requant.encodings.exactness import integers_of
 from requant.encodings.exl2 import Exl2
+from requant.encodings.labels import type_name
 from requant.file_types import title
 from requant.inspection.origin import Origin, origin_of
 from requant.ir import PROJECTOR, Checkpoint, Json, Naming, Tensor, flat_config
@@ -169,18 +170,6 @@ def _copies(checkpoint: Checkpoint[Tensor]) -> frozenset[str]:
     ]
     embedding = any(_EMBEDDING.fullmatch(tensor.name) for tensor in checkpoint.tensors)
     return frozenset(heads) if embedding and config.get("tie_word_embeddings") is True else frozenset()
-
-
-def type_name(encoding: Encoding) -> str:
-    """The label, but for EXL2, which differs from layer to layer."""
-    return "EXL2" if isinstance(encoding, Exl2) else encoding.label
-
-
-def short_label(encoding: Encoding) -> str:
-    """For people: `EXL2 8/4` has groups of 8 and of 4 bits; the whole label tells how many of what size."""
-    if isinstance(encoding, Exl2):
-        return "EXL2 " + "/".join(str(bits) for bits in dict.fromkeys(bits for bits, *_ in encoding.groups))
-    return type_name(encoding)
 
 
 def _code_widths(tensors: Iterable[Tensor]) -> Mapping[int, int]:

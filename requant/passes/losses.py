@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from requant.ir import Naming
 from requant.losses import Loss, LossKind
-from requant.passes.importance import unused_importance
 from requant.passes.passing import Fact
 from requant.passes.steps import rounded_twice
 from requant.plan import Translation
@@ -23,7 +22,11 @@ class UnusedImportance:
 
     def __call__(self, said: Translation) -> Translation:
         """Nothing where there is none."""
-        return said if said.importance is None else said.losing(*unused_importance(said.steps, said.importance))
+        if said.importance is None:
+            return said
+        from requant.passes.importance import unused_importance
+
+        return said.losing(*unused_importance(said.steps, said.importance))
 
 
 @dataclass(frozen=True, slots=True)
