@@ -114,12 +114,17 @@ class Kernel:
             return self._compiled
 
 
+#: numba reads where its cache is from a setting of the whole process, twice, while it decorates.
+_decorating = threading.Lock()
+
+
 def _dispatcher(function: Callable[..., None]) -> Any:
-    before, config.CACHE_DIR = config.CACHE_DIR, str(folder())  # type: ignore[attr-defined]  # read when decorating
-    try:
-        return numba.njit(cache=True, **_EXACT)(function)
-    finally:
-        config.CACHE_DIR = before  # type: ignore[attr-defined]
+    with _decorating:
+        before, config.CACHE_DIR = config.CACHE_DIR, str(folder())  # type: ignore[attr-defined]
+        try:
+            return numba.njit(cache=True, **_EXACT)(function)
+        finally:
+            config.CACHE_DIR = before  # type: ignore[attr-defined]
 
 
 def kernel(*signature: Any) -> Callable[[Callable[..., None]], Kernel]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -58,6 +59,24 @@ def test_read_only_and_unaligned_inputs_cost_no_second_compilation(folder):
     kernel(np.array([3, 4], np.float32), out)
     assert out.tolist() == [6, 8]
     assert len(kernel._compiled.signatures) == 1
+
+
+def test_kernels_that_are_made_at_once_are_kept_in_the_same_folder(folder, monkeypatch):
+    """numba reads where it is from a setting of the process, which another thread may just be putting back."""
+    seen = []
+
+    def njit(**options):
+        def decorate(function):
+            for _ in range(2):
+                seen.append(_jit.config.CACHE_DIR)
+                time.sleep(0.01)
+
+        return decorate
+
+    monkeypatch.setattr(_jit.numba, "njit", njit)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(_jit._dispatcher, [double] * 8))
+    assert set(seen) == {str(folder)}
 
 
 def test_the_folder_is_where_the_user_says(tmp_path, monkeypatch):
