@@ -79,6 +79,8 @@ def calibrate(
         raise click.UsageError(f"{output}: statistics are .gguf, or .dat for an importance matrix of the old form")
     if gradients and output.suffix.lower() == ".dat":
         raise click.UsageError("a .dat has no place for gradients; write a .gguf")
+    if merge and (texts or tokens is not None or gradients):
+        raise click.UsageError("--merge adds up what was measured; --text, --tokens and --gradients are of measuring")
     options.refuse_to_overwrite(output, force)
     with interrupts.cleaning_up(), bars(quiet) as progress:
         if merge:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -102,6 +102,7 @@ def check(
         threads=options["threads"],
     )
     asked = {name: options[name] for name in LIMITS if options[name] is not None}
+    _refuse_idle(against, reference, asked, options)
     if html is not None:
         from requant.cli.pages.writing import check_page
 
@@ -121,6 +122,15 @@ def check(
         _write_page(html, path, report)
     if report.failures:
         raise VerifyError(f"{path}: {'; '.join(report.failures)}")
+
+
+def _refuse_idle(against: str | None, reference: str, limits: Mapping[str, float], options: Mapping[str, Any]) -> None:
+    """What has no say without another option is not passed over."""
+    if against is None and (limits or reference != "auto"):
+        idle = f"--{next(iter(limits)).replace('_', '-')}" if limits else "--reference"
+        raise click.UsageError(f"{idle} goes with --against")
+    if not options["prompt"] and options["expect"] is not None:
+        raise click.UsageError("--expect goes with a --prompt that asks something")
 
 
 def _write_page(html: Path, path: Path, report: Report) -> None:

@@ -87,6 +87,11 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
             raise PlanError("an adapter becomes one file", hint="give --to one type")
         if wanted.ollama:
             raise PlanError("--ollama is for a model; an adapter needs one", hint="requant merge makes one of both")
+        if request != Request(recipe) or wanted.gptq_format is not None:
+            raise PlanError(
+                "of an adapter, --to, --base, --card and how to run can be chosen; every other option is of a model",
+                hint="leave it out",
+            )
         cards = replace(cards, adapter=True)
         carry_out(
             cards.added_to(recipe, _adapter_plan(model, wanted.base, target, destination, recipe, how.quiet)), how

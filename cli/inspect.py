@@ -97,6 +97,8 @@ def inspect(
     order = ordered(columns, sort)
     if as_json and (as_csv or columns):
         raise click.UsageError("--json has every column; --csv and --columns do not go with it")
+    if as_csv and (metadata or tokenizer or template or tokens is not None or against is not None):
+        raise click.UsageError("--csv prints the list of tensors alone, of which --tensors, --values and --sort speak")
     if html is not None:
         from requant.cli.pages.writing import check_page
 

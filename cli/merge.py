@@ -56,7 +56,7 @@ _MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
 @click.option("--keep-layers", metavar="LIST", help="Of one model, these layers in this order: 0-3,8,8,12.")
 @click.option("--drop-layers", metavar="LIST", help="Of one model, all layers but these.")
 @click.option("--student", type=click.IntRange(1), metavar="N", help="Of one model, N layers to start a student with.")
-@click.option("--mapping", type=click.Choice(_MAPPINGS), default="uniform", help="How --student chooses its layers.")
+@click.option("--mapping", type=click.Choice(_MAPPINGS), help="How --student chooses its layers (default: uniform).")
 @click.option("--extract-lora", is_flag=True, help="Of two models, make an adapter of the second's difference.")
 @click.option("--rank", type=click.IntRange(1), help="Of the adapter that --extract-lora makes.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of DARE and DELLA (default 0).")
@@ -117,7 +117,7 @@ def merge(
         carry_out(_extraction(sources, destination, rank if extract_lora else None, how), how)
         return
     if len(sources) == 1 and sources[0].endswith((".yaml", ".yml")):
-        given = [name for name, value in short.items() if value and name != "mapping"]
+        given = [name for name, value in short.items() if value]
         if given:
             raise click.UsageError(f"--{given[0].replace('_', '-')} stands in the recipe, not beside it")
         recipes = recipes_from(options.read_text(Path(sources[0])), Path(sources[0]).name)

@@ -13,15 +13,26 @@ from requant.merging.methods import METHODS
 from requant.merging.methods.method import Base
 from requant.merging.modules import main_stack, stacks_of
 
+#: What cuts one model to some of its layers.
+_CUTS = ("keep_layers", "drop_layers", "student")
+#: What speaks of several models, or of a method.
+_OF_MERGES = ("base", "weight", "density", "t", "parameters", "dtype", "tokenizer")
+
 
 def recipe_text(models: Sequence[str], short: Mapping[str, Any], names: Sequence[str]) -> str:
     """YAML for models and options that stand for a recipe. names: of the model's tensors, where there is but one."""
+    if len(models) != 1 and any(short[name] is not None for name in _CUTS):
+        raise click.UsageError("--keep-layers, --drop-layers and --student take one model and no --method")
     stacks, main = stacks_of(names), main_stack(names)
     layers = _layers(short, stacks.get(main or "", 0))
     document: dict[str, Any]
     if layers is not None:
-        if len(models) != 1 or short["method"]:
+        if short["method"]:
             raise click.UsageError("--keep-layers, --drop-layers and --student take one model and no --method")
+        idle = [name for name in _OF_MERGES if short[name] not in (None, ())]
+        if idle:
+            option = "param" if idle[0] == "parameters" else idle[0]
+            raise click.UsageError(f"--{option} says nothing of a model that is only cut to some of its layers")
         slices = {"slices": _slices(models[0], layers)}
         # of a model that sees or hears the layers of the text model are meant, and the others stay
         document = {"merge_method": "passthrough"}
@@ -61,13 +72,15 @@ def _models(models: Sequence[str], base: str | None, short: Mapping[str, Any]) -
 
 def _layers(short: Mapping[str, Any], count: int) -> tuple[int, ...] | None:
     """The layers that one model is cut to, if an option says so."""
-    given = [name for name in ("keep_layers", "drop_layers", "student") if short[name] is not None]
+    given = [name for name in _CUTS if short[name] is not None]
     if len(given) > 1:
         raise click.UsageError("--keep-layers, --drop-layers and --student cannot be used together")
+    if short["mapping"] is not None and short["student"] is None:
+        raise click.UsageError("--mapping goes with --student")
     if not given:
         return None
     if short["student"] is not None:
-        return student_layers(count, short["student"], short["mapping"])
+        return student_layers(count, short["student"], short["mapping"] or "uniform")
     if short["keep_layers"] is not None:
         return layer_list(short["keep_layers"], count, "--keep-layers")
     dropped = layer_list(short["drop_layers"], count, "--drop-layers")

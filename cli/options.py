@@ -104,6 +104,11 @@ class RunOptions:
     html: Path | None
     quiet: bool
 
+    def __post_init__(self) -> None:
+        """`UsageError` for what has no say without another option."""
+        if self.tensors and not self.dry_run:
+            raise click.UsageError("--tensors goes with --dry-run")
+
     @property
     def workers(self) -> int:
         """Threads to use."""
@@ -185,6 +190,8 @@ class Choices:
         """What --imatrix says of the tensors that are to heed it."""
         if self.include_weights and self.exclude_weights:
             raise click.UsageError("--include-weights and --exclude-weights cannot be used together")
+        if self.imatrix is None and (self.include_weights or self.exclude_weights):
+            raise click.UsageError("--include-weights and --exclude-weights go with --imatrix")
         if self.imatrix is None:
             return None
         from requant.formats.imatrix import read_imatrix

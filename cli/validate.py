@@ -47,6 +47,8 @@ def validate(model: str | None, values: bool, strict: bool, rules: bool, as_json
     looked at is listed, too.
     """
     if rules:
+        if model is not None or values or strict:
+            raise click.UsageError("--rules lists the rules, and looks at no model")
         _list_rules(as_json)
         return
     if model is None:

@@ -74,12 +74,21 @@ def plan_conversion(
                 hint="requant convert FOLDER mmproj.gguf --mmproj",
             )
         listed = projector_to_ggml
+    check_vocabulary(request, source.naming, target)
     if request.like is not None and target.naming is not Naming.GGML:
         raise PlanError(
             "--like copies the types of a GGUF's tensors; the destination is none",
             hint="leave it out, or let the destination's name end in .gguf",
         )
     return planned(listed(request, target, destination), unchanged(source))
+
+
+def check_vocabulary(request: Request, naming: Naming, target: Format) -> None:
+    """Raises `PlanError` where a tokenizer is to be left out that would not be made anyway."""
+    if not request.vocabulary and (naming, target.naming) != (Naming.HF, Naming.GGML):
+        raise PlanError(
+            "--no-vocab leaves the tokenizer out of a GGUF that is made of a Hugging Face folder", hint="leave it out"
+        )
 
 
 def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass]:

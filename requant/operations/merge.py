@@ -26,7 +26,7 @@ from requant.merging.precision import Precision
 from requant.merging.recipe import Recipe, ordered, with_base
 from requant.merging.reference import Reference
 from requant.merging.vocabularies import Tokens, tokens_of
-from requant.operations.convert import LISTS, Request
+from requant.operations.convert import LISTS, Request, check_vocabulary
 from requant.passes import Pass, planned
 from requant.passes.graft import Graft, stand_in
 from requant.plan import Plan, unchanged
@@ -134,6 +134,7 @@ def _planned(described: Described, target: Format, destination: Path, options: O
     if target.naming is Naming.GGML:
         told = card.key_values(described.recipe, described.inputs, options.seed)
         request = replace(request, key_values=(*told, *request.key_values))
+    check_vocabulary(request, Naming.HF, target)
     passes = LISTS[Naming.HF, target.naming](request, target, destination)
     plan = planned(_with_graft(passes, Graft(described.values)), unchanged(described.source))
     return replace(plan, losses=(*described.losses, *plan.losses))

@@ -26,6 +26,7 @@ from requant.recipes import (
     overridden,
     recipe_named,
     unused_overrides,
+    unused_roles,
 )
 
 
@@ -64,6 +65,7 @@ class Mix:
             choices = choose_encodings(recipe, wanted, facts, overrides, importance, keep_split=self.keep_split)
         losses = [loss for want, choice in zip(wanted, choices, strict=True) if (loss := choice.loss(want.name))]
         losses += unused_overrides(self.overrides, wanted)
+        losses += unused_roles(recipe, self.overrides, wanted)
         losses += check_importance(recipe, wanted, choices, importance, rehearsal=self.rehearsal)
         encodings = tuple(choice.encoding for choice in choices)
         return replace(said, encodings=encodings, importance=importance).losing(*losses)

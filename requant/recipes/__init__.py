@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from requant.recipes.choose import Choice, Wanted, choose_encodings, unused_overrides
+    from requant.recipes.choose import Choice, Wanted, choose_encodings, unused_overrides, unused_roles
     from requant.recipes.converter import choose_converted, own_file_type
     from requant.recipes.facts import Facts
     from requant.recipes.header import quantized_metadata
@@ -31,6 +31,7 @@ _HOMES: Final = {
     "Wanted": "choose",
     "choose_encodings": "choose",
     "unused_overrides": "choose",
+    "unused_roles": "choose",
     "choose_converted": "converter",
     "own_file_type": "converter",
     "Facts": "facts",
@@ -86,6 +87,7 @@ __all__ = [
     "tensor_type",
     "tensor_type_file",
     "unused_overrides",
+    "unused_roles",
 ]
 
 

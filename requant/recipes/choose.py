@@ -95,6 +95,23 @@ def unused_overrides(overrides: Overrides, tensors: Sequence[Wanted]) -> list[Lo
     ]
 
 
+def unused_roles(recipe: Recipe, overrides: Overrides, tensors: Sequence[Wanted]) -> list[Loss]:
+    """What is asked of the output or the token embeddings, where there are none that it holds for.
+
+    A tied embedding takes the type of the output only from a recipe that mixes, and unless it has a type of its own.
+    """
+    roles = {role_of(tensor.name) for tensor in tensors}
+    embedded = Role.TOKEN_EMBEDDING in roles
+    stands = embedded and recipe.is_quantized and not overrides.pure and overrides.token_embedding is None
+    output = Role.OUTPUT in roles
+    asked = {
+        "--output-tensor-type": overrides.output is not None and not output and not stands,
+        "--leave-output-tensor": not overrides.quantize_output and not output,
+        "--token-embedding-type": overrides.token_embedding is not None and not embedded,
+    }
+    return [Loss(LossKind.SUBSTITUTED, option, "there is no such tensor") for option, idle in asked.items() if idle]
+
+
 def _choose(recipe: Recipe, tensor: Wanted, model: Model, overrides: Overrides, seen: Seen) -> Choice:
     """One tensor; `seen` moves on exactly when llama.cpp's counters do."""
     name = tensor.name
