@@ -143,7 +143,7 @@ def _write(found: Statistics, output: Path, *, overwrite: bool) -> None:
 def document(found: Statistics, output: Path) -> dict[str, object]:
     """What `--json` prints."""
     return {
-        "output": str(output),
+        "files": [{"name": output.name, "bytes": output.stat().st_size}],
         "tensors": len(found.importance.entries),
         "tokens": found.provenance.tokens,
         "gradient_tokens": found.provenance.gradient_tokens,

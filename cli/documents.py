@@ -16,7 +16,7 @@ Real = float | Literal["nan", "inf", "-inf"]
 class Document(TypedDict):
     """Every document."""
 
-    schema: Annotated[Literal[1], "version of these shapes"]
+    schema: Annotated[Literal[2], "version of these shapes"]
     command: Annotated[str, "the command that was given"]
     document: Annotated[str, "which of the shapes this is"]
 
@@ -88,7 +88,7 @@ class Planned(TypedDict):
     parameters: Annotated[int, "numbers in all tensors of the output"]
     bits_per_weight: Annotated[float, "stored bits of one of them, scales and all else included"]
     fidelity: Annotated[dict[str, int], "copy, repack, round -> how many tensors"]
-    obsolete: Annotated[list[str], "files of the model that is replaced, which would be removed"]
+    removed: Annotated[list[str], "files of the model that is replaced, which would be removed; named as in `files`"]
     losses: Annotated[list[Lost], "all of them"]
     hints: Annotated[list[str], "recipes that fit the model better than the one asked for, and how much of it"]
     steps: Annotated[list[StepDocument], "one for each tensor, in the order of the output"]
@@ -129,7 +129,7 @@ class Written(TypedDict):
     replaced_values: Annotated[dict[str, int], "tensor -> how many of its values `--replace-nan` has replaced"]
     parameters: Annotated[int, "as in `plan`"]
     bits_per_weight: Annotated[float, "as in `plan`"]
-    obsolete: Annotated[list[str], "files of the model that was replaced, which were removed"]
+    removed: Annotated[list[str], "files of the model that was replaced, which were removed; named as in `files`"]
     losses: Annotated[list[Lost], "all of them"]
     hints: Annotated[list[str], "recipes that fit the model better than the one asked for, and how much of it"]
     steps: NotRequired[Annotated[list[StepDocument], "by `requantize`: as in `plan`"]]
@@ -390,10 +390,10 @@ class Loaded(TypedDict):
 
     description: Annotated[str, "its words"]
     parameters: Annotated[int, "numbers in all tensors"]
-    nbytes_weights: Annotated[int, "bytes of all tensors"]
-    n_vocab: Annotated[int, "tokens"]
-    n_ctx_train: Annotated[int, "tokens of context it was trained with"]
-    n_embd: Annotated[int, "width of an embedding"]
+    tensor_bytes: Annotated[int, "bytes of all tensors"]
+    tokens: Annotated[int, "of the vocabulary"]
+    context: Annotated[int, "tokens it was trained with"]
+    width: Annotated[int, "of an embedding"]
     causal: Annotated[bool, "whether it predicts the next token; an encoder does not"]
     bos: Annotated[int, "token; -1 for none"]
     eos: Annotated[int, "token; -1 for none"]
@@ -452,7 +452,7 @@ class CheckDocument(Document):
 class CalibrationDocument(Document):
     """`calibration`: what `calibrate --json` prints."""
 
-    output: Annotated[str, "the file that was written"]
+    files: Annotated[list[OutputFile], "what was written"]
     tensors: Annotated[int, "whose inputs were measured"]
     tokens: Annotated[int, "that were read"]
     gradient_tokens: Annotated[int, "of which gradients were taken"]
@@ -612,7 +612,7 @@ class DiffTokenizer(TypedDict):
     merges_moved: Annotated[bool, "whether merges that both have come in another order"]
     settings: Annotated[list[DiffSetting], "ids of special tokens, the pre-tokenizer and the like"]
     templates: Annotated[list[DiffTemplate], "chat templates that differ"]
-    losses: Annotated[list[str], "what of a folder's tokenizer has no place in a GGUF"]
+    lost: Annotated[list[str], "what of a folder's tokenizer has no place in a GGUF"]
     unread: Annotated[str, "why not everything was compared; empty where it was"]
     same_files: Annotated[bool, "whether all files are the same, so that nothing had to be read"]
 

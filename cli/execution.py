@@ -102,7 +102,7 @@ def receipt_document(plan: Plan, receipt: Receipt, *, steps: bool) -> dict[str, 
     document["hints"] = list(plan.hints)
     if steps:
         document["steps"] = [step.to_json() for step in plan.steps]
-    document |= {"obsolete": [str(path) for path in plan.obsolete]}
+    document["removed"] = list(plan.removed)
     return document | {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
 
 
@@ -218,7 +218,7 @@ def plan_text(plan: Plan, workers: int, *, every: bool = False) -> str:
         f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight",
         f"tensors: {plan.fidelities_text()}",
         f"buffers take at most {size(peak_bytes(plan, workers))} with {workers} threads",
-        *([f"removes {_obsolete(plan)}"] if plan.obsolete else []),
+        *([f"removes {_few(plan.removed)}"] if plan.removed else []),
     ]
     blocks = ["\n".join(totals) + losses_text(plan), table(files, right=frozenset({1}))]
     return "\n\n".join([*blocks, _every_step(plan) if every else _steps_of_a_kind(plan)])
@@ -265,8 +265,8 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     if receipt.replaced:
         total = sum(receipt.replaced.values())
         lines.append(f"{count(total)} values that were not finite were replaced, in {_few(receipt.replaced)}")
-    if plan.obsolete:
-        lines.append(f"removed {_obsolete(plan)}")
+    if plan.removed:
+        lines.append(f"removed {_few(plan.removed)}")
     return "\n".join(lines) + losses_text(plan)
 
 
@@ -322,10 +322,6 @@ def refusal_of(plan: Plan, tolerated: frozenset[LossKind]) -> PlanError | None:
     return PlanError(
         f"{len(refused)} things would be lost or changed", hint="leave out --fail-on-loss to convert all the same"
     )
-
-
-def _obsolete(plan: Plan) -> str:
-    return _few([str(path.relative_to(plan.layout.root)) for path in plan.obsolete])
 
 
 def _few(names: Iterable[str]) -> str:

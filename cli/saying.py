@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from requant.cli.documents import Failure
 
 #: The version of the shapes: higher once a key is taken away or means something else.
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 #: In the context of a command: whether `--json` was given, and whether a document is printed.
 _ASKED: Final = "requant.json"
 _SAID: Final = "requant.said"

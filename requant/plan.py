@@ -236,6 +236,11 @@ class Plan:
         """True bits per weight of the output's tensors, everything stored with them included."""
         return 8 * sum(step.target.nbytes for step in self.steps) / max(1, self.weights)
 
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """`obsolete` by the names that files of the layout have."""
+        return tuple(path.relative_to(self.layout.root).as_posix() for path in self.obsolete)
+
     def fidelities(self) -> dict[Fidelity, int]:
         """How many tensors are copied, repacked, rounded."""
         counts = dict.fromkeys(Fidelity, 0)
@@ -259,7 +264,7 @@ class Plan:
             "parameters": self.weights,
             "bits_per_weight": round(self.bits_per_weight, 4),
             "fidelity": {fidelity.value: count for fidelity, count in self.fidelities().items()},
-            "obsolete": [str(path) for path in self.obsolete],
+            "removed": list(self.removed),
             "losses": [loss.to_json() for loss in self.losses],
             "hints": list(self.hints),
             "steps": [step.to_json() for step in self.steps],

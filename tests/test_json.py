@@ -24,7 +24,14 @@ from requant.verify.llama_cpp import ModelInfo
 from requant.verify.logits import Divergence, Measure
 from tests.tiny_folder import write_tiny_folder
 
+try:
+    import jsonschema
+except ImportError:  # of requant[dev]
+    jsonschema = None
+
 DOCS = Path(__file__).parents[1] / "docs"
+#: The shapes for other programs, made from the classes.
+JSON_SCHEMA = DOCS / "schema.json"
 
 
 def shapes():
@@ -90,6 +97,8 @@ def run(root, *words):
     document = json.loads(result.stdout)
     assert document["schema"] == SCHEMA
     fit(document, DOCUMENTS[document["document"]])
+    if jsonschema is not None:
+        jsonschema.Draft202012Validator(json.loads(JSON_SCHEMA.read_text())).validate(document)
     assert document["command"] == (words[0] if words[0] in COMMANDS else "")
     return document, result.exit_code
 
@@ -266,11 +275,15 @@ def title(shape):
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
+def about(shape):
+    """What a class says of itself; one that is no class cannot."""
+    return "One tensor's way from files to a file." if shape is documents.StepDocument else shape.__doc__
+
+
 def documented():
     blocks = []
     for shape in shapes():
-        doc = "One tensor's way from files to a file." if shape is documents.StepDocument else shape.__doc__
-        blocks += [f"## {title(shape)}", doc, table(shape)]
+        blocks += [f"## {title(shape)}", about(shape), table(shape)]
     return "\n\n".join(blocks)
 
 
@@ -280,3 +293,81 @@ def test_the_documented_shapes_are_those_of_the_code():
         text = (DOCS / "json.md").read_text()
         (DOCS / "json.md").write_text(marked.sub(lambda match: f"{match[1]}\n{documented()}\n\n{match[2]}", text))
     assert documented() in (DOCS / "json.md").read_text()
+
+
+SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+
+
+def schema_of(kind):
+    """A type as JSON Schema has it; classes are referred to."""
+    if kind in SIMPLE:
+        return {"type": SIMPLE[kind]}
+    if is_typeddict(kind):
+        return {"$ref": f"#/$defs/{kind.__name__}"}
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Annotated, NotRequired):
+        means = {"description": inner[1]} if origin is Annotated else {}
+        return {**schema_of(inner[0]), **means}
+    if origin is list:
+        return {"type": "array", "items": schema_of(inner[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": schema_of(inner[1])}
+    if origin is Literal:
+        return {"enum": list(inner)}
+    return {"anyOf": [schema_of(one) for one in inner]} if inner else {}
+
+
+def schema_of_class(shape):
+    """Keys that are added later are no fault: within a version, there may be more."""
+    hints = get_type_hints(shape, include_extras=True)
+    needed = [key for key, hint in hints.items() if get_origin(hint) is not NotRequired]
+    properties = {key: schema_of(hint) for key, hint in hints.items()}
+    return {"type": "object", "description": about(shape), "properties": properties, "required": needed}
+
+
+def json_schema():
+    """What docs/schema.json holds: `document` says which of the shapes a text has."""
+    cases = [
+        {"if": {"properties": {"document": {"const": name}}}, "then": {"$ref": f"#/$defs/{shape.__name__}"}}
+        for name, shape in DOCUMENTS.items()
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"What requant prints with --json, version {SCHEMA}",
+        "type": "object",
+        "properties": {"document": {"enum": list(DOCUMENTS)}},
+        "required": ["schema", "command", "document"],
+        "allOf": cases,
+        "$defs": {shape.__name__: schema_of_class(shape) for shape in shapes()},
+    }
+
+
+def test_the_schema_is_that_of_the_code():
+    if os.environ.get("REQUANT_ACCEPT"):
+        JSON_SCHEMA.write_text(json.dumps(json_schema(), indent=1) + "\n")
+    assert json.loads(JSON_SCHEMA.read_text()) == json_schema()
+
+
+def test_the_schema_can_fail(folder):
+    if jsonschema is None:
+        pytest.skip("jsonschema is not installed: requant[dev]")
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    judge = jsonschema.Draft202012Validator(json_schema())
+    told, _ = run(folder, "inspect", "tiny.gguf")
+    assert judge.is_valid(told) and judge.is_valid(told | {"of_a_later_day": 1})
+    for wrong in ({"schema": 1}, {"document": "none"}, {"parameters": "1"}, {"layers": {"0": {}}}, {"naming": "x"}):
+        assert not judge.is_valid(told | wrong), wrong
+    for left_out in told:
+        assert not judge.is_valid({key: value for key, value in told.items() if key != left_out}), left_out
+
+
+def test_one_word_for_a_thing():
+    """Names of files, of what is removed, and of figures are the same in all documents."""
+    meanings = {}
+    for shape in shapes():
+        for key, hint in get_type_hints(shape).items():
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", key), (shape, key)
+            meanings.setdefault(key, set()).add(worded(hint).removesuffix(" or null"))
+    assert not {"obsolete", "removes", "output", "n_vocab", "nbytes_weights"} & meanings.keys()
+    for key in ("removed", "losses", "hints", "parameters", "tensor_bytes", "file_bytes", "bits_per_weight"):
+        assert len(meanings[key]) == 1, (key, meanings[key])

@@ -78,6 +78,7 @@ MEMBERS = {
         "losses",
         "hints",
         "obsolete",
+        "removed",
         "bits_per_weight",
         "weights",
         "input_bytes",

@@ -276,7 +276,7 @@ def test_the_page_of_a_check(model, ok):
     check = {
         "ok": ok,
         "model": "some/where/x.gguf",
-        "info": {"description": "llama <1B>", "parameters": 1234, "nbytes_weights": 2, "seconds": 0.5, "n_embd": 4},
+        "info": {"description": "llama <1B>", "parameters": 1234, "tensor_bytes": 2, "seconds": 0.5, "width": 4},
         "warnings": ["warned"],
         "answer": {"prompt": "<b>Who", "text": "Nobody\n\nat all", "chat": True, "tokens": 3, "tokens_per_second": 4.5},
         "perplexity": figure,

@@ -149,7 +149,7 @@ def _tokenizers(found: Mapping[str, Any]) -> Iterator[Entry]:
         yield Entry(row["key"], f"{_value(row, 'a')} and {_value(row, 'b')}{why}")
     for template in found["templates"]:
         yield Entry(f"chat template {template['name']}".strip(), "\n".join(template["diff"]), long=True)
-    yield from _list("no place in a GGUF", found["losses"])
+    yield from _list("no place in a GGUF", found["lost"])
 
 
 def _id(number: int | None) -> str:

@@ -74,7 +74,7 @@ def _notes(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count(sum(replaced.values()))} values that were not finite were replaced, in {names}{more}"
     for hint in document["hints"]:
         yield f"hint: {hint}"
-    for path in document["obsolete"]:
+    for path in document["removed"]:
         yield f"{'removed' if 'bytes_written' in document else 'would be removed'}: {path}"
 
 

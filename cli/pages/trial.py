@@ -42,13 +42,13 @@ def _facts(document: Mapping[str, Any]) -> Iterator[Fact]:
     if against is not None and against["cosine"] is not None:
         yield Fact("cosine", f"{float(against['cosine']):.6f}", "of the worst embedding")
     if document["embedded"]:
-        yield Fact("embeddings", f"{document['embedded']} texts", f"{count(info['n_embd'])} numbers each, all finite")
+        yield Fact("embeddings", f"{document['embedded']} texts", f"{count(info['width'])} numbers each, all finite")
     if (answer := document["answer"]) is not None:
         reading = document["tokens_per_second"]
         more = "generated" if reading is None else f"generated; {reading:.0f} read"
         yield Fact("tokens per second", f"{answer['tokens_per_second']:.1f}", more)
     yield Fact("parameters", short(info["parameters"]), count(info["parameters"]))
-    yield Fact("weights", size(info["nbytes_weights"]), f"loaded in {info['seconds']:.1f} s")
+    yield Fact("weights", size(info["tensor_bytes"]), f"loaded in {info['seconds']:.1f} s")
 
 
 def _compared(document: Mapping[str, Any]) -> Iterator[Table]:

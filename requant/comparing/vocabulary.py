@@ -129,7 +129,7 @@ class Vocabularies:
             "merges_moved": self.merges.moved,
             "settings": [row.to_json() for row in self.settings],
             "templates": [{"name": one.name, "diff": list(one.diff)} for one in self.templates],
-            "losses": list(self.losses),
+            "lost": list(self.losses),
             "unread": self.unread,
             "same_files": self.same_files,
         }

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -102,6 +102,10 @@ class Against:
     cosine: float | None = None
 
 
+#: What llama.cpp's words are in documents, which have one word for a thing.
+_WORDS: Final = {"nbytes_weights": "tensor_bytes", "n_vocab": "tokens", "n_ctx_train": "context", "n_embd": "width"}
+
+
 @dataclass(slots=True)
 class Report:
     """What came out; `failures` empty means the model passed. embedded: texts that an encoder embedded."""
@@ -120,7 +124,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, in JSON's types."""
-        return {"ok": not self.failures, **asdict(self), "model": str(self.model)}
+        info = {_WORDS.get(name, name): value for name, value in asdict(self.info).items()}
+        return {"ok": not self.failures, **asdict(self), "info": info, "model": str(self.model)}
 
 
 def default_text() -> str:
