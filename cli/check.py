@@ -129,7 +129,7 @@ def _refuse_idle(against: str | None, reference: str, limits: Mapping[str, float
     if against is None and (limits or reference != "auto"):
         idle = f"--{next(iter(limits)).replace('_', '-')}" if limits else "--reference"
         raise click.UsageError(f"{idle} goes with --against")
-    if not options["prompt"] and options["expect"] is not None:
+    if not options["prompt"] and options["expect"]:
         raise click.UsageError("--expect goes with a --prompt that asks something")
 
 

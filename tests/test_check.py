@@ -135,7 +135,7 @@ def test_the_json_report(tiny, text):
     assert report["against"]["divergence"]["kl"] == {"value": 0, "error": 0}
     assert report["against"]["divergence"]["top1"]["value"] == 1
     assert report["against"]["perplexity"] == report["perplexity"]
-    assert report["info"]["n_ctx_train"] == 256 and report["answer"]["tokens"] <= 4
+    assert report["info"]["context"] == 256 and report["answer"]["tokens"] <= 4
     assert report["tokens_per_second"] > 0
 
 

@@ -83,6 +83,7 @@ MEMBERS = {
         "weights",
         "input_bytes",
         "fidelities",
+        "fidelities_text",
         "to_json",
     },
     "Receipt": {"files", "seconds", "bytes_read", "errors", "replaced", "to_json"},
