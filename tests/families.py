@@ -24,9 +24,13 @@ What converts from a Hugging Face folder to a GGUF and back; `requant families` 
 read in both directions (`requant/architectures`). For every family a small random model has the tensors and metadata
 that llama.cpp's own converter writes, llama.cpp's logits (of an encoder, its embeddings) are transformers', and the way
 back gives every tensor back bit for bit (`tests/test_architectures.py`, `tests/test_architectures_run.py`; the
-logarithms of decays, which a GGUF has as powers, but for the rounding of float32). Models that transformers has no
-class for are made from the configurations and names of their publishers; their logits are those of the transformers
-model that computes the same, where there is one.
+logarithms of decays, which a GGUF has as powers, and PLaMo's norms, to which a fifth is added, but for the rounding of
+float32; what a GGUF has multiplied by factors of config.json comes back multiplied, with factors of 1). Models that
+transformers has no class for are made from the configurations and names of their publishers; their logits are those of
+the transformers model that computes the same, where there is one.
+
+NeoBERT's GGUF has the rows of queries, keys and values in the order of llama.cpp's graph. Its converter leaves them in
+that of the release, by heads, and what llama.cpp computes from its file is not what NeoBERT computes (b11549).
 
 Mistral's own folders (`params.json`, `consolidated*.safetensors`, `tekken.json`; no config.json) are read as well:
 dense models and Mixtrals, also in FP8, to a GGUF or to a folder that transformers loads. The GGUF has every tensor and

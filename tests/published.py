@@ -48,7 +48,6 @@ def publish(model: Published, folder: Path) -> None:
             for pattern, new in model.renamed:
                 name = re.sub(pattern, new, name)
             tensors[name] = value
-        tensors = model.changed(tensors)
         (folder / "generation_config.json").unlink(missing_ok=True)
     for template, shape in (model.shapes or {}).items():
         counted = [model.config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in model.config]
@@ -57,6 +56,7 @@ def publish(model: Published, folder: Path) -> None:
             name = template.format(n=n)
             like_one = "norm" in name.lower() and name.endswith("weight")
             tensors[name] = random(name, shape, like_one=like_one)
+    tensors = model.changed(tensors)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(dict(model.config), indent=1))
@@ -71,3 +71,14 @@ def joined(tensors: Tensors, into: str, *parts: str) -> Tensors:
         if match:
             found[match[1] + into] = torch.cat([found.pop(match[1] + part) for part in parts])
     return found
+
+
+def interleaved(tensors: Tensors, head: int = 32) -> Tensors:
+    """Rotated in pairs of neighbours: of halves, one number of each in turn."""
+
+    def turned(values: torch.Tensor) -> torch.Tensor:
+        heads = values.reshape(-1, 2, head // 2, *values.shape[1:])
+        return heads.transpose(1, 2).reshape(values.shape)
+
+    parts = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
+    return {name: turned(value) if name.endswith(parts) else value for name, value in tensors.items()}

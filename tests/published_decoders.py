@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import torch
 
-from tests.published import Published, Tensors, joined
+from tests.published import Published, Tensors, interleaved, joined
 
 _SIZES: Final = {
     "vocab_size": 96,
@@ -43,17 +43,6 @@ def _grouped(tensors: Tensors) -> Tensors:
             q, k, v = (found.pop(f"{stem}w{part}.weight").reshape(2, -1, 16, 64) for part in "qkv")
             found[f"{stem}wqkv.weight"] = torch.cat([q, k, v], dim=1).reshape(-1, 64)
     return found
-
-
-def _interleaved(tensors: Tensors, head: int = 32) -> Tensors:
-    """Rotated in pairs of neighbours: of halves, one number of each in turn."""
-
-    def turned(values: torch.Tensor) -> torch.Tensor:
-        heads = values.reshape(-1, 2, head // 2, *values.shape[1:])
-        return heads.transpose(1, 2).reshape(values.shape)
-
-    parts = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
-    return {name: turned(value) if name.endswith(parts) else value for name, value in tensors.items()}
 
 
 def _both(tensors: Tensors, into: str, *parts: str) -> Tensors:
@@ -315,7 +304,7 @@ DECODERS: Final[Mapping[str, Published]] = {
         _published("Maincoder", "maincoder", head_dim=32, attention_bias=False),
         ("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", {"head_dim": 32}),
         renamed=((r"query_layernorm", "q_norm"), (r"key_layernorm", "k_norm")),
-        changed=_interleaved,
+        changed=interleaved,
     ),
     "nanbeige": Published(
         _published("Nanbeige", "nanbeige", head_dim=32, num_loops=1, skip_loop_final_norm=False), _llama(head_dim=32)

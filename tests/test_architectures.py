@@ -16,6 +16,7 @@ from requant.ir import Checkpoint, Naming, Tensor, Typed, flat_config
 from requant.plan import Translation
 from requant.sources import Memory
 from tests.naive_expressions import carried_out, values
+from tests.published_few import as_gpt2
 from tests.published_multimodal import MULTIMODAL, unpacked
 from tests.tiny_models import ENCODERS, MODELS, make
 from tests.tiny_published import PUBLISHED
@@ -31,13 +32,29 @@ LOST = {
     "t5": {"scale_decoder_outputs"},
     "umt5": {"scale_decoder_outputs"},
     "jinabert3-adapters": {"roberta.pooler.dense.weight", "roberta.pooler.dense.bias"},
+    "neobert": {"decoder.weight", "decoder.bias"},
+    "rugpt3xl": {"sparse_mode"},
+    "plamo3-yarn": {"rope_scaling.truncate"},
 }
 #: The beginning and end of names that come back without.
-AROUND = {"jinabert3-adapters": ("roberta.", ".parametrizations.weight.original")}
+AROUND = {"jinabert3-adapters": ("roberta.", ".parametrizations.weight.original"), "neobert": ("model.", "nothing")}
 #: Keys that say something else, or nothing, where a GGUF becomes another class.
 OTHERWISE = {
     "jinabert3-adapters": {"architectures", "model_type", "lora_adaptations"},
     "sarvammoe": {"architectures", "model_type"},
+    "neobert": {"architectures"},
+    "rugpt3xl": {
+        *(
+            "architectures",
+            "model_type",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        ),
+        *("max_position_embeddings", "layer_norm_eps", "hidden_act", "sparse_mode"),
+    },
+    "jais": {"mup_embeddings_scale", "mup_output_alpha", "mup_width_scale"},
     "internlm3": {"architectures", "model_type", "bias", "qkv_bias"},
     "llamaembed": {"tie_word_embeddings"},
     # of another norm; and of text alone
@@ -75,7 +92,9 @@ ANOTHER = {
     "museglimmer": "MuseGlimmerTextConfig",
 }
 #: What is multiplied on the way to GGUF, and comes back so: config.json's factors are 1 then.
-MULTIPLIED = {"falconh1"}
+MULTIPLIED = {"falconh1", "jais"}
+#: Models that come back as another that computes the same: what its tensors are.
+UNPACKED = {"qwen3vlmoe-packed": unpacked, "rugpt3xl": as_gpt2}
 #: The tokenizer by which a GGUF of an encoder is known.
 TOKENIZER = {"roberta": "gpt2", "xlmroberta": "t5", "camembert": "t5"}
 #: Keys of config.json that have nothing to do with what is computed, or that `requant.tokenizers` adds.
@@ -105,10 +124,12 @@ def plainly(model, name):
 
 
 def same(name, ours, theirs):
-    """Whether two tensors are the same, bit by bit; a logarithm whose power was stored, but for float32's rounding."""
+    """Whether two tensors are the same, bit by bit; but for float32's rounding a logarithm whose power was stored, and
+    an offset from a number that is no power of two."""
     if name.endswith("position_embeddings.weight") and len(ours) == len(theirs) == 130:
         ours, theirs = ours[2:], theirs[2:]  # rows that no token reaches
-    return np.allclose(ours, theirs, rtol=1e-6, atol=2e-7) if name.endswith("A_log") else np.array_equal(ours, theirs)
+    rounded = name.endswith(("A_log", "post_mixer_norm.weight", "post_mlp_norm.weight"))
+    return np.allclose(ours, theirs, rtol=1e-6, atol=2e-7) if rounded else np.array_equal(ours, theirs)
 
 
 def normal(value):
@@ -156,7 +177,7 @@ def test_there_and_back(name, folders, tmp_path):
     seeing = {tensor.name for tensor in source.tensors if sees(name, tensor.name)}
     assert lost == LOST.get(name, seeing)
     before = {plainly(name, tensor.name): values(tensor) for tensor in source.tensors if tensor.name not in lost}
-    before = unpacked(before) if name == "qwen3vlmoe-packed" else before
+    before = UNPACKED.get(name, dict)(before)
     after = {as_text(tensor.name): values(tensor) for tensor in back.tensors}
     assert after.keys() == before.keys()
     for tensor, array in before.items():
@@ -279,6 +300,11 @@ OTHER = {
     # it rotates half of each head unless config.json says how much of it; transformers all of it
     "solaropen": {"glm4moe.rope.dimension_count"},
 }
+#: Tensors whose rows llama.cpp's converter has in another order, and why.
+REORDERED = {
+    # as they are released, by heads; llama.cpp's graph takes queries of all heads, then keys, then values
+    "neobert": {"blk.0.attn_qkv.weight", "blk.1.attn_qkv.weight"},
+}
 #: Of Bamba it puts whole heads in the order of rotation, of which half is rotated.
 #: Models that it cannot convert: its function that stacks the norms of heads is a generator nobody iterates over.
 #: For CamemBERT it leaves the position embedding as it is, which llama.cpp then reads two rows too early; of Jina 3 it
@@ -315,7 +341,8 @@ def test_same_as_the_converter_of_llama_cpp(name, folders):
         if isinstance(content, list):
             assert np.allclose(array, content, rtol=3e-7, atol=0), tensor
         else:
-            assert hashlib.sha256(array.tobytes()).hexdigest() == content, tensor
+            reordered = tensor in REORDERED.get(name, set())
+            assert (hashlib.sha256(array.tobytes()).hexdigest() != content) == reordered, tensor
 
 
 def test_every_golden_has_its_model():

@@ -71,6 +71,8 @@ def test_llama_cpp_knows_every_tensor(model_type):
             continue  # there for copies of the embedding, which are left out
         stem, _, ending = rule.ggml.rpartition(".")
         endless = (*("blk.{n}.exp_probs_b", "blk.{n}.ssm_a", "blk.{n}.ssm_d"), "blk.{n}.ffn_norm")
+        if family.ggml == "plamo3":
+            endless = (*endless, "blk.{n}.post_attention_norm", "blk.{n}.post_ffw_norm")
         if rule.ggml in endless:  # which have no ending in llama.cpp
             stem, ending = rule.ggml, "bias"
         assert stem.replace("{n}", "{bid}") in known

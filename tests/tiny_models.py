@@ -807,6 +807,7 @@ ENCODERS: Final = frozenset(
             "jinabert-code",
             "jinabert3-adapters",
             "llamaembed",
+            "neobert",
             "t5encoder",
         ),
     }

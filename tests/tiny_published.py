@@ -4,7 +4,8 @@ from typing import Final
 
 from tests.published_decoders import DECODERS
 from tests.published_encoders import ENCODERS
+from tests.published_few import FEW
 from tests.published_latent import LATENT
 from tests.published_multimodal import MULTIMODAL
 
-PUBLISHED: Final = {**ENCODERS, **DECODERS, **LATENT, **MULTIMODAL}
+PUBLISHED: Final = {**ENCODERS, **DECODERS, **FEW, **LATENT, **MULTIMODAL}

@@ -74,7 +74,9 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ),
     ("PHI3", "phi3", "phi3 Phi3ForCausalLM Phi3Model"),
     ("GPT_OSS", "gpt_oss", "gpt_oss gpt-oss GptOssForCausalLM GptOssModel"),
+    ("RUGPT3_XL", "gpt2", "rugpt3xl RuGPT3XLForCausalLM RuGPT3XLModel"),
     ("GPT2", "gpt2", "gpt2 GPT2LMHeadModel GPT2Model"),
+    ("JAIS", "gpt2", "jais JAISLMHeadModel JAISModel"),
     (
         "JINA_BERT_V3",
         "nomic_bert",
@@ -243,6 +245,9 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("MINICPM3", "latent", "minicpm3 MiniCPM3ForCausalLM MiniCPM3Model"),
     ("PLM", "latent", "plm PLMForCausalLM PLMModel"),
     ("DBRX", "dbrx", "dbrx DbrxForCausalLM DbrxModel"),
+    ("OPENELM", "openelm", "openelm OpenELMForCausalLM OpenELMModel"),
+    ("PLAMO3", "plamo", "plamo3 Plamo3ForCausalLM PLaMo3ForCausalLM Plamo3Model"),
+    ("NEO_BERT", "neobert", "neobert neo-bert NeoBERT NeoBERTLMHead NeoBERTForSequenceClassification"),
 )
 
 

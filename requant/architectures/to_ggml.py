@@ -23,7 +23,7 @@ from requant.architectures.names import (
     unknown,
 )
 from requant.architectures.reordered import by_outputs
-from requant.architectures.rules import MMPROJ, Config, Family, Flags, Ignored, Order, Rule
+from requant.architectures.rules import MMPROJ, Config, Family, Flags, Ignored, Order, Rule, Sizes
 from requant.architectures.runtime import OUTPUT_NEEDED
 from requant.architectures.sizes import sizes_of, sizes_of_layers
 from requant.architectures.tied import same_values, with_embedding
@@ -96,11 +96,11 @@ def named(said: Translation) -> Translation:
         used.update(item.hf)
         node = _joined(item, inputs)
         node = node if apart else _values(item, node, inputs[0].name)
-        node = _multiplied(item, node, factors)
-        moves.append(Move(item.ggml, reshaped(node, item.ggml_shape)))
-    if family.ggml in OUTPUT_NEEDED and not model.flags["untied"]:
-        embedding = next(move for move in moves if move.name == family.embedding)
-        moves.append(replace(embedding, name="output.weight"))
+        moves.append(Move(item.ggml, reshaped(_multiplied(item.rule, item.sizes, node, factors), item.ggml_shape)))
+        if item.ggml == family.embedding and family.ggml in OUTPUT_NEEDED and not model.flags["untied"]:
+            head = next(rule for rule in family.rules if rule.when == "untied")
+            node = _multiplied(head, item.sizes, node, factors)
+            moves.append(Move("output.weight", reshaped(node, item.ggml_shape)))
     return replace(said, moves=tuple(moves), model=replace(model, used=frozenset(used)))
 
 
@@ -165,13 +165,13 @@ def _values(item: Expected, node: Node, name: str) -> Node:
     return Affine(node, term=rule.add) if rule.add else node
 
 
-def _multiplied(item: Expected, node: Node, factors: Mapping[str, float]) -> Node:
+def _multiplied(rule: Rule, sizes: Sizes, node: Node, factors: Mapping[str, float]) -> Node:
     """By the factors of its rows; as it is where all are 1."""
     parts, start = [], 0
-    if all(factors[name] == 1 for times in item.rule.times for name in times.factors):
+    if all(factors[name] == 1 for times in rule.times for name in times.factors):
         return node
-    for times in item.rule.times:
-        end = start + item.sizes[times.rows] if times.rows else node.rows
+    for times in rule.times:
+        end = start + sizes[times.rows] if times.rows else node.rows
         part = Slice(node, start, end) if times.rows else node
         for name in times.factors:
             part = Affine(part, factor=factors[name])
