@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
+from safetensors.torch import load_file, save_file
 
 from requant.architectures import translate
 from requant.encodings import F32
@@ -16,6 +17,7 @@ from requant.ir import Checkpoint, Naming, Tensor, Typed, flat_config
 from requant.plan import Translation
 from requant.sources import Memory
 from tests.naive_expressions import carried_out, values
+from tests.published import random
 from tests.published_few import as_gpt2
 from tests.published_multimodal import MULTIMODAL, unpacked
 from tests.tiny_models import ENCODERS, MODELS, make
@@ -347,3 +349,37 @@ def test_same_as_the_converter_of_llama_cpp(name, folders):
 
 def test_every_golden_has_its_model():
     assert {path.stem for path in GOLDENS.glob("*.json")} == MODELS.keys() - WITHOUT_GOLDEN
+
+
+def changed(folder, config, leave=(), **tensors):
+    """The folder, with other settings and tensors."""
+    path = folder / "model.safetensors"
+    kept = {name: value for name, value in load_file(path).items() if not name.startswith(tuple(leave))}
+    save_file(kept | tensors, path)
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(said | config))
+    return Safetensors().read(folder)
+
+
+def test_a_head_that_is_a_copy_of_the_embedding_has_its_own_factors(tmp_path):
+    make("jais", tmp_path)
+    source = changed(tmp_path, {"tie_word_embeddings": True}, leave=["lm_head"])
+    moves = {move.name: carried_out(move.values) for move in translate(source, Naming.GGML).moves}
+    embedding = next(values(tensor) for tensor in source.tensors if tensor.name == "transformer.wte.weight")
+    assert np.allclose(moves["token_embd.weight"], 9.1 * embedding, rtol=1e-6)
+    assert np.allclose(moves["output.weight"], 2.2 * 0.125 * embedding, rtol=1e-6)
+
+
+def test_a_classifier_of_neobert_there_and_back(tmp_path):
+    make("neobert", tmp_path)
+    shapes = {"dense.weight": (64, 64), "dense.bias": (64,), "classifier.weight": (3, 64), "classifier.bias": (3,)}
+    head = {name: random(name, shape) for name, shape in shapes.items()}
+    settings = {"architectures": ["NeoBERTForSequenceClassification"], "num_labels": 3}
+    source = changed(tmp_path, settings, leave=["decoder"], **head)
+    ggml = described(translate(source, Naming.GGML), Naming.GGML)
+    assert ggml.metadata["neo-bert.pooling_type"].value == 4
+    back = described(translate(ggml, Naming.HF), Naming.HF)
+    assert back.config["architectures"] == settings["architectures"]
+    before, after = ({tensor.name: values(tensor) for tensor in one.tensors} for one in (source, back))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
