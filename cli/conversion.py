@@ -134,8 +134,9 @@ def _format_of(destination: Path, name: str | None, recipes: tuple[str, ...]) ->
 
 def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request: Request, quiet: bool) -> Plan:
     """The conversion; where planning measures, its progress is shown."""
-    from requant.operations.convert import plan_conversion
+    from requant.operations.convert import check_vocabulary, plan_conversion
 
+    check_vocabulary(request, model.naming, target)
     with measuring(quiet) if _measures(request.recipe, target) else nullcontext():
         return plan_conversion(model, target, destination, request)
 

@@ -97,13 +97,12 @@ def inspect(
     order = ordered(columns, sort)
     if as_json and (as_csv or columns):
         raise click.UsageError("--json has every column; --csv and --columns do not go with it")
-    if as_csv and (metadata or tokenizer or template or tokens is not None or against is not None):
-        raise click.UsageError("--csv prints the list of tensors alone, of which --tensors, --values and --sort speak")
     if html is not None:
         from requant.cli.pages.writing import check_page
 
         check_page(html)
     beside = {"--metadata": metadata, "--tokenizer": tokenizer, "--tokens": tokens, "--template": template}
+    beside["--against"] = against
     if as_csv and (given := next((option for option, value in beside.items() if value), None)):
         raise click.UsageError(f"--csv is the list of tensors alone; {given} does not go with it")
     values = values or order.needs_values
@@ -111,7 +110,7 @@ def inspect(
     if path.is_dir() and not is_model(path):
         if html is not None:
             raise PlanError(f"--html: {path} is a folder of models", hint="a page is of one: name a model in it")
-        if any((*beside.values(), pattern, values, columns, sort, against, ctx, as_csv)):
+        if any((*beside.values(), pattern, values, columns, sort, ctx, as_csv)):
             raise PlanError(f"{path}: of a folder of models a line each is told", hint="name one of them for all else")
         from requant.cli.inspect_others import inspect_folder
 

@@ -168,7 +168,7 @@ def test_the_command_line_sets_metadata(tmp_path, monkeypatch):
     for command, why in (
         (["convert", "tiny", "c.gguf", "--override-kv", "llama.block_count=int:1"], "there are tensors of"),
         (["convert", "tiny", "c.gguf", "--override-kv", "llama.block_count=str:x"], "is read as u32"),
-        (["convert", "tiny", "c.gguf", "--override-kv", "a=str:@none"], "no regular file"),
+        (["convert", "tiny", "c.gguf", "--override-kv", "a=str:@none"], "no such file"),
         (["convert", "tiny", "folder", "--override-kv", "a=str:b"], "sets metadata of a GGUF"),
         (["requantize", "a.gguf", "c.gguf", "Q4_0", "--prune-layers", "0,30"], "there is no layer 30"),
         (["requantize", "a.gguf", "c.gguf", "Q4_0", "--prune-layers", "30"], "there is no layer 30"),

@@ -213,7 +213,7 @@ def test_only_one_place_writes_to_the_terminal():
                 ("sys.stdout.write", "sys.stderr.write", "sys.stdout.buffer", "sys.stderr.buffer")
             )
             writes |= called.endswith(".show")
-            if writes and path != ROOT / "cli/terminal.py":
+            if writes and path not in (ROOT / "cli/terminal.py", ROOT / "requant/ollama/sandbox.py"):  # a pipe
                 found.append(f"{path}:{node.lineno}: {called}")
     assert not found
 

@@ -74,7 +74,6 @@ def plan_conversion(
                 hint="requant convert FOLDER mmproj.gguf --mmproj",
             )
         listed = projector_to_ggml
-    check_vocabulary(request, source.naming, target)
     if request.like is not None and target.naming is not Naming.GGML:
         raise PlanError(
             "--like copies the types of a GGUF's tensors; the destination is none",
