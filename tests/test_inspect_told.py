@@ -178,8 +178,8 @@ def test_a_folder_of_models_has_a_line_for_each(folder, model, tmp_path, monkeyp
     assert {models[name]["parameters"] for name in ("a.gguf", "hf", "parts-00001-of-00004.gguf")} == {1248512}
     for words in (["--values"], ["--tensors", "."], ["--template"], ["--csv"], ["--ctx", "9"]):
         assert "name one of them" in run("inspect", tmp_path, *words, code=4).stderr
-    monkeypatch.chdir(tmp_path)  # where errors, which name files, have a line each
-    shown = run("inspect", ".").stdout
+    monkeypatch.chdir(tmp_path.parent)  # where errors, which name files, have a line each
+    shown = run("inspect", tmp_path.name).stdout
     assert len(shown.splitlines()) == 5 and "notes" not in shown
 
 
