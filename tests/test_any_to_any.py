@@ -84,6 +84,10 @@ def check(sources, folder, name, to):
         assert again[step.target.name].encoding == step.target.encoding
         if step.form is Form.CODES:  # products are the reader's affair: GPTQ rounds them to halves, ggml does not
             found, wanted = found.astype(np.float16), wanted.astype(np.float16)
+        if step.fidelity in EXACT and to == "MLX" != name:  # it rounds the product before it adds the bias
+            step_of = {"F16": 2.0**-10, "BF16": 2.0**-7}[step.target.encoding.scale] if step.form is Form.CODES else 0
+            assert np.abs(found - wanted).max() <= step_of * np.abs(wanted).max(), step.target.name
+            continue
         if step.fidelity in EXACT:
             assert np.array_equal(found, wanted), step.target.name
             continue

@@ -71,6 +71,8 @@ def agree(ours, theirs, tolerance=TOLERANCE):
     spread = theirs.max() - theirs.min()
     worst = np.abs(ours - theirs).max() / spread
     assert worst <= tolerance, worst
+    if tolerance > TOLERANCE:  # of which the best of two close ones says nothing more
+        return
     # where two tokens are as likely as rounding lets them be, either may come first
     best = ours.argmax(axis=1)
     rows = np.arange(len(best))

@@ -138,7 +138,7 @@ def model(layers, seed):
 peaks = []
 for layers in (4, 160):
     plan = plan_extraction(model(layers, 0), model(layers, 1), 64, FORMATS["safetensors"], Path(sys.argv[1]), "base")
-    execute(plan, Options(workers=2))
+    execute(plan, Options(workers=2), overwrite=True)
     peaks.append(peak())
 print(peaks[1] - peaks[0])
 """
