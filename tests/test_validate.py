@@ -384,7 +384,10 @@ def test_nothing_is_found_in_any_recipe(tmp_path):
 
     folder = write_tiny_folder(tmp_path / "tiny")
     for name in RECIPES:
-        run("convert", folder, tmp_path / f"{name}.gguf", "--to", name)
+        done = run("convert", folder, tmp_path / f"{name}.gguf", "--to", name)
+        if done.exit_code:
+            assert "needs an importance matrix" in done.stderr, done.stderr
+            continue
         assert validate(tmp_path / f"{name}.gguf").findings == [], name
     for name in ("GPTQ", "AWQ", "NF4", "FP8", "W4A16", "MXFP4"):
         run("convert", folder, tmp_path / name, "--to", name)

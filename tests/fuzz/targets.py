@@ -65,7 +65,7 @@ def looked_at(checkpoint: Checkpoint[Tensor], random: Random) -> None:
     """What `inspect` counts of it, and now and then all that it prints."""
     found = report(checkpoint, "fuzz")
     if random.random() < 0.15:
-        about, order = About.of(checkpoint), ordered(None, random.choice((None, "name", "bytes")))
+        about, order = About.of(checkpoint), ordered(None, random.choice((None, "tensor", "-bytes")))
         rows = order.rows([Row(placed) for placed in found.placed[:50]])
         summary(found, about)
         tensor_table(rows, order, values=False)
