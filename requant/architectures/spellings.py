@@ -49,7 +49,7 @@ def one_spelling(config: Mapping[str, Json]) -> dict[str, Json]:
     """`config` with every meaning under one name, transformers 4's where there are two; the way back is none.
 
     >>> one_spelling({"dtype": "bfloat16", "torch_dtype": "bfloat16", "rope_parameters": {"rope_theta": 1e4}})
-    {'dtype': 'bfloat16', 'rope_scaling': None, 'rope_theta': 10000.0}
+    {'dtype': 'bfloat16', 'rope_theta': 10000.0, 'rope_scaling': None}
     """
     found = both_spellings(config)
     for one, other in _PAIRS:
