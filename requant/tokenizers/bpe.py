@@ -9,7 +9,7 @@ from requant.losses import Loss, LossKind
 from requant.tokenizers.files import Files
 from requant.tokenizers.keys import MERGES, MODEL, PRE, TOKENS, TYPES
 from requant.tokenizers.merges import Merges, merges_of, merges_txt
-from requant.tokenizers.metadata import GgmlTokenizer, document, ends, placed, strings, template
+from requant.tokenizers.metadata import GgmlTokenizer, bpe_model, document, ends, placed, strings, template
 from requant.tokenizers.pre_tokenizers import BY_NAME, GPT2, PreTokenizer
 from requant.tokenizers.recognize import Recognized, by_class, recognize
 from requant.tokenizers.special import named_tokens
@@ -79,18 +79,7 @@ def to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]
         row = BY_NAME["gpt-2"]
         losses = (Loss(LossKind.TOKENIZER_CHANGED, PRE, f"{name!r} is not known here; text is split as GPT-2 does"),)
     ids, added = placed(tokenizer)
-    model: dict[str, Json] = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": row.ignore_merges,
-        "vocab": ids,
-        "merges": list(strings(tokenizer.metadata, MERGES)),
-    }
+    model = bpe_model(ids, list(strings(tokenizer.metadata, MERGES)), ignore_merges=row.ignore_merges)
     decoder: Json = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     post = template(tokenizer, *ends(tokenizer, row.add_bos))
     normalizer: Json = {"type": row.normalizer} if row.normalizer else None

@@ -183,6 +183,23 @@ def template(tokenizer: GgmlTokenizer, first: int | None, last: int | None) -> J
     }
 
 
+def bpe_model(vocab: dict[str, Json], merges: list[Json], **said: Json) -> dict[str, Json]:
+    """The `model` of a tokenizer.json with BPE. said: what is not as usual: `unk_token`, `byte_fallback`, …"""
+    usual: dict[str, Json] = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": vocab,
+        "merges": merges,
+    }
+    return usual | said
+
+
 def document(
     added: list[Json],
     normalizer: Json,

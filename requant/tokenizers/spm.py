@@ -19,6 +19,7 @@ from requant.tokenizers.merges import Merges, merges_of
 from requant.tokenizers.metadata import (
     GgmlTokenizer,
     assumed_ids,
+    bpe_model,
     document,
     ends,
     placed,
@@ -232,18 +233,13 @@ def spaces_document(
     if prefix:
         escape = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, escape]}
         unescape += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
-    model: dict[str, Json] = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None if unknown is None else tokenizer.tokens[unknown],
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": True,
-        "byte_fallback": "<0x00>" in ids,
-        "ignore_merges": False,
-        "vocab": ids,
-        "merges": merges,
-    }
+    model = bpe_model(
+        ids,
+        merges,
+        unk_token=None if unknown is None else tokenizer.tokens[unknown],
+        fuse_unk=True,
+        byte_fallback="<0x00>" in ids,
+    )
     post = template(tokenizer, *ends(tokenizer, adds_bos))
     decoder: Json = {"type": "Sequence", "decoders": unescape}
     return document(added, escape, None, post, decoder, model)

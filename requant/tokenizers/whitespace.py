@@ -15,7 +15,7 @@ from requant.losses import Loss, LossKind
 from requant.tokenizers.files import Files, steps
 from requant.tokenizers.keys import LOWERCASE, MERGES, MODEL, PRE, TOKENS, TYPES
 from requant.tokenizers.merges import merges_of
-from requant.tokenizers.metadata import GgmlTokenizer, document, ends, placed, strings, template
+from requant.tokenizers.metadata import GgmlTokenizer, bpe_model, document, ends, placed, strings, template
 from requant.tokenizers.recognize import unnormalized
 from requant.tokenizers.special import named_tokens
 from requant.tokenizers.vocabulary import AddedToken, ModelPart, ids_of, laid_out, rowless, with_named
@@ -62,18 +62,7 @@ def from_json(files: Files, added: dict[int, AddedToken], rows: int | None) -> M
 def to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]]:
     """tokenizer.json of the model `whitespace`."""
     ids, added = placed(tokenizer)
-    model: dict[str, Json] = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": ids,
-        "merges": list(strings(tokenizer.metadata, MERGES)),
-    }
+    model = bpe_model(ids, list(strings(tokenizer.metadata, MERGES)))
     normalizer: Json = {"type": "Lowercase"} if tokenizer.flag(LOWERCASE, False) else None
     post = template(tokenizer, *ends(tokenizer, False))
     return document(added, normalizer, {"type": "WhitespaceSplit"}, post, None, model), ()
