@@ -24,6 +24,7 @@ _EXAMPLES: Final = """\b
 Examples:
   requant calibrate ./SmolLM2-135M -o stats.gguf --gradients
   requant calibrate model-Q8_0.gguf -o imatrix.gguf --text wiki.txt --text code.txt --tokens 65536
+  requant calibrate model.gguf -o stats.gguf --hessians
   requant calibrate --merge one.gguf two.gguf -o both.gguf
   requant requantize model-f16.gguf model-q4.gguf Q4_K_M --imatrix stats.gguf
 """
@@ -47,6 +48,7 @@ _SHOWN: Final = 16
 @click.option(
     "--gradients", is_flag=True, help="Measure how much each output matters, too: about three times the work."
 )
+@click.option("--hessians", is_flag=True, help="Keep E[x xᵀ] of every matrix: GPTQ and --feedback need them.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn.")
 @click.option("--merge", is_flag=True, help="MODEL... are statistics of one model, which are added up.")
 @click.option("--force", "-f", is_flag=True, help="Replace what exists at the output.")
@@ -59,6 +61,7 @@ def calibrate(
     tokens: int | None,
     ctx: int,
     gradients: bool,
+    hessians: bool,
     seed: int,
     merge: bool,
     force: bool,
@@ -77,23 +80,25 @@ def calibrate(
 
     if output.suffix.lower() not in (".gguf", ".dat"):
         raise click.UsageError(f"{output}: statistics are .gguf, or .dat for an importance matrix of the old form")
-    if gradients and output.suffix.lower() == ".dat":
-        raise click.UsageError("a .dat has no place for gradients; write a .gguf")
-    if merge and (texts or tokens is not None or gradients):
-        raise click.UsageError("--merge adds up what was measured; --text, --tokens and --gradients are of measuring")
+    if (gradients or hessians) and output.suffix.lower() == ".dat":
+        raise click.UsageError("a .dat has no place for gradients and Hessians; write a .gguf")
+    if merge and (texts or tokens is not None or gradients or hessians):
+        raise click.UsageError(
+            "--merge adds up what was measured; --text, --tokens, --gradients and --hessians are of measuring"
+        )
     options.refuse_to_overwrite(output, force)
     with interrupts.cleaning_up(), bars(quiet) as progress:
         if merge:
-            found = _merged(models)
+            _write(found := _merged(models), output, overwrite=force)
         elif len(models) != 1:
             raise click.UsageError("calibrate runs one MODEL; --merge adds statistics up")
         else:
             check_installed()
             named = tuple((path.name, options.read_text(path)) for path in texts)
-            request = Request(named, tokens, ctx, gradients, seed)
             with tempfile.TemporaryDirectory(prefix="requant-plan-") as folder:
+                request = Request(named, tokens, ctx, gradients, seed, Path(folder) if hessians else None)
                 found = run(_dense(models[0], Path(folder) / "model", quiet), request, progress)
-        _write(found, output, overwrite=force)
+                _write(found, output, overwrite=force)
     if as_json:
         say_document("calibration", document(found, output))
     elif not quiet:
@@ -147,6 +152,7 @@ def document(found: Statistics, output: Path) -> dict[str, object]:
         "tensors": len(found.importance.entries),
         "tokens": found.provenance.tokens,
         "gradient_tokens": found.provenance.gradient_tokens,
+        "hessians": found.sums_of_outer_products,
         "window": found.importance.chunk_tokens,
         "model": found.provenance.model,
         "texts": list(found.provenance.texts),
@@ -158,9 +164,10 @@ def text(found: Statistics, output: Path) -> str:
     """What was found, for people."""
     said = found.provenance
     gradients = f", gradients of {count(said.gradient_tokens)} of them" if said.gradient_tokens else ""
+    hessians = f", {count(found.sums_of_outer_products)} Hessians" if found.hessians else ""
     lines = [
         f"{printable(str(output), None)}: {len(found.importance.entries)} tensors, {count(said.tokens)} tokens in "
-        f"windows of {found.importance.chunk_tokens}{gradients}"
+        f"windows of {found.importance.chunk_tokens}{gradients}{hessians}"
     ]
     unreached = found.unreached()
     lines += [

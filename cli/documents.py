@@ -456,6 +456,7 @@ class CalibrationDocument(Document):
     tensors: Annotated[int, "whose inputs were measured"]
     tokens: Annotated[int, "that were read"]
     gradient_tokens: Annotated[int, "of which gradients were taken"]
+    hessians: Annotated[int, "sums of x xᵀ in the file: matrices that are given the same share one"]
     window: Annotated[int, "tokens of a window"]
     model: Annotated[str, "SHA-256 of the names and shapes of its tensors"]
     texts: Annotated[list[str], "SHA-256 of the tokens of each calibration"]

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from requant.errors import PlanError
+from requant.hessians import Hessian, added
 from requant.importance import Importance, Measured
 
 #: Fewer tokens say too little of columns that few tokens use.
@@ -38,18 +39,25 @@ class Statistics:
     outputs: squared gradients at the outputs of every matrix: sums [matrices, rows]. lookups: how often each row of
     an embedding was looked up, as counts [rows], with sums [1, columns] of squared gradients at what was looked up.
     Gradients are of the negative log-likelihood, summed over a window, of labels drawn from the model's own
-    predictions (the true Fisher information, not the empirical one).
+    predictions (the true Fisher information, not the empirical one). hessians: of each matrix, Σ x xᵀ of its inputs;
+    None where no token has reached it.
     """
 
     importance: Importance
     provenance: Provenance
     outputs: Mapping[str, Measured] = field(default_factory=dict)
     lookups: Mapping[str, Measured] = field(default_factory=dict)
+    hessians: Mapping[str, tuple[Hessian | None, ...]] = field(default_factory=dict)
 
     @property
     def has_gradients(self) -> bool:
         """Whether outputs are known, too."""
         return bool(self.outputs)
+
+    @property
+    def sums_of_outer_products(self) -> int:
+        """How many different sums of x xᵀ there are."""
+        return len({one.name for matrices in self.hessians.values() for one in matrices if one is not None})
 
     def unreached(self) -> dict[str, int]:
         """By name, how many experts no token has reached."""
@@ -79,7 +87,7 @@ def merged(parts: Sequence[Statistics]) -> Statistics:
         gradient_tokens=sum(part.provenance.gradient_tokens for part in parts),
     )
     outputs, lookups = _summed([part.outputs for part in parts]), _summed([part.lookups for part in parts])
-    return Statistics(importance, provenance, outputs, lookups)
+    return Statistics(importance, provenance, outputs, lookups, _added([part.hessians for part in parts]))
 
 
 def _summed(tables: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
@@ -95,6 +103,21 @@ def _summed(tables: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
                 raise PlanError(f"{name} has the shapes {shapes} in the statistics that are merged")
             sums = entry.sums if before is None else before.sums + entry.sums
             total[name] = Measured(sums, entry.counts if before is None else before.counts + entry.counts)
+    return total
+
+
+def _added(tables: Sequence[Mapping[str, tuple[Hessian | None, ...]]]) -> dict[str, tuple[Hessian | None, ...]]:
+    if len({frozenset(table) for table in tables}) > 1:
+        raise PlanError(
+            "some of the statistics have Hessians and others have not", hint="calibrate all with --hessians"
+        )
+    total = {}
+    for name in tables[0]:
+        matrices = []
+        for found in zip(*(table[name] for table in tables), strict=True):
+            known = [one for one in found if one is not None]
+            matrices.append(added(known) if known else None)
+        total[name] = tuple(matrices)
     return total
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from requant.formats import open as open_model
 from requant.formats.imatrix import read_imatrix
 from requant.formats.imatrix.legacy import legacy_bytes
 from requant.formats.imatrix.statistics import read_statistics
+from requant.hessians import check_diagonal
 from requant.importance import Importance, Measured
 from requant.operations.calibrate import Request, calibrate
 from requant.operations.convert import Request as Conversion
@@ -200,6 +202,7 @@ def test_an_importance_matrix_of_others_is_no_statistics():
     (
         (["-o", "x.txt"], "statistics are .gguf, or .dat"),
         (["-o", "x.dat", "--gradients"], "no place for gradients"),
+        (["-o", "x.dat", "--hessians"], "no place for gradients and Hessians"),
         (["-o", "x.gguf", "--text", "short.txt"], "too few to calibrate with"),
         (["more", "-o", "x.gguf"], "runs one MODEL"),
     ),
@@ -226,3 +229,73 @@ def test_a_full_disk_is_an_error_and_no_crash(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(system, "reserve", full)
     with pytest.raises(OSError, match="No space left"):
         calibrate(plan, Request(window=64))
+
+
+def test_hessians_are_the_outer_products_of_the_whole_model(tiny, tmp_path, monkeypatch):
+    """Beside hooks on transformers' own model; each input is kept once, and what is added up doubles."""
+    import torch
+    import transformers
+
+    windows = ids_as_text(monkeypatch)
+    one, both = tmp_path / "one.gguf", tmp_path / "both.gguf"
+    result = run("calibrate", tiny, "-o", one, "--ctx", 64, "--hessians", "--json")
+    assert result.exit_code == 0, result.output
+    assert run("calibrate", "--merge", one, one, "-o", both).exit_code == 0
+    single, double = read_statistics(one), read_statistics(both)
+    assert json.loads(result.stdout)["hessians"] == 4 * 2 + 1  # of a layer: q, k, v; output; gate, up; down
+    names = {matrix.name for matrices in single.hessians.values() for matrix in matrices}
+    assert single.hessians["blk.1.attn_v.weight"][0].name in {"blk.1.attn_q.weight", "blk.1.attn_k.weight"} & names
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+    layer, noted = model.model.layers[1], {}
+    places = {"attn_v": layer.self_attn.v_proj, "ffn_down": layer.mlp.down_proj, "ffn_up": layer.mlp.up_proj}
+    for key, module in places.items():
+        module.register_forward_hook(
+            lambda module, given, out, key=key: noted.setdefault(key, []).append(given[0].flatten(0, -2))
+        )
+    with torch.no_grad():
+        for window in windows:
+            model(torch.tensor([window]), use_cache=False)
+    for key, inputs in noted.items():
+        x = torch.cat(inputs).double()
+        wanted = (x.T @ x / len(x)).numpy()
+        name = f"blk.1.{key}.weight"
+        for found in (single, double):
+            (hessian,) = found.hessians[name]
+            mean = hessian.mean()
+            assert np.abs(mean - wanted).max() < 1e-5 * wanted.max(), key
+            check_diagonal(hessian, mean, found.importance.weights(name)[0])
+    with pytest.raises(PlanError, match="not the squares beside it"):
+        check_diagonal(hessian, 2 * mean, found.importance.weights(name)[0])
+
+
+def test_each_expert_has_a_hessian_of_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    tiny_models.make("qwen35moe", folder)
+    ids_as_text(monkeypatch)
+    found = calibrate(plan_of(folder, tmp_path), Request(window=64, hessians=tmp_path))
+    for name in ("blk.1.ffn_gate_exps.weight", "blk.1.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"):
+        entry, hessians = found.importance.entries[name], found.hessians[name]
+        assert [0 if one is None else one.tokens for one in hessians] == entry.counts.tolist()
+        for row, one in zip(found.importance.weights(name), hessians, strict=True):
+            if one is not None:
+                check_diagonal(one, one.mean(), row)
+    gate, up = (found.hessians[f"blk.1.ffn_{part}_exps.weight"] for part in ("gate", "up"))
+    assert [one and one.name for one in gate] == [one and one.name for one in up]
+    with pytest.raises(PlanError, match="some of the statistics have"):
+        merged([found, replace(found, hessians={})])
+
+
+def test_a_file_without_one_of_its_hessians_is_damaged(tiny, tmp_path, monkeypatch):
+    ids_as_text(monkeypatch)
+    found = calibrate(plan_of(tiny, tmp_path), Request(window=64, hessians=tmp_path))
+    left_out = {name: one for name, one in found.hessians.items() if "attn_output" not in name}
+    write(replace(found, hessians=left_out), tmp_path / "damaged.gguf")
+    with pytest.raises(FormatError, match=r"attn_output\.weight has no sums of x x"):
+        read_statistics(tmp_path / "damaged.gguf")
+
+
+def write(found, path):
+    from requant.cli.calibrate import _write
+
+    _write(found, path, overwrite=False)

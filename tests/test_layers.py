@@ -22,6 +22,7 @@ MAY_IMPORT = {
         "requant.obstacle",
         "requant.layout",
         "requant.importance",
+        "requant.hessians",
         "requant.statistics",
         "requant.dtypes",
         "requant.encodings",

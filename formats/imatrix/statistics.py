@@ -3,8 +3,10 @@
     NAME.in_sum2, NAME.counts        llama-imatrix's
     NAME.out_grad2, NAME.out_counts  squared gradients at the outputs [matrices, rows], and of how many tokens
     NAME.col_grad2, NAME.row_counts  of an embedding: squared gradients [columns], and how often each row was looked up
+    NAME.in_outer                    sums of x xᵀ [columns, columns]; NAME.3.in_outer those of expert 3 of a stack
 
-and the keys `requant.calibration.*`. llama.cpp passes over whatever it does not know.
+`requant.calibration.same_inputs` lists the matrices that are given what another is, as NAME=OTHER; and there are
+the keys `requant.calibration.*`. llama.cpp passes over whatever it does not know.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from requant.encodings import F32
 from requant.errors import FormatError
 from requant.formats.gguf import Gguf
 from requant.formats.imatrix import imatrix_checkpoint, read_imatrix, strings
+from requant.hessians import Hessian
 from requant.importance import Measured
 from requant.ir import Checkpoint, Tensor, Typed
 from requant.sources import Memory, read
@@ -28,6 +31,8 @@ from requant.statistics import Provenance, Statistics
 _PREFIX: Final = "requant.calibration."
 _OUTPUTS: Final = (".out_grad2", ".out_counts")
 _LOOKUPS: Final = (".col_grad2", ".row_counts")
+_OUTER: Final = ".in_outer"
+_SAME: Final = _PREFIX + "same_inputs"
 
 
 def statistics_checkpoint(statistics: Statistics) -> Checkpoint[Tensor]:
@@ -42,6 +47,8 @@ def statistics_checkpoint(statistics: Statistics) -> Checkpoint[Tensor]:
                 data = np.ascontiguousarray(values, "<f4")
                 shape = data.shape if len(data) > 1 or data.ndim == 1 else data.shape[1:]
                 tensors.append(Tensor(name + suffix, shape, F32, {"data": Memory(data.tobytes())}))
+    squares, same = _squares(statistics.hessians)
+    tensors += squares
     keys = {
         "model": Typed("str", said.model),
         "texts": Typed("[str]", said.texts),
@@ -50,6 +57,8 @@ def statistics_checkpoint(statistics: Statistics) -> Checkpoint[Tensor]:
         "seed": Typed("u64", said.seed),
         "engine": Typed("str", said.engine),
     }
+    if squares:
+        keys["same_inputs"] = Typed("[str]", same)
     metadata = {**base.metadata, **{_PREFIX + key: value for key, value in keys.items()}}
     return replace(base, tensors=tuple(tensors), metadata=metadata)
 
@@ -73,7 +82,53 @@ def read_statistics(path: Path) -> Statistics:
         _number(path, said, "seed"),
     )
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-    return Statistics(importance, provenance, _table(path, tensors, _OUTPUTS), _table(path, tensors, _LOOKUPS))
+    hessians = _hessians(path, tensors, importance.entries, strings(said.get(_SAME, Typed("[str]", ()))))
+    return Statistics(
+        importance, provenance, _table(path, tensors, _OUTPUTS), _table(path, tensors, _LOOKUPS), hessians
+    )
+
+
+def _squares(hessians: Mapping[str, tuple[Hessian | None, ...]]) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Each sum once, and who shares it."""
+    tensors: dict[str, Tensor] = {}
+    same = []
+    for name in sorted(hessians):
+        for own, hessian in zip(_own_names(name, len(hessians[name])), hessians[name], strict=True):
+            if hessian is None:
+                continue
+            if own != hessian.name:
+                same.append(f"{own}={hessian.name}")
+            shape = (hessian.columns, hessian.columns)
+            stored = Tensor(hessian.name + _OUTER, shape, F32, {"data": hessian.source})
+            tensors.setdefault(stored.name, stored)
+    return list(tensors.values()), tuple(same)
+
+
+def _own_names(name: str, matrices: int) -> list[str]:
+    """Of the matrices of a tensor."""
+    return [name] if matrices == 1 else [f"{name}.{matrix}" for matrix in range(matrices)]
+
+
+def _hessians(
+    path: Path, tensors: Mapping[str, Tensor], measured: Mapping[str, Measured], same: tuple[str, ...]
+) -> dict[str, tuple[Hessian | None, ...]]:
+    if not any(name.endswith(_OUTER) for name in tensors):
+        return {}
+    shared = dict(text.split("=", 1) for text in same if "=" in text)
+    found = {}
+    for name, entry in measured.items():
+        matrices: list[Hessian | None] = []
+        columns = entry.sums.shape[-1]
+        for own, count in zip(_own_names(name, len(entry.counts)), entry.counts.tolist(), strict=True):
+            leader = shared.get(own, own)
+            stored = tensors.get(leader + _OUTER)
+            if stored is None and count:
+                raise FormatError(path, f"{own} has no sums of x xᵀ, and others have", hint="the file is damaged")
+            if stored is not None and (stored.shape != (columns, columns) or stored.encoding != F32):
+                raise FormatError(path, f"{stored.name} is {list(stored.shape)}, and {own} has {columns} inputs")
+            matrices.append(None if stored is None else Hessian(leader, columns, count, stored.sources["data"]))
+        found[name] = tuple(matrices)
+    return found
 
 
 def _number(path: Path, said: Mapping[str, Typed], key: str) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from requant import system
+from requant.calibration.outer import Outer
 from requant.calibration.recording import Record, Recording
 from requant.calibration.skeleton import Skeleton
 from requant.errors import UnsupportedError, VerifyError
@@ -31,14 +32,21 @@ class Layerwise:
     """folder: where states between layers lie: 4 bytes for each number of each token, for each layer if gradients are
     asked for, else for two."""
 
-    def __init__(self, skeleton: Skeleton, windows: Sequence[Sequence[int]], folder: Path, seed: int) -> None:
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        windows: Sequence[Sequence[int]],
+        folder: Path,
+        seed: int,
+        outer: Outer | None = None,
+    ) -> None:
         self._skeleton, self._folder, self._seed = skeleton, folder, seed
         self._windows = [torch.tensor([list(window)]) for window in windows]
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._around = tuple(
             name for name, _ in skeleton.model.named_parameters() if not name.startswith(f"{skeleton.layers_name}.")
         )
-        self.record = Record(skeleton)
+        self.record = Record(skeleton, outer)
 
     def run(self, gradient_windows: int, progress: Progress) -> None:
         """Sum up the inputs of every matrix; and the gradients of the first windows."""
@@ -77,11 +85,13 @@ class Layerwise:
             states: Any = None
             with Recording(self.record, places, inputs=True, gradients=False):
                 for n, window in enumerate(self._windows):
+                    self._begin_window()
                     found = self._before_first(window)
                     if states is None:
                         self._width = found.shape[-1]
                         states = self._new_states("0")
                     states[n] = found[0].numpy()
+        self._end_layer()
 
     def _caught(self, window: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -132,8 +142,10 @@ class Layerwise:
             Recording(self.record, places, inputs=True, gradients=False),
         ):
             for number in range(len(self._windows)):
+                self._begin_window()
                 out = self._layer(n, torch.from_numpy(np.array(before[number : number + 1])))
                 after[number] = out[0].numpy()
+        self._end_layer()
         if not np.isfinite(after[:1]).all():
             raise VerifyError(f"layer {n} gives NaN or infinities", hint="its weights are damaged")
         path = self._folder / f"{n}.states"
@@ -149,6 +161,7 @@ class Layerwise:
         last = self._states(str(len(self._skeleton.layers)))
         with self._skeleton.filled(*self._around) as places:
             for number, window in enumerate(self._windows):
+                self._begin_window()
                 graded = number < gradient_windows
                 states = torch.from_numpy(np.array(last[number : number + 1])).requires_grad_(graded)
                 passing = [lambda given, *args, **kwargs: given] * (len(self._skeleton.layers) - 1)
@@ -161,6 +174,15 @@ class Layerwise:
                     if graded:
                         self._drawn_loss(logits, number).backward()
                         last[number] = _gradient(states)
+        self._end_layer()
+
+    def _begin_window(self) -> None:
+        if self.record.outer is not None:
+            self.record.outer.begin_window()
+
+    def _end_layer(self) -> None:
+        if self.record.outer is not None:
+            self.record.outer.end_layer()
 
     def _drawn_loss(self, logits: Any, number: int) -> Any:
         """Minus the log-likelihood of labels drawn from the predictions."""

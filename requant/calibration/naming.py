@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from requant.calibration.outer import Key, Outer
 from requant.calibration.recording import Record, Sums
+from requant.hessians import Hessian
 from requant.importance import Measured
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Move, Plan
@@ -74,6 +77,34 @@ def _products(
     inputs[move.name] = Measured(np.array(columns, np.float32), np.array(counts, np.int64))
     if any(gradients):
         outputs[move.name] = Measured(np.array(rows, np.float32), np.array(gradients, np.int64))
+
+
+def hessians_in_ggml_names(
+    outer: Outer, moves: Iterable[Move], measured: Iterable[str]
+) -> dict[str, tuple[Hessian | None, ...]]:
+    """Of each matrix of the tensors of a GGUF that were measured; None of an expert that no token has reached.
+
+    A sum has the name of the first matrix that it is of.
+    """
+    wanted, names = set(measured), dict[Key, str]()
+    found = {}
+    for move in moves:
+        if move.name not in wanted:
+            continue
+        matrices = move.shape[-3] if len(move.shape) > 2 else 1
+        origins = [move.values.origin(matrix * (move.values.rows // matrices)) for matrix in range(matrices)]
+        squares: list[Hessian | None] = []
+        for matrix, origin in enumerate(origins):
+            assert origin is not None  # or it had not been measured
+            tensor, row = origin
+            place = outer.found((tensor.name, row // tensor.shape[-2] if len(tensor.shape) > 2 else 0))
+            if place is None:
+                squares.append(None)
+                continue
+            name = names.setdefault(place[0], f"{move.name}.{matrix}" if matrices > 1 else move.name)
+            squares.append(replace(place[1], name=name))
+        found[move.name] = tuple(squares)
+    return found
 
 
 def _place(record: Record, tensor: Tensor, row: int) -> tuple[Sums, int]:

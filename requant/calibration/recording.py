@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from requant.calibration.outer import Key, Outer
 from requant.calibration.skeleton import Piece, Skeleton
 
 Doubles = NDArray[np.float64]
@@ -27,23 +28,29 @@ class Sums:
 
 
 class Record:
-    """sums: by the name of a tensor of the plan and its matrix. lookups: of embeddings, likewise (rows are counts)."""
+    """sums: by the name of a tensor of the plan and its matrix. lookups: of embeddings, likewise (rows are counts).
 
-    def __init__(self, skeleton: Skeleton) -> None:
-        self.skeleton = skeleton
-        self.sums: dict[tuple[str, int], Sums] = {}
+    outer: where whole squares of inputs are summed up, too, if they are.
+    """
+
+    def __init__(self, skeleton: Skeleton, outer: Outer | None = None) -> None:
+        self.skeleton, self.outer = skeleton, outer
+        self.sums: dict[Key, Sums] = {}
         self.lookups: dict[str, Sums] = {}
 
     def matrices(self, parameter: str) -> Mapping[Piece, Sums]:
         """Room for every matrix of a parameter."""
         found = {}
         for piece in self.skeleton.pieces[parameter]:
-            columns = self.skeleton.nodes[piece.name].columns
-            key = (piece.name, piece.matrix if len(self.skeleton.nodes[piece.name].shape) > 2 else 0)
+            columns, key = self.skeleton.nodes[piece.name].columns, self.key(piece)
             if key not in self.sums:
                 self.sums[key] = Sums(np.zeros(columns), np.zeros(piece.stop - piece.start))
             found[piece] = self.sums[key]
         return found
+
+    def key(self, piece: Piece) -> Key:
+        """Where the sums of a piece are."""
+        return piece.name, piece.matrix if len(self.skeleton.nodes[piece.name].shape) > 2 else 0
 
 
 class Recording(TorchFunctionMode):
@@ -82,9 +89,11 @@ class Recording(TorchFunctionMode):
         if self._inputs:
             flat = x.detach().reshape(-1, x.shape[-1])
             squares = flat.square().sum(0).double().numpy()
-            for _, sums in own:
+            for piece, sums in own:
                 sums.columns += squares
                 sums.inputs += len(flat)
+                if self._record.outer is not None:
+                    self._record.outer.add(self._record.key(piece), flat)
         if self._gradients and out.requires_grad:
 
             def note(gradient: Any) -> None:

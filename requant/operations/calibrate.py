@@ -34,7 +34,8 @@ class Request:
     """texts: (name, text); none are the package's own. tokens: at most so many are read, spread over all of them.
 
     window: tokens of one window. gradients: whether outputs are measured, too. seed: of the choice of windows with
-    gradients and of the labels that are drawn.
+    gradients and of the labels that are drawn. hessians: a folder in which Σ x xᵀ of every matrix's inputs are kept
+    until they are written; None measures none.
     """
 
     texts: tuple[tuple[str, str], ...] = ()
@@ -42,6 +43,7 @@ class Request:
     window: int = 512
     gradients: bool = False
     seed: int = 0
+    hessians: Path | None = None
 
 
 def check_installed() -> None:
@@ -58,7 +60,14 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
     """
     check_installed()
     from requant.calibration.layerwise import Layerwise
-    from requant.calibration.naming import fingerprint, ggml_moves, in_ggml_names, tokens_hash
+    from requant.calibration.naming import (
+        fingerprint,
+        ggml_moves,
+        hessians_in_ggml_names,
+        in_ggml_names,
+        tokens_hash,
+    )
+    from requant.calibration.outer import Outer
     from requant.calibration.skeleton import Skeleton
 
     moves = ggml_moves(plan)
@@ -69,7 +78,8 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
             raise PlanError("gradients are of predictions, and an encoder predicts no next token")
         windows = windows_of(skeleton, folder, request)
         graded = min(len(windows), -(-GRADIENT_TOKENS // request.window)) if request.gradients else 0
-        layers = Layerwise(skeleton, windows, folder, request.seed)
+        outer = None if request.hessians is None else Outer(request.hessians / "hessians")
+        layers = Layerwise(skeleton, windows, folder, request.seed, outer)
         layers.run(graded, progress)
     inputs, outputs, lookups = in_ggml_names(layers.record, moves)
     length = len(windows[0])
@@ -81,7 +91,8 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         length * graded,
         request.seed,
     )
-    found = Statistics(Importance(inputs, datasets, len(windows), length), provenance, outputs, lookups)
+    hessians = {} if outer is None else hessians_in_ggml_names(outer, moves, inputs)
+    found = Statistics(Importance(inputs, datasets, len(windows), length), provenance, outputs, lookups, hessians)
     check_finite(found)
     if not inputs:
         raise UnsupportedError("none of the products of this model could be told by a name of GGUF")
