@@ -127,6 +127,7 @@ class Written(TypedDict):
     bytes_written: Annotated[int, "bytes of all files"]
     relative_errors: Annotated[dict[str, Real], "tensor -> root of squared error over squared values, where measured"]
     replaced_values: Annotated[dict[str, int], "tensor -> how many of its values `--replace-nan` has replaced"]
+    resumed_bytes: Annotated[int, "with `--resume`: bytes of the files that were finished before"]
     parameters: Annotated[int, "as in `plan`"]
     bits_per_weight: Annotated[float, "as in `plan`"]
     removed: Annotated[list[str], "files of the model that was replaced, which were removed; named as in `files`"]

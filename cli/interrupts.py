@@ -56,6 +56,11 @@ def completed() -> None:
     _State.outcome = "the new model is complete"
 
 
+def kept() -> None:
+    """What is finished of the command is kept, should something end it."""
+    _State.outcome = "nothing was changed; the same command goes on from here"
+
+
 def on_end(tell: Callable[[], None]) -> None:
     """What is to be done besides saying the last line, when the process ends at once."""
     _State.tell = staticmethod(tell)

@@ -98,6 +98,7 @@ class RunOptions:
     explain: bool
     as_json: bool
     force: bool
+    resume: bool
     fail_on_loss: bool
     replace_nan: float | None
     threads: int | None
@@ -124,6 +125,12 @@ run_options = _gathered(
     click.option("--explain", is_flag=True, help="Print the passes by which the plan is made, and what each did."),
     click.option("--json", "as_json", is_flag=True, help="Print the plan (with --dry-run) or the receipt as JSON."),
     click.option("--force", "-f", is_flag=True, help="Replace what exists at the destination."),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on where the same command was killed, with DESTINATION.partial (a file or a folder), which a run "
+        "without --resume removes. Interrupted, it keeps what is finished.",
+    ),
     click.option("--fail-on-loss", is_flag=True, help="Stop if anything would be lost, substituted or rounded twice."),
     click.option(
         "--replace-nan",

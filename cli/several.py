@@ -100,7 +100,13 @@ def carry_out_several(
     if not how.force and (there := next(filter(None, map(existing, plans)), None)) is not None:
         raise PlanError(f"{there} exists", hint="--force replaces it")
     system.give_back_memory()
-    receipts = run_together(plans, Options(how.workers, how.replace_nan, measure), how.quiet, overwrite=how.force)
+    receipts = run_together(
+        plans,
+        Options(how.workers, how.replace_nan, measure),
+        how.quiet,
+        overwrite=how.force,
+        resume=how.resume,
+    )
     if how.as_json:
         _say_receipts(several, receipts, steps=measure)
     elif not how.quiet:
@@ -144,6 +150,8 @@ def _receipts_text(several: Sequence[Planned], receipts: Sequence[Receipt]) -> s
     first = receipts[0]
     rate = first.bytes_read / max(first.seconds, 1e-9)
     lines = f"{len(several)} models in {first.seconds:.1f} s ({size(first.bytes_read)} read once, {size(rate)}/s)"
+    if first.resumed:
+        lines += f"\nwent on from {size(first.resumed)} that were finished, each run of which was checked"
     parts = [lines, _overview(several)]
     for one, receipt in zip(several, receipts, strict=True):
         told = losses_text(one.plan).strip()

@@ -26,7 +26,8 @@ from requant.extents import BLOCK
 from requant.head_journal import HeadJournal, Rewrite
 from requant.journal import finish_around
 from requant.layout import Layout, OutputFile
-from requant.output import COPY_BYTES, OutputSet, on_published
+from requant.output import OutputSet, on_published
+from requant.sink import COPY_BYTES
 from requant.sources import FileSlice, Identity, open_regular, read
 from requant.staging import Staging, staged_name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from requant.encodings import Encoding, rows_of
 from requant.expressions import Form, Reduction, Shared, slabs
-from requant.output import Sink
+from requant.parts import part_slice
 from requant.plan import Step
+from requant.run_journal import checksum
 from requant.runs import reducing, runs_of
+from requant.sink import Sink
+from requant.sources import Bytes
 from requant.storing import Storing
 from requant.values import float_bits
 
@@ -27,7 +30,7 @@ class Task:
     """Rows of a job in one of its stages; or a stretch of bytes to copy.
 
     stage: a reduction, by its number, or the last one, which stores. part: set where the bytes [start, stop) of this
-    part are copied. number: of the task in its stage.
+    part are copied. number: of the task in its stage, as they are numbered if none is finished yet.
     """
 
     job: Job
@@ -65,11 +68,22 @@ class Stored:
         """Bytes of a part, the first of which is its byte `at`."""
         self.sink.write(self.offsets[part] + at, data)
 
+    def checked(self, stretches: Iterable[tuple[str, int, int]], room: Callable[[int], Bytes]) -> int | None:
+        """The checksum of what the file has in some stretches of parts; None where it ends before."""
+        found = 0
+        for part, begin, end in stretches:
+            data = room(end - begin)
+            if not self.sink.read_into(self.offsets[part] + begin, memoryview(data.data).cast("B")):
+                return None
+            found = checksum(data, found)
+        return found
+
 
 class Job:
     """One step on its way into one file, shared by the workers that do its tasks.
 
-    besides: where else the same values go, which are read and computed once for all; `shared_by` says which may be.
+    number: among all jobs of a conversion. besides: where else the same values go, which are read and computed once for
+    all; `shared_by` says which may be. finished: numbers of the runs that are in the files already.
     """
 
     def __init__(
@@ -78,7 +92,10 @@ class Job:
         sink: Sink,
         offsets: Mapping[str, int],
         besides: Sequence[Stored] = (),
+        number: int = 0,
     ) -> None:
+        self.number = number
+        self.finished: frozenset[int] = frozenset()
         self.step, self.sink, self.offsets = step, sink, offsets
         self.places = (Stored(step, sink, offsets), *besides)
         self.shared = Shared()
@@ -101,20 +118,47 @@ class Job:
         """Whether bytes are copied that nobody looks at: dense floats are looked at, for NaN."""
         return self.step.is_verbatim and float_bits(self.step.target.encoding) is None
 
+    @property
+    def held(self) -> bool:
+        """Whether the output cannot be stored in slices: it is made in memory, and written at the end, as one run."""
+        return self.storing is not None and not self.step.target.encoding.sliced
+
     def tasks(self, stage: int) -> Iterator[Task]:
-        """All tasks of a stage; those of the next may begin when they are done."""
+        """All tasks of a stage that are not finished; those of the next may begin when they are done."""
         if stage < len(self.stages):
             reduction, found = self.stages[stage]
             needed = (rows for rows in slabs(reduction.inputs) if reduction.needs(rows, found))
             for number, rows in enumerate(needed):
                 yield Task(self, stage, number, rows.start, rows.stop)
-        elif self.copies:
+        else:
+            for number, (start, stop, part) in enumerate(self._runs()):
+                if number not in self.finished:
+                    yield Task(self, stage, number, start, stop, part)
+
+    def runs(self) -> Iterator[Task]:
+        """The tasks that store, finished or not."""
+        for number, (start, stop, part) in enumerate(self._runs()):
+            yield Task(self, len(self.stages), number, start, stop, part)
+
+    def _runs(self) -> Iterator[tuple[int, int, str]]:
+        if self.copies:
             for name, part in self.step.target.parts.items():
                 for at in range(0, part.nbytes, COPY_BYTES):
-                    yield Task(self, stage, 0, at, min(part.nbytes, at + COPY_BYTES), name)
+                    yield at, min(part.nbytes, at + COPY_BYTES), name
         else:
             for start, stop in runs_of(self.step):
-                yield Task(self, stage, 0, start, stop)
+                yield start, stop, ""
+
+    def stretches(self, task: Task | None, place: Stored) -> Iterator[tuple[str, int, int]]:
+        """Which bytes of which parts a task writes at a place, in this order; None is the one run of what is held."""
+        if task is not None and task.part:
+            yield task.part, task.start, task.stop
+            return
+        for name, part in place.step.target.parts.items():
+            begin, end = (
+                (0, part.nbytes) if task is None else part_slice(place.step.target, part, task.start, task.stop)
+            )
+            yield name, begin, end
 
     def conclude(self, stage: int, total: Any | None) -> None:
         """After the last task of a reduction: what all parts together are becomes its result."""
@@ -129,13 +173,18 @@ class Job:
                 self._whole = self.storing.whole_parts(self._known)
             return self._whole
 
-    def finish(self) -> None:
-        """After the last task: writes what was held, and lets go of it."""
+    def finish(self) -> int | None:
+        """After the last task: writes what was held, whose checksum it is then, and lets go of it."""
         self.shared.held.clear()
-        if self._whole is not None:
-            for name, array in self._whole.items():
-                self.sink.write(self.offsets[name], array)
-            self._whole = None
+        if self._whole is None:
+            return None
+        found = 0
+        for name in self.step.target.parts:
+            array = self._whole[name]
+            self.sink.write(self.offsets[name], array)
+            found = checksum(array, found)
+        self._whole = None
+        return found
 
 
 def shared_by(step: Step) -> Encoding | bool:

@@ -9,115 +9,39 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
-
-from numpy.typing import NDArray
+from typing import Final
 
 from requant import system
+from requant.begun import Begun
 from requant.errors import PlanError
-from requant.extents import BLOCK, clone
 from requant.foreign import carry_along, rescue
 from requant.journal import Journal, finish_around
 from requant.layout import Layout, OutputFile
-from requant.sources import FileSlice, Source, open_regular, read
-from requant.staging import Busy, Staging, claim_file, has_name, new_file, partial_of, remove_left_over, staged_name
-
-#: Bytes of a carried file read at a time.
-COPY_BYTES: Final = 1 << 20
-#: Bytes that wait in memory before the disk is told to begin with them, instead of with everything at the end.
-_WAITING: Final = 32 << 20
+from requant.run_journal import RunJournal
+from requant.sink import Sink, disk_error
+from requant.staging import Busy, Staging, has_name, partial_of, remove_left_over, staged_name
 
 #: Called when a model has its name, before anything can interrupt.
 on_published: Final[list[Callable[[], None]]] = []
-
-
-class Sink:
-    """One file under construction; writes at given offsets, from any thread.
-
-    path: the name that it will have. descriptor: the file as it is called now, which the sink closes.
-    """
-
-    def __init__(self, path: Path, descriptor: int, file: OutputFile) -> None:
-        self.path = path
-        self._descriptor = descriptor
-        self._waiting = 0
-        try:
-            if file.nbytes:
-                system.reserve(descriptor, file.nbytes)
-            self.write(0, memoryview(file.head))
-            if file.body is not None:
-                self._copy(file.body, len(file.head))
-        except OSError as error:
-            self.close()
-            raise _disk_error(error, path) from error
-        except BaseException:
-            self.close()
-            raise
-
-    def write(self, offset: int, data: NDArray[Any] | memoryview) -> None:
-        """Write all of `data` at `offset`."""
-        view = memoryview(data.reshape(-1).view("u1").data) if not isinstance(data, memoryview) else data
-        while view:
-            try:
-                count = system.write_at(self._descriptor, view, offset)
-            except OSError as error:
-                raise _disk_error(error, self.path) from error
-            view, offset = view[count:], offset + count
-            self._waiting += count  # two threads may lose a few bytes here: it is only a hint to the disk
-        if self._waiting > _WAITING:
-            self._waiting = 0
-            system.begin_writing(self._descriptor)
-
-    def share(self, source: FileSlice, offset: int) -> bool:
-        """Have the file hold, from `offset` on, what `source` holds to its end, by the same blocks of the disk.
-
-        Both begin at the same place of a block. False where the file system cannot.
-        """
-        lead = min(-offset % BLOCK, source.nbytes)
-        self.write(offset, read(source, 0, lead))
-        descriptor = open_regular(source.path)
-        try:
-            return clone(descriptor, source.offset + lead, self._descriptor, offset + lead)
-        except OSError as error:
-            raise _disk_error(error, self.path) from error
-        finally:
-            os.close(descriptor)
-
-    def _copy(self, source: Source, offset: int) -> None:
-        for start in range(0, source.nbytes, COPY_BYTES):
-            self.write(offset + start, read(source, start, min(source.nbytes, start + COPY_BYTES)))
-
-    def sync(self) -> None:
-        """Have every byte on the disk; a closed file has been synced."""
-        try:
-            if self._descriptor != -1:
-                system.sync(self._descriptor)
-        except OSError as error:
-            raise _disk_error(error, self.path) from error
-
-    def close(self) -> None:
-        """Let go of the file. What `sync` promised is on the disk, whatever closing says; it is never tried twice."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor != -1:
-            with suppress(OSError):
-                os.close(descriptor)
 
 
 class OutputSet:
     """All files of a layout; on leaving, whatever was not published is removed.
 
     obsolete: files of the model that is replaced, which nothing replaces; they go when the new ones have their names.
+    begun: a journal of finished runs is kept with them, and perhaps those of an earlier process are gone on with; then
+    they stay on leaving, for the next one.
     """
 
-    def __init__(self, layout: Layout, obsolete: Iterable[Path] = ()) -> None:
+    def __init__(self, layout: Layout, obsolete: Iterable[Path] = (), begun: Begun | None = None) -> None:
         self._layout = layout
+        self._begun = begun
         self._names = [file.name for file in layout.files]
         self._obsolete = [path.relative_to(layout.root).as_posix() for path in obsolete]
         self._root = system.reachable(layout.root.resolve())
@@ -131,7 +55,6 @@ class OutputSet:
         """Make the folders and the files, under names that no reader takes for a model."""
         try:
             finish_around(self._root)
-            _need_room(self._layout)
             for name in self._names:
                 _need_name(self._layout.root / name)
             self._there = {name for name in self._names if has_name(self._root / name)}
@@ -141,7 +64,7 @@ class OutputSet:
                 self._open_staged()
         except OSError as error:
             self._discard()
-            raise _disk_error(error, Path(error.filename or self._layout.root)) from error
+            raise disk_error(error, Path(error.filename or self._layout.root)) from error
         except BaseException:
             self._discard()
             raise
@@ -157,6 +80,11 @@ class OutputSet:
         """The file of this name."""
         return self._sinks[name]
 
+    @property
+    def journal(self) -> RunJournal | None:
+        """Of finished runs, if one is kept."""
+        return None if self._begun is None else self._begun.journal
+
     def publish(self, check: Callable[[], None] = lambda: None) -> None:
         """Have every file on the disk, `check` that it should be so, and give all of them their names.
 
@@ -167,32 +95,48 @@ class OutputSet:
         check()
         with system.interrupts_held():
             try:
+                if self._begun is not None:
+                    self._begun.end()
                 exchanged = self._give_names()
             except OSError as error:
-                raise _disk_error(error, Path(error.filename or self._layout.root)) from error
+                raise disk_error(error, Path(error.filename or self._layout.root)) from error
             for tell in on_published:
                 tell()
             self._tidy(exchanged)
 
     def _open_alone(self, file: OutputFile) -> None:
         path = self._root / file.name
-        self._make_folder(path.parent)
-        descriptor = claim_file(partial_of(path), path)
+        begun = self._begun or Begun()
+        descriptor = begun.left_alone(path, file.nbytes)
+        goes_on = descriptor is not None
+        if descriptor is None:
+            _need_room(self._layout)
+            self._make_folder(path.parent)
+            descriptor = begun.alone(path)
         self._alone = partial_of(path)
-        self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file)
+        self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file, goes_on)
+        begun.begin_alone(descriptor, file.nbytes)
 
     def _open_staged(self) -> None:
-        staging = self._staging = self._stage()
-        self._remove_left_overs(staging)
-        staging.new.mkdir()
+        begun = self._begun or Begun()
+        staging = self._staging = begun.left_staged((partial_of(self._root), self._inner_staging), self._layout.files)
+        if staging is None:
+            _need_room(self._layout)
+            staging = self._staging = self._stage()
+            self._remove_left_overs(staging)
+            staging.new.mkdir()
         for file in self._layout.files:
             made = staging.new / file.name
-            made.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = new_file(made, self._root / file.name)
-            sink = self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file)
+            descriptor, goes_on = begun.staged(made, self._root / file.name, file.nbytes)
+            sink = self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file, goes_on)
             if not file.slots:  # it is whole: a thousand open files would be too many
                 sink.sync()
                 sink.close()
+        begun.begin_staged(staging)
+
+    @property
+    def _inner_staging(self) -> Path:
+        return self._root / staged_name(self._names[0])
 
     def _stage(self) -> Staging:
         """A staging folder beside the model's own folder; inside it where it could not be exchanged from there."""
@@ -210,7 +154,7 @@ class OutputSet:
     def _remove_left_overs(self, staging: Staging) -> None:
         """What a killed process left of the same model, wherever it staged it."""
         staging.clear()
-        for place in {partial_of(self._root), self._root / staged_name(self._names[0])} - {staging.path}:
+        for place in {partial_of(self._root), self._inner_staging} - {staging.path}:
             with suppress(OSError, Busy):
                 remove_left_over(place)
 
@@ -296,7 +240,11 @@ class OutputSet:
             sink.close()
 
     def _discard(self) -> None:
-        """Remove everything that was made, as far as that is possible."""
+        """Remove everything that was made, as far as that is possible; or leave it to who goes on with it."""
+        if self._begun is not None:
+            if self._begun.stays:
+                self._leave()
+            self._begun.close()
         if self._alone is not None:
             with suppress(OSError):  # while it is locked, so that it is not another process's file
                 self._alone.unlink(missing_ok=True)
@@ -309,6 +257,18 @@ class OutputSet:
         for folder in reversed(self._folders):
             with suppress(OSError):
                 folder.rmdir()
+        self._folders.clear()
+
+    def _leave(self) -> None:
+        """Let go of what is made, with its journal."""
+        if self.journal is not None:
+            with suppress(OSError):
+                self.journal.flush()
+        self._close()
+        self._alone = None
+        if self._staging is not None:
+            self._staging.release()
+            self._staging = None
         self._folders.clear()
 
 
@@ -362,11 +322,3 @@ def _need_name(path: Path) -> None:
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no regular file"
         raise PlanError(f"{path} is {what} and cannot be replaced", hint="choose another destination")
-
-
-def _disk_error(error: OSError, path: Path) -> PlanError:
-    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-    hint = "nothing was changed; free some space, or choose another destination" if full else "nothing was changed"
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        hint = "nothing was changed; fewer and larger files, or a higher `ulimit -n`, would do"
-    return PlanError(f"{path}: {'the disk is full' if full else error.strerror}", hint=hint)

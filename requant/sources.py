@@ -177,6 +177,15 @@ def noting() -> Iterator[dict[Path, Identity]]:
         _noted.reset(token)
 
 
+def described(file: FileSlice) -> tuple[str, tuple[int | str, ...]] | None:
+    """A file's name, and what tells whether it is the one that it was, also to another process: all but its device,
+    which may have another number after a restart. None where nobody looked."""
+    if file.identity is None:
+        return None
+    one = file.identity
+    return str(file.path.resolve()), (one.inode, one.nbytes, one.modified, one.changed)
+
+
 def slices(noted: Mapping[Path, Identity]) -> tuple[FileSlice, ...]:
     """Files that were noted, to be given to `check_unchanged`."""
     return tuple(FileSlice(path, 0, 0, identity) for path, identity in noted.items())

@@ -7,6 +7,7 @@ A file by itself is made in `NAME.partial` beside it. Several files that make on
     new/     the files, under the names that they will have
     old/     those that they replace, for as long as a journal gives names (see `requant.journal`)
     journal
+    runs     what of them is finished (see `requant.run_journal`)
 
 What a killed process left is taken over by the next one that makes the same model; nobody else touches it.
 """
@@ -30,6 +31,10 @@ SUFFIX: Final = ".partial"
 _SHARD: Final = re.compile(r"(.*)-\d{5}-of-\d{5}(\.\w+)", re.DOTALL)
 _MAGIC: Final = b"requant is making a model here\n"
 _LOCK: Final = "lock"
+#: What of the files in a staging folder is finished.
+RUNS: Final = "runs"
+#: What to do about a partial file with which nobody can go on.
+BEGIN_ANEW: Final = "without --resume the conversion begins anew, and that is removed"
 _IN_THE_WAY: Final = "move it away, or choose another destination"
 
 
@@ -65,7 +70,7 @@ class Staging:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self._descriptor = path, descriptor
-        self.new, self.old, self.journal = path / "new", path / "old", path / "journal"
+        self.new, self.old, self.journal, self.runs = (path / name for name in ("new", "old", "journal", RUNS))
 
     @classmethod
     def claim(cls, path: Path) -> Staging:
@@ -161,6 +166,26 @@ def claim_file(partial: Path, replaced: Path) -> int:
         if system.lock(descriptor) and _is_named(descriptor, partial):
             return descriptor
         os.close(descriptor)  # another process took it for a killed one's, before we had the lock
+
+
+def claim_left_over(partial: Path, replaced: Path) -> int | None:
+    """A descriptor of what an earlier process left of a file by itself, held by this process; None if nothing is there.
+
+    Raises `PlanError` if another process is writing it or if it is no file, and `OSError`.
+    """
+    if partial.is_dir() and not partial.is_symlink():
+        raise PlanError(f"{partial} was begun by another conversion", hint=BEGIN_ANEW)
+    try:
+        descriptor = os.open(partial, os.O_RDWR | system.NO_FOLLOW | system.BINARY)
+    except FileNotFoundError:
+        return None
+    if not system.lock(descriptor):
+        os.close(descriptor)
+        raise _busy(replaced)
+    if _is_named(descriptor, partial) and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def remove_left_over(path: Path) -> None:
