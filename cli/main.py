@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS: Final[Mapping[str, str]] = {
     "convert": "Convert a model file or folder to another format, dtype or quantization.",
     "merge": "Merge several models into one, or keep some layers of one.",
+    "prune": "Make weights of a model zero, or cut out parts of it.",
     "requantize": "Change the quantization types of a GGUF, with the arguments of llama-quantize.",
     "split": "Cut a model into several files.",
     "join": "Make one file of a model that is in several.",

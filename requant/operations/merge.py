@@ -27,8 +27,8 @@ from requant.merging.recipe import Recipe, ordered, with_base
 from requant.merging.reference import Reference
 from requant.merging.vocabularies import Tokens, tokens_of
 from requant.operations.convert import LISTS, Request, check_vocabulary
-from requant.passes import Pass, planned
-from requant.passes.graft import Graft, stand_in
+from requant.passes import planned
+from requant.passes.graft import stand_in, with_graft
 from requant.plan import Plan, unchanged
 from requant.sources import Memory, Source
 
@@ -136,16 +136,8 @@ def _planned(described: Described, target: Format, destination: Path, options: O
         request = replace(request, key_values=(*told, *request.key_values))
     check_vocabulary(request, Naming.HF, target)
     passes = LISTS[Naming.HF, target.naming](request, target, destination)
-    plan = planned(_with_graft(passes, Graft(described.values)), unchanged(described.source))
+    plan = planned(with_graft(passes, described.values), unchanged(described.source))
     return replace(plan, losses=(*described.losses, *plan.losses))
-
-
-def _with_graft(passes: Sequence[Pass], graft: Graft) -> list[Pass]:
-    """The passes with one more: before steps are made, or before a scheme looks at values."""
-    names = [one.name for one in passes]
-    measures = any(getattr(one, "scheme", None) is not None for one in passes)
-    at = names.index("names") + 1 if measures else names.index("steps")
-    return [*passes[:at], graft, *passes[at:]]
 
 
 def _input_losses(models: Sequence[Model]) -> list[Loss]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Final
@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 from requant.encodings import Encoding
 from requant.expressions import Node, Stored
 from requant.ir import Tensor
-from requant.passes.passing import Fact
+from requant.passes.passing import Fact, Pass
 from requant.plan import Translation
 from requant.sources import FileSlice
 
@@ -64,3 +64,11 @@ class Graft:
         width = whole.sources[part].nbytes // max(node.rows, 1)
         start = cut.offset // max(width, 1)
         return reshaped(node.section(start, start + cut.nbytes // max(width, 1)), tensor.shape)
+
+
+def with_graft(passes: Sequence[Pass], values: Mapping[str, Node]) -> list[Pass]:
+    """The passes of a conversion with one more: before steps are made, or before a scheme looks at values."""
+    names = [one.name for one in passes]
+    measures = any(getattr(one, "scheme", None) is not None for one in passes)
+    at = names.index("names") + 1 if measures else names.index("steps")
+    return [*passes[:at], Graft(values), *passes[at:]]

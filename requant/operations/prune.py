@@ -1,0 +1,102 @@
+"""A model pruned, in any format to any format, planned as a conversion of a model not yet computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from requant.encodings import BF16, F16, F32, Dense, Encoding
+from requant.expressions import Node
+from requant.importance import Importance
+from requant.ir import QUANTIZATION_FILES, Checkpoint, Naming, Tensor
+from requant.layout import Format
+from requant.merging.model import Model
+from requant.operations.convert import LISTS, Request, check_vocabulary
+from requant.passes import planned
+from requant.passes.graft import stand_in, with_graft
+from requant.plan import Plan, unchanged
+from requant.pruning.masks import Masks, Thinned, thinned
+from requant.pruning.squares import squares_of
+
+#: Files of a model that say what the result is not, or that are said anew.
+_LEFT: Final = frozenset({"gguf_metadata.json", "model.safetensors.index.json", *QUANTIZATION_FILES})
+#: Families whose matrices lie in files as [in, out].
+_TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asks for. masks: weights that become zero. statistics: what a calibration has measured.
+    conversion: as for `convert`."""
+
+    masks: Masks | None = None
+    statistics: Importance | None = None
+    conversion: Request = field(default_factory=Request)
+
+
+def plan_prune(model: Model, target: Format, destination: Path, options: Options) -> Plan:
+    """Decide how `model` becomes `destination`; raises `PlanError` for whatever contradicts.
+
+    A bound over the whole model is found now, by reading it; everything else is computed when the plan is carried out.
+    """
+    tensors = dict(model.tensors)
+    hints: list[str] = []
+    losses = list(model.losses)
+    if options.masks is not None:
+        squares = None if options.statistics is None else squares_of(options.statistics, model)
+        found = thinned(tensors, options.masks, squares, transposed=_is_transposed(model))
+        tensors, losses = dict(found.tensors), [*losses, *found.losses]
+        hints.append(_told(found))
+    request = options.conversion
+    own = _own_dtype(model)
+    if target.naming is Naming.HF and request.recipe is None and any(map(_is_quantized, tensors.values())):
+        request = replace(request, recipe=own.label)
+        hints.append(f"the model was quantized; what is written is {own.label} (--to chooses)")
+    source = _described(model, tensors, own, destination)
+    check_vocabulary(request, Naming.HF, target)
+    passes = with_graft(LISTS[Naming.HF, target.naming](request, target, destination), tensors)
+    plan = planned(passes, unchanged(source))
+    return replace(plan, losses=(*losses, *plan.losses), hints=(*hints, *plan.hints))
+
+
+def _told(found: Thinned) -> str:
+    """How many weights become zero, and who gains from it."""
+    share = found.zeros / max(found.weights, 1)
+    return (
+        f"{found.zeros:,} of {found.weights:,} weights in {found.count} tensors become zero ({share:.1%}); stored as "
+        f"dense numbers they take as much room and time as any others"
+    )
+
+
+def _is_transposed(model: Model) -> bool:
+    return model.value("model_type") in _TRANSPOSED
+
+
+def _own_dtype(model: Model) -> Dense:
+    """In what numbers are stored that were quantized: as config.json says, or BF16."""
+    named = str(model.value("torch_dtype") or model.value("dtype") or "").removeprefix("torch.")
+    return {"float16": F16, "float32": F32}.get(named, BF16)
+
+
+def _is_quantized(node: Node) -> bool:
+    return any(not isinstance(encoding, Dense) for encoding in node.encodings())
+
+
+def _described(model: Model, tensors: Mapping[str, Node], own: Dense, destination: Path) -> Checkpoint[Tensor]:
+    """The pruned model as a checkpoint of stand-ins."""
+    stands = tuple(stand_in(name, node, _encoding(node, own)) for name, node in tensors.items())
+    files = {name: source for name, source in model.files.items() if name not in _LEFT}
+    architecture = str(model.value("model_type") or "")
+    opened = model.source.opened
+    return Checkpoint(Naming.HF, architecture, stands, model.config, {}, files, path=destination, opened=opened)
+
+
+def _encoding(node: Node, own: Dense) -> Encoding:
+    """How a tensor is stored unless the user asks for a type."""
+    leaves = node.encodings()
+    if len(leaves) == 1 and (node.verbatim is not None or node.holds(leaves[0])):
+        return leaves[0]
+    dense = [encoding for encoding in leaves if isinstance(encoding, Dense)]
+    return dense[0] if len(dense) == len(leaves) == 1 else own

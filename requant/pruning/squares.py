@@ -1,0 +1,34 @@
+"""What a calibration has measured, by the names of a model's tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from requant.importance import Importance
+from requant.ir import Naming
+from requant.merging.model import Model
+from requant.passes.importance import in_hf_names
+from requant.plan import Move
+
+
+def squares_of(importance: Importance, model: Model) -> dict[str, NDArray[np.float32]]:
+    """Mean squares of what each column is given, [matrices, columns]; of [in, out] matrices, columns are inputs."""
+    moves = tuple(Move(name, node) for name, node in model.tensors.items())
+    found = in_hf_names(importance, model.source, moves)
+    squares = {name: weights for name in found.entries if (weights := found.weights(name)) is not None}
+    if model.source.naming is Naming.HF:
+        squares |= _of_transposed(importance, model)
+    return squares
+
+
+def _of_transposed(importance: Importance, model: Model) -> dict[str, NDArray[np.float32]]:
+    from requant.architectures import translate
+
+    found = {}
+    for move in translate(model.source, Naming.GGML).moves:
+        if len(move.shape) == 2 and len(move.inputs) == 1 and move.values.origin(0) is None:
+            weights = importance.weights_for(move.name, move.shape)
+            if weights is not None and move.values.turned().origin(0) is not None:
+                found[move.inputs[0].name] = weights
+    return found
