@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ from requant.cli import options, paths, values
 from requant.cli.convert import WRITABLE
 
 if TYPE_CHECKING:
+    from requant.merging.model import Model
     from requant.pruning.masks import Masks
 
 _EXAMPLES: Final = """\b
@@ -20,9 +22,13 @@ Examples:
   requant prune ./SmolLM2-135M sparse-q4.gguf --sparsity 50% --scope model --to Q4_K_M
   requant prune model-Q8_0.gguf ./sparse --sparsity 0.6 --skip 'layers\\.0\\.' --skip down_proj
   requant prune ./SmolLM2-135M ./sparse --sparsity 2:4 --dry-run --tensors
+  requant prune ./SmolLM2-135M ./smaller --kv-heads 2 --ffn 1024 --hidden 512 --stats stats.gguf
+  requant prune ./SmolLM2-135M smaller-q8.gguf --drop-layers 20-23 --sparsity 2:4 --to Q8_0
 """
 _METHODS: Final = ("magnitude", "wanda")
 _SCOPES: Final = ("row", "tensor", "model")
+_KINDS: Final = ("magnitude", "activation")
+_COUNT: Final = click.IntRange(1)
 
 
 @click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
@@ -31,6 +37,15 @@ _SCOPES: Final = ("row", "tensor", "model")
 @click.option("--sparsity", metavar="SHARE|N:M", help="Zeros: 0.5 or 50%; or N kept of every M neighbours: 2:4.")
 @click.option("--method", type=click.Choice(_METHODS), default="magnitude", show_default=True, help="What is kept.")
 @click.option("--scope", type=click.Choice(_SCOPES), help="What is compared: in a row (wanda), tensor, or the model.")
+@click.option("--keep-layers", metavar="LIST", help="These layers only: 0-3,8,12.")
+@click.option("--drop-layers", metavar="LIST", help="All layers but these.")
+@click.option("--heads", type=_COUNT, help="Attention heads that are left, as many of each group.")
+@click.option("--kv-heads", type=_COUNT, help="Whole groups that are left: keys and values, and their heads.")
+@click.option("--ffn", type=_COUNT, help="Neurons that are left of each feed-forward layer.")
+@click.option("--experts", type=_COUNT, help="Experts that are left in each layer.")
+@click.option("--expert-ffn", type=_COUNT, help="Neurons that are left of each expert.")
+@click.option("--hidden", type=_COUNT, help="The width that is left of the states between layers.")
+@click.option("--importance", type=click.Choice(_KINDS), help="What chooses units (with --stats: activation).")
 @click.option("--stats", type=paths.FILE, help="What `requant calibrate` has measured of this model.")
 @click.option("--skip", multiple=True, metavar="REGEX", help="Leave tensors as they are whose name has a match.")
 @click.option(
@@ -56,6 +71,15 @@ def prune(
     sparsity: str | None,
     method: str,
     scope: str | None,
+    keep_layers: str | None,
+    drop_layers: str | None,
+    heads: int | None,
+    kv_heads: int | None,
+    ffn: int | None,
+    experts: int | None,
+    expert_ffn: int | None,
+    hidden: int | None,
+    importance: str | None,
     stats: Path | None,
     skip: tuple[str, ...],
     sparsity_file: Path | None,
@@ -66,10 +90,11 @@ def prune(
     choices: options.Choices,
     how: options.RunOptions,
 ) -> None:
-    """Make weights of SOURCE zero, and write it to DESTINATION.
+    """Make weights of SOURCE zero, or cut out units of it, and write it to DESTINATION.
 
-    Both are named as for `convert`. Names that --skip and --sparsity-file match are those of Hugging Face, whatever the
-    source: model.layers.0.mlp.down_proj.weight.
+    Units are cut out first, those that count least, with every row, column, norm and router that depends on them. Both
+    models are named as for `convert`. Names that --skip and --sparsity-file match are those of Hugging Face, whatever
+    the source: model.layers.0.mlp.down_proj.weight.
     """
     from requant import formats
     from requant.cli.conversion import format_for
@@ -79,11 +104,20 @@ def prune(
     from requant.merging.reference import Reference
     from requant.operations.convert import Request
     from requant.operations.prune import Options, plan_prune
+    from requant.pruning.structure import Wanted
 
-    masks = _masks(sparsity, method, scope, skip, sparsity_file)
-    if method == "wanda" and stats is None:
-        raise click.UsageError("--method wanda needs --stats; requant calibrate makes them")
-    if stats is not None and method == "magnitude":
+    units = Wanted(None, hidden, heads, kv_heads, ffn, experts, expert_ffn)
+    cuts = units.cuts_units or keep_layers is not None or drop_layers is not None
+    masks = _masks(sparsity, method, scope, skip, sparsity_file, cuts)
+    kind = importance or ("magnitude" if stats is None else "activation")
+    if stats is None and (method == "wanda" or kind == "activation"):
+        raise click.UsageError(
+            f"{'--method wanda' if method == 'wanda' else '--importance activation'} needs --stats; "
+            "requant calibrate makes them"
+        )
+    if importance is not None and not units.cuts_units:
+        raise click.UsageError("--importance chooses heads, neurons, experts and width, of which none is cut")
+    if stats is not None and method == "magnitude" and not (units.cuts_units and kind == "activation"):
         raise click.UsageError("--stats says nothing of magnitudes; choose --method wanda")
     target = format_for(destination, format_name)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
@@ -95,19 +129,46 @@ def prune(
         cut=options.cut(max_shard_size, None),
         vocabulary=not no_vocab,
     )
-    asked = Options(masks, None if stats is None else read_imatrix(stats), request)
+    units = replace(units, layers=_layers(model, keep_layers, drop_layers))
+    asked = Options(units, kind == "magnitude", masks, None if stats is None else read_imatrix(stats), request)
     with measuring(how.quiet):
         plan = plan_prune(model, target, destination, asked)
     carry_out(plan, how)
 
 
-def _masks(sparsity: str | None, method: str, scope: str | None, skip: tuple[str, ...], file: Path | None) -> Masks:
-    """What becomes zero."""
+def _layers(model: Model, keep: str | None, drop: str | None) -> tuple[int, ...] | None:
+    """The layers that are left; None for all."""
+    from requant.merging.layers import layer_list
+    from requant.merging.modules import main_stack, stacks_of
+
+    if keep is not None and drop is not None:
+        raise click.UsageError("--keep-layers and --drop-layers cannot be used together")
+    if keep is None and drop is None:
+        return None
+    count = stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
+    if keep is not None:
+        return tuple(sorted(set(layer_list(keep, count, "--keep-layers"))))
+    dropped = layer_list(drop or "", count, "--drop-layers")
+    left = tuple(n for n in range(count) if n not in dropped)
+    if not left:
+        raise click.UsageError("--drop-layers leaves no layer")
+    return left
+
+
+def _masks(
+    sparsity: str | None, method: str, scope: str | None, skip: tuple[str, ...], file: Path | None, cuts: bool
+) -> Masks | None:
+    """What becomes zero; None where units are cut out only."""
     from requant.pruning.masks import Masks
     from requant.pruning.sparsity import Sparsity, sparsity_from
 
     if sparsity is None and file is None:
-        raise click.UsageError("--sparsity is missing: a share such as 50%, or 2:4")
+        idle = [name for name, value in (("scope", scope), ("skip", skip)) if value]
+        if idle or method != "magnitude":
+            raise click.UsageError(f"--{idle[0] if idle else 'method'} goes with --sparsity or --sparsity-file")
+        if cuts:
+            return None
+        raise click.UsageError("nothing is pruned: --sparsity 50%, or 2:4, --drop-layers, --kv-heads, --ffn, ...")
     each = []
     for number, line in enumerate(options.read_text(file).splitlines() if file else (), 1):
         regex, equals, text = line.strip().rpartition("=")

@@ -229,7 +229,7 @@ def test_the_plan_says_what_becomes_zero_and_that_nobody_gains(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
-        ((), 2, "--sparsity is missing"),
+        ((), 2, "nothing is pruned"),
         (("--sparsity", "1.5"), 4, "'1.5' is no sparsity"),
         (("--sparsity", "100%"), 4, "is no sparsity"),
         (("--sparsity", "4:4"), 4, "is no sparsity"),

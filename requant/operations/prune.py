@@ -17,8 +17,10 @@ from requant.operations.convert import LISTS, Request, check_vocabulary
 from requant.passes import planned
 from requant.passes.graft import stand_in, with_graft
 from requant.plan import Plan, unchanged
-from requant.pruning.masks import Masks, Thinned, thinned
-from requant.pruning.squares import squares_of
+from requant.pruning.choosing import Measured, chosen_units
+from requant.pruning.masks import Masks, Squares, Thinned, thinned
+from requant.pruning.squares import experts_of, squares_of
+from requant.pruning.structure import Cut, Kept, Wanted, cut
 
 #: Files of a model that say what the result is not, or that are said anew.
 _LEFT: Final = frozenset({"gguf_metadata.json", "model.safetensors.index.json", *QUANTIZATION_FILES})
@@ -28,9 +30,15 @@ _TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_tran
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asks for. masks: weights that become zero. statistics: what a calibration has measured.
-    conversion: as for `convert`."""
+    """What the user asks for.
 
+    units: how many are left of each kind, the least important of which are cut out first. by_size: whether weights
+    tell which these are, not what was measured. masks: weights that become zero. statistics: what a calibration has
+    measured. conversion: as for `convert`.
+    """
+
+    units: Wanted = field(default_factory=Wanted)
+    by_size: bool = True
     masks: Masks | None = None
     statistics: Importance | None = None
     conversion: Request = field(default_factory=Request)
@@ -39,13 +47,18 @@ class Options:
 def plan_prune(model: Model, target: Format, destination: Path, options: Options) -> Plan:
     """Decide how `model` becomes `destination`; raises `PlanError` for whatever contradicts.
 
-    A bound over the whole model is found now, by reading it; everything else is computed when the plan is carried out.
+    Weights are read now where their sizes choose units, and for a bound over the whole model; everything else is
+    computed when the plan is carried out.
     """
-    tensors = dict(model.tensors)
     hints: list[str] = []
     losses = list(model.losses)
+    squares = {} if options.statistics is None else squares_of(options.statistics, model)
+    if options.units != Wanted():
+        smaller = _cut(model, options, squares)
+        model, squares = replace(model, tensors=smaller.tensors, config=smaller.config), dict(smaller.squares)
+        hints.append(f"cut: {', '.join(smaller.told)}")
+    tensors = dict(model.tensors)
     if options.masks is not None:
-        squares = None if options.statistics is None else squares_of(options.statistics, model)
         found = thinned(tensors, options.masks, squares, transposed=_is_transposed(model))
         tensors, losses = dict(found.tensors), [*losses, *found.losses]
         hints.append(_told(found))
@@ -59,6 +72,18 @@ def plan_prune(model: Model, target: Format, destination: Path, options: Options
     passes = with_graft(LISTS[Naming.HF, target.naming](request, target, destination), tensors)
     plan = planned(passes, unchanged(source))
     return replace(plan, losses=(*losses, *plan.losses), hints=(*hints, *plan.hints))
+
+
+def _cut(model: Model, options: Options, squares: Squares) -> Cut:
+    """The model without the units that count least."""
+    kept: Kept = {}
+    if options.units.cuts_units:
+        measured = None
+        if not options.by_size:
+            experts = {} if options.statistics is None else experts_of(options.statistics)
+            measured = Measured(squares, experts)
+        kept = chosen_units(model, options.units, measured)
+    return cut(model, options.units, kept, squares)
 
 
 def _told(found: Thinned) -> str:

@@ -75,7 +75,7 @@ class Thinned:
     losses: tuple[Loss, ...]
 
 
-def thinned(tensors: Mapping[str, Node], masks: Masks, squares: Squares | None, *, transposed: bool) -> Thinned:
+def thinned(tensors: Mapping[str, Node], masks: Masks, squares: Squares, *, transposed: bool) -> Thinned:
     """The model with its linear layers thinned out.
 
     squares: what was measured; Wanda needs it. transposed: matrices lie as [in, out]. Raises `PlanError` for a tensor
@@ -112,10 +112,10 @@ def thinned(tensors: Mapping[str, Node], masks: Masks, squares: Squares | None, 
     return Thinned(found, _zeros(chosen, masks, scope), weights, len(chosen), tuple(losses))
 
 
-def _norms(name: str, node: Node, method: str, squares: Squares | None) -> NDArray[np.float32] | None:
+def _norms(name: str, node: Node, method: str, squares: Squares) -> NDArray[np.float32] | None:
     if method != "wanda":
         return None
-    found = None if squares is None else squares.get(name)
+    found = squares.get(name)
     if found is None or found.shape[-1] != node.columns:
         raise PlanError(
             f"the statistics say nothing of {printable(name)}",

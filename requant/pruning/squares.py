@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +13,9 @@ from requant.ir import Naming
 from requant.merging.model import Model
 from requant.passes.importance import in_hf_names
 from requant.plan import Move
+
+#: The last matrices of all experts of a layer, as GGUF has them.
+_LAST: Final = re.compile(r"blk\.(\d+)\.ffn_down_exps\.weight", re.ASCII)
 
 
 def squares_of(importance: Importance, model: Model) -> dict[str, NDArray[np.float32]]:
@@ -31,4 +37,14 @@ def _of_transposed(importance: Importance, model: Model) -> dict[str, NDArray[np
             weights = importance.weights_for(move.name, move.shape)
             if weights is not None and move.values.turned().origin(0) is not None:
                 found[move.inputs[0].name] = weights
+    return found
+
+
+def experts_of(importance: Importance) -> dict[int, NDArray[np.float64]]:
+    """By layer, of each expert: the squares of what goes into its last matrix, summed over the tokens that reach it."""
+    found = {}
+    for name, entry in importance.entries.items():
+        match = _LAST.fullmatch(name)
+        if match is not None:
+            found[int(match[1])] = entry.sums.astype(np.float64).sum(1)
     return found
