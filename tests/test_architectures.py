@@ -120,6 +120,8 @@ def sees(model, name):
 
 def plainly(model, name):
     """A tensor's name in a folder made of a GGUF of the model."""
+    if model == "kimilinear":  # whose dense layers transformers writes as it writes the others
+        name = re.sub(r"block_sparse_moe\.(\w+_proj\.)", r"mlp.\1", name)
     start, end = AROUND.get(model, ("", "nothing"))
     plain = as_text(name).removeprefix(start)
     return plain.removesuffix(end) + ".weight" if plain.endswith(end) else plain
@@ -282,6 +284,9 @@ MORE = {
     # it reads keys of the first release, without which llama.cpp stops or takes its own
     "modernbert": {"modern-bert.attention.layer_norm_epsilon", "modern-bert.attention.sliding_window_pattern"},
     "minimax": {"minimax-m2.expert_gating_func"},
+    **{key: {"deepseek32.expert_gating_func"} for key in ("deepseek32", "deepseek32-ahead")},
+    "kimilinear": {"kimi-linear.expert_gating_func"},
+    **{key: {"glm-dsa.expert_gating_func"} for key in ("glmdsa", "glmdsa-shared")},
     "gemma2": {"gemma2.rope.freq_base"},
     # the converter forgets the list, and llama.cpp would put windows elsewhere
     "gemma2-windows": {"gemma2.rope.freq_base", "gemma2.attention.sliding_window_pattern"},

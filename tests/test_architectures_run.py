@@ -50,6 +50,11 @@ def tokens(length):
 ROUGHER = {"gemma3n": 3e-3, "gemma4": 3e-3, "gemma4-experts": 3e-3}
 
 
+#: Of long texts, of which tokens are chosen by scores: llama.cpp's norm of an indexer's keys has no epsilon here, and
+#: where two scores are that close, another token is chosen.
+CHOOSING = dict.fromkeys(("glmdsa", "glmdsa-shared"), 1e-2)
+
+
 class Looked(torch.nn.Module):
     """ggml's gelu."""
 
@@ -104,7 +109,8 @@ def test_logits(name, length, tmp_path):
         with torch.inference_mode():
             reference = as_ggml(model) if name in ROUGHER else model
             theirs = reference(torch.tensor([text])).logits[0].float().numpy()
-        agree(ours, theirs, ROUGHER.get(name, TOLERANCE))
+        chosen = CHOOSING.get(name, TOLERANCE) if length > 512 else TOLERANCE
+        agree(ours, theirs, ROUGHER.get(name, chosen))
 
 
 @pytest.mark.parametrize(

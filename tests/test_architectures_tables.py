@@ -95,6 +95,8 @@ def test_llama_cpp_knows_every_key(model_type):
         *("attention.recurrent_layers", "classifier.activation", "hidden_activation", "num_loops"),
         "skip_loop_final_norm",
         *("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa", "moe_latent_size"),
+        *(f"attention.indexer.{name}" for name in ("head_count", "key_length", "top_k", "types")),
+        "kda.head_dim",
     }
     known = newer | {value for group in groups for value in vars(group).values() if isinstance(value, str)}
     known |= {gguf.Keys.Diffusion.SHIFT_LOGITS, *vars(gguf.Keys.xIELU).values()}

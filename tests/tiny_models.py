@@ -109,6 +109,7 @@ _LATENT: Final = {
     "num_experts_per_tok": 2,
     "first_k_dense_replace": 1,
 }
+_INDEXED: Final = {"num_hidden_layers": 3, "index_n_heads": 16, "index_head_dim": 64, "index_topk": 512}
 _PIXTRAL: Final = {
     "model_type": "pixtral",
     "hidden_size": 32,
@@ -472,6 +473,35 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "Glm4MoeLiteConfig",
         {key: value for key, value in _LATENT.items() if key != "first_k_dense_replace"},
     ),
+    "deepseek32": (
+        "DeepseekV32ForCausalLM",
+        "DeepseekV32Config",
+        {**_LATENT, **_INDEXED, "n_routed_experts": 8, "n_group": 2, "topk_group": 1},
+    ),
+    "deepseek32-ahead": (
+        "DeepseekV32ForCausalLM",
+        "DeepseekV32Config",
+        {
+            **_LATENT,
+            **_INDEXED,
+            "n_group": 1,
+            "topk_group": 1,
+            "rope_parameters": {
+                **_YARN,
+                "factor": 40.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
+        },
+    ),
+    "glmdsa": ("GlmMoeDsaForCausalLM", "GlmMoeDsaConfig", {**_LATENT, **_INDEXED}),
+    "glmdsa-shared": (
+        "GlmMoeDsaForCausalLM",
+        "GlmMoeDsaConfig",
+        {**_LATENT, **_INDEXED, "indexer_types": ["full", "full", "shared"]},
+    ),
     "erniemoe": (
         "Ernie4_5_MoeForCausalLM",
         "Ernie4_5_MoeConfig",
@@ -769,6 +799,22 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
             "qk_nope_head_dim": 32,
             "qk_rope_head_dim": 16,
             "v_head_dim": 24,
+        },
+    ),
+    "kimilinear": (
+        "KimiLinearForCausalLM",
+        "KimiLinearConfig",
+        {
+            **{
+                key: _LATENT[key]
+                for key in _LATENT.keys() - {"q_lora_rank", "first_k_dense_replace", "n_routed_experts"}
+            },
+            "num_local_experts": 4,
+            "num_hidden_layers": 4,
+            "layer_types": [*["linear_attention"] * 3, "full_attention"],
+            "mlp_layer_types": ["dense", *["sparse"] * 3],
+            "linear_head_dim": 32,
+            "linear_num_heads": 4,
         },
     ),
     "minicpm3": (

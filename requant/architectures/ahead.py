@@ -46,6 +46,8 @@ def _blocks(config: Config) -> Json:
 #: All blocks; and how many of them predict ahead.
 BLOCKS: Final = Key((), "block_count", "u32", default=_blocks)
 AHEAD: Final = Key((), _KEY, "u32", default=_ahead)
+#: The same, of families whose files do not say that there are none.
+AHEAD_IF_ANY: Final = Key((), _KEY, "u32", default=lambda config: _ahead(config) or None)
 
 
 def _layers(values: Config) -> Sequence[bool]:

@@ -61,7 +61,7 @@ _KEYS_AND_VALUES: Final = Rule(
     among=("all_unrotated", "all_values"),
     flat=("heads", "unrotated", "rank"),
 )
-_ATTENTION: Final = (
+ATTENTION: Final = (
     Rule(ATTN + "q_a_proj.weight", "blk.{n}.attn_q_a.weight", ("query_rank", "hidden"), when="compressed_queries"),
     *norm(ATTN + "q_a_layernorm", "blk.{n}.attn_q_a_norm", "query_rank", when="compressed_queries"),
     Rule(ATTN + "q_b_proj.weight", "blk.{n}.attn_q_b.weight", ("queries", "query_rank"), when="compressed_queries"),
@@ -81,12 +81,12 @@ _ATTENTION: Final = (
 _RULES: Final = (
     *TRUNK,
     *NORMS,
-    *_ATTENTION,
+    *ATTENTION,
     *mixture.DENSE_MLP,
     *mixture.SPARSE_EXPERTS,
     *mixture.shared_expert("shared_experts"),
 )
-_CORRECTION: Final = mixture.correction("mlp.gate.e_score_correction_bias")
+CORRECTION: Final = mixture.correction("mlp.gate.e_score_correction_bias")
 
 
 def _rotated_and(name: str, absent: int) -> Default:
@@ -162,7 +162,7 @@ DEEPSEEK3: Final[Family] = replace(
         "DeepseekV3",
         "deepseek_v3",
         "deepseek2",
-        (*_RULES, _CORRECTION),
+        (*_RULES, CORRECTION),
         (
             *latent_keys(mixture.SIGMOID, 2.5, True, (8, 4)),
             Key(("first_k_dense_replace",), mixture.LEADING, "u32", always(3), always(0)),
@@ -233,7 +233,7 @@ YOUTU: Final[Family] = replace(
     model_type="youtu",
     classes=("YoutuForCausalLM", "YoutuModel"),
     headless=frozenset({"YoutuModel"}),
-    rules=(*TRUNK, *NORMS, *_ATTENTION, *MLP),
+    rules=(*TRUNK, *NORMS, *ATTENTION, *MLP),
     keys=(
         *(key for key in latent_keys(mixture.SIGMOID, 1.0, False, (None, None)) if not key.ggml.startswith("expert_")),
         Key((), "expert_feed_forward_length", "u32", same_as("intermediate_size"), same_as("feed_forward_length")),

@@ -112,7 +112,8 @@ def find(item: Expected, name: str, shape: Shape, tensors: Mapping[str, Tensor])
     tensor = tensors.get(name)
     if tensor is None:
         raise missing(f"{item.where(name)} is missing; {list(shape)} is expected", name, tensors)
-    if tensor.shape != shape and (1, *tensor.shape) != shape:  # llama-quantize writes a matrix of one row as a row
+    ones = (1,) * (len(shape) - len(tensor.shape))
+    if (*ones, *tensor.shape) != shape:  # llama-quantize writes a matrix of one row as a row
         raise PlanError(
             f"{item.where(name)} has the shape {list(tensor.shape)}, the configuration says {list(shape)}",
             hint="config and weights belong to different models, or the tensor was cut",

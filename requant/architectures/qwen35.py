@@ -53,7 +53,7 @@ from requant.architectures.windows import FULL
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
 
-_LINEAR: Final = "linear_attention"
+LINEAR: Final = "linear_attention"
 _RECURRENT: Final = "attention.recurrent_layers"
 _INTERVAL: Final = "full_attention_interval"
 _STATE: Final = LAYER + "linear_attn."
@@ -73,13 +73,9 @@ def _types(config: Config) -> list[bool]:
         if period < 1:
             raise PlanError(f"config.json: {_INTERVAL} is {period}, a number above 0 is needed")
         return [(n + 1) % period != 0 for n in range(min(layers, 1 << 16))]
-    if (
-        not isinstance(listed, list)
-        or len(listed) != layers
-        or not set(map(str, listed)) <= {_LINEAR, "full_attention"}
-    ):
-        raise PlanError(f"config.json: layer_types does not name {_LINEAR} or full_attention for {layers} layers")
-    return [kind == _LINEAR for kind in listed]
+    if not isinstance(listed, list) or len(listed) != layers or not set(map(str, listed)) <= {LINEAR, "full_attention"}:
+        raise PlanError(f"config.json: layer_types does not name {LINEAR} or full_attention for {layers} layers")
+    return [kind == LINEAR for kind in listed]
 
 
 def _recurrent(config: Config) -> Json:
@@ -114,7 +110,7 @@ def _back(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
         raise PlanError(
             f"metadata: ssm.inner_size is {sizes['inner']}, {sizes['linear_heads']} heads of {sizes['state']} are said"
         )
-    types: Json = [_LINEAR if linear else FULL for linear in _layers(values)]
+    types: Json = [LINEAR if linear else FULL for linear in _layers(values)]
     return ToHf({"layer_types": types, "linear_value_head_dim": sizes["state"]})
 
 

@@ -91,6 +91,8 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "expert_rows": experts * expert_ffn,
         **_recurrent(values),
         "latent": _count(values, "moe_latent_size", hidden),
+        "delta_head": _count(values, "kda.head_dim", 0),
+        "delta": heads * _count(values, "kda.head_dim", 0),
         **compressed,
         "types": _count(values, "tokenizer.ggml.token_type_count", 0),
     }
@@ -141,13 +143,14 @@ def _attention(values: Config, hidden: int) -> tuple[int, int, int]:
 
 def _compressed(values: Config, heads: int) -> dict[str, int]:
     """Of latent attention: numbers of what keys and values (and queries) are compressed to, and per head what is not
-    rotated of keys, and what values have; nothing for other models."""
+    rotated of keys, and what values have; of its indexer, heads and numbers per head; nothing for other models."""
     rank = _count(values, "attention.kv_lora_rank", 0)
     if not rank:
         return {}
     key = _count(values, "attention.key_length_mla", _count(values, "attention.key_length", 0))
     usual = _count(values, "attention.value_length", _count(values, "embedding_length") // max(1, heads))
     value, rotary = _count(values, "attention.value_length_mla", usual), _count(values, "rope.dimension_count")
+    index_heads, index_head = (_count(values, f"attention.indexer.{name}", 0) for name in ("head_count", "key_length"))
     if key <= rotary:
         raise PlanError(f"keys of {key} numbers per head, of which {rotary} are rotated")
     return {
@@ -160,6 +163,9 @@ def _compressed(values: Config, heads: int) -> dict[str, int]:
         "all_unrotated": heads * (key - rotary),
         "all_values": heads * value,
         "keys_and_values": heads * (key - rotary + value),
+        "index_heads": index_heads,
+        "index_head": index_head,
+        "index_queries": index_heads * index_head,
     }
 
 
