@@ -4,14 +4,14 @@ No registry carries unquantized weights of a language model. This one is SmolLM2
 it (Q4_1), moved off its grid by transformations that keep what it computes, and widened on the way (576 to 768 columns,
 9 to 12 heads, 3 to 4 of keys and values), so that every row holds whole blocks of 256:
 
-* Norm gains go into the matrices that read from them. Residual channels are sorted by how large they are in the model's
-  own run; each three neighbours and a channel of zeros are rotated by a random orthogonal 4 x 4 matrix. A rotation of all
-  of them would even out what an importance matrix tells. Each group's mean gain is given back to its norm.
+* Norm gains go into the matrices that read from them. Residual channels are sorted by how large they are when the model
+  runs; each three neighbours and a channel of zeros are rotated by a random orthogonal 4 x 4 matrix. A rotation of all
+  would even out what an importance matrix tells. Each group's mean gain is given back to its norm.
 * A fourth group of heads repeats one, drawn for each layer; the values of the two are rotated into each other, those of
   the others within themselves. Keys and queries are turned and scaled within the pairs that RoPE turns.
 * Rows of up are scaled by exp(±0.1), columns of down by its inverse.
 
-The head is no longer the embedding. What comes out is compared with the source: KL divergence, and largest difference of
+The head is no longer the embedding. What comes out is compared with the source: KL divergence, largest difference of
 logits, and how far rounding to Q4_1 takes the weights from themselves (0.083 is usual for trained ones).
 """
 
@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 TEXT = (
     "The ferry left at seven, and nobody but the baker was on board. He had nine boxes of bread with him, all of them "
-    "for the school on the other side, where forty children waited. In 1887 the bridge was begun, but the money ran out "
-    "twice; when it was open at last, the school had moved to the near side, and the baker sold his boat.\n"
+    "for the school on the other side, where forty children waited. In 1887 the bridge was begun, but the money "
+    "ran out twice; when it was open at last, the school had moved to the near side, and the baker sold his boat.\n"
     "def total(boxes, loaves):\n    return sum(boxes) * loaves\n"
 )
 HEAD, LAYERS, HEADS, GROUPS = 64, 30, 9, 3  # numbers of one head; layers; heads, and groups of them, in the source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from requant import formats
 from requant.cli import options
+from requant.cli.allocating import RECIPE, AllocationOptions, plan_of_size, say_frontier
 from requant.cli.carded import Cards
 from requant.cli.destinations import MARK, named_by, stem_of
 from requant.cli.execution import carry_out, measuring
@@ -24,7 +26,10 @@ from requant.plan import Plan
 from requant.printable import printable
 
 if TYPE_CHECKING:
+    from requant.importance import Importance
+    from requant.operations.allocate import Planner
     from requant.operations.convert import Request
+    from requant.recipes import Overrides
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,15 @@ class Wanted:
     card: options.CardOptions
     like: Path | None
     ollama: bool
+    wish: AllocationOptions
 
 
 def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.RunOptions) -> None:
     """Plan it, and carry it out."""
     from requant.operations.convert import Request
 
-    recipe, name = wanted.recipe, wanted.format_name
+    name, chosen = wanted.format_name, wanted.wish.asked
+    recipe = wanted.recipe or (RECIPE if chosen else None)
     recipes = names_of(recipe) if recipe else ()
     several = recipes if len(recipes) > 1 else ()
     destination = wanted.destination or named_by(wanted.source, recipes, name, projector=wanted.projector)
@@ -70,6 +77,8 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
         projector=wanted.projector,
         like=None if wanted.like is None else formats.open(wanted.like),
     )
+    if chosen:
+        _check_target(wanted, choices, target, several)
     if wanted.key_values and target.naming is not Naming.GGML:
         raise PlanError(
             "--override-kv sets metadata of a GGUF; a Hugging Face folder has config.json",
@@ -101,13 +110,20 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
         from requant.operations.gptq_format import read_as
 
         model = read_as(model, wanted.gptq_format)
-    if not several:
-        carry_out(
-            cards.added_to(
-                recipe, options.beside(_plan(model, target, destination, request, how.quiet), wanted.ollama)
-            ),
-            how,
+    if wanted.wish.frontier:
+        say_frontier(
+            wanted.wish, _planner(model, target, destination, request), recipe or RECIPE, request.overrides, how
         )
+        return
+    if not several:
+        plan = (
+            plan_of_size(
+                wanted.wish, _planner(model, target, destination, request), recipe or RECIPE, request.overrides, how
+            )
+            if chosen
+            else _plan(model, target, destination, request, how.quiet)
+        )
+        carry_out(cards.added_to(recipe, options.beside(plan, wanted.ollama)), how)
         return
     suffix = {"gguf": ".gguf"}.get(target.name, "")
     stem = stem_of(wanted.source)
@@ -139,6 +155,29 @@ def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request:
     check_vocabulary(request, model.naming, target)
     with measuring(quiet) if _measures(request.recipe, target) else nullcontext():
         return plan_conversion(model, target, destination, request)
+
+
+def _check_target(wanted: Wanted, choices: options.Choices, target: Format, several: Sequence[str]) -> None:
+    """Raises `UsageError` or `PlanError` for what goes not with a target."""
+    if several:
+        raise click.UsageError("a target is of one recipe")
+    if wanted.like or choices.imatrix or wanted.projector:
+        raise click.UsageError("a target goes without --like, --imatrix and --mmproj")
+    if target.naming is not Naming.GGML:
+        raise PlanError("a target is of a GGUF", hint="let the destination's name end in .gguf")
+
+
+def _planner(model: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Planner:
+    """The same conversion with other types."""
+    from requant.operations.convert import check_vocabulary, plan_conversion
+
+    check_vocabulary(request, model.naming, target)
+
+    def planner(recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool) -> Plan:
+        asked = replace(request, recipe=recipe, overrides=overrides, importance=importance)
+        return plan_conversion(model, target, destination, asked)
+
+    return planner
 
 
 def _is_adapter(model: Checkpoint[Tensor], target: Format, base: str | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from requant.cli import options, paths, values
+from requant.cli.allocating import AllocationOptions, allocation_options
 
 #: Formats that can store plain numbers at all; the others are only read.
 WRITABLE: Final = ("gguf", "safetensors")
@@ -21,6 +22,7 @@ Examples:
   requant convert ./fp32-folder ./bf16-folder --to BF16 --max-shard-size 2G
   requant convert ./gemma-3-4b-it mmproj.gguf --mmproj --to F16
   requant convert ./adapter adapter.gguf --base ./SmolLM2-135M
+  requant convert ./model best.gguf --stats stats.gguf --target-bpw 4.8
   requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
   requant convert ./model 'model-{}.gguf' --to Q4_K_M,Q6_K,Q8_0
   requant convert ./model ./model-mlx --to MLX-4
@@ -68,6 +70,7 @@ class _Command(options.RoundingCommand):
 @click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors.")
 @options.override_kv_option
 @options.ollama_option
+@allocation_options
 @options.rounding_options
 @options.card_options
 @options.run_options
@@ -85,6 +88,7 @@ def convert(
     like: Path | None,
     key_values: tuple[str, ...],
     ollama: bool,
+    wish: AllocationOptions,
     choices: options.Choices,
     card: options.CardOptions,
     how: options.RunOptions,
@@ -114,5 +118,6 @@ def convert(
         card=card,
         like=like,
         ollama=ollama,
+        wish=wish,
     )
     carry_out_conversion(wanted, choices, how)

@@ -103,7 +103,8 @@ def receipt_document(plan: Plan, receipt: Receipt, *, steps: bool) -> dict[str, 
     if steps:
         document["steps"] = [step.to_json() for step in plan.steps]
     document["removed"] = list(plan.removed)
-    return document | {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
+    document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
+    return document | plan.expectation()
 
 
 def _check_page(plan: Plan, path: Path) -> None:
@@ -219,13 +220,17 @@ def plan_text(plan: Plan, workers: int, *, every: bool = False) -> str:
     files = [["file", "bytes"]] + [[file.name, count(file.nbytes)] for file in plan.layout.files]
     totals = [
         f"reads {size(plan.input_bytes)}, writes {size(plan.layout.nbytes)} to {_path(plan.layout.root)}",
-        f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight",
+        f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight{_expected(plan)}",
         f"tensors: {plan.fidelities_text()}",
         f"buffers take at most {size(peak_bytes(plan, workers))} with {workers} threads",
         *([f"removes {_few(plan.removed)}"] if plan.removed else []),
     ]
     blocks = ["\n".join(totals) + losses_text(plan), table(files, right=frozenset({1}))]
     return "\n\n".join([*blocks, _every_step(plan) if every else _steps_of_a_kind(plan)])
+
+
+def _expected(plan: Plan) -> str:
+    return "" if plan.expected_kl is None else f", expected KL divergence {plan.expected_kl:.5f}"
 
 
 def _every_step(plan: Plan) -> str:
@@ -261,7 +266,7 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     if not plan.steps:
         return written_to + losses_text(plan)
     rate = receipt.bytes_read / max(receipt.seconds, 1e-9)
-    stored = f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight"
+    stored = f"{count(plan.weights)} parameters at {plan.bits_per_weight:.3f} bits per weight{_expected(plan)}"
     lines = [
         f"{written_to} (read {size(rate)}/s)",
         f"{stored}; tensors: {plan.fidelities_text()}",

@@ -45,7 +45,7 @@ _WORDS: Final = "requant.words"
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def _gathered(argument: str, kind: type, *options: Callable[[Any], Any]) -> Callable[[F], F]:
+def gathered(argument: str, kind: type, *options: Callable[[Any], Any]) -> Callable[[F], F]:
     """Options whose values reach a command as one `argument`: a `kind`, with a field for each of them."""
     names = [field.name for field in fields(kind)]
 
@@ -117,7 +117,7 @@ class RunOptions:
 
 
 #: Shared by every command that writes a checkpoint.
-run_options = _gathered(
+run_options = gathered(
     "how",
     RunOptions,
     click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written."),
@@ -208,7 +208,7 @@ class Choices:
 
 
 #: Shared by every command that may quantize.
-rounding_options = _gathered(
+rounding_options = gathered(
     "choices",
     Choices,
     click.option(
@@ -262,7 +262,7 @@ class CardOptions:
 
 
 #: Shared by `convert` and `requantize`.
-card_options = _gathered(
+card_options = gathered(
     "card",
     CardOptions,
     click.option("--card", is_flag=True, help="Write README.md, a model card as the Hugging Face Hub reads it, too."),

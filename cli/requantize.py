@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from requant.cli import options, paths, values
-from requant.cli.terminal import remark
+from requant.cli.allocating import RECIPE, AllocationOptions, allocation_options, plan_of_size, say_frontier
 from requant.digits import whole
 from requant.errors import PlanError
 
 if TYPE_CHECKING:
-    from requant.ir import Checkpoint, Tensor
-    from requant.operations.requantize import Request
+    from requant.importance import Importance
     from requant.plan import Plan
-    from requant.recipes import Recipe
+    from requant.recipes import Overrides, Recipe
 
 _EXAMPLES: Final = """\b
 Examples:
   requant requantize model-f16.gguf model-q4.gguf Q4_K_M
   requant requantize model-f16.gguf model-iq2.gguf IQ2_XS --imatrix imatrix.gguf
   requant requantize model-f16.gguf mine.gguf --like theirs.gguf
-  requant requantize model-f16.gguf best.gguf Q4_K_M --stats stats.gguf --target-size 4.2GB
+  requant requantize model-f16.gguf best.gguf --stats stats.gguf --target-size 4.2GB
+  requant requantize model-f16.gguf --stats stats.gguf --frontier
   requant requantize --dry-run model-f16.gguf Q4_K_M
   requant requantize model-f16.gguf 'model-{}.gguf' Q4_K_M,Q6_K,Q8_0
   requant requantize model-f16.gguf model-q4.gguf Q4_K_M --ollama
@@ -39,11 +39,7 @@ Examples:
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")
 @options.rounding_options
 @click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors.")
-@click.option("--stats", type=paths.FILE, help="Of `requant calibrate`.")
-@click.option("--target-size", metavar="SIZE", help="Choose types so that the file has SIZE, such as 4.2GB.")
-@click.option("--target-bpw", type=options.Number(0.5, 33), metavar="B", help="The same, in bits per weight.")
-@click.option("--types", metavar="TYPE,...", help="With a target: what tensors may become.")
-@click.option("--recipe-out", type=click.Path(path_type=Path), help="With a target: write the types chosen.")
+@allocation_options
 @click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")
 @options.override_kv_option
 @options.ollama_option
@@ -56,16 +52,12 @@ def requantize(
     rest: tuple[str, ...],
     allow_requantize: bool,
     like: Path | None,
-    stats: Path | None,
-    target_size: str | None,
-    target_bpw: float | None,
-    types: str | None,
-    recipe_out: Path | None,
     prune_layers: str | None,
     key_values: tuple[str, ...],
     ollama: bool,
     keep_split: bool,
     max_buffer_size: int | None,
+    wish: AllocationOptions,
     choices: options.Choices,
     card: options.CardOptions,
     how: options.RunOptions,
@@ -86,7 +78,8 @@ def requantize(
     from requant.recipes import layers_to_prune
 
     model = formats.open(source)
-    words = arguments(source, rest, has_like=like is not None)
+    chosen = wish.asked
+    words = arguments(source, rest, has_like=like is not None, has_target=chosen)
     how = replace(how, threads=words.threads or how.threads)
     request = Request(
         words.recipes[0].name,
@@ -105,8 +98,8 @@ def requantize(
         options.refuse_to_overwrite(place, how.force or how.dry_run)
     tolerated = frozenset({LossKind.REQUANTIZED} if allow_requantize else ())
     if len(words.recipes) > 1:
-        if target_size or target_bpw or stats or types or recipe_out:
-            raise click.UsageError("a target size is of one recipe")
+        if chosen:
+            raise click.UsageError("a target is of one recipe")
         carry_out_several(
             [(recipe.name, place) for recipe, place in zip(words.recipes, words.destinations, strict=True)],
             lambda name, place: options.beside(
@@ -119,78 +112,24 @@ def requantize(
         )
         return
     (destination,) = words.destinations
-    if target_size or target_bpw:
-        if like or prune_layers or choices.imatrix:
-            raise click.UsageError("--target-size and --target-bpw go without --like, --prune-layers and --imatrix")
-        chosen = _Target(stats, target_size, target_bpw, types, recipe_out)
-        carry_out(
-            cards.added_to(request.recipe, options.beside(chosen.plan(model, destination, request, how), ollama)),
-            how,
-            measure=True,
-            tolerated=tolerated,
+    if chosen and (like or prune_layers or choices.imatrix):
+        raise click.UsageError("a target goes without --like, --prune-layers and --imatrix")
+
+    def planner(recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool) -> Plan:
+        asked = replace(
+            request, recipe=recipe, overrides=overrides, importance=importance, rehearsal=rehearsal or how.dry_run
         )
+        return plan_requantization(model, FORMATS["gguf"], destination, asked)
+
+    if wish.frontier:
+        say_frontier(wish, planner, request.recipe, request.overrides, how)
         return
-    if stats or types or recipe_out:
-        raise click.UsageError("--stats, --types and --recipe-out go with --target-size or --target-bpw")
-    carry_out(
-        cards.added_to(
-            request.recipe,
-            options.beside(plan_requantization(model, FORMATS["gguf"], destination, request), ollama),
-        ),
-        how,
-        measure=True,
-        tolerated=tolerated,
+    plan = (
+        plan_of_size(wish, planner, request.recipe, request.overrides, how)
+        if chosen
+        else plan_requantization(model, FORMATS["gguf"], destination, request)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What is asked of a size."""
-
-    stats: Path | None
-    size: str | None
-    bits: float | None
-    types: str | None
-    recipe_out: Path | None
-
-    def plan(self, model: Checkpoint[Tensor], destination: Path, request: Request, how: options.RunOptions) -> Plan:
-        """The types chosen, told, and written down if asked for."""
-        from requant.cli.execution import measuring
-        from requant.formats import FORMATS
-        from requant.formats.imatrix.statistics import read_statistics
-        from requant.operations.allocate import Size, plan_allocation
-
-        if self.stats is None:
-            raise click.UsageError("a target needs --stats, which `requant calibrate` makes")
-        if self.size and self.bits:
-            raise click.UsageError("--target-size and --target-bpw cannot be used together")
-        if self.recipe_out is not None:
-            options.refuse_to_overwrite(self.recipe_out, how.force or how.dry_run)
-        size = Size(options.cut(self.size, None).shard_bytes if self.size else None, self.bits)
-        names = tuple(_block_type(word) for word in self.types.split(",")) if self.types else ()
-        with measuring(how.quiet):
-            plan, found = plan_allocation(
-                model, FORMATS["gguf"], destination, request, read_statistics(self.stats), size, names
-            )
-        if self.recipe_out is not None and not how.dry_run:
-            self.recipe_out.write_text(found.recipe, "utf-8")
-        if found.expected is None:
-            remark(
-                f"{self.stats} has no gradients: types chosen by each tensor's own error lose more than they need to"
-            )
-        else:
-            remark(f"expected KL divergence {found.expected:.5f} at {plan.bits_per_weight:.4f} bits per weight")
-        return plan
-
-
-def _block_type(word: str) -> str:
-    from requant.encodings import Blocks
-    from requant.recipes import encoding_named
-
-    encoding = encoding_named(word.strip())
-    if not isinstance(encoding, Blocks):
-        raise PlanError(f"--types: {encoding.label} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
-    return encoding.label
+    carry_out(cards.added_to(request.recipe, options.beside(plan, ollama)), how, measure=True, tolerated=tolerated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +141,11 @@ class Arguments:
     threads: int | None = None
 
 
-def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -> Arguments:
+def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False, has_target: bool = False) -> Arguments:
     """`[OUT.gguf] TYPE [THREADS]`, told apart as llama-quantize does: the first word is a type if it names one.
 
-    With --like the type may be left out; tensors that the other file lacks then stay as they are. Several types are
-    separated by commas.
+    With --like the type may be left out; tensors that the other file lacks then stay as they are. With a target, too:
+    then Q4_K_M says what is rounded. Several types are separated by commas.
     """
     from requant.recipes import RECIPES, recipe_named
 
@@ -219,6 +158,8 @@ def arguments(source: Path, words: tuple[str, ...], *, has_like: bool = False) -
         left.pop(0)
     elif has_like and not left:
         recipes = (RECIPES["COPY"],)
+    elif has_target and not left:
+        recipes = (RECIPES[RECIPE],)
     if not recipes:
         if left:
             recipe_named(left[0])  # says which names there are

@@ -196,7 +196,8 @@ class Plan:
 
     obsolete: files of the model that is replaced, which would be taken for parts of the new one; they are removed
     when the new files have their names. passes: how it was decided. opened: files it was made from, as they were then.
-    hints: what fits the model better than what was asked for.
+    hints: what fits the model better than what was asked for. expected_kl: the Kullback-Leibler divergence that is
+    predicted, in nats per token, where types were chosen by it.
     """
 
     steps: tuple[Step, ...]
@@ -206,6 +207,7 @@ class Plan:
     passes: tuple[Passed, ...] = field(default=(), compare=False, repr=False)
     opened: tuple[Source, ...] = field(default=(), compare=False, repr=False)
     hints: tuple[str, ...] = ()
+    expected_kl: float | None = None
 
     def __repr__(self) -> str:
         """What it comes to, in a line: its steps and heads have millions of letters."""
@@ -255,6 +257,10 @@ class Plan:
         twice = sum(step.rounds_twice for step in self.steps)
         return ", ".join(said) + (f" ({twice} of them for the second time)" if twice else "")
 
+    def expectation(self) -> dict[str, Json]:
+        """`expected_kl` for JSON, if there is one."""
+        return {} if self.expected_kl is None else {"expected_kl": self.expected_kl}
+
     def to_json(self) -> dict[str, Json]:
         """As printed by `--dry-run --json`."""
         return {
@@ -263,6 +269,7 @@ class Plan:
             "output_bytes": self.layout.nbytes,
             "parameters": self.weights,
             "bits_per_weight": round(self.bits_per_weight, 4),
+            **self.expectation(),
             "fidelity": {fidelity.value: count for fidelity, count in self.fidelities().items()},
             "removed": list(self.removed),
             "losses": [loss.to_json() for loss in self.losses],

@@ -1,5 +1,7 @@
 """Types chosen for a size: beside every choice there is, beside the formula, and made again from the recipe."""
 
+import json
+import shutil
 from itertools import product
 
 import libgguf
@@ -8,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from requant.allocation import Option, allocated, options_of
+from requant.allocation import Option, allocated, frontier, reaching
+from requant.divergence import check_statistics, losses_of
 from requant.encodings import BLOCKS, F32
 from requant.errors import PlanError
 from requant.execution import execute
@@ -22,6 +25,7 @@ from requant.layout import LayoutOptions
 from requant.plan import Plan, Step
 from requant.sources import Memory
 from requant.statistics import Provenance, Statistics
+from tests import tiny_models
 from tests.command import run
 from tests.tiny_gguf import write_tiny_llama
 
@@ -54,6 +58,22 @@ def test_upgrades_go_where_they_save_most_for_a_byte():
         allocated(options, 19)
 
 
+@given(tensors, st.integers(0, 60))
+@settings(max_examples=100, deadline=None)
+def test_a_loss_is_reached_and_the_frontier_is_what_sizes_come_to(options, spare):
+    least = sum(min(o.loss for o in one) for one in options)
+    asked = least + spare / 10
+    assert sum(o.loss for o in reaching(options, asked)) <= asked + 1e-9
+    curve = frontier(options)
+    assert all(a[0] < b[0] and a[1] > b[1] - 1e-9 for a, b in zip(curve, curve[1:], strict=False))
+    for nbytes, loss in curve:
+        best = min(sum(o.loss for o in many) for many in product(*options) if sum(o.nbytes for o in many) <= nbytes)
+        assert best == pytest.approx(loss, abs=1e-9)  # what lies on the hull is the best there is
+    if least > 0:
+        with pytest.raises(PlanError, match="are predicted to diverge by"):
+            reaching(options, least / 2 - 1e-9)
+
+
 def statistics(entries, outputs=None, lookups=None, tokens=2048):
     return Statistics(
         Importance(entries, ("t",), 4, 512), Provenance("m", ("x",), tokens), outputs or {}, lookups or {}
@@ -74,25 +94,26 @@ def test_predicted_loss_is_the_formula():
         {"e": Measured(x2 * counts[:, None].astype(np.float32), counts)},
         {"e": Measured(g2 * graded[:, None].astype(np.float32), graded)},
     )
-    ((small, _),) = options_of([step_of("e", values)], found, ["Q4_0", "Q8_0"])
+    (losses,) = losses_of([step_of("e", values)], found, [[BLOCKS["Q4_0"], BLOCKS["Q8_0"]]])
     expected = 0.0
     for e in range(4):
         packed = libgguf.quantize_rows(values[e], libgguf.GGMLQuantizationType.Q4_0, x2[e])
         again = libgguf.dequantize_rows(packed, libgguf.GGMLQuantizationType.Q4_0)
         error = np.square(again.reshape(8, 64) - values[e])
         expected += 0.5 * counts[e] / 2048 * float(g2[e] @ error @ x2[e])
-    assert small.nbytes == 4 * 8 * 2 * 18
-    assert small.loss == pytest.approx(expected, rel=1e-4)
+    assert losses["Q4_0"] == pytest.approx(expected, rel=1e-4) and losses["Q8_0"] < expected / 50
 
 
 def test_rows_of_an_embedding_count_as_often_as_they_are_looked_up():
     values = np.random.default_rng(4).normal(0, 1, (6, 32)).astype(np.float32)
     counts, g2 = np.array([1000, 0, 24, 0, 1024, 0]), np.full((1, 32), 2.0, np.float32)
     found = statistics({}, {"other": Measured(np.ones((1, 1), np.float32), np.array([1]))}, {"t": Measured(g2, counts)})
-    ((only,),) = options_of([step_of("t", values)], found, ["Q4_0"])
+    (losses,) = losses_of([step_of("t", values)], found, [[BLOCKS["Q4_0"]]])
     packed = libgguf.quantize_rows(values, libgguf.GGMLQuantizationType.Q4_0)
     error = np.square(libgguf.dequantize_rows(packed, libgguf.GGMLQuantizationType.Q4_0).reshape(6, 32) - values)
-    assert only.loss == pytest.approx(0.5 * float((counts / 2048) @ error @ (g2[0] / 2048)), rel=1e-4)
+    unseen = 1 / 2049  # no token came once, which counts as one
+    shares = np.where(counts > 0, counts / 2048 * (1 - unseen), unseen / 3)
+    assert losses["Q4_0"] == pytest.approx(0.5 * float(shares @ error @ (g2[0] / 2048)), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +127,7 @@ def test_rows_of_an_embedding_count_as_often_as_they_are_looked_up():
 )
 def test_statistics_that_do_not_fit_are_named(found, said):
     with pytest.raises(PlanError, match=said):
-        options_of([step_of("t", np.ones((6, 32), np.float32))], found, ["Q4_0"])
+        check_statistics([step_of("t", np.ones((6, 32), np.float32))], found)
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +135,15 @@ def model(tmp_path_factory):
     """A tiny GGUF, and made-up statistics of it."""
     folder = tmp_path_factory.mktemp("allocation")
     write_tiny_llama(folder / "model.gguf")
+    made_up(folder / "model.gguf", folder / "stats.gguf")
+    return folder
+
+
+def made_up(model, path):
+    """Statistics of a model that nobody measured, in a file."""
     random = np.random.default_rng(6)
     entries, outputs, lookups = {}, {}, {}
-    for tensor in open_model(folder / "model.gguf").tensors:
+    for tensor in open_model(model).tensors:
         if len(tensor.shape) == 2:
             rows, columns = tensor.shape
             entries[tensor.name] = Measured(random.random((1, columns)).astype(np.float32) * 4096, np.array([4096]))
@@ -124,8 +151,8 @@ def model(tmp_path_factory):
     found = statistics(entries, outputs, lookups, tokens=4096)
     checkpoint = statistics_checkpoint(found)
     steps = tuple(Step(Stored(tensor), tensor) for tensor in checkpoint.tensors)
-    execute(Plan(steps, FORMATS["gguf"].layout(checkpoint, folder / "stats.gguf", LayoutOptions())))
-    return folder
+    execute(Plan(steps, FORMATS["gguf"].layout(checkpoint, path, LayoutOptions())))
+    return found
 
 
 def test_a_file_has_the_size_and_comes_again_from_its_recipe(model, tmp_path):
@@ -146,11 +173,86 @@ def test_a_file_has_the_size_and_comes_again_from_its_recipe(model, tmp_path):
         assert np.array_equal(whole_parts(tensor)["data"], whole_parts(two[tensor.name])["data"]), tensor.name
 
 
+def planned(*words):
+    result = run(*words, "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def types_in(plan):
+    return {step["to"]: step["to_type"] for step in plan["steps"]}
+
+
+def test_a_frontier_tells_what_each_size_comes_to(model, tmp_path):
+    source, stats = model / "model.gguf", ["--stats", model / "stats.gguf"]
+    result = run("requantize", source, *stats, "--frontier", "--json", "--html", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["document"] == "frontier" and len(said["points"]) > 5
+    assert [one["bytes"] for one in said["points"]] == sorted(one["bytes"] for one in said["points"])
+    for point in said["points"][:: len(said["points"]) // 4]:
+        plan = planned("requantize", source, *stats, "--target-size", point["bytes"])
+        assert plan["output_bytes"] <= point["bytes"]
+        assert plan["expected_kl"] == pytest.approx(point["expected_kl"], rel=1e-6)
+        again = planned("requantize", source, *stats, "--target-kl", repr(point["expected_kl"] * (1 + 1e-9)))
+        assert again["output_bytes"] == plan["output_bytes"]
+    page = (tmp_path / "page.html").read_text()
+    assert "<polyline" in page and "nats per token" in page
+    assert "bits per weight" in run("requantize", source, *stats, "--frontier").output
+
+
+def test_losses_are_measured_once_and_those_of_another_model_anew(model, tmp_path, monkeypatch):
+    import requant.divergence_cache as cached
+
+    for name in ("model.gguf", "stats.gguf"):
+        shutil.copy(model / name, tmp_path / name)
+    asked = ["--stats", tmp_path / "stats.gguf", "--target-bpw", 6]
+    first = planned("requantize", tmp_path / "model.gguf", *asked)
+    assert (tmp_path / "stats.gguf.losses.json").is_file()
+    measured = []
+    genuine = cached.losses_of
+    monkeypatch.setattr(cached, "losses_of", lambda *given: measured.append(len(given[0])) or genuine(*given))
+    assert planned("requantize", tmp_path / "model.gguf", *asked) == first and not measured
+    write_tiny_llama(tmp_path / "other.gguf", seed=9)
+    planned("requantize", tmp_path / "other.gguf", *asked)
+    assert measured == [len([one for one in first["steps"] if one["importance"]])]
+    (tmp_path / "stats.gguf.losses.json").write_text('{"version": 1, "tensors": {"x": []}}')
+    assert planned("requantize", tmp_path / "model.gguf", *asked) == first and len(measured) == 2
+
+
+def test_some_tensors_get_no_less_and_some_stay_as_they_are(model):
+    asked = ["requantize", model / "model.gguf", "--stats", model / "stats.gguf", "--target-bpw", 8]
+    free = types_in(planned(*asked))
+    plan = types_in(planned(*asked, "--min-type", "attn_v=Q8_0", "--keep", r"blk\.0\.ffn_down"))
+    assert {name: kind for name, kind in plan.items() if "attn_v" in name and kind != "Q8_0"} == {}
+    assert plan["blk.0.ffn_down.weight"] == "F32" and free["blk.0.ffn_down.weight"] != "F32"
+
+
+def test_a_folder_becomes_a_gguf_of_a_size_in_one_pass(model, tmp_path):
+    """As by way of a GGUF in F32."""
+    tiny_models.make("llama", tmp_path / "folder")
+    assert run("convert", tmp_path / "folder", tmp_path / "f32.gguf", "--to", "F32", "--no-vocab").exit_code == 0
+    found = made_up(tmp_path / "f32.gguf", tmp_path / "stats.gguf")
+    assert found
+    asked = ["--stats", tmp_path / "stats.gguf", "--target-bpw", 6]
+    whole = run("convert", tmp_path / "folder", tmp_path / "one.gguf", "--no-vocab", *asked, "--json")
+    assert whole.exit_code == 0, whole.output
+    said = json.loads(whole.stdout)
+    beside = planned("requantize", tmp_path / "f32.gguf", *asked)
+    assert said["expected_kl"] == pytest.approx(beside["expected_kl"], rel=1e-6)
+    one = {tensor.name: tensor.encoding.label for tensor in open_model(tmp_path / "one.gguf").tensors}
+    assert one == types_in(beside)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     (
         (["--target-bpw", "5"], "a target needs --stats"),
-        (["--types", "Q4_0"], "go with --target-size or --target-bpw"),
+        (["--types", "Q4_0"], "go with --target-size, --target-bpw"),
+        (["--stats", "stats.gguf", "--target-bpw", "5", "--target-kl", "1"], "at a time"),
+        (["--stats", "stats.gguf", "--target-kl", "0"], "are predicted to diverge by"),
+        (["--stats", "stats.gguf", "--target-bpw", "5", "--keep", "nothing"], "--keep nothing: no tensor"),
+        (["--stats", "stats.gguf", "--target-bpw", "5", "--min-type", "attn_v"], "should be REGEX=TYPE"),
         (["--stats", "stats.gguf", "--target-size", "1K"], "the smallest types take"),
         (["--stats", "stats.gguf", "--target-bpw", "5", "--types", "F16"], "no type of blocks"),
         (["--stats", "model.gguf", "--target-bpw", "5"], "an importance matrix has the key"),

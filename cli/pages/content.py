@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from requant.printable import printable
 
@@ -40,6 +41,56 @@ class Table:
     rows: Sequence[Sequence[Any]]
     right: frozenset[int] = frozenset()
     share: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line through points (x, y), y above 0 on a scale of powers of ten; marks (x, y, name) stand beside it."""
+
+    title: str
+    x: str
+    y: str
+    points: Sequence[tuple[float, float]]
+    marks: Sequence[tuple[float, float, str]] = ()
+
+    #: Width and height of what is drawn, and room at the left and below for the scales.
+    width: ClassVar = 640
+    height: ClassVar = 360
+    room: ClassVar = 56
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point lies in the drawing."""
+        (left, right), (low, high) = self._xs, self._ys
+        across = (x - left) / (right - left)
+        up = (math.log10(max(y, 10.0**low)) - low) / (high - low)
+        return (
+            round(self.room + across * (self.width - 1.5 * self.room), 1),
+            round((self.height - self.room) * (1 - up) + self.room / 4, 1),
+        )
+
+    @property
+    def path(self) -> str:
+        """The line, as SVG has it."""
+        return " ".join(f"{x},{y}" for x, y in (self.place(*point) for point in self.points))
+
+    @property
+    def ticks(self) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
+        """(place, label) on the scale below, and on the one at the left."""
+        (left, right), (low, high) = self._xs, self._ys
+        xs = [(self.place(x, 10.0**low)[0], str(x)) for x in range(math.ceil(left), math.floor(right) + 1)]
+        ys = [(self.place(left, 10.0**power)[1], f"{10.0**power:g}") for power in range(low, high + 1)]
+        return xs, ys
+
+    @property
+    def _xs(self) -> tuple[float, float]:
+        found = [*(x for x, _ in self.points), *(x for x, _, _ in self.marks)]
+        return min(found), max(max(found), min(found) + 1e-9)
+
+    @property
+    def _ys(self) -> tuple[int, int]:
+        found = [math.log10(max(y, 1e-9)) for y in (*(y for _, y in self.points), *(y for _, y, _ in self.marks))]
+        low = math.floor(min(found))
+        return low, max(math.ceil(max(found)), low + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +197,7 @@ class Page:
     notes: Sequence[str] = ()
     changes: Sequence[Change] = ()
     tables: Sequence[Table] = ()
+    curve: Curve | None = None
     tensors: Tensors | None = None
     said: Sequence[Entry] = ()
     lists: Sequence[tuple[str, Sequence[Entry]]] = ()

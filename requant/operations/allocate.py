@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Final
 
-from requant.allocation import allocated, options_of
-from requant.encodings import Blocks, Encoding
+from requant.allocation import Option, allocated, frontier, reaching
+from requant.divergence import Losses, check_statistics, losses_of
+from requant.encodings import BLOCKS, Blocks, Encoding
 from requant.errors import PlanError
-from requant.ir import Checkpoint, Tensor
-from requant.layout import Format
-from requant.operations.requantize import Request, plan_requantization
-from requant.plan import Plan
+from requant.importance import Importance
+from requant.plan import Plan, Step
+from requant.recipes import Overrides
+from requant.recipes.options import compiled
 from requant.statistics import Statistics
+
+#: What is tried where the user names no types; blocks of 32 only where rows have no whole blocks of 256.
+_SUPER: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K")
+_LARGE: Final = ("Q5_K", "Q6_K", "Q8_0")
+_SMALL: Final = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+
+#: Plans the same with other types: (recipe, departures from it, importance, whether the plan will not be run).
+Planner = Callable[[str, Overrides, Importance, bool], Plan]
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """nbytes: of all files together; bits: stored bits of one weight, if that is asked for instead."""
+class Target:
+    """What is asked for. nbytes: of all files together; bits: stored bits of one weight; divergence: at most, in nats
+    per token. One of the three.
+
+    types: what tensors may become; none are all that fit. least: (regular expression, encoding): tensors whose name
+    has a match get no fewer bits. keep: tensors that stay as they are stored.
+    """
 
     nbytes: int | None = None
     bits: float | None = None
+    divergence: float | None = None
+    types: tuple[str, ...] = ()
+    least: tuple[tuple[str, Encoding], ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +48,7 @@ class Allocation:
     """types: (name of a tensor, its encoding), as chosen. expected: the divergence that is predicted, nats per token;
     None without gradients, which say only how tensors compare."""
 
-    types: tuple[tuple[str, Blocks], ...]
+    types: tuple[tuple[str, Encoding], ...]
     expected: float | None
 
     @property
@@ -44,43 +62,167 @@ class Allocation:
         return "".join(f"{pattern}={encoding.label}\n" for pattern, encoding in self.patterns)
 
 
-def plan_allocation(
-    source: Checkpoint[Tensor],
-    target: Format,
-    destination: Path,
-    request: Request,
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What there is to choose from. before: the plan of the recipe itself, with these overrides. options: of the
+    tensors of `names`, the smallest first."""
+
+    before: Plan
+    overrides: Overrides
+    names: tuple[str, ...]
+    options: tuple[tuple[Option, ...], ...]
+    has_gradients: bool
+
+    @property
+    def fixed(self) -> int:
+        """Bytes of all files but for the tensors that there is a choice for."""
+        free = set(self.names)
+        return self.before.layout.nbytes - sum(s.target.nbytes for s in self.before.steps if s.target.name in free)
+
+    def allocation(self, target: Target) -> Allocation:
+        """The best of that size, or of that divergence."""
+        if target.divergence is not None:
+            if not self.has_gradients:
+                raise PlanError(
+                    "statistics without gradients predict no divergence that a target could be",
+                    hint="requant calibrate --gradients; or --target-bpw",
+                )
+            chosen = reaching(self.options, target.divergence)
+        else:
+            chosen = allocated(self.options, self._budget(target))
+        expected = sum(option.loss for option in chosen) if self.has_gradients else None
+        return Allocation(tuple((n, o.encoding) for n, o in zip(self.names, chosen, strict=True)), expected)
+
+    def _budget(self, target: Target) -> int:
+        """Bytes that are there for the tensors to choose for."""
+        if target.bits is None:
+            return (target.nbytes or 0) - self.fixed
+        free = set(self.names)
+        others = sum(step.target.nbytes for step in self.before.steps if step.target.name not in free)
+        return int(target.bits * self.before.weights / 8) - others
+
+    def of(self, plan: Plan) -> tuple[int, float] | None:
+        """(bytes of all files, loss) of another plan for the model; None where it has a type that was not tried."""
+        encodings = {step.target.name: step.target.encoding for step in plan.steps}
+        found = [
+            next((option for option in one if option.encoding == encodings[name]), None)
+            for name, one in zip(self.names, self.options, strict=True)
+        ]
+        known = [option for option in found if option is not None]
+        if len(known) < len(found):
+            return None
+        return plan.layout.nbytes, sum(option.loss for option in known)
+
+    def frontier(self) -> list[tuple[int, float]]:
+        """(bytes of all files, loss) of the best there are, from small to large."""
+        return [(self.fixed + nbytes, loss) for nbytes, loss in frontier(self.options)]
+
+
+#: Gives what is known of tensors already, and takes what is found; see `requant.divergence_cache`.
+Measuring = Callable[[Sequence[Step], Statistics, Sequence[Sequence[Encoding]]], list[Losses]]
+
+
+def choices(
+    planner: Planner,
+    recipe: str,
+    overrides: Overrides,
     statistics: Statistics,
-    size: Size,
-    types: Sequence[str] = (),
-) -> tuple[Plan, Allocation]:
-    """A requantization of that size: the tensors that `request`'s recipe would round get one of `types` each.
+    target: Target,
+    measure: Measuring = losses_of,
+) -> Choices:
+    """Every type of every tensor that the recipe would round and no option speaks of, with what it would cost.
 
-    What the request's overrides name keeps its type. Raises `PlanError` for statistics that do not fit and for sizes
-    that cannot be.
+    Raises `PlanError` for statistics that do not fit, before anything is rounded.
     """
-    request = replace(request, importance=statistics.importance)
-    before = plan_requantization(source, target, destination, replace(request, rehearsal=True))
-    free = [step for step in before.steps if _is_free(step.target.name, step.target.encoding, request)]
+    overrides = _keeping(planner, recipe, overrides, statistics, target.keep)
+    before = planner(recipe, overrides, statistics.importance, True)
+    free = [step for step in before.steps if _is_free(step, overrides)]
+    _check_patterns([name for name, _ in target.least], "--min-type", free)
     if not free:
-        raise PlanError(f"{request.recipe} rounds no tensor, so that there is nothing to choose")
-    budget = size.nbytes - before.layout.nbytes if size.nbytes is not None else 0
-    if size.bits is not None:
-        budget = int(size.bits * before.weights / 8) - sum(step.target.nbytes for step in before.steps)
-    budget += sum(step.target.nbytes for step in free)
-    chosen = allocated(options_of(free, statistics, types), budget)
-    names = [step.target.name for step in free]
-    expected = sum(option.loss for option in chosen) if statistics.has_gradients else None
-    allocation = Allocation(
-        tuple((name, option.encoding) for name, option in zip(names, chosen, strict=True)), expected
+        raise PlanError("the recipe rounds no tensor, so that there is nothing to choose")
+    check_statistics(free, statistics)
+    types = [_candidates(step, target) for step in free]
+    losses = measure(free, statistics, types)
+    options = tuple(
+        tuple(sorted(_options(step, one, found), key=lambda option: option.nbytes))
+        for step, one, found in zip(free, types, losses, strict=True)
     )
-    overrides = replace(request.overrides, tensor_types=(*request.overrides.tensor_types, *allocation.patterns))
-    return plan_requantization(source, target, destination, replace(request, overrides=overrides)), allocation
+    return Choices(before, overrides, tuple(step.target.name for step in free), options, statistics.has_gradients)
 
 
-def _is_free(name: str, encoding: Encoding, request: Request) -> bool:
+def plan_allocation(
+    planner: Planner,
+    recipe: str,
+    overrides: Overrides,
+    statistics: Statistics,
+    target: Target,
+    measure: Measuring = losses_of,
+) -> tuple[Plan, Allocation]:
+    """A plan of that size: the tensors that the recipe would round get one of `target.types` each.
+
+    What the overrides name keeps its type. Raises `PlanError` for statistics that do not fit and for sizes that cannot
+    be.
+    """
+    found = choices(planner, recipe, overrides, statistics, target, measure)
+    allocation = found.allocation(target)
+    types = (*found.overrides.tensor_types, *allocation.patterns)
+    plan = planner(recipe, replace(found.overrides, tensor_types=types), statistics.importance, False)
+    return replace(plan, expected_kl=allocation.expected), allocation
+
+
+def _options(step: Step, types: Sequence[Encoding], losses: Mapping[str, float]) -> list[Option]:
+    return [
+        Option(one, sum(part.nbytes for part in one.parts(step.target.shape).values()), losses[one.label])
+        for one in types
+    ]
+
+
+def _keeping(
+    planner: Planner, recipe: str, overrides: Overrides, statistics: Statistics, keep: Sequence[str]
+) -> Overrides:
+    """The departures, and those that leave tensors as they are stored."""
+    if not keep:
+        return overrides
+    steps = planner(recipe, overrides, statistics.importance, True).steps
+    _check_patterns(keep, "--keep", steps)
+    patterns = [compiled(pattern) for pattern in keep]
+    kept = [
+        (f"^{re.escape(step.target.name).lower()}$", step.sources[0])
+        for step in steps
+        if len(step.target.shape) > 1 and any(pattern.search(step.target.name) for pattern in patterns)
+    ]
+    return replace(overrides, tensor_types=(*overrides.tensor_types, *kept))
+
+
+def _check_patterns(patterns: Sequence[str], option: str, steps: Sequence[Step]) -> None:
+    """`PlanError` for what no tensor's name has a match of."""
+    for pattern in patterns:
+        if not any(compiled(pattern).search(step.target.name) for step in steps):
+            raise PlanError(f"{option} {pattern}: no tensor to choose for has such a name")
+
+
+def _candidates(step: Step, target: Target) -> list[Encoding]:
+    """The types that a tensor may get."""
+    columns = step.target.shape[-1]
+    named = target.types or ((*_SUPER, *_LARGE) if columns % 256 == 0 else _SMALL)
+    fitting: list[Encoding] = [BLOCKS[name] for name in named if columns % BLOCKS[name].values == 0]
+    if not fitting:
+        raise PlanError(f"{step.target.name}: none of the types fits rows of {columns}", hint="--types Q4_0,Q8_0")
+    for pattern, least in target.least:
+        if compiled(pattern).search(step.target.name):
+            fitting = [one for one in fitting if _bits(one) >= _bits(least)] or [max(fitting, key=_bits)]
+    return fitting
+
+
+def _bits(encoding: Encoding) -> float:
+    """Stored bits of a weight."""
+    return sum(part.nbytes for part in encoding.parts((1, 4096)).values()) / 512
+
+
+def _is_free(step: Step, overrides: Overrides) -> bool:
     """Whether the recipe rounds it, and no option speaks of it."""
-    overrides = request.overrides
+    name = step.target.name
     named = overrides.named(name) is not None
     named = named or (overrides.output is not None and name == "output.weight")
     named = named or (overrides.token_embedding is not None and name == "token_embd.weight")
-    return isinstance(encoding, Blocks) and not named
+    return isinstance(step.target.encoding, Blocks) and not named

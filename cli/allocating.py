@@ -1,0 +1,180 @@
+"""Types chosen for a size or a divergence: the options of `convert` and `requantize`, and what they lead to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from requant.cli import options, paths
+from requant.cli.terminal import remark, say
+from requant.errors import PlanError
+
+if TYPE_CHECKING:
+    from requant.encodings import Encoding
+    from requant.importance import Importance
+    from requant.operations.allocate import Choices, Planner, Target
+    from requant.plan import Plan
+    from requant.recipes import Overrides
+    from requant.statistics import Statistics
+
+#: The recipe that says what is rounded at all, where the user names none.
+RECIPE: Final = "Q4_K_M"
+#: Recipes whose own mixes a frontier shows beside itself.
+_MIXES: Final = ("IQ2_M", "Q2_K", "IQ3_M", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationOptions:
+    """What is asked of a size; see the help of each."""
+
+    stats: Path | None
+    target_size: str | None
+    target_bpw: float | None
+    target_kl: float | None
+    types: str | None
+    min_types: tuple[str, ...]
+    keep: tuple[str, ...]
+    recipe_out: Path | None
+    frontier: bool
+
+    @property
+    def asked(self) -> bool:
+        """Whether types are to be chosen; `UsageError` for what has no say without that, and for what is missing."""
+        targets = [self.target_size, self.target_bpw, self.target_kl]
+        given = sum(target is not None for target in targets) + self.frontier
+        if given > 1:
+            raise click.UsageError("one of --target-size, --target-bpw, --target-kl and --frontier at a time")
+        if not given and (self.stats or self.types or self.min_types or self.keep or self.recipe_out):
+            raise click.UsageError(
+                "--stats, --types, --min-type, --keep and --recipe-out go with --target-size, --target-bpw, "
+                "--target-kl or --frontier"
+            )
+        if given and self.stats is None:
+            raise click.UsageError("a target needs --stats, which `requant calibrate` makes")
+        if self.frontier and self.recipe_out is not None:
+            raise click.UsageError("--frontier chooses nothing that --recipe-out could write")
+        return bool(given)
+
+    def target(self) -> Target:
+        """As the operation takes it."""
+        from requant.operations.allocate import Target
+
+        nbytes = options.cut(self.target_size, None, "--target-size").shard_bytes if self.target_size else None
+        names = tuple(_block_type(word, "--types").label for word in self.types.split(",")) if self.types else ()
+        least = tuple(_least(text) for text in self.min_types)
+        return Target(nbytes, self.target_bpw, self.target_kl, names, least, self.keep)
+
+    def statistics(self) -> Statistics:
+        """What --stats names."""
+        from requant.formats.imatrix.statistics import read_statistics
+
+        assert self.stats is not None
+        return read_statistics(self.stats)
+
+
+#: Shared by `convert` and `requantize`.
+allocation_options = options.gathered(
+    "wish",
+    AllocationOptions,
+    click.option("--stats", type=paths.FILE, help="Of `requant calibrate`."),
+    click.option("--target-size", metavar="SIZE", help="Choose types so that the files have SIZE, such as 4.2GB."),
+    click.option("--target-bpw", type=options.Number(0.5, 33), metavar="B", help="The same, in bits per weight."),
+    click.option(
+        "--target-kl", type=options.Number(0), metavar="NATS", help="The smallest whose expected KL divergence is that."
+    ),
+    click.option("--types", metavar="TYPE,...", help="With a target: what tensors may become."),
+    click.option(
+        "--min-type",
+        "min_types",
+        multiple=True,
+        metavar="REGEX=TYPE",
+        help="With a target: tensors whose name has a match get no fewer bits. Repeatable.",
+    ),
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="REGEX",
+        help="With a target: tensors whose name has a match stay as they are stored. Repeatable.",
+    ),
+    click.option("--recipe-out", type=click.Path(path_type=Path), help="With a target: write the types chosen."),
+    click.option("--frontier", is_flag=True, help="Print what KL divergence each size is expected to have, and stop."),
+)
+
+
+def plan_of_size(
+    wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, how: options.RunOptions
+) -> Plan:
+    """The types chosen, told, and written down if asked for."""
+    from requant.cli.execution import measuring
+    from requant.divergence_cache import Cache
+    from requant.operations.allocate import plan_allocation
+
+    if wish.recipe_out is not None:
+        options.refuse_to_overwrite(wish.recipe_out, how.force or how.dry_run)
+    statistics, target = wish.statistics(), wish.target()
+    assert wish.stats is not None
+    with measuring(how.quiet):
+        plan, found = plan_allocation(planner, recipe, overrides, statistics, target, Cache(wish.stats))
+    if wish.recipe_out is not None and not how.dry_run:
+        wish.recipe_out.write_text(found.recipe, "utf-8")
+    _tell_of_gradients(wish, statistics, how.quiet)
+    return plan
+
+
+def say_frontier(
+    wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, how: options.RunOptions
+) -> None:
+    """KL against size, as a table, a document or a page."""
+    from requant.cli.execution import measuring
+    from requant.cli.frontier import document, page, text
+    from requant.cli.saying import say_document
+    from requant.divergence_cache import Cache
+    from requant.operations.allocate import choices
+
+    if how.html is not None:
+        from requant.cli.pages.writing import check_page, write_page
+
+        check_page(how.html)
+    statistics = wish.statistics()
+    assert wish.stats is not None
+    with measuring(how.quiet):
+        found = choices(planner, recipe, overrides, statistics, wish.target(), Cache(wish.stats))
+    _tell_of_gradients(wish, statistics, how.quiet)
+    said = document(found, _mixes(found, planner, statistics.importance))
+    if how.as_json:
+        say_document("frontier", said)
+    else:
+        say(text(said))
+    if how.html is not None:
+        remark(write_page(how.html, page(said, str(found.before.layout.root))))
+
+
+def _mixes(found: Choices, planner: Planner, importance: Importance) -> dict[str, tuple[int, float]]:
+    """(bytes, loss) of recipes of llama.cpp's, where their types were tried."""
+    mixes = {name: found.of(planner(name, found.overrides, importance, True)) for name in _MIXES}
+    return {name: at for name, at in mixes.items() if at is not None}
+
+
+def _tell_of_gradients(wish: AllocationOptions, statistics: Statistics, quiet: bool) -> None:
+    if not statistics.has_gradients and not quiet:
+        remark(f"{wish.stats} has no gradients: types chosen by each tensor's own error lose more than they need to")
+
+
+def _least(text: str) -> tuple[str, Encoding]:
+    pattern, separator, word = text.rpartition("=")
+    if not separator or not pattern:
+        raise PlanError(f"--min-type {text!r} should be REGEX=TYPE", hint="for example attn_v=Q5_K")
+    return pattern, _block_type(word, "--min-type")
+
+
+def _block_type(word: str, option: str) -> Encoding:
+    from requant.encodings import Blocks
+    from requant.recipes import encoding_named
+
+    encoding = encoding_named(word.strip())
+    if not isinstance(encoding, Blocks):
+        raise PlanError(f"{option}: {encoding.label} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
+    return encoding
