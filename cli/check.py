@@ -16,12 +16,13 @@ from requant.cli.saying import say_document
 from requant.cli.stages import bars
 from requant.cli.tables import size
 from requant.cli.terminal import remark, say
+from requant.cli.verdicts import verdict
 from requant.errors import PlanError, VerifyError
 from requant.printable import printable
 
 if TYPE_CHECKING:
-    from requant.verify.check import OpenReference, Reference, Report
-    from requant.verify.logits import Measure
+    from requant.verify.check import OpenReference, Reference, Report, Versus
+    from requant.verify.logits import Divergence, Measure
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -29,6 +30,7 @@ Examples:
   requant check model-Q4_K_M.gguf --against ./hf-folder
   requant check model-Q4_K_M.gguf --against model-BF16.gguf --text wiki.txt --chunks 20 --max-kl 0.05
   requant check model-Q4_K_M.gguf --against ./hf-folder --html check.html
+  requant check best.gguf --against model-BF16.gguf --versus model-Q4_K_M.gguf --text wiki.txt --chunks 0
 """
 
 
@@ -50,7 +52,13 @@ LIMITS: Final = ("max_kl", "min_top1", "max_ppl_ratio", "min_cosine")
     help="Who computes an HF folder: transformers (independent; extra requant[torch]), or llama.cpp on a temporary F32 "
     "GGUF made by requant. auto: transformers where it is installed and loads the folder. Both need 4 bytes a weight.",
 )
-@click.option("--text", type=paths.FILE, help="Default: prose of our own.")
+@click.option(
+    "--versus",
+    type=paths.FILE,
+    metavar="OTHER.gguf",
+    help="Compare another GGUF with --against, too, on the same tokens: which is closer, and whether that is chance.",
+)
+@click.option("--text", "texts", multiple=True, type=paths.FILE, help="Default: prose of our own. Repeatable.")
 @click.option("--prompt", default="The capital of France is", show_default=True, help="'' asks nothing.")
 @click.option("--raw", is_flag=True, help="Give the prompt as it is, not in the model's chat template.")
 @click.option("--expect", default="", metavar="TEXT", help="Fail unless the answer contains TEXT (in any case).")
@@ -73,7 +81,8 @@ def check(
     model: str,
     against: str | None,
     reference: str,
-    text: Path | None,
+    versus: Path | None,
+    texts: tuple[Path, ...],
     html: Path | None,
     as_json: bool,
     quiet: bool,
@@ -96,13 +105,15 @@ def check(
         raw=options["raw"],
         expect=options["expect"],
         answer_tokens=options["predict"],
-        text=default_text() if text is None else read_text(text),
+        texts=tuple(read_text(text) for text in texts) or (default_text(),),
         n_ctx=options["ctx"],
         chunks=options["chunks"] or None,
         threads=options["threads"],
     )
     asked = {name: options[name] for name in LIMITS if options[name] is not None}
     _refuse_idle(against, reference, asked, options)
+    if versus is not None and against is None:
+        raise click.UsageError("--versus goes with --against, which both are compared with")
     if html is not None:
         from requant.cli.pages.writing import check_page
 
@@ -113,7 +124,7 @@ def check(
     other = None if against is None else located(against, quiet)
     opener = None if other is None else _opener(other, reference, trial.n_ctx, trial.threads)
     with interrupts.cleaning_up(), bars(quiet) as progress:
-        report = check_model(path, trial, Limits(**asked), opener, progress)
+        report = check_model(path, trial, Limits(**asked), opener, progress, versus)
     if as_json:
         say_document("check", report.to_json())
     else:
@@ -215,6 +226,8 @@ def report_text(report: Report) -> str:
         lines.append(f"embeddings  {report.embedded} texts as {info.n_embd} numbers each, all finite")
     if (against := report.against) is not None:
         lines += [f"against     {printable(against.reference, 1000)}", *_against(against)]
+    if report.versus is not None:
+        lines += _versus(report.versus)
     lines.append("failed" if report.failures else "passed")
     return "\n".join(lines)
 
@@ -230,8 +243,24 @@ def _against(against: Any) -> Iterator[str]:
     if (found := against.divergence) is not None:
         yield f"  perplexity       {_plus_minus(against.perplexity, 4)}"
         yield f"  ratio            {_plus_minus(found.ratio, 4)}"
-        yield f"  KL divergence    {_plus_minus(found.kl, 5)}, 99 %: {found.kl_99:.4f}, max: {found.kl_max:.4f}"
-        yield f"  top-1 agreement  {found.top1.value:.2%} ± {found.top1.error:.2%}"
+        yield from _divergence(found)
+
+
+def _divergence(found: Divergence) -> Iterator[str]:
+    worst = f"99 %: {found.kl_99:.4f} ± {found.kl_99_error:.4f}, max: {found.kl_max:.4f} ± {found.kl_max_error:.4f}"
+    yield f"  KL divergence    {_plus_minus(found.kl, 5)}, {worst}"
+    yield f"  top-1 agreement  {found.top1.value:.2%} ± {found.top1.error:.2%}"
+
+
+def _versus(versus: Versus) -> Iterator[str]:
+    """The other model, and which is the better one."""
+    difference = versus.difference
+    yield f"versus      {printable(versus.model, 1000)}"
+    yield f"  perplexity       {_plus_minus(versus.perplexity, 4)}"
+    yield from _divergence(versus.divergence)
+    yield f"  difference       {difference.kl.value:+.5f} ± {difference.kl.error:.5f} in KL divergence, paired"
+    yield f"  closer           at {difference.closer.value:.2%} ± {difference.closer.error:.2%} of all tokens"
+    yield f"  {verdict(versus.real, difference.kl.value, versus.deviations)}"
 
 
 def _plus_minus(measure: Measure, digits: int) -> str:

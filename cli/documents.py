@@ -420,7 +420,9 @@ class Divergences(TypedDict):
 
     kl: Annotated[Figure, "Kullback-Leibler divergence, mean over positions, in nats"]
     kl_99: Annotated[Real, "of the worst hundredth"]
+    kl_99_error: Annotated[Real, "its standard error, by drawing positions again"]
     kl_max: Annotated[Real, "of the worst"]
+    kl_max_error: Annotated[Real, "the same of it: a rough guess"]
     top1: Annotated[Figure, "share of positions with the same likeliest token"]
     ratio: Annotated[Figure, "perplexity over the reference's"]
 
@@ -433,6 +435,24 @@ class Compared(TypedDict):
     perplexity: Annotated[Figure | None, "of the reference"]
     divergence: Annotated[Divergences | None, "of a language model"]
     cosine: Annotated[Real | None, "of an encoder: the worst similarity"]
+
+
+class Difference(TypedDict):
+    """Two models beside one reference, position by position."""
+
+    kl: Annotated[Figure, "the model's KL divergence less the other's, mean over positions; below 0 it is better"]
+    closer: Annotated[Figure, "share of positions at which it is nearer to the reference"]
+
+
+class VersusDocument(TypedDict):
+    """A second model beside the same reference, on the same tokens."""
+
+    model: Annotated[str, "the file"]
+    perplexity: Annotated[Figure, "of the text"]
+    divergence: Annotated[Divergences, "as of the first"]
+    difference: Annotated[Difference, "of both"]
+    deviations: Annotated[float, "how many standard errors `difference.kl` is from 0"]
+    real: Annotated[bool, "whether these are more than chance would make: 2"]
 
 
 class CheckDocument(Document):
@@ -449,7 +469,31 @@ class CheckDocument(Document):
     tokens_per_second: Annotated[float | None, "read"]
     embedded: Annotated[int, "texts that an encoder has embedded"]
     against: Annotated[Compared | None, "with `--against`"]
+    versus: Annotated[VersusDocument | None, "with `--versus`"]
     failures: Annotated[list[str], "why it failed; empty where it passed"]
+
+
+class FrontierPoint(TypedDict):
+    """The best of a size."""
+
+    bytes: Annotated[int, "of all files"]
+    bits_per_weight: Annotated[float, "stored bits of one weight"]
+    expected_kl: Annotated[float, "predicted KL divergence, nats per token"]
+
+
+class FrontierMix(FrontierPoint):
+    """A mix of llama.cpp's."""
+
+    recipe: Annotated[str, "its name"]
+    best_kl: Annotated[float | None, "what the best of its size is expected to have; null below the smallest"]
+
+
+class FrontierDocument(Document):
+    """`frontier`: what `--frontier --json` prints."""
+
+    parameters: Annotated[int, "numbers in all tensors"]
+    points: Annotated[list[FrontierPoint], "from the smallest to the largest, eight for each bit per weight at most"]
+    mixes: Annotated[list[FrontierMix], "from the smallest to the largest"]
 
 
 class CalibrationDocument(Document):
@@ -778,6 +822,7 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "inspections": InspectionsDocument,
     "check": CheckDocument,
     "calibration": CalibrationDocument,
+    "frontier": FrontierDocument,
     "types": TypesDocument,
     "families": FamiliesDocument,
     "hash": HashDocument,

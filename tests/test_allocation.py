@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import product
+from itertools import pairwise, product
 
 import libgguf
 import numpy as np
@@ -65,7 +65,7 @@ def test_a_loss_is_reached_and_the_frontier_is_what_sizes_come_to(options, spare
     asked = least + spare / 10
     assert sum(o.loss for o in reaching(options, asked)) <= asked + 1e-9
     curve = frontier(options)
-    assert all(a[0] < b[0] and a[1] > b[1] - 1e-9 for a, b in zip(curve, curve[1:], strict=False))
+    assert all(a[0] < b[0] and a[1] > b[1] - 1e-9 for a, b in pairwise(curve))
     for nbytes, loss in curve:
         best = min(sum(o.loss for o in many) for many in product(*options) if sum(o.nbytes for o in many) <= nbytes)
         assert best == pytest.approx(loss, abs=1e-9)  # what lies on the hull is the best there is

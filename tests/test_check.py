@@ -198,3 +198,46 @@ def test_without_transformers_it_cannot_be_asked_for(tiny, tmp_path, monkeypatch
     monkeypatch.setattr("requant.verify.transformers.is_installed", lambda: False)
     code, _, err = run(tiny, "--against", tmp_path, "--reference", "transformers")
     assert code == 4 and 'hint: pip install "requant[torch]"' in err
+
+
+def test_two_models_beside_one_reference(tiny, text, tmp_path):
+    near = write_tiny_llama(tmp_path / "near.gguf", noise=0.01)
+    far = write_tiny_llama(tmp_path / "far.gguf", noise=0.05)
+    words = ["--against", tiny, "--prompt", "", "--ctx", 64, "--chunks", 0, "--max-kl", 9, "--min-top1", 0]
+    code, out, err = run(near, "--versus", far, "--text", text, "--text", text, *words, "--max-ppl-ratio", 99, "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    alone = [
+        json.loads(run(one, "--text", text, *words, "--max-ppl-ratio", 99, "--json")[1])["against"]["divergence"]
+        for one in (near, far)
+    ]
+    first, second = said["against"]["divergence"], said["versus"]["divergence"]
+    assert first["kl"]["value"] == pytest.approx(alone[0]["kl"]["value"])  # twice the same text
+    assert second["kl"]["value"] == pytest.approx(alone[1]["kl"]["value"])
+    difference = said["versus"]["difference"]["kl"]
+    assert difference["value"] == pytest.approx(first["kl"]["value"] - second["kl"]["value"])
+    assert said["versus"]["real"] and said["versus"]["deviations"] == pytest.approx(
+        -difference["value"] / difference["error"]
+    )
+    assert said["versus"]["difference"]["closer"]["value"] > 0.5
+    _, shown, _ = run(near, "--versus", far, "--text", text, *words, "--max-ppl-ratio", 99)
+    assert "the first is better, by" in shown
+    _, shown, _ = run(near, "--versus", near, "--text", text, *words, "--max-ppl-ratio", 99)
+    assert "no difference that is more than chance" in shown
+
+
+def test_versus_needs_a_reference(tiny):
+    code, _, err = run(tiny, "--versus", tiny)
+    assert code == 2 and "--versus goes with --against" in err
+
+
+def test_the_worst_hundredth_varies_as_it_does_when_drawn_again():
+    """The bootstrap's error beside that of many texts."""
+    rng = np.random.default_rng(1)
+    drawn = rng.exponential(size=(300, 1000))
+    comparison = Comparison()
+    comparison.divergences = [drawn[0]]
+    comparison.agreed = [np.ones(1000, bool)]
+    for one in (comparison.model, comparison.reference):
+        one.costs = [np.zeros(1000)]
+    assert comparison.measure().kl_99_error == pytest.approx(np.quantile(drawn, 0.99, axis=1).std(), rel=0.4)

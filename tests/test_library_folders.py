@@ -103,7 +103,7 @@ def test_a_repack_is_the_model_it_was(made, tmp_path, kind):
             yield llama
 
     expected = "Paris" if KINDS[kind][1] == 8 else ""
-    trial = Trial(expect=expected, text="\n".join(topics.values())[:60_000], chunks=4, threads=1)
+    trial = Trial(expect=expected, texts=("\n".join(topics.values())[:60_000],), chunks=4, threads=1)
     report = check_model(tmp_path / "repacked.gguf", trial, None, reference)
     assert report.failures == [] and report.answer.text.strip()
     found, ratio = report.against.divergence, report.against.divergence.ratio

@@ -271,7 +271,8 @@ def test_a_page_that_cannot_be_written_leaves_the_model(folder, tmp_path, monkey
 @pytest.mark.parametrize("ok", [True, False])
 def test_the_page_of_a_check(model, ok):
     figure = {"value": 1.5, "error": "nan"}
-    divergence = {"kl": figure, "kl_99": 0.5, "kl_max": "inf", "top1": {"value": 0.75, "error": 0.01}, "ratio": figure}
+    worst = {"kl_99": 0.5, "kl_99_error": 0.25, "kl_max": "inf", "kl_max_error": "nan"}
+    divergence = {"kl": figure, **worst, "top1": {"value": 0.75, "error": 0.01}, "ratio": figure}
     document = json.loads(run("inspect", model, "--json", "--metadata").stdout)
     check = {
         "ok": ok,
@@ -291,6 +292,13 @@ def test_the_page_of_a_check(model, ok):
             "divergence": divergence,
             "cosine": None,
         },
+        "versus": {
+            "model": "another <Q4>.gguf",
+            "divergence": divergence,
+            "difference": {"kl": {"value": -0.25, "error": 0.03}, "closer": {"value": 0.625, "error": 0.01}},
+            "deviations": 8.3,
+            "real": True,
+        },
         "failures": [] if ok else ["it fails"],
     }
     page = writing.rendered(trial_page(check, document)).decode()
@@ -299,6 +307,9 @@ def test_the_page_of_a_check(model, ok):
         "± nan",
         "inf",
         "75.00%",
+        "0.5000 ± 0.2500",
+        "another &lt;Q4&gt;.gguf",
+        "the first is better, by 8.3 standard errors",
         "&lt;b&gt;Who",
         "Nobody\n\nat all",
         "DIFFERENT",

@@ -9,6 +9,7 @@ from typing import Any
 from requant.cli.pages.content import Entry, Fact, Page, Table
 from requant.cli.pages.inspection import entries, short, stored_tensors, type_table
 from requant.cli.tables import count, size
+from requant.cli.verdicts import verdict
 
 
 def trial_page(document: Mapping[str, Any], inspection: Mapping[str, Any]) -> Page:
@@ -21,7 +22,7 @@ def trial_page(document: Mapping[str, Any], inspection: Mapping[str, Any]) -> Pa
         facts=[*_facts(document)],
         verdict=(document["ok"], "passed" if document["ok"] else "failed"),
         notes=[*document["failures"], *document["warnings"]],
-        tables=[*_compared(document), type_table(inspection["types"], inspection["parameters"])],
+        tables=[*_compared(document), *_versus(document), type_table(inspection["types"], inspection["parameters"])],
         tensors=stored_tensors(inspection),
         said=[*_said(document["answer"])],
         lists=[("Metadata", [*entries(inspection["metadata"])])],
@@ -60,17 +61,37 @@ def _compared(document: Mapping[str, Any]) -> Iterator[Table]:
     if against["cosine"] is not None:
         rows.append(["cosine of the worst embedding", f"{float(against['cosine']):.6f}"])
     if (found := against["divergence"]) is not None:
-        figures = {
-            "perplexity of the reference": (against["perplexity"], 4),
-            "perplexity over the reference's": (found["ratio"], 4),
-            "KL divergence, mean": (found["kl"], 5),
-            "same likeliest token, share": (found["top1"], 4),
-        }
-        for name, (figure, digits) in figures.items():
-            rows.append([name, f"{float(figure['value']):.{digits}f} ± {float(figure['error']):.{digits}f}"])
-        rows.append(["KL divergence, worst hundredth", f"{float(found['kl_99']):.4f}"])
-        rows.append(["KL divergence, worst", f"{float(found['kl_max']):.4f}"])
+        rows.append(["perplexity of the reference", _figure(against["perplexity"], 4)])
+        rows += _divergence(found)
     yield Table("Beside the reference", ["what", "found"], rows)
+
+
+def _versus(document: Mapping[str, Any]) -> Iterator[Table]:
+    """A second model beside the same reference."""
+    versus = document["versus"]
+    if versus is None:
+        return
+    difference = versus["difference"]
+    rows = [
+        ["model", versus["model"]],
+        *_divergence(versus["divergence"]),
+        ["KL divergence of the first less that of this", _figure(difference["kl"], 5)],
+        ["tokens at which the first is closer, share", _figure(difference["closer"], 4)],
+        ["verdict", verdict(versus["real"], float(difference["kl"]["value"]), float(versus["deviations"]))],
+    ]
+    yield Table("Another model beside it", ["what", "found"], rows)
+
+
+def _divergence(found: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["perplexity over the reference's", _figure(found["ratio"], 4)]
+    yield ["KL divergence, mean", _figure(found["kl"], 5)]
+    yield ["same likeliest token, share", _figure(found["top1"], 4)]
+    for name, key in (("KL divergence, worst hundredth", "kl_99"), ("KL divergence, worst", "kl_max")):
+        yield [name, _figure({"value": found[key], "error": found[f"{key}_error"]}, 4)]
+
+
+def _figure(figure: Mapping[str, Any], digits: int) -> str:
+    return f"{float(figure['value']):.{digits}f} ± {float(figure['error']):.{digits}f}"
 
 
 def _said(answer: Mapping[str, Any] | None) -> Iterator[Entry]:

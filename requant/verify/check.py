@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +15,7 @@ from requant.errors import PlanError, VerifyError
 from requant.verify.llama_cpp import LlamaCpp, ModelInfo
 from requant.verify.logits import (
     Comparison,
+    Difference,
     Divergence,
     Logits,
     Measure,
@@ -53,14 +54,15 @@ class Trial:
     """What is asked of the model.
 
     prompt: "" for none. raw: as it is, without the chat template. expect: what the answer must contain, in any case.
-    text: what perplexity is measured on. n_ctx, chunks: window length in tokens, and how many (None for all).
+    texts: what perplexity is measured on. n_ctx, chunks: window length in tokens, and how many of all texts together,
+    as many of each (None for all there are).
     """
 
     prompt: str = "The capital of France is"
     raw: bool = False
     expect: str = ""
     answer_tokens: int = 48
-    text: str = ""
+    texts: tuple[str, ...] = ("",)
     n_ctx: int = 512
     chunks: int | None = 4
     threads: int | None = None
@@ -102,6 +104,18 @@ class Against:
     cosine: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """A second model beside the same reference, on the same tokens. real: whether their difference is."""
+
+    model: str
+    perplexity: Measure
+    divergence: Divergence
+    difference: Difference
+    deviations: float
+    real: bool
+
+
 #: What llama.cpp's words are in documents, which have one word for a thing.
 _WORDS: Final = {"nbytes_weights": "tensor_bytes", "n_vocab": "tokens", "n_ctx_train": "context", "n_embd": "width"}
 
@@ -120,6 +134,7 @@ class Report:
     tokens_per_second: float | None = None
     embedded: int = 0
     against: Against | None = None
+    versus: Versus | None = None
     failures: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -139,8 +154,12 @@ def check_model(
     limits: Limits | None = None,
     open_reference: OpenReference | None = None,
     progress: Progress = lambda stage, fraction: None,
+    other: Path | None = None,
 ) -> Report:
-    """Try `model` out; a model that merely does badly is in `Report.failures`, one that cannot run is a VerifyError."""
+    """Try `model` out; a model that merely does badly is in `Report.failures`, one that cannot run is a VerifyError.
+
+    other: another GGUF, which is compared with the same reference.
+    """
     n_ctx = max(trial.n_ctx, len(trial.prompt.encode()) + PROMPT_ROOM + trial.answer_tokens)
 
     def loading(fraction: float) -> None:
@@ -149,13 +168,20 @@ def check_model(
     with LlamaCpp(model, n_ctx=n_ctx, threads=trial.threads, progress=loading) as llama:
         if llama.info.causal:
             llama.progress = lambda fraction: progress("answering", fraction)
-            return _check_decoder(llama, trial, limits or Limits(), open_reference, progress)
+            return _check_decoder(llama, trial, limits or Limits(), open_reference, progress, other)
+    if other is not None:
+        raise PlanError(f"{model} is an encoder, which predicts nothing that two could be compared by")
     with LlamaCpp(model, n_ctx=trial.n_ctx, threads=trial.threads, embeddings=True, progress=loading) as llama:
         return _check_encoder(llama, trial, limits or Limits(), open_reference, progress)
 
 
 def _check_decoder(
-    llama: LlamaCpp, trial: Trial, limits: Limits, open_reference: OpenReference | None, progress: Progress
+    llama: LlamaCpp,
+    trial: Trial,
+    limits: Limits,
+    open_reference: OpenReference | None,
+    progress: Progress,
+    other: Path | None,
 ) -> Report:
     report = Report(llama.model, llama.info)
     if trial.prompt:
@@ -165,8 +191,12 @@ def _check_decoder(
     if open_reference is None:
         _measure(llama, trial, report, progress)
     else:
-        with open_reference(False) as reference:
-            _compare(llama, reference, trial, limits, report, progress)
+        with ExitStack() as stack:
+            reference = stack.enter_context(open_reference(False))
+            second = None
+            if other is not None:
+                second = stack.enter_context(LlamaCpp(other, n_ctx=trial.n_ctx, threads=trial.threads))
+            _compare(llama, reference, second, trial, limits, report, progress)
     report.tokens_per_second = llama.tokens_read / max(llama.seconds_reading, 1e-9)
     report.warnings = llama.warnings
     return report
@@ -184,13 +214,19 @@ def answer(llama: LlamaCpp, trial: Trial) -> Answer:
 
 
 def _cut(llama: LlamaCpp, trial: Trial, report: Report) -> tuple[list[int], list[Window]]:
-    tokens = llama.tokenize(trial.text)
-    if len(tokens) < MIN_TOKENS:
-        raise PlanError(f"the text has {len(tokens)} tokens, too few to measure", hint=f"give at least {MIN_TOKENS}")
-    info = llama.info
-    work = windows(tokens, min(trial.n_ctx, info.n_ctx_train), trial.chunks, info.bos if info.add_bos else None)
-    report.window = len(work[0].tokens)
-    return tokens, work
+    """The tokens of all texts, and the windows to measure."""
+    info, every, work = llama.info, list[int](), list[Window]()
+    limit = None if trial.chunks is None else -(-trial.chunks // len(trial.texts))
+    for text in trial.texts:
+        tokens = llama.tokenize(text)
+        if len(tokens) < MIN_TOKENS:
+            raise PlanError(
+                f"the text has {len(tokens)} tokens, too few to measure", hint=f"give at least {MIN_TOKENS}"
+            )
+        every += tokens
+        work += windows(tokens, min(trial.n_ctx, info.n_ctx_train), limit, info.bos if info.add_bos else None)
+    report.window = max(len(window.tokens) for window in work)
+    return every, work
 
 
 def _measure(llama: LlamaCpp, trial: Trial, report: Report, progress: Progress) -> None:
@@ -203,16 +239,29 @@ def _measure(llama: LlamaCpp, trial: Trial, report: Report, progress: Progress) 
 
 
 def _compare(
-    llama: LlamaCpp, reference: Reference, trial: Trial, limits: Limits, report: Report, progress: Progress
+    llama: LlamaCpp,
+    reference: Reference,
+    other: LlamaCpp | None,
+    trial: Trial,
+    limits: Limits,
+    report: Report,
+    progress: Progress,
 ) -> None:
     tokens, work = _cut(llama, trial, report)
-    if reference.n_vocab != llama.n_vocab:
-        raise VerifyError(f"{llama.model}: {llama.n_vocab} tokens, but the reference has {reference.n_vocab}")
-    same = _same_tokens(tokens, reference.tokenize(trial.text), report)
-    comparison, total = Comparison(), sum(window.scored for window in work)
-    for (logits, expected), targets in scored_blocks([llama, reference], work):
-        comparison.add(logits, expected, targets)
-        progress("comparing", comparison.model.count / total)
+    candidates = [llama] if other is None else [llama, other]
+    for one in candidates:
+        if reference.n_vocab != one.n_vocab:
+            raise VerifyError(f"{one.model}: {one.n_vocab} tokens, but the reference has {reference.n_vocab}")
+    expected = [token for text in trial.texts for token in reference.tokenize(text)]
+    same = _same_tokens(tokens, expected, report)
+    comparisons, total = [Comparison() for _ in candidates], sum(window.scored for window in work)
+    for (truth, *found_here), targets in scored_blocks([reference, *candidates], work):
+        for made, logits in zip(comparisons, found_here, strict=True):
+            made.add(logits, truth, targets)
+        progress("comparing", comparisons[0].model.count / total)
+    comparison = comparisons[0]
+    if other is not None:
+        report.versus = _versus(other, *comparisons)
     found = comparison.measure()
     report.perplexity, report.scored_tokens = comparison.model.measure(), comparison.model.count
     report.against = Against(reference.label, same, comparison.reference.measure(), found)
@@ -222,6 +271,18 @@ def _compare(
         report.failures.append(f"top-1 agreement {found.top1.value:.1%} is below {limits.min_top1:.1%}")
     if found.ratio.value > limits.max_ppl_ratio:
         report.failures.append(f"perplexity ratio {found.ratio.value:.4f} is above {limits.max_ppl_ratio:g}")
+
+
+def _versus(other: LlamaCpp, ours: Comparison, theirs: Comparison) -> Versus:
+    difference = ours.difference(theirs)
+    return Versus(
+        str(other.model),
+        theirs.model.measure(),
+        theirs.measure(),
+        difference,
+        difference.deviations,
+        difference.is_real,
+    )
 
 
 def _same_tokens(tokens: list[int], expected: list[int], report: Report) -> bool:
@@ -239,7 +300,7 @@ def _check_encoder(
 ) -> Report:
     """An encoder answers nothing: its embeddings are looked at instead."""
     report = Report(llama.model, llama.info)
-    texts = [line for line in trial.text.splitlines() if line.strip()][:SENTENCES]
+    texts = [line for text in trial.texts for line in text.splitlines() if line.strip()][:SENTENCES]
     limit = min(trial.n_ctx, llama.info.n_ctx_train)
     tokens = [llama.tokenize(text) for text in texts]
     kept = [i for i, ids in enumerate(tokens) if len(ids) <= limit]

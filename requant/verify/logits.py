@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from requant.errors import VerifyError
 
 BATCH = 128  # tokens in one llama_decode, so rows of logits that are held at once
 ROWS = 16  # rows that are float64 at once: 16 × 150,000 tokens are 19 MB
+REAL: Final = 2.0  # standard errors from which on a difference is taken for one
+_DRAWN: Final = 200  # samples of a bootstrap
 Logits = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
@@ -111,15 +113,40 @@ class Divergence:
     """A model beside its reference.
 
     kl: Kullback-Leibler divergence of the model's prediction from the reference's, mean over positions, in nats;
-    kl_99, kl_max: of the worst hundredth and the worst. top1: share of positions with the same likeliest token.
+    kl_99, kl_max: of the worst hundredth and the worst, and how far they vary over texts like this one (bootstrap; of
+    the worst that is a rough guess). top1: share of positions with the same likeliest token.
     ratio: the model's perplexity over the reference's, with the error of the paired difference.
     """
 
     kl: Measure
     kl_99: float
+    kl_99_error: float
     kl_max: float
+    kl_max_error: float
     top1: Measure
     ratio: Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two models beside one reference, on the same tokens.
+
+    kl: the mean of the first one's divergence less the second's; below 0 the first is better. closer: share of
+    positions at which the first is nearer to the reference.
+    """
+
+    kl: Measure
+    closer: Measure
+
+    @property
+    def deviations(self) -> float:
+        """How many standard errors the mean is from none."""
+        return abs(self.kl.value) / self.kl.error if self.kl.error else 0.0
+
+    @property
+    def is_real(self) -> bool:
+        """Whether chance alone would seldom make it: once in twenty texts, about."""
+        return self.deviations >= REAL
 
 
 @dataclass(slots=True)
@@ -140,15 +167,32 @@ class Comparison:
             self.model.add_log_probabilities(q, targets[start : start + ROWS])
             self.reference.add_log_probabilities(p, targets[start : start + ROWS])
 
+    @property
+    def kl(self) -> Doubles:
+        """Of each position, in nats."""
+        return np.maximum(np.concatenate(self.divergences), 0)  # rounding leaves -1e-17 between equals
+
+    def difference(self, other: Comparison) -> Difference:
+        """This model's divergence less that of another from the same reference, position by position."""
+        kl, of_other = self.kl, other.kl
+        return Difference(
+            kl=Measure(float((kl - of_other).mean()), _standard_error(kl - of_other)),
+            closer=Measure(float((kl < of_other).mean()), _standard_error((kl < of_other).astype(np.float64))),
+        )
+
     def measure(self) -> Divergence:
         """All of it."""
-        kl = np.maximum(np.concatenate(self.divergences), 0)  # rounding leaves -1e-17 between equals
+        kl = self.kl
         agreed = np.concatenate(self.agreed).astype(np.float64)
         difference = np.concatenate(self.model.costs) - np.concatenate(self.reference.costs)
+        drawn = np.random.default_rng(0)
+        again = [kl[drawn.integers(len(kl), size=len(kl))] for _ in range(_DRAWN)]
         return Divergence(
             kl=Measure(float(kl.mean()), _standard_error(kl)),
             kl_99=float(np.quantile(kl, 0.99)),
+            kl_99_error=float(np.std([np.quantile(one, 0.99) for one in again])),
             kl_max=float(kl.max()),
+            kl_max_error=float(np.std([one.max() for one in again])),
             top1=Measure(float(agreed.mean()), _standard_error(agreed)),
             ratio=_exp_of_mean(difference),
         )
