@@ -48,6 +48,9 @@ _SHOWN: Final = 16
 @click.option(
     "--gradients", is_flag=True, help="Measure how much each output matters, too: about three times the work."
 )
+@click.option(
+    "--gradient-tokens", type=click.IntRange(1), help="With --gradients: of at most so many tokens. [default: 8192]"
+)
 @click.option("--hessians", is_flag=True, help="Keep E[x xᵀ] of every matrix: GPTQ and --feedback need them.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn.")
 @click.option("--merge", is_flag=True, help="MODEL... are statistics of one model, which are added up.")
@@ -61,6 +64,7 @@ def calibrate(
     tokens: int | None,
     ctx: int,
     gradients: bool,
+    gradient_tokens: int | None,
     hessians: bool,
     seed: int,
     merge: bool,
@@ -75,7 +79,7 @@ def calibrate(
     temporary files. llama.cpp and --imatrix read what is written; --gradients and where it came from lie beside, in
     keys and tensors that they pass over.
     """
-    from requant.operations.calibrate import Request, check_installed
+    from requant.operations.calibrate import GRADIENT_TOKENS, Request, check_installed
     from requant.operations.calibrate import calibrate as run
 
     if output.suffix.lower() not in (".gguf", ".dat"):
@@ -86,6 +90,8 @@ def calibrate(
         raise click.UsageError(
             "--merge adds up what was measured; --text, --tokens, --gradients and --hessians are of measuring"
         )
+    if gradient_tokens is not None and not gradients:
+        raise click.UsageError("--gradient-tokens goes with --gradients")
     options.refuse_to_overwrite(output, force)
     with interrupts.cleaning_up(), bars(quiet) as progress:
         if merge:
@@ -96,7 +102,8 @@ def calibrate(
             check_installed()
             named = tuple((path.name, options.read_text(path)) for path in texts)
             with tempfile.TemporaryDirectory(prefix="requant-plan-") as folder:
-                request = Request(named, tokens, ctx, gradients, seed, Path(folder) if hessians else None)
+                kept = Path(folder) if hessians else None
+                request = Request(named, tokens, ctx, gradients, seed, kept, gradient_tokens or GRADIENT_TOKENS)
                 found = run(_dense(models[0], Path(folder) / "model", quiet), request, progress)
                 _write(found, output, overwrite=force)
     if as_json:

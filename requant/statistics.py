@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -20,7 +21,7 @@ LEAST_TOKENS: Final = 1024
 class Provenance:
     """What the statistics were made of.
 
-    model: SHA-256 of the names, shapes and some values of the model's tensors. text: of each text's tokens.
+    model: `fingerprint` of the model's tensors. text: of each text's tokens.
     tokens, gradient_tokens: how many were read, and how many of them had gradients.
     """
 
@@ -63,6 +64,12 @@ class Statistics:
         """By name, how many experts no token has reached."""
         found = {name: self.importance.unreached(name) for name in self.importance.entries}
         return {name: count for name, count in found.items() if count}
+
+
+def fingerprint(described: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+    """Of the names and shapes of a model's tensors in GGUF's order of dimensions: the same in every encoding."""
+    lines = sorted(f"{name} {','.join(map(str, shape))}" for name, shape in described if len(shape) > 1)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def merged(parts: Sequence[Statistics]) -> Statistics:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise, product
 
 import libgguf
@@ -18,13 +19,13 @@ from requant.execution import execute
 from requant.expressions import Stored
 from requant.formats import FORMATS
 from requant.formats import open as open_model
-from requant.formats.imatrix.statistics import statistics_checkpoint
+from requant.formats.imatrix.statistics import read_statistics, statistics_checkpoint
 from requant.importance import Importance, Measured
 from requant.ir import Tensor, TensorSpec
 from requant.layout import LayoutOptions
 from requant.plan import Plan, Step
 from requant.sources import Memory
-from requant.statistics import Provenance, Statistics
+from requant.statistics import Provenance, Statistics, fingerprint
 from tests import tiny_models
 from tests.command import run
 from tests.tiny_gguf import write_tiny_llama
@@ -149,10 +150,16 @@ def made_up(model, path):
             entries[tensor.name] = Measured(random.random((1, columns)).astype(np.float32) * 4096, np.array([4096]))
             outputs[tensor.name] = Measured(random.random((1, rows)).astype(np.float32), np.array([4096]))
     found = statistics(entries, outputs, lookups, tokens=4096)
+    model = fingerprint((tensor.name, tensor.shape) for tensor in open_model(model).tensors)
+    found = replace(found, provenance=replace(found.provenance, model=model))
+    written(found, path)
+    return found
+
+
+def written(found, path):
     checkpoint = statistics_checkpoint(found)
     steps = tuple(Step(Stored(tensor), tensor) for tensor in checkpoint.tensors)
     execute(Plan(steps, FORMATS["gguf"].layout(checkpoint, path, LayoutOptions())))
-    return found
 
 
 def test_a_file_has_the_size_and_comes_again_from_its_recipe(model, tmp_path):
@@ -218,6 +225,13 @@ def test_losses_are_measured_once_and_those_of_another_model_anew(model, tmp_pat
     assert measured == [len([one for one in first["steps"] if one["importance"]])]
     (tmp_path / "stats.gguf.losses.json").write_text('{"version": 1, "tensors": {"x": []}}')
     assert planned("requantize", tmp_path / "model.gguf", *asked) == first and len(measured) == 2
+
+
+def test_statistics_of_a_model_with_other_tensors_are_refused(model, tmp_path):
+    found = read_statistics(model / "stats.gguf")
+    written(replace(found, provenance=replace(found.provenance, model="0" * 64)), tmp_path / "stats.gguf")
+    result = run("requantize", model / "model.gguf", "--stats", tmp_path / "stats.gguf", "--target-bpw", 6)
+    assert result.exit_code == 4 and "of a model with other tensors than this one" in result.output
 
 
 def test_some_tensors_get_no_less_and_some_stay_as_they_are(model):

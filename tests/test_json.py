@@ -19,9 +19,9 @@ from requant.cli.documents import DOCUMENTS, Document
 from requant.cli.main import COMMANDS, cli
 from requant.cli.saying import SCHEMA
 from requant.cli.tables import json_text
-from requant.verify.check import Against, Answer, Report
+from requant.verify.check import Against, Answer, Report, Versus
 from requant.verify.llama_cpp import ModelInfo
-from requant.verify.logits import Divergence, Measure
+from requant.verify.logits import Difference, Divergence, Measure
 from tests.tiny_folder import write_tiny_folder
 
 try:
@@ -204,11 +204,14 @@ def test_an_interrupted_command_says_so(folder, monkeypatch):
 @pytest.mark.parametrize("encoder", [False, True])
 def test_a_report_of_check_has_the_shape_it_is_documented_with(encoder):
     figure = Measure(1.5, float("nan"))
-    divergence = None if encoder else Divergence(figure, 0.5, float("inf"), figure, figure)
+    divergence = None if encoder else Divergence(figure, 0.5, 0.1, float("inf"), float("nan"), figure, figure)
     against = Against("x", True, None if encoder else figure, divergence, 0.99 if encoder else None)
     info = ModelInfo("x", 1, 2, 3, 4, 5, not encoder, -1, 2, True, None, 0.5)
     answer = None if encoder else Answer("x", "y", False, 3, 4.5)
-    report = Report(Path("x"), info, ("warned",), answer, None if encoder else figure, 3, 4, 5.5, 6, against, ["bad"])
+    report = Report(Path("x"), info, ("warned",), answer, None if encoder else figure, 3, 4, 5.5, 6, against)
+    report.failures.append("bad")
+    if divergence is not None:
+        report.versus = Versus("y", figure, divergence, Difference(figure, figure), 2.5, True)
     envelope = {"schema": SCHEMA, "command": "check", "document": "check"}
     fit(json.loads(json_text(envelope | report.to_json())), DOCUMENTS["check"])
 

@@ -115,12 +115,6 @@ def _place(record: Record, tensor: Tensor, row: int) -> tuple[Sums, int]:
     return record.sums[tensor.name, matrix], inside
 
 
-def fingerprint(described: Iterable[tuple[str, tuple[int, ...]]]) -> str:
-    """Of the names and shapes of a model's tensors in GGUF's order of dimensions: the same in every encoding."""
-    lines = sorted(f"{name} {','.join(map(str, shape))}" for name, shape in described if len(shape) > 1)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 def tokens_hash(tokens: Iterable[int]) -> str:
     """Of the tokens that were read."""
     return hashlib.sha256(np.fromiter(tokens, np.int64).astype("<i8").tobytes()).hexdigest()

@@ -13,9 +13,10 @@ from requant.encodings import BLOCKS, Blocks, Encoding
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.plan import Plan, Step
-from requant.recipes import Overrides
+from requant.recipes import Overrides, Recipe, recipe_named
+from requant.recipes.importances import needs_importance
 from requant.recipes.options import compiled
-from requant.statistics import Statistics
+from requant.statistics import Statistics, fingerprint
 
 #: What is tried where the user names no types; blocks of 32 only where rows have no whole blocks of 256.
 _SUPER: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K")
@@ -141,7 +142,13 @@ def choices(
     if not free:
         raise PlanError("the recipe rounds no tensor, so that there is nothing to choose")
     check_statistics(free, statistics)
-    types = [_candidates(step, target) for step in free]
+    found = fingerprint((step.target.name, step.target.shape) for step in before.steps)
+    if found != statistics.provenance.model:
+        raise PlanError(
+            "the statistics are of a model with other tensors than this one",
+            hint="calibrate this model; `requant inspect` tells what each consists of",
+        )
+    types = [_candidates(step, target, recipe_named(recipe), statistics) for step in free]
     losses = measure(free, statistics, types)
     options = tuple(
         tuple(sorted(_options(step, one, found), key=lambda option: option.nbytes))
@@ -201,15 +208,17 @@ def _check_patterns(patterns: Sequence[str], option: str, steps: Sequence[Step])
             raise PlanError(f"{option} {pattern}: no tensor to choose for has such a name")
 
 
-def _candidates(step: Step, target: Target) -> list[Encoding]:
-    """The types that a tensor may get."""
-    columns = step.target.shape[-1]
+def _candidates(step: Step, target: Target, recipe: Recipe, statistics: Statistics) -> list[Encoding]:
+    """The types that a tensor may get: some are not made without importance data, which embeddings have none of."""
+    name, columns = step.target.name, step.target.shape[-1]
     named = target.types or ((*_SUPER, *_LARGE) if columns % 256 == 0 else _SMALL)
     fitting: list[Encoding] = [BLOCKS[name] for name in named if columns % BLOCKS[name].values == 0]
+    if statistics.importance.weights_for(name, step.target.shape) is None:
+        fitting = [one for one in fitting if not needs_importance(name, one, recipe)]
     if not fitting:
-        raise PlanError(f"{step.target.name}: none of the types fits rows of {columns}", hint="--types Q4_0,Q8_0")
+        raise PlanError(f"{name}: none of the types fits rows of {columns}", hint="--types Q4_0,Q8_0")
     for pattern, least in target.least:
-        if compiled(pattern).search(step.target.name):
+        if compiled(pattern).search(name):
             fitting = [one for one in fitting if _bits(one) >= _bits(least)] or [max(fitting, key=_bits)]
     return fitting
 

@@ -16,12 +16,12 @@ import numpy as np
 from requant.errors import PlanError, UnsupportedError, VerifyError
 from requant.importance import Importance
 from requant.plan import Plan
-from requant.statistics import LEAST_TOKENS, Provenance, Statistics, check_finite
+from requant.statistics import LEAST_TOKENS, Provenance, Statistics, check_finite, fingerprint
 
 if TYPE_CHECKING:
     from requant.calibration.skeleton import Skeleton
 
-#: Tokens of which gradients are taken, at most, unless more are asked for.
+#: Tokens of which gradients are taken, at most, unless another number is asked for.
 GRADIENT_TOKENS: Final = 8192
 #: The texts that come with the package, in the order in which they are read.
 _TEXTS: Final = ("prose.txt", "code.txt", "languages.txt")
@@ -33,9 +33,9 @@ Progress = Callable[[str, float], None]
 class Request:
     """texts: (name, text); none are the package's own. tokens: at most so many are read, spread over all of them.
 
-    window: tokens of one window. gradients: whether outputs are measured, too. seed: of the choice of windows with
-    gradients and of the labels that are drawn. hessians: a folder in which Σ x xᵀ of every matrix's inputs are kept
-    until they are written; None measures none.
+    window: tokens of one window. gradients: whether outputs are measured, too, of `gradient_tokens` at most. seed: of
+    the choice of windows with gradients and of the labels that are drawn. hessians: a folder in which Σ x xᵀ of every
+    matrix's inputs are kept until they are written; None measures none.
     """
 
     texts: tuple[tuple[str, str], ...] = ()
@@ -44,6 +44,7 @@ class Request:
     gradients: bool = False
     seed: int = 0
     hessians: Path | None = None
+    gradient_tokens: int = GRADIENT_TOKENS
 
 
 def check_installed() -> None:
@@ -61,7 +62,6 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
     check_installed()
     from requant.calibration.layerwise import Layerwise
     from requant.calibration.naming import (
-        fingerprint,
         ggml_moves,
         hessians_in_ggml_names,
         in_ggml_names,
@@ -77,7 +77,7 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         if request.gradients and not skeleton.causal:
             raise PlanError("gradients are of predictions, and an encoder predicts no next token")
         windows = windows_of(skeleton, folder, request)
-        graded = min(len(windows), -(-GRADIENT_TOKENS // request.window)) if request.gradients else 0
+        graded = min(len(windows), -(-request.gradient_tokens // request.window)) if request.gradients else 0
         outer = None if request.hessians is None else Outer(request.hessians / "hessians")
         layers = Layerwise(skeleton, windows, folder, request.seed, outer)
         layers.run(graded, progress)
