@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -52,6 +53,11 @@ _SHOWN: Final = 16
     "--gradient-tokens", type=click.IntRange(1), help="With --gradients: of at most so many tokens. [default: 8192]"
 )
 @click.option("--hessians", is_flag=True, help="Keep E[x xᵀ] of every matrix: GPTQ and --feedback need them.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep what is found in STATS.gguf.unfinished after every layer; given again, go on from there.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn.")
 @click.option("--merge", is_flag=True, help="MODEL... are statistics of one model, which are added up.")
 @click.option("--force", "-f", is_flag=True, help="Replace what exists at the output.")
@@ -66,6 +72,7 @@ def calibrate(
     gradients: bool,
     gradient_tokens: int | None,
     hessians: bool,
+    resume: bool,
     seed: int,
     merge: bool,
     force: bool,
@@ -103,9 +110,13 @@ def calibrate(
             named = tuple((path.name, options.read_text(path)) for path in texts)
             with tempfile.TemporaryDirectory(prefix="requant-plan-") as folder:
                 kept = Path(folder) if hessians else None
-                request = Request(named, tokens, ctx, gradients, seed, kept, gradient_tokens or GRADIENT_TOKENS)
+                work = output.with_name(f"{output.name}.unfinished") if resume else None
+                graded = gradient_tokens or GRADIENT_TOKENS
+                request = Request(named, tokens, ctx, gradients, seed, kept, graded, work)
                 found = run(_dense(models[0], Path(folder) / "model", quiet), request, progress)
                 _write(found, output, overwrite=force)
+                if work is not None:
+                    shutil.rmtree(work, ignore_errors=True)
     if as_json:
         say_document("calibration", document(found, output))
     elif not quiet:

@@ -67,15 +67,17 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
     if len(recipes) == 1:
         destination = Path(str(destination).replace(MARK, recipes[0]))
     target = format_for(destination, name) if not several else _format_of(destination, name, several)
+    like, types = options.liked(wanted.like)
+    overrides = choices.overrides()
     request = Request(
         recipe,
-        choices.overrides(),
+        replace(overrides, tensor_types=(*overrides.tensor_types, *types)),
         choices.importance(),
         wanted.key_values,
         cut=wanted.cut,
         vocabulary=wanted.vocabulary,
         projector=wanted.projector,
-        like=None if wanted.like is None else formats.open(wanted.like),
+        like=like,
     )
     if chosen:
         _check_target(wanted, choices, target, several)

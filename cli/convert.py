@@ -67,7 +67,7 @@ class _Command(options.RoundingCommand):
 @click.option("--base", metavar="MODEL", help="The model of an adapter; by default as its adapter_config.json says.")
 @click.option("--mmproj", is_flag=True, help="Write what sees or hears in a model, instead of its text model.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
-@click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors.")
+@click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors, or of a recipe .txt.")
 @options.override_kv_option
 @options.ollama_option
 @allocation_options

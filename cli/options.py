@@ -22,9 +22,10 @@ from requant.journal import finish_around
 from requant.system import processors
 
 if TYPE_CHECKING:  # whoever asks for help waits for none of these
+    from requant.encodings import Encoding
     from requant.glimpse import Glimpse
     from requant.importance import Importance
-    from requant.ir import Typed
+    from requant.ir import Checkpoint, Tensor, Typed
     from requant.layout import LayoutOptions
     from requant.plan import Plan
     from requant.recipes import Overrides
@@ -355,6 +356,18 @@ def cut(max_shard_size: str | None, max_shard_tensors: int | None, option: str =
     if match is None or not 0 < float(match[1]) < 1e12:
         raise click.BadParameter(f"{max_shard_size!r} is not a size such as 500M or 5GB", param_hint=option)
     return LayoutOptions(int(float(match[1]) * _UNITS[match[2]]), max_shard_tensors)
+
+
+def liked(like: Path | None) -> tuple[Checkpoint[Tensor] | None, tuple[tuple[str, Encoding], ...]]:
+    """What `--like` names: a GGUF, or the types that a recipe of `--recipe-out` gives."""
+    from requant import formats
+    from requant.recipes import tensor_type_file
+
+    if like is None:
+        return None, ()
+    if like.is_file() and like.suffix.lower() == ".txt":
+        return None, tensor_type_file(read_text(like))
+    return formats.open(like), ()
 
 
 def refuse_to_overwrite(destination: Path, force: bool) -> None:

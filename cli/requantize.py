@@ -38,7 +38,7 @@ Examples:
 @click.argument("rest", metavar="[OUT.gguf] TYPE [THREADS]", nargs=-1, shell_complete=values.mixes)
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")
 @options.rounding_options
-@click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors.")
+@click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors, or of a recipe .txt.")
 @allocation_options
 @click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")
 @options.override_kv_option
@@ -81,13 +81,15 @@ def requantize(
     chosen = wish.asked
     words = arguments(source, rest, has_like=like is not None, has_target=chosen)
     how = replace(how, threads=words.threads or how.threads)
+    example, types = options.liked(like)
+    overrides = choices.overrides()
     request = Request(
         words.recipes[0].name,
-        choices.overrides(),
+        replace(overrides, tensor_types=(*overrides.tensor_types, *types)),
         choices.importance(),
         options.metadata_of(key_values),
         layers_to_prune(prune_layers) if prune_layers else (),
-        None if like is None else formats.open(like),
+        example,
         keep_split,
         rehearsal=how.dry_run,
     )

@@ -172,6 +172,10 @@ def test_a_file_has_the_size_and_comes_again_from_its_recipe(model, tmp_path):
     assert 8 * sum(tensor.nbytes for tensor in one.tensors) <= 6 * weights
     again = ["--tensor-type-file", tmp_path / "recipe.txt", "--imatrix", model / "stats.gguf"]
     assert run("requantize", model / "model.gguf", tmp_path / "two.gguf", "Q4_0", *again).exit_code == 0
+    like = ["--like", tmp_path / "recipe.txt", "--imatrix", model / "stats.gguf"]
+    assert run("requantize", model / "model.gguf", tmp_path / "three.gguf", *like).exit_code == 0
+    three = {tensor.name: tensor.encoding for tensor in open_model(tmp_path / "three.gguf").tensors}
+    assert three == {tensor.name: tensor.encoding for tensor in one.tensors}
     two = {tensor.name: tensor for tensor in open_model(tmp_path / "two.gguf").tensors}
     assert {tensor.name: tensor.encoding for tensor in one.tensors} == {n: t.encoding for n, t in two.items()}
     from requant.parts import whole_parts

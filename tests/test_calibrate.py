@@ -299,3 +299,41 @@ def write(found, path):
     from requant.cli.calibrate import _write
 
     _write(found, path, overwrite=False)
+
+
+def test_a_calibration_that_was_ended_goes_on(tiny, tmp_path, monkeypatch):
+    """Ended in the middle of any stage, and then once more: what comes out is the same, to the bit."""
+    from requant.calibration.layerwise import Layerwise
+
+    ids_as_text(monkeypatch)
+    plan = plan_of(tiny, tmp_path)
+    whole = calibrate(plan, Request(window=64, gradients=True))
+    work = tmp_path / "work"
+    request = Request(window=64, gradients=True, work=work)
+    for name, after in (
+        ("_enter", 0),
+        ("_layer", 5),
+        ("_layer", 30),
+        ("_drawn_loss", 2),
+        ("_layer", 25),
+        ("_leave", 0),
+    ):
+        genuine, calls = getattr(Layerwise, name), []
+
+        def interrupted(self, *given, genuine=genuine, calls=calls, after=after):
+            calls.append(None)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            return genuine(self, *given)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Layerwise, name, interrupted)
+            calibrate(plan, request)
+    found = calibrate(plan, request)
+    for ours, expected in ((found.importance.entries, whole.importance.entries), (found.outputs, whole.outputs)):
+        assert set(ours) == set(expected)
+        for name, entry in expected.items():
+            assert np.array_equal(ours[name].sums, entry.sums) and np.array_equal(ours[name].counts, entry.counts)
+    assert np.array_equal(found.lookups["token_embd.weight"].sums, whole.lookups["token_embd.weight"].sums)
+    with pytest.raises(PlanError, match="another model, text or seed"):
+        calibrate(plan, Request(window=64, gradients=True, work=work, seed=4))

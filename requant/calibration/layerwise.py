@@ -6,8 +6,10 @@ Every window has the same length and is a batch by itself, so that what the mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 
 from requant import system
+from requant.calibration.kept import Kept
 from requant.calibration.outer import Outer
 from requant.calibration.recording import Record, Recording
 from requant.calibration.skeleton import Skeleton
@@ -22,6 +25,8 @@ from requant.errors import UnsupportedError, VerifyError
 
 #: What is being done, and how much of it is.
 Progress = Callable[[str, float], None]
+#: Work that can be done again; it gives what is to be done once it is known to be done.
+Stage = Callable[[], Callable[[], None]]
 
 
 class _Caught(Exception):
@@ -30,7 +35,7 @@ class _Caught(Exception):
 
 class Layerwise:
     """folder: where states between layers lie: 4 bytes for each number of each token, for each layer if gradients are
-    asked for, else for two."""
+    asked for, else for two. kept: where what is found is kept after every layer; what was kept is not done again."""
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class Layerwise:
         folder: Path,
         seed: int,
         outer: Outer | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self._skeleton, self._folder, self._seed = skeleton, folder, seed
         self._windows = [torch.tensor([list(window)]) for window in windows]
@@ -47,51 +53,74 @@ class Layerwise:
             name for name, _ in skeleton.model.named_parameters() if not name.startswith(f"{skeleton.layers_name}.")
         )
         self.record = Record(skeleton, outer)
+        self._kept = kept or Kept(None, "")
+        self._kept.restore(self.record)
+        self._width = self._kept.width
 
     def run(self, gradient_windows: int, progress: Progress) -> None:
         """Sum up the inputs of every matrix; and the gradients of the first windows."""
+        self._catch()
+        for number, (stage, said, fraction) in enumerate(self._stages(gradient_windows), 1):
+            if number > self._kept.done:
+                clean_up = stage()
+                self._kept.save(number, self.record, self._width)
+                clean_up()  # only now: what was read must be there still if this stage comes again
+            progress(said, fraction)
+
+    def _stages(self, graded: int) -> Iterator[tuple[Stage, str, float]]:
+        """In order. Each can be run again if it was ended before its end, and gives what is to be done after it."""
         layers = len(self._skeleton.layers)
-        with torch.no_grad():
-            self._enter()
-            for n in range(layers):
-                self._forward(n, keep=gradient_windows)
-                progress("reading", (n + 1) / layers)
+        yield self._enter, "reading", 0.0
+        for n in range(layers):
+            yield partial(self._forward, n, graded), "reading", (n + 1) / layers
         if self._skeleton.causal:
-            self._head(gradient_windows)
-        if gradient_windows:
+            yield partial(self._head, graded), "reading", 1.0
+        if graded:
             for n in reversed(range(layers)):
-                self._backward(n, gradient_windows)
-                progress("gradients", (layers - n) / layers)
-            self._leave(gradient_windows)
+                yield partial(self._backward, n, graded), "gradients", (layers - n) / layers
+            yield partial(self._leave, graded), "gradients", 1.0
 
     def _states(self, name: str, windows: int | None = None) -> Any:
         """What lies in a file of states: of all windows, or of the first ones, where the others are cut off."""
         shape = (windows or len(self._windows), self._windows[0].shape[1], self._width)
-        return np.memmap(self._folder / f"{name}.states", np.float32, "r+", shape=shape)
+        return np.memmap(self._path(name), np.float32, "r+", shape=shape)
 
-    def _new_states(self, name: str) -> Any:
+    def _new_states(self, name: str, windows: int | None = None) -> Any:
         """Room for them first: a map of a file for which there is none would end the process."""
-        with (self._folder / f"{name}.states").open("wb") as file:
-            system.reserve(file.fileno(), 4 * len(self._windows) * self._windows[0].shape[1] * self._width)
-        return self._states(name)
+        with self._path(name).open("wb") as file:
+            count = windows or len(self._windows)
+            system.reserve(file.fileno(), 4 * count * self._windows[0].shape[1] * self._width)
+        return self._states(name, windows)
 
-    def _enter(self) -> None:
-        """States before the first layer, and what every layer is given besides them."""
-        with self._skeleton.filled(*self._around) as places:
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.states"
+
+    @torch.no_grad()
+    def _catch(self) -> None:
+        """What every layer is given besides states."""
+        with self._skeleton.filled(*self._around):
             calls = [self._caught(window) for window in (self._windows[0], self._windows[-1])]
             if not all(_same(one, other) for one, other in zip(*calls, strict=True)):
                 raise UnsupportedError("this model gives its layers more than states, masks and positions")
             self._calls = calls[0]
-            states: Any = None
-            with Recording(self.record, places, inputs=True, gradients=False):
-                for n, window in enumerate(self._windows):
-                    self._begin_window()
-                    found = self._before_first(window)
-                    if states is None:
-                        self._width = found.shape[-1]
-                        states = self._new_states("0")
-                    states[n] = found[0].numpy()
+
+    @torch.no_grad()
+    def _enter(self) -> Callable[[], None]:
+        """States before the first layer."""
+        states: Any = None
+        with (
+            self._skeleton.filled(*self._around) as places,
+            Recording(self.record, places, inputs=True, gradients=False),
+        ):
+            for n, window in enumerate(self._windows):
+                self._begin_window()
+                found = self._before_first(window)
+                if states is None:
+                    self._width = found.shape[-1]
+                    states = self._new_states("0")
+                states[n] = found[0].numpy()
         self._end_layer()
+        return _nothing
 
     def _caught(self, window: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -135,7 +164,8 @@ class Layerwise:
         out = self._skeleton.layers[n](states, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 
-    def _forward(self, n: int, keep: int) -> None:
+    @torch.no_grad()
+    def _forward(self, n: int, keep: int) -> Callable[[], None]:
         before, after = self._states(str(n)), self._new_states(str(n + 1))
         with (
             self._skeleton.filled(f"{self._skeleton.layers_name}.{n}.") as places,
@@ -148,17 +178,15 @@ class Layerwise:
         self._end_layer()
         if not np.isfinite(after[:1]).all():
             raise VerifyError(f"layer {n} gives NaN or infinities", hint="its weights are damaged")
-        path = self._folder / f"{n}.states"
-        del before
-        if keep:
-            with path.open("r+b") as file:
-                file.truncate(4 * keep * self._windows[0].shape[1] * self._width)
-        else:
-            path.unlink()
+        if not keep:
+            return partial(self._discard, str(n))
+        return partial(os.truncate, self._path(str(n)), 4 * keep * self._windows[0].shape[1] * self._width)
 
-    def _head(self, gradient_windows: int) -> None:
+    def _head(self, gradient_windows: int) -> Callable[[], None]:
         """The inputs of what comes after the layers; and the gradients that begin there."""
-        last = self._states(str(len(self._skeleton.layers)))
+        layers = len(self._skeleton.layers)
+        last = self._states(str(layers))
+        gradients = self._new_states(f"gradients{layers}", gradient_windows) if gradient_windows else None
         with self._skeleton.filled(*self._around) as places:
             for number, window in enumerate(self._windows):
                 self._begin_window()
@@ -173,8 +201,13 @@ class Layerwise:
                     logits = self._skeleton.model(window, use_cache=False).logits[0]
                     if graded:
                         self._drawn_loss(logits, number).backward()
-                        last[number] = _gradient(states)
+                        gradients[number] = _gradient(states)
         self._end_layer()
+        return partial(self._discard, str(layers))
+
+    def _discard(self, *names: str) -> None:
+        for name in names:
+            self._path(name).unlink(missing_ok=True)
 
     def _begin_window(self) -> None:
         if self.record.outer is not None:
@@ -190,22 +223,22 @@ class Layerwise:
         labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
         return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
-    def _backward(self, n: int, windows: int) -> None:
-        gradients = self._states(str(len(self._skeleton.layers)), windows)
-        before = self._states(str(n), windows)
+    def _backward(self, n: int, windows: int) -> Callable[[], None]:
+        after, before = self._states(f"gradients{n + 1}", windows), self._states(str(n), windows)
+        gradients = self._new_states(f"gradients{n}", windows)
         with (
             self._skeleton.filled(f"{self._skeleton.layers_name}.{n}.") as places,
             Recording(self.record, places, inputs=False, gradients=True),
         ):
             for number in range(windows):
                 states = torch.from_numpy(np.array(before[number : number + 1])).requires_grad_()
-                self._layer(n, states).backward(torch.from_numpy(np.array(gradients[number : number + 1])))
+                self._layer(n, states).backward(torch.from_numpy(np.array(after[number : number + 1])))
                 gradients[number] = _gradient(states)
-        (self._folder / f"{n}.states").unlink()
+        return partial(self._discard, str(n), f"gradients{n + 1}")
 
-    def _leave(self, windows: int) -> None:
+    def _leave(self, windows: int) -> Callable[[], None]:
         """Gradients from the first layer's input to what the embeddings looked up."""
-        gradients = self._states(str(len(self._skeleton.layers)), windows)
+        gradients = self._states("gradients0", windows)
         with (
             self._skeleton.filled(*self._around) as places,
             Recording(self.record, places, inputs=False, gradients=True),
@@ -213,6 +246,11 @@ class Layerwise:
             for number in range(windows):
                 found = self._before_first(self._windows[number])
                 found.backward(torch.from_numpy(np.array(gradients[number : number + 1])))
+        return partial(self._discard, "gradients0")
+
+
+def _nothing() -> None:
+    """Where nothing is left to do."""
 
 
 def _gradient(states: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -35,7 +37,8 @@ class Request:
 
     window: tokens of one window. gradients: whether outputs are measured, too, of `gradient_tokens` at most. seed: of
     the choice of windows with gradients and of the labels that are drawn. hessians: a folder in which Σ x xᵀ of every
-    matrix's inputs are kept until they are written; None measures none.
+    matrix's inputs are kept until they are written; None measures none. work: a folder in which all that is found is
+    kept after every layer, and from which a calibration that was ended goes on; the caller removes it.
     """
 
     texts: tuple[tuple[str, str], ...] = ()
@@ -45,6 +48,7 @@ class Request:
     seed: int = 0
     hessians: Path | None = None
     gradient_tokens: int = GRADIENT_TOKENS
+    work: Path | None = None
 
 
 def check_installed() -> None:
@@ -60,6 +64,7 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
     `VerifyError` for a model that transformers does not run.
     """
     check_installed()
+    from requant.calibration.kept import Kept
     from requant.calibration.layerwise import Layerwise
     from requant.calibration.naming import (
         ggml_moves,
@@ -71,15 +76,15 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
     from requant.calibration.skeleton import Skeleton
 
     moves = ggml_moves(plan)
-    with tempfile.TemporaryDirectory(prefix="requant-calibrate-") as name:
-        folder = Path(name)
+    with _folder_of(request) as folder:
         skeleton = Skeleton(plan, folder)
         if request.gradients and not skeleton.causal:
             raise PlanError("gradients are of predictions, and an encoder predicts no next token")
         windows = windows_of(skeleton, folder, request)
         graded = min(len(windows), -(-request.gradient_tokens // request.window)) if request.gradients else 0
         outer = None if request.hessians is None else Outer(request.hessians / "hessians")
-        layers = Layerwise(skeleton, windows, folder, request.seed, outer)
+        kept = Kept(request.work, _key(plan, windows, graded, request)) if request.work is not None else None
+        layers = Layerwise(skeleton, windows, folder, request.seed, outer, kept)
         layers.run(graded, progress)
     inputs, outputs, lookups = in_ggml_names(layers.record, moves)
     length = len(windows[0])
@@ -97,6 +102,31 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
     if not inputs:
         raise UnsupportedError("none of the products of this model could be told by a name of GGUF")
     return found
+
+
+@contextmanager
+def _folder_of(request: Request) -> Iterator[Path]:
+    """Where states between layers lie."""
+    if request.work is not None:
+        if request.hessians is not None:
+            raise PlanError("sums of x xᵀ are not kept from one run to another", hint="calibrate without --resume")
+        request.work.mkdir(parents=True, exist_ok=True)
+        yield request.work
+        return
+    with tempfile.TemporaryDirectory(prefix="requant-calibrate-") as name:
+        yield Path(name)
+
+
+def _key(plan: Plan, windows: Sequence[Sequence[int]], graded: int, request: Request) -> str:
+    """Of all that changes what is found."""
+    from requant.calibration.naming import tokens_hash
+    from requant.divergence_cache import digest_of
+
+    found = hashlib.sha256(tokens_hash(token for window in windows for token in window).encode())
+    found.update(f"{len(windows)} {graded} {request.seed}".encode())
+    for step in plan.steps:
+        found.update(digest_of(step).encode())
+    return found.hexdigest()
 
 
 def windows_of(skeleton: Skeleton, folder: Path, request: Request) -> list[tuple[int, ...]]:
