@@ -11,10 +11,12 @@ import click
 from requant.cli import options, paths
 from requant.cli.terminal import remark, say
 from requant.errors import PlanError
+from requant.ir import Naming
 
 if TYPE_CHECKING:
     from requant.encodings import Encoding
     from requant.importance import Importance
+    from requant.operations.allocable import Kind
     from requant.operations.allocate import Choices, Planner, Target
     from requant.plan import Plan
     from requant.recipes import Overrides
@@ -63,7 +65,7 @@ class AllocationOptions:
         from requant.operations.allocate import Target
 
         nbytes = options.cut(self.target_size, None, "--target-size").shard_bytes if self.target_size else None
-        names = tuple(_block_type(word, "--types").label for word in self.types.split(",")) if self.types else ()
+        names = tuple(_type_name(word) for word in self.types.split(",")) if self.types else ()
         least = tuple(_least(text) for text in self.min_types)
         return Target(nbytes, self.target_bpw, self.target_kl, names, least, self.keep)
 
@@ -104,8 +106,27 @@ allocation_options = options.gathered(
 )
 
 
+def kind_of(recipe: str, naming: Naming) -> Kind:
+    """What types there are to choose from; `PlanError` for what has one type for all tensors."""
+    from requant.encodings.mlx import MlxAffine
+    from requant.operations.allocable import GgufTypes, MlxTypes
+    from requant.passes.recipe import ggml_recipe
+    from requant.schemes import scheme_named
+    from requant.schemes.mlx import MlxScheme
+
+    if naming is Naming.GGML:
+        return GgufTypes(ggml_recipe(recipe))
+    scheme = scheme_named(recipe)
+    if isinstance(scheme, MlxScheme) and scheme.high is None and isinstance(scheme.main, MlxAffine):
+        return MlxTypes(scheme.main)
+    raise PlanError(
+        "types are chosen for the tensors of a GGUF, or for the modules of MLX",
+        hint="let the destination's name end in .gguf, or --to MLX-4",
+    )
+
+
 def plan_of_size(
-    wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, how: options.RunOptions
+    wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, how: options.RunOptions, kind: Kind
 ) -> Plan:
     """The types chosen, told, and written down if asked for."""
     from requant.cli.execution import measuring
@@ -117,7 +138,7 @@ def plan_of_size(
     statistics, target = wish.statistics(), wish.target()
     assert wish.stats is not None
     with measuring(how.quiet):
-        plan, found = plan_allocation(planner, recipe, overrides, statistics, target, Cache(wish.stats))
+        plan, found = plan_allocation(planner, recipe, overrides, statistics, target, kind, Cache(wish.stats))
     if wish.recipe_out is not None and not how.dry_run:
         wish.recipe_out.write_text(found.recipe, "utf-8")
     _tell_of_gradients(wish, statistics, how.quiet)
@@ -125,13 +146,14 @@ def plan_of_size(
 
 
 def say_frontier(
-    wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, how: options.RunOptions
+    wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, how: options.RunOptions, kind: Kind
 ) -> None:
     """KL against size, as a table, a document or a page."""
     from requant.cli.execution import measuring
     from requant.cli.frontier import document, page, text
     from requant.cli.saying import say_document
     from requant.divergence_cache import Cache
+    from requant.operations.allocable import GgufTypes
     from requant.operations.allocate import choices
 
     if how.html is not None:
@@ -141,9 +163,10 @@ def say_frontier(
     statistics = wish.statistics()
     assert wish.stats is not None
     with measuring(how.quiet):
-        found = choices(planner, recipe, overrides, statistics, wish.target(), Cache(wish.stats))
+        found = choices(planner, recipe, overrides, statistics, wish.target(), kind, Cache(wish.stats))
     _tell_of_gradients(wish, statistics, how.quiet)
-    said = document(found, _mixes(found, planner, statistics.importance))
+    mixes = _mixes(found, planner, statistics.importance) if isinstance(kind, GgufTypes) else {}
+    said = document(found, mixes)
     if how.as_json:
         say_document("frontier", said)
     else:
@@ -164,17 +187,22 @@ def _tell_of_gradients(wish: AllocationOptions, statistics: Statistics, quiet: b
 
 
 def _least(text: str) -> tuple[str, Encoding]:
+    from requant.recipes import tensor_type
+
     pattern, separator, word = text.rpartition("=")
     if not separator or not pattern:
         raise PlanError(f"--min-type {text!r} should be REGEX=TYPE", hint="for example attn_v=Q5_K")
-    return pattern, _block_type(word, "--min-type")
+    return pattern, tensor_type(f"x={word}")[1]
 
 
-def _block_type(word: str, option: str) -> Encoding:
+def _type_name(word: str) -> str:
+    """A type of blocks by its label, and one of MLX's by its name."""
     from requant.encodings import Blocks
     from requant.recipes import encoding_named
 
+    if word.strip().upper().startswith("MLX-"):
+        return word.strip().upper()
     encoding = encoding_named(word.strip())
     if not isinstance(encoding, Blocks):
-        raise PlanError(f"{option}: {encoding.label} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
-    return encoding
+        raise PlanError(f"--types: {encoding.label} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
+    return encoding.label

@@ -12,7 +12,7 @@ import click
 
 from requant import formats
 from requant.cli import options
-from requant.cli.allocating import RECIPE, AllocationOptions, plan_of_size, say_frontier
+from requant.cli.allocating import RECIPE, AllocationOptions, kind_of, plan_of_size, say_frontier
 from requant.cli.carded import Cards
 from requant.cli.destinations import MARK, named_by, stem_of
 from requant.cli.execution import carry_out, measuring
@@ -80,7 +80,7 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
         like=like,
     )
     if chosen:
-        _check_target(wanted, choices, target, several)
+        _check_target(wanted, choices, several)
     if wanted.key_values and target.naming is not Naming.GGML:
         raise PlanError(
             "--override-kv sets metadata of a GGUF; a Hugging Face folder has config.json",
@@ -112,19 +112,16 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
         from requant.operations.gptq_format import read_as
 
         model = read_as(model, wanted.gptq_format)
-    if wanted.wish.frontier:
-        say_frontier(
-            wanted.wish, _planner(model, target, destination, request), recipe or RECIPE, request.overrides, how
-        )
+    if chosen and recipe is not None:
+        planner, kind = _planner(model, target, destination, request), kind_of(recipe, target.naming)
+        if wanted.wish.frontier:
+            say_frontier(wanted.wish, planner, recipe, request.overrides, how, kind)
+            return
+        plan = plan_of_size(wanted.wish, planner, recipe, request.overrides, how, kind)
+        carry_out(cards.added_to(recipe, options.beside(plan, wanted.ollama)), how)
         return
     if not several:
-        plan = (
-            plan_of_size(
-                wanted.wish, _planner(model, target, destination, request), recipe or RECIPE, request.overrides, how
-            )
-            if chosen
-            else _plan(model, target, destination, request, how.quiet)
-        )
+        plan = _plan(model, target, destination, request, how.quiet)
         carry_out(cards.added_to(recipe, options.beside(plan, wanted.ollama)), how)
         return
     suffix = {"gguf": ".gguf"}.get(target.name, "")
@@ -159,14 +156,12 @@ def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request:
         return plan_conversion(model, target, destination, request)
 
 
-def _check_target(wanted: Wanted, choices: options.Choices, target: Format, several: Sequence[str]) -> None:
-    """Raises `UsageError` or `PlanError` for what goes not with a target."""
+def _check_target(wanted: Wanted, choices: options.Choices, several: Sequence[str]) -> None:
+    """Raises `UsageError` for what goes not with a target."""
     if several:
         raise click.UsageError("a target is of one recipe")
     if wanted.like or choices.imatrix or wanted.projector:
         raise click.UsageError("a target goes without --like, --imatrix and --mmproj")
-    if target.naming is not Naming.GGML:
-        raise PlanError("a target is of a GGUF", hint="let the destination's name end in .gguf")
 
 
 def _planner(model: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Planner:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from requant.cli import options, paths, values
-from requant.cli.allocating import RECIPE, AllocationOptions, allocation_options, plan_of_size, say_frontier
+from requant.cli.allocating import RECIPE, AllocationOptions, allocation_options, kind_of, plan_of_size, say_frontier
 from requant.digits import whole
 from requant.errors import PlanError
+from requant.ir import Naming
 
 if TYPE_CHECKING:
     from requant.importance import Importance
@@ -124,10 +125,10 @@ def requantize(
         return plan_requantization(model, FORMATS["gguf"], destination, asked)
 
     if wish.frontier:
-        say_frontier(wish, planner, request.recipe, request.overrides, how)
+        say_frontier(wish, planner, request.recipe, request.overrides, how, kind_of(request.recipe, Naming.GGML))
         return
     plan = (
-        plan_of_size(wish, planner, request.recipe, request.overrides, how)
+        plan_of_size(wish, planner, request.recipe, request.overrides, how, kind_of(request.recipe, Naming.GGML))
         if chosen
         else plan_requantization(model, FORMATS["gguf"], destination, request)
     )

@@ -23,6 +23,10 @@ from requant.formats.imatrix.statistics import read_statistics, statistics_check
 from requant.importance import Importance, Measured
 from requant.ir import Tensor, TensorSpec
 from requant.layout import LayoutOptions
+from requant.operations.convert import Request as Conversion
+from requant.operations.convert import plan_conversion
+from requant.operations.renamed_statistics import in_names_of
+from requant.parts import whole_parts
 from requant.plan import Plan, Step
 from requant.sources import Memory
 from requant.statistics import Provenance, Statistics, fingerprint
@@ -178,8 +182,6 @@ def test_a_file_has_the_size_and_comes_again_from_its_recipe(model, tmp_path):
     assert three == {tensor.name: tensor.encoding for tensor in one.tensors}
     two = {tensor.name: tensor for tensor in open_model(tmp_path / "two.gguf").tensors}
     assert {tensor.name: tensor.encoding for tensor in one.tensors} == {n: t.encoding for n, t in two.items()}
-    from requant.parts import whole_parts
-
     for tensor in one.tensors:
         assert np.array_equal(whole_parts(tensor)["data"], whole_parts(two[tensor.name])["data"]), tensor.name
 
@@ -281,3 +283,46 @@ def test_what_cannot_be_chosen_is_told(model, tmp_path, monkeypatch, words, said
     result = run("requantize", "model.gguf", tmp_path / "out.gguf", "Q4_0", *words)
     assert result.exit_code in (2, 4) and said in result.output
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_statistics_follow_their_rows_into_a_folder(tmp_path):
+    """What is said of a row of a GGUF is said of the same row in transformers' order: here, the row's own length."""
+    tiny_models.make("llama", tmp_path / "folder")
+    assert run("convert", tmp_path / "folder", tmp_path / "f32.gguf", "--to", "F32", "--no-vocab").exit_code == 0
+    lengths, inputs = {}, {}
+    for tensor in open_model(tmp_path / "f32.gguf").tensors:
+        if len(tensor.shape) == 2:
+            values = whole_parts(tensor)["data"].view("<f4").reshape(tensor.shape)
+            lengths[tensor.name] = Measured(np.square(values).sum(1)[None], np.array([1]))
+            inputs[tensor.name] = Measured(np.square(values).sum(0)[None], np.array([1]))
+    plan = plan_conversion(
+        open_model(tmp_path / "folder"), FORMATS["safetensors"], tmp_path / "out", Conversion("MLX-4")
+    )
+    found = in_names_of(plan.passes[-1].after, statistics(inputs, lengths))
+    assert set(found.outputs) == {step.target.name for step in plan.steps if len(step.target.shape) == 2}
+    assert len(found.outputs) > 7
+    for tensor in open_model(tmp_path / "folder").tensors:
+        if len(tensor.shape) == 2:
+            values = whole_parts(tensor)["data"].view("<f4").reshape(tensor.shape)
+            assert np.allclose(found.outputs[tensor.name].sums[0], np.square(values).sum(1)), tensor.name
+            assert np.allclose(found.importance.entries[tensor.name].sums[0], np.square(values).sum(0)), tensor.name
+
+
+def test_modules_of_mlx_get_bits_for_a_size(tmp_path):
+    tiny_models.make("llama", tmp_path / "folder")
+    assert run("convert", tmp_path / "folder", tmp_path / "f32.gguf", "--to", "F32", "--no-vocab").exit_code == 0
+    made_up(tmp_path / "f32.gguf", tmp_path / "stats.gguf")
+    asked = ["convert", tmp_path / "folder", tmp_path / "mlx", "--to", "MLX-4-32", "--stats", tmp_path / "stats.gguf"]
+    even = planned(*asked[:5])
+    best = planned(*asked, "--target-size", even["output_bytes"])
+    assert best["output_bytes"] <= even["output_bytes"]
+    result = run(*asked, "--target-size", even["output_bytes"])
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "mlx/config.json").read_text())["quantization"]
+    widths = {entry["bits"] for entry in config.values() if isinstance(entry, dict)}
+    assert len(widths) > 1 and widths <= {2, 3, 4, 5, 6, 8}
+    assert best["expected_kl"] < planned(*asked, "--target-bpw", 4.5)["expected_kl"]
+    said = planned(*asked, "--target-bpw", 8, "--types", "MLX-3,MLX-8", "--min-type", "v_proj=MLX-8")
+    assert {kind.partition("-g")[0] for kind in types_in(said).values()} <= {"MLX-3b", "MLX-8b", "F32"}
+    refused = run(*asked[:4], "GPTQ", *asked[5:], "--target-bpw", 5, "--dry-run")
+    assert refused.exit_code == 4 and "for the modules of MLX" in refused.output

@@ -186,7 +186,7 @@ class Layerwise:
         """The inputs of what comes after the layers; and the gradients that begin there."""
         layers = len(self._skeleton.layers)
         last = self._states(str(layers))
-        gradients = self._new_states(f"gradients{layers}", gradient_windows) if gradient_windows else None
+        gradients: Any = self._new_states(f"gradients{layers}", gradient_windows) if gradient_windows else None
         with self._skeleton.filled(*self._around) as places:
             for number, window in enumerate(self._windows):
                 self._begin_window()

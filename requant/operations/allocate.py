@@ -1,27 +1,21 @@
-"""Types for a GGUF of a given size, chosen by what they are predicted to cost."""
+"""Types for a model of a given size, chosen by what they are predicted to cost."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
 
 from requant.allocation import Option, allocated, frontier, reaching
 from requant.divergence import Losses, check_statistics, losses_of
-from requant.encodings import BLOCKS, Blocks, Encoding
+from requant.encodings import Encoding
 from requant.errors import PlanError
 from requant.importance import Importance
+from requant.operations.allocable import Kind
 from requant.plan import Plan, Step
-from requant.recipes import Overrides, Recipe, recipe_named
-from requant.recipes.importances import needs_importance
+from requant.recipes import Overrides
 from requant.recipes.options import compiled
-from requant.statistics import Statistics, fingerprint
-
-#: What is tried where the user names no types; blocks of 32 only where rows have no whole blocks of 256.
-_SUPER: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K")
-_LARGE: Final = ("Q5_K", "Q6_K", "Q8_0")
-_SMALL: Final = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+from requant.statistics import Statistics
 
 #: Plans the same with other types: (recipe, departures from it, importance, whether the plan will not be run).
 Planner = Callable[[str, Overrides, Importance, bool], Plan]
@@ -47,10 +41,11 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """types: (name of a tensor, its encoding), as chosen. expected: the divergence that is predicted, nats per token;
-    None without gradients, which say only how tensors compare."""
+    None without gradients, which say only how tensors compare. word: how a type is written."""
 
     types: tuple[tuple[str, Encoding], ...]
     expected: float | None
+    word: Callable[[Encoding], str] = field(default=lambda encoding: encoding.label, compare=False)
 
     @property
     def patterns(self) -> tuple[tuple[str, Encoding], ...]:
@@ -60,7 +55,7 @@ class Allocation:
     @property
     def recipe(self) -> str:
         """As `--tensor-type-file` reads it, here and in llama-quantize."""
-        return "".join(f"{pattern}={encoding.label}\n" for pattern, encoding in self.patterns)
+        return "".join(f"{pattern}={self.word(encoding)}\n" for pattern, encoding in self.patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +124,7 @@ def choices(
     overrides: Overrides,
     statistics: Statistics,
     target: Target,
+    kind: Kind,
     measure: Measuring = losses_of,
 ) -> Choices:
     """Every type of every tensor that the recipe would round and no option speaks of, with what it would cost.
@@ -137,18 +133,13 @@ def choices(
     """
     overrides = _keeping(planner, recipe, overrides, statistics, target.keep)
     before = planner(recipe, overrides, statistics.importance, True)
-    free = [step for step in before.steps if _is_free(step, overrides)]
+    free = [step for step in before.steps if kind.is_free(step) and not _is_named(step, overrides)]
     _check_patterns([name for name, _ in target.least], "--min-type", free)
     if not free:
         raise PlanError("the recipe rounds no tensor, so that there is nothing to choose")
+    statistics = kind.statistics(before, statistics)
     check_statistics(free, statistics)
-    found = fingerprint((step.target.name, step.target.shape) for step in before.steps)
-    if found != statistics.provenance.model:
-        raise PlanError(
-            "the statistics are of a model with other tensors than this one",
-            hint="calibrate this model; `requant inspect` tells what each consists of",
-        )
-    types = [_candidates(step, target, recipe_named(recipe), statistics) for step in free]
+    types = [_candidates(kind, step, target, statistics) for step in free]
     losses = measure(free, statistics, types)
     options = tuple(
         tuple(sorted(_options(step, one, found), key=lambda option: option.nbytes))
@@ -163,6 +154,7 @@ def plan_allocation(
     overrides: Overrides,
     statistics: Statistics,
     target: Target,
+    kind: Kind,
     measure: Measuring = losses_of,
 ) -> tuple[Plan, Allocation]:
     """A plan of that size: the tensors that the recipe would round get one of `target.types` each.
@@ -170,11 +162,17 @@ def plan_allocation(
     What the overrides name keeps its type. Raises `PlanError` for statistics that do not fit and for sizes that cannot
     be.
     """
-    found = choices(planner, recipe, overrides, statistics, target, measure)
-    allocation = found.allocation(target)
-    types = (*found.overrides.tensor_types, *allocation.patterns)
-    plan = planner(recipe, replace(found.overrides, tensor_types=types), statistics.importance, False)
-    return replace(plan, expected_kl=allocation.expected), allocation
+    found = choices(planner, recipe, overrides, statistics, target, kind, measure)
+    wanted = target
+    while True:
+        allocation = found.allocation(wanted)
+        types = (*found.overrides.tensor_types, *allocation.patterns)
+        plan = planner(recipe, replace(found.overrides, tensor_types=types), statistics.importance, False)
+        over = 0 if target.nbytes is None else plan.layout.nbytes - target.nbytes
+        if over <= 0:
+            return replace(plan, expected_kl=allocation.expected), replace(allocation, word=kind.word)
+        # config.json, which names every module that differs, has grown
+        wanted = replace(wanted, nbytes=(wanted.nbytes or 0) - over)
 
 
 def _options(step: Step, types: Sequence[Encoding], losses: Mapping[str, float]) -> list[Option]:
@@ -208,17 +206,11 @@ def _check_patterns(patterns: Sequence[str], option: str, steps: Sequence[Step])
             raise PlanError(f"{option} {pattern}: no tensor to choose for has such a name")
 
 
-def _candidates(step: Step, target: Target, recipe: Recipe, statistics: Statistics) -> list[Encoding]:
-    """The types that a tensor may get: some are not made without importance data, which embeddings have none of."""
-    name, columns = step.target.name, step.target.shape[-1]
-    named = target.types or ((*_SUPER, *_LARGE) if columns % 256 == 0 else _SMALL)
-    fitting: list[Encoding] = [BLOCKS[name] for name in named if columns % BLOCKS[name].values == 0]
-    if statistics.importance.weights_for(name, step.target.shape) is None:
-        fitting = [one for one in fitting if not needs_importance(name, one, recipe)]
-    if not fitting:
-        raise PlanError(f"{name}: none of the types fits rows of {columns}", hint="--types Q4_0,Q8_0")
+def _candidates(kind: Kind, step: Step, target: Target, statistics: Statistics) -> list[Encoding]:
+    """The types that a tensor may get."""
+    fitting = kind.candidates(step, target.types, statistics)
     for pattern, least in target.least:
-        if compiled(pattern).search(name):
+        if compiled(pattern).search(step.target.name):
             fitting = [one for one in fitting if _bits(one) >= _bits(least)] or [max(fitting, key=_bits)]
     return fitting
 
@@ -228,10 +220,9 @@ def _bits(encoding: Encoding) -> float:
     return sum(part.nbytes for part in encoding.parts((1, 4096)).values()) / 512
 
 
-def _is_free(step: Step, overrides: Overrides) -> bool:
-    """Whether the recipe rounds it, and no option speaks of it."""
+def _is_named(step: Step, overrides: Overrides) -> bool:
+    """Whether an option speaks of a tensor."""
     name = step.target.name
     named = overrides.named(name) is not None
     named = named or (overrides.output is not None and name == "output.weight")
-    named = named or (overrides.token_embedding is not None and name == "token_embd.weight")
-    return isinstance(step.target.encoding, Blocks) and not named
+    return named or (overrides.token_embedding is not None and name == "token_embd.weight")

@@ -1,0 +1,124 @@
+"""What kinds of files types can be chosen for, and which types those are: GGUF's blocks, and MLX's integers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Final
+
+from requant.encodings import BLOCKS, Blocks, Encoding
+from requant.encodings.mlx import MlxAffine
+from requant.errors import PlanError
+from requant.ir import Naming
+from requant.operations.renamed_statistics import in_names_of
+from requant.plan import Plan, Step
+from requant.recipes import Recipe
+from requant.recipes.importances import needs_importance
+from requant.recipes.mlx_types import BITS
+from requant.statistics import Statistics, fingerprint
+
+#: What is tried where the user names no types; blocks of 32 only where rows have no whole blocks of 256.
+_SUPER: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K")
+_LARGE: Final = ("Q5_K", "Q6_K", "Q8_0")
+_SMALL: Final = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+
+
+class Kind(ABC):
+    """One of them."""
+
+    @abstractmethod
+    def is_free(self, step: Step) -> bool:
+        """Whether the recipe rounds it to a type that could be another."""
+
+    @abstractmethod
+    def candidates(self, step: Step, types: tuple[str, ...], statistics: Statistics) -> list[Encoding]:
+        """The types that a tensor may get; `types` are the user's, none for all."""
+
+    @abstractmethod
+    def word(self, encoding: Encoding) -> str:
+        """A type as `--tensor-type` reads it."""
+
+    @abstractmethod
+    def statistics(self, plan: Plan, statistics: Statistics) -> Statistics:
+        """By the names and rows of the plan's tensors. Raises `PlanError` for those of another model."""
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTypes(Kind):
+    """recipe: what is not chosen follows it."""
+
+    recipe: Recipe
+
+    def is_free(self, step: Step) -> bool:
+        """What becomes blocks."""
+        return isinstance(step.target.encoding, Blocks)
+
+    def candidates(self, step: Step, types: tuple[str, ...], statistics: Statistics) -> list[Encoding]:
+        """Some are not made without importance data, which embeddings have none of."""
+        name, columns = step.target.name, step.target.shape[-1]
+        named = types or ((*_SUPER, *_LARGE) if columns % 256 == 0 else _SMALL)
+        if strange := [one for one in named if one not in BLOCKS]:
+            raise PlanError(f"--types: {strange[0]} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
+        fitting: list[Encoding] = [BLOCKS[one] for one in named if columns % BLOCKS[one].values == 0]
+        if statistics.importance.weights_for(name, step.target.shape) is None:
+            fitting = [one for one in fitting if not needs_importance(name, one, self.recipe)]
+        if not fitting:
+            raise PlanError(f"{name}: none of the types fits rows of {columns}", hint="--types Q4_0,Q8_0")
+        return fitting
+
+    def word(self, encoding: Encoding) -> str:
+        """Its label."""
+        return encoding.label
+
+    def statistics(self, plan: Plan, statistics: Statistics) -> Statistics:
+        """They have these names already."""
+        if fingerprint((step.target.name, step.target.shape) for step in plan.steps) != statistics.provenance.model:
+            raise _of_another()
+        return statistics
+
+
+@dataclass(frozen=True, slots=True)
+class MlxTypes(Kind):
+    """main: what most modules become; the others differ from it in bits alone."""
+
+    main: MlxAffine
+
+    def is_free(self, step: Step) -> bool:
+        """What becomes such integers; a family's own choice for its routers stays."""
+        encoding = step.target.encoding
+        return isinstance(encoding, MlxAffine) and (encoding.bits, encoding.group) == (self.main.bits, self.main.group)
+
+    def candidates(self, step: Step, types: tuple[str, ...], statistics: Statistics) -> list[Encoding]:
+        """Every width; the user's are numbers of bits."""
+        encoding = step.target.encoding
+        assert isinstance(encoding, MlxAffine)
+        known = {f"MLX-{bits}": bits for bits in BITS}
+        strange = [name for name in types if name not in known]
+        if strange:
+            raise PlanError(f"--types: {strange[0]} is no type of MLX's", hint=", ".join(known))
+        return [replace(encoding, bits=bits) for name, bits in known.items() if not types or name in types]
+
+    def word(self, encoding: Encoding) -> str:
+        """Bits and group."""
+        assert isinstance(encoding, MlxAffine)
+        return f"MLX-{encoding.bits}-{encoding.group}"
+
+    def statistics(self, plan: Plan, statistics: Statistics) -> Statistics:
+        """As Hugging Face names them."""
+        said = plan.passes[-1].after
+        if said.source.naming is Naming.GGML:
+            tensors = [(tensor.name, tensor.shape) for tensor in said.source.tensors]
+        else:
+            from requant.architectures import translate
+
+            tensors = [(move.name, move.shape) for move in translate(said.source, Naming.GGML).moves]
+        if fingerprint(tensors) != statistics.provenance.model:
+            raise _of_another()
+        return in_names_of(said, statistics)
+
+
+def _of_another() -> PlanError:
+    return PlanError(
+        "the statistics are of a model with other tensors than this one",
+        hint="calibrate this model; `requant inspect` tells what each consists of",
+    )
