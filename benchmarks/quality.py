@@ -30,6 +30,8 @@ from requant.verify.logits import Comparison, Window, scored_blocks, windows
 
 TEXTS = ("c4", "wiki")
 WINDOW = 512
+#: Tokens of a window that are predicted and counted, as llama-perplexity has it.
+SCORED = WINDOW - 1 - WINDOW // 2
 #: Letters of each text at its end that are held out; statistics are of what comes before.
 HELD_OUT = 120_000
 
@@ -88,7 +90,7 @@ def held_out(folder: Path, llama: LlamaCpp, tokens: int) -> list[Window]:
     chosen = []
     for text in texts(folder).values():
         ids = llama.tokenize(text[-HELD_OUT:])
-        chosen += windows(ids, WINDOW, -(-tokens // (len(TEXTS) * (WINDOW // 2 - 1))), None)
+        chosen += windows(ids, WINDOW, -(-tokens // (len(TEXTS) * SCORED)), None)
     return chosen
 
 
@@ -133,9 +135,11 @@ def main() -> None:
         mixed, chosen = found[2 * number : 2 * number + 2]
         less = chosen.difference(mixed)
         share = chosen.kl.mean() / mixed.kl.mean() - 1
+        means = (chosen.kl - mixed.kl).reshape(-1, SCORED).mean(1)  # of windows, whose tokens are not independent
+        by_windows = abs(means.mean()) / (means.std(ddof=1) / len(means) ** 0.5)
         for name, path, kl, one, beside in (
             ("mix", plain, predicted.get(mix, float("nan")), mixed, ""),
-            ("best", best, expected, chosen, f"{share:+.1%}, {less.deviations:.0f} s.e."),
+            ("best", best, expected, chosen, f"{share:+.1%}; {less.deviations:.0f} s.e., {by_windows:.0f} by windows"),
         ):
             figures = one.measure()
             at = f"{figures.kl.value:.5f} ± {figures.kl.error:.5f} | {figures.kl_99:.3f} | {figures.top1.value:.2%}"
