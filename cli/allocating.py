@@ -11,11 +11,11 @@ import click
 from requant.cli import options, paths
 from requant.cli.terminal import remark, say
 from requant.errors import PlanError
-from requant.ir import Naming
 
 if TYPE_CHECKING:
     from requant.encodings import Encoding
     from requant.importance import Importance
+    from requant.ir import Naming
     from requant.operations.allocable import Kind
     from requant.operations.allocate import Choices, Planner, Target
     from requant.plan import Plan
@@ -109,6 +109,7 @@ allocation_options = options.gathered(
 def kind_of(recipe: str, naming: Naming) -> Kind:
     """What types there are to choose from; `PlanError` for what has one type for all tensors."""
     from requant.encodings.mlx import MlxAffine
+    from requant.ir import Naming
     from requant.operations.allocable import GgufTypes, MlxTypes
     from requant.passes.recipe import ggml_recipe
     from requant.schemes import scheme_named

@@ -57,7 +57,7 @@ def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.
     from requant.operations.convert import Request
 
     name, chosen = wanted.format_name, wanted.wish.asked
-    recipe = wanted.recipe or (RECIPE if chosen else None)
+    recipe = RECIPE if chosen and wanted.recipe is None else wanted.recipe
     recipes = names_of(recipe) if recipe else ()
     several = recipes if len(recipes) > 1 else ()
     destination = wanted.destination or named_by(wanted.source, recipes, name, projector=wanted.projector)

@@ -104,7 +104,7 @@ def receipt_document(plan: Plan, receipt: Receipt, *, steps: bool) -> dict[str, 
         document["steps"] = [step.to_json() for step in plan.steps]
     document["removed"] = list(plan.removed)
     document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
-    return document | plan.expectation()
+    return document if plan.expected_kl is None else document | {"expected_kl": plan.expected_kl}
 
 
 def _check_page(plan: Plan, path: Path) -> None:

@@ -13,7 +13,6 @@ from requant.cli import options, paths, values
 from requant.cli.allocating import RECIPE, AllocationOptions, allocation_options, kind_of, plan_of_size, say_frontier
 from requant.digits import whole
 from requant.errors import PlanError
-from requant.ir import Naming
 
 if TYPE_CHECKING:
     from requant.importance import Importance
@@ -74,6 +73,7 @@ def requantize(
     from requant.cli.execution import carry_out
     from requant.cli.several import carry_out_several
     from requant.formats import FORMATS
+    from requant.ir import Naming
     from requant.losses import LossKind
     from requant.operations.requantize import Request, plan_requantization
     from requant.recipes import layers_to_prune

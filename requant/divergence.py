@@ -134,7 +134,7 @@ def shares_of(counts: NDArray[np.int64]) -> Doubles:
     Turing), each alike.
 
     >>> shares_of(np.array([6, 3, 1, 0, 0])).round(2).tolist()
-    [0.54, 0.27, 0.09, 0.05, 0.05]
+    [0.55, 0.27, 0.09, 0.05, 0.05]
     """
     total, missing = int(counts.sum()), int((counts == 0).sum())
     if not total or not missing:

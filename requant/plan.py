@@ -257,10 +257,6 @@ class Plan:
         twice = sum(step.rounds_twice for step in self.steps)
         return ", ".join(said) + (f" ({twice} of them for the second time)" if twice else "")
 
-    def expectation(self) -> dict[str, Json]:
-        """`expected_kl` for JSON, if there is one."""
-        return {} if self.expected_kl is None else {"expected_kl": self.expected_kl}
-
     def to_json(self) -> dict[str, Json]:
         """As printed by `--dry-run --json`."""
         return {
@@ -269,7 +265,7 @@ class Plan:
             "output_bytes": self.layout.nbytes,
             "parameters": self.weights,
             "bits_per_weight": round(self.bits_per_weight, 4),
-            **self.expectation(),
+            **({} if self.expected_kl is None else {"expected_kl": self.expected_kl}),
             "fidelity": {fidelity.value: count for fidelity, count in self.fidelities().items()},
             "removed": list(self.removed),
             "losses": [loss.to_json() for loss in self.losses],
