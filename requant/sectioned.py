@@ -5,7 +5,7 @@ Nothing is decoded: whatever has codes has them still, with the scales that belo
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from requant.encodings.companions import Companioned
 from requant.encodings.compressed import Packed
 from requant.encodings.scaled import Scaled
 from requant.ir import Tensor
-from requant.sources import FileSlice, Memory, Source, read
+from requant.sources import Bytes, FileSlice, Memory, Source
 
 
 def sectioned(tensor: Tensor, start: int, stop: int) -> Tensor | None:
@@ -96,4 +96,23 @@ def _cut(source: Source, start: int, nbytes: int) -> Source:
         return source
     if isinstance(source, FileSlice):
         return replace(source, offset=source.offset + start, nbytes=nbytes)
-    return Memory(read(source, start, start + nbytes).tobytes())
+    return Cut(source, start, nbytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """A stretch of what is no plain stretch of a file: the bytes `[start, start + nbytes)` of `source`."""
+
+    source: Source
+    start: int
+    nbytes: int
+
+    @property
+    def file(self) -> Source:
+        """What must not change meanwhile, if anything."""
+        found: Source = getattr(self.source, "file", self.source)
+        return found
+
+    def read_into(self, start: int, out: Bytes) -> None:
+        """As the source reads."""
+        self.source.read_into(self.start + start, out)
