@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import torch
 
@@ -34,18 +35,22 @@ _ORIGINAL: Final = re.compile(r"parametrizations\.(\w+)\.original$", re.ASCII)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
-    """The bytes of a tensor of torch, as they are when they are read."""
+    """The bytes of a tensor of torch, as they are when they are read.
 
-    tensor: torch.Tensor
+    token: nothing else has it, so that no later process goes on with what was begun of these bytes.
+    """
+
+    _tensor: torch.Tensor
+    token: str = field(default_factory=lambda: uuid4().hex)
 
     @property
     def nbytes(self) -> int:
         """Of all its numbers."""
-        return self.tensor.numel() * self.tensor.element_size()
+        return self._tensor.numel() * self._tensor.element_size()
 
     def read_into(self, start: int, out: Bytes) -> None:
         """Copy, from wherever it lies."""
-        flat = self.tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        flat = self._tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         out[...] = flat[start : start + out.size].cpu().numpy()
 
 
