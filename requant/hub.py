@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from requant.errors import Error, FormatError, PlanError
 from requant.formats.gguf.shards import series_of
-from requant.formats.safetensors.folder import SUBFOLDER, WEIGHTS
+from requant.formats.safetensors.folder import MODULE, SUBFOLDER, WEIGHTS
 from requant.journal import finish_around
 from requant.nearest import files_like
 
@@ -219,7 +219,7 @@ def _is_of_type(file: str, label: str) -> bool:
 def _is_beside(file: PurePosixPath) -> bool:
     """Whether a file belongs to a model folder: `1_Pooling/config.json` says how a sentence becomes one vector."""
     inside = not file.parent.name or SUBFOLDER.fullmatch(str(file.parent)) is not None
-    return inside and file.suffix in _BESIDE
+    return inside and (file.suffix in _BESIDE or MODULE.fullmatch(str(file)) is not None)
 
 
 def _with_siblings(file: str, names: Sequence[str]) -> list[str]:

@@ -29,6 +29,11 @@ float32; what a GGUF has multiplied by factors of config.json comes back multipl
 transformers has no class for are made from the configurations and names of their publishers; their logits are those of
 the transformers model that computes the same, where there is one.
 
+Of sentence-transformers' modules, the way of pooling becomes `pooling_type`, and matrices behind it (`2_Dense`,
+`3_Dense`) become tensors where llama.cpp has a place for them: in EmbeddingGemma, as its converter does with
+`--sentence-transformers-dense-modules`, and in LFM2. Embeddings are then those behind the modules
+(`tests/test_dense_modules.py`). Other modules are told as lost; from folder to folder they are carried along.
+
 NeoBERT's GGUF has the rows of queries, keys and values in the order of llama.cpp's graph. Its converter leaves them in
 that of the release, by heads, and what llama.cpp computes from its file is not what NeoBERT computes (b11549).
 

@@ -65,8 +65,14 @@ SPLIT = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
         (None, ["pytorch_model.bin", "training_args.bin", "merges.txt"], "pytorch_model.bin merges.txt", None),
         (
             None,
-            ["model.safetensors", "1_Pooling/config.json", "onnx/config.json", "additional_chat_templates/rag.jinja"],
-            "model.safetensors 1_Pooling/config.json additional_chat_templates/rag.jinja",
+            [
+                "model.safetensors",
+                "1_Pooling/config.json",
+                "2_Dense/model.safetensors",
+                "onnx/config.json",
+                "additional_chat_templates/rag.jinja",
+            ],
+            "model.safetensors 1_Pooling/config.json 2_Dense/model.safetensors additional_chat_templates/rag.jinja",
             None,
         ),
         (None, ["README.md", "m.gguf"], "m.gguf", "m.gguf"),

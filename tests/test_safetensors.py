@@ -394,14 +394,16 @@ def test_what_is_carried_and_what_is_not(folder):
     for sub in ("onnx", "1_Pooling", ".git"):
         (folder / sub).mkdir()
         (folder / sub / "config.json").write_text("{}")
-    (folder / "1_Pooling" / "model.safetensors").write_bytes(b"")
+    (folder / "1_Pooling" / "pytorch_model.bin").write_bytes(b"")
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "model.safetensors").write_bytes(b"of a module of its own")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "rag.jinja").write_text("x")
     (folder / "tokenizer.json.v2").write_text("linked")
     (folder / "tokenizer.json").symlink_to("tokenizer.json.v2")
     os.mkfifo(folder / "pipe")
     checkpoint = FORMAT.read(folder)
-    inner = {"1_Pooling/config.json", "additional_chat_templates/rag.jinja"}
+    inner = {"1_Pooling/config.json", "2_Dense/model.safetensors", "additional_chat_templates/rag.jinja"}
     assert set(checkpoint.files) == {"LICENSE", "tokenizer.json", "tokenizer.json.v2", *inner}
     assert bytes(read(checkpoint.files["tokenizer.json"])) == b"linked"
 

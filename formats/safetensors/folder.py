@@ -47,6 +47,8 @@ WEIGHTS: Final = (
 #: Subfolders that belong to a model: modules of sentence-transformers, named in its modules.json (`1_Pooling`), and
 #: chat templates for other uses than the usual one, where transformers writes them.
 SUBFOLDER: Final = re.compile(r"\d+_[A-Za-z]\w*|additional_chat_templates")
+#: The weights of such a module (`2_Dense`), which are no part of the model that transformers loads.
+MODULE: Final = re.compile(r"(?P<folder>\d+_[A-Za-z]\w*)/model\.safetensors")
 
 
 def read_config(folder: Path) -> dict[str, Json]:
@@ -99,9 +101,9 @@ def write_config(config: Mapping[str, Json]) -> bytes:
 def carried_files(folder: Path) -> tuple[dict[str, Source], list[str]]:
     """What goes along untouched, by relative name: tokenizer, generation_config.json, chat templates, README, licence.
 
-    Not: config.json, weights of any format and their indexes, hidden files, and subfolders but those that `SUBFOLDER`
-    matches. Links are followed into the cache of the Hugging Face Hub and within the folder; of others, those to what
-    is for people only are left out, which is told (the second value), the rest is refused.
+    Not: config.json, weights of any format and their indexes but those of a `MODULE`, hidden files, and subfolders but
+    those that `SUBFOLDER` matches. Links are followed into the cache of the Hugging Face Hub and within the folder; of
+    others, those to what is for people only are left out, which is told (the second value), the rest is refused.
     """
     found: dict[str, Source] = {}
     told: list[str] = []
@@ -109,7 +111,7 @@ def carried_files(folder: Path) -> tuple[dict[str, Source], list[str]]:
     for prefix, place in (("", folder), *((f"{entry.name}/", Path(entry.path)) for entry in subfolders)):
         for entry in _regular_files(place):
             path, name = Path(entry.path), prefix + entry.name
-            if name == CONFIG:
+            if name == CONFIG or (_is_weights(entry.name) and not MODULE.fullmatch(name)):
                 continue
             real = way_out(path, folder)
             if real is not None and is_prose(entry.name):
@@ -132,5 +134,8 @@ def _regular_files(folder: Path) -> Iterator[os.DirEntry[str]]:
             raise FormatError(Path(entry.path), "this link leads nowhere", hint="fetch the file, or remove the link")
         if entry.name.startswith(".") or not entry.is_file():
             continue
-        if Path(entry.name).suffix.lower() not in WEIGHTS and not entry.name.endswith(".index.json"):
-            yield entry
+        yield entry
+
+
+def _is_weights(name: str) -> bool:
+    return Path(name).suffix.lower() in WEIGHTS or name.endswith(".index.json")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from requant.dtypes import DTYPES
 from requant.errors import PlanError
-from requant.formats.safetensors.folder import CONFIG, WEIGHTS, write_config
+from requant.formats.safetensors.folder import CONFIG, MODULE, WEIGHTS, write_config
 from requant.formats.safetensors.header import METADATA, write_header
 from requant.formats.safetensors.index import SUFFIX, write_index
 from requant.formats.safetensors.parts import StoredArray, stored_arrays
@@ -35,8 +36,26 @@ def layout_folder(checkpoint: Checkpoint[TensorSpec], destination: Path, options
     for name, source in checkpoint.files.items():
         _check_name(name)
         files.append(OutputFile(name, b"", source.nbytes, body=source))
-    files += _weights(checkpoint, "model", options, {"format": "pt", **_metadata(checkpoint)})
+    modules = {tensor.name: tensor for tensor in checkpoint.tensors if "/" in tensor.name}
+    files += _modules(tuple(modules.values()))
+    model = replace(checkpoint, tensors=tuple(tensor for tensor in checkpoint.tensors if tensor.name not in modules))
+    files += _weights(model, "model", options, {"format": "pt", **_metadata(checkpoint)})
     return Layout(destination, tuple(files))
+
+
+def _modules(tensors: Sequence[TensorSpec]) -> Iterator[OutputFile]:
+    """Files for tensors of modules beside the model: `2_Dense/linear.weight` is `linear.weight` in the folder."""
+    found: dict[str, list[StoredArray]] = {}
+    for tensor in tensors:
+        folder, _, name = tensor.name.partition("/")
+        file = f"{folder}/model.safetensors"
+        arrays = stored_arrays(tensor)
+        if not MODULE.fullmatch(file) or len(arrays) != 1:
+            raise PlanError(f"tensor {shorten(tensor.name)}: a module's tensors are stored as they are, {file!r}")
+        found.setdefault(file, []).append(replace(arrays[0], name=name))
+    for file, stored in found.items():
+        _check_arrays(stored)
+        yield _file(file, stored, {"format": "pt"})
 
 
 def _weights(
@@ -108,5 +127,6 @@ def _check_arrays(arrays: list[StoredArray]) -> None:
 def _check_name(name: str) -> None:
     path = PurePosixPath(name)
     inside = not path.is_absolute() and ".." not in path.parts and str(path) == name and "\0" not in name
-    if not inside or name in (".", CONFIG) or path.suffix.lower() in WEIGHTS or name.endswith(SUFFIX):
+    weights = path.suffix.lower() in WEIGHTS and not MODULE.fullmatch(name)
+    if not inside or name in (".", CONFIG) or weights or name.endswith(SUFFIX):
         raise PlanError(f"a file named {shorten(name)} cannot be carried into a model folder")

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from requant.architectures.direction import CAUSAL, DIRECTION
-from requant.architectures.pooling import POOLING
+from requant.architectures.pooling import pooling_of
 from requant.architectures.rules import Family, never
 
 #: (name of the family in its file, the file, what names it: model types, ggml architecture, classes).
@@ -285,4 +285,6 @@ def _loaded(name: str, file: str) -> Family:
     family: Family = getattr(importlib.import_module(f"requant.architectures.{file}"), name)
     settled = any(key.ggml == CAUSAL for key in family.keys)
     scores = () if family.classifier is None else (family.classifier.pair(family),)
-    return replace(family, irregular=(*family.irregular, POOLING, *(() if settled else (DIRECTION,)), *scores))
+    return replace(
+        family, irregular=(*family.irregular, pooling_of(family.ggml), *(() if settled else (DIRECTION,)), *scores)
+    )

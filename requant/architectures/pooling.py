@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
+from requant.architectures import dense
 from requant.architectures.general import json_file
 from requant.architectures.rules import Config, Irregular, Sizes, ToGgml, ToHf
 from requant.errors import PlanError, UnsupportedError
@@ -25,12 +27,19 @@ _MODES: Final = (
 _MODULES: Final = "modules.json"
 _FOLDER: Final = "1_Pooling"
 _CLASS: Final = "sentence_transformers.models."
+_NO_PLACE: Final = "GGUF has no place for this module"
 
 
-def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
+def pooling_of(architecture: str) -> Irregular:
+    """For the families of a ggml architecture."""
+    return Irregular(partial(_to_ggml, architecture), partial(_to_hf, architecture))
+
+
+def _to_ggml(architecture: str, checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
     modules = json_file(checkpoint, _MODULES)
     values: dict[str, Typed] = {}
-    losses = []
+    losses: list[Loss] = []
+    matrices: dict[str, dense.Module] = {}
     for module in modules if isinstance(modules, list) else ():
         kind, path = (module.get("type"), module.get("path")) if isinstance(module, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(path, str):
@@ -39,8 +48,15 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
         if name == "Pooling" and not values:
             values["pooling_type"] = Typed("u32", _pooling(json_file(checkpoint, f"{path}/config.json"), path))
         elif name not in ("Transformer", "Normalize"):  # llama.cpp normalizes when it is asked for embeddings
-            losses.append(Loss(LossKind.TENSOR_DROPPED, path, f"{name}: GGUF has no place for this module"))
-    return ToGgml(values, losses=tuple(losses))
+            found = dense.placed(checkpoint, architecture, path) if name == "Dense" else _NO_PLACE
+            if isinstance(found, str):
+                losses.append(Loss(LossKind.TENSOR_DROPPED, path, f"{name}: {found}"))
+            else:
+                matrices[path] = found
+    dense.fitting(matrices, sizes["hidden"])
+    for matrix in matrices.values():
+        values |= matrix.values
+    return ToGgml(values, losses=tuple(losses), moves=tuple(matrix.move for matrix in matrices.values()))
 
 
 def _pooling(config: Json, path: str) -> int:
@@ -55,9 +71,10 @@ def _pooling(config: Json, path: str) -> int:
     )
 
 
-def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
-    chosen = values.get("pooling_type")
-    if chosen not in [number for _, _, number in _MODES]:
+def _to_hf(architecture: str, values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
+    chosen, matrices = values.get("pooling_type"), dense.back(architecture, tensors)
+    pooled = chosen in [number for _, _, number in _MODES]
+    if not pooled and not matrices:
         return ToHf()  # the key, if there is one, is carried along
     pooling: Json = {
         "word_embedding_dimension": sizes["hidden"],
@@ -65,20 +82,23 @@ def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
         "pooling_mode_max_tokens": False,
         "pooling_mode_mean_sqrt_len_tokens": False,
     }
+    kinds = {"": "Transformer", **({_FOLDER: "Pooling"} if pooled else {}), **dict.fromkeys(matrices, "Dense")}
     modules: Json = [
-        {"idx": 0, "name": "0", "path": "", "type": _CLASS + "Transformer"},
-        {"idx": 1, "name": "1", "path": _FOLDER, "type": _CLASS + "Pooling"},
+        {"idx": n, "name": str(n), "path": path, "type": _CLASS + kind} for n, (path, kind) in enumerate(kinds.items())
     ]
     files = {
         _MODULES: _json(modules),
-        f"{_FOLDER}/config.json": _json(pooling),
+        **({f"{_FOLDER}/config.json": _json(pooling)} if pooled else {}),
+        **{f"{path}/config.json": _json(dense.config_of(tensor)) for path, tensor in matrices.items()},
         "sentence_bert_config.json": _json({"max_seq_length": sizes["positions"], "do_lower_case": False}),
     }
-    return ToHf(files=files, keys=frozenset({"pooling_type"}))
+    return ToHf(
+        files=files,
+        keys=frozenset({"pooling_type"} if pooled else {}) | (dense.keys_of(architecture) if matrices else frozenset()),
+        tensors=frozenset(tensor.name for tensor in matrices.values()),
+        moves=dense.moved(matrices),
+    )
 
 
 def _json(value: Json) -> Memory:
     return Memory(json.dumps(value, indent=2).encode() + b"\n")
-
-
-POOLING: Final = Irregular(_to_ggml, _to_hf)
