@@ -34,10 +34,22 @@ def document():
     return found
 
 
+def by_words(document):
+    """A tokenizer that puts a space before the text and merges within words."""
+    words = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    return {**document, "normalizer": None, "pre_tokenizer": words}
+
+
 @pytest.mark.parametrize(
-    ("architecture", "name"), [("sarvam_moe", "sarvam-moe"), ("modernbert", "granite-embed-multi-311m")]
+    ("architecture", "prefix", "name"),
+    [
+        ("sarvam_moe", False, "sarvam-moe"),
+        ("modernbert", True, "mmbert"),
+        ("modernbert", False, "granite-embed-multi-311m"),
+    ],
 )
-def test_the_ids_are_those_of_tokenizers(document, architecture, name, tmp_path):
+def test_the_ids_are_those_of_tokenizers(document, architecture, prefix, name, tmp_path):
+    document = by_words(document) if prefix else document
     files = folder({"tokenizer.json": json.dumps(document)}, architecture=architecture)
     outcome = to_ggml(files, None)
     assert outcome.losses == ()
@@ -51,8 +63,12 @@ def test_the_ids_are_those_of_tokenizers(document, architecture, name, tmp_path)
             assert ids == tokenizer.encode(text, add_special_tokens=False).ids, text
 
 
-@pytest.mark.parametrize("architecture", ["sarvam_moe", "modernbert", "gemma4_text"])
-def test_the_way_back_has_the_same_rules(document, architecture):
+@pytest.mark.parametrize(
+    ("architecture", "prefix"),
+    [("sarvam_moe", False), ("modernbert", False), ("modernbert", True), ("gemma4_text", False)],
+)
+def test_the_way_back_has_the_same_rules(document, architecture, prefix):
+    document = by_words(document) if prefix else document
     files = folder({"tokenizer.json": json.dumps(document)}, architecture=architecture)
     outcome = to_ggml(files, None)
     back = to_hf(outcome.metadata)

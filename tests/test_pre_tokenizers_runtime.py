@@ -40,6 +40,7 @@ def trained(patterns):
     [
         # llama.cpp's hand-written version counts no marks as letters
         ("kimi-k2", (KIMI,), r"\p{M}"),
+        ("k2-horizon", BY_NAME["k2-horizon"].splits, r"$^"),
         # llama.cpp looks at white space and the digits after it as one piece
         ("afmoe", BY_NAME["afmoe"].splits, r"\s\s\p{N}"),
     ],

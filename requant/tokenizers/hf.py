@@ -47,7 +47,7 @@ def to_hf(metadata: Mapping[str, Typed]) -> HfTokenizer:
     """
     model = _model(metadata)
     tokenizer = GgmlTokenizer.of(metadata)
-    by_rules = tokenizer.text(PRE, "default") in escaped.PRE_NAMES.values()
+    by_rules = tokenizer.text(PRE, "default") in escaped.NAMES
     document, losses = (escaped.to_json if by_rules else _WRITERS[model])(tokenizer)
     ids = {kind: index for kind, index in tokenizer.special_ids().items() if kind in _NAMED}
     texts = _texts(document)

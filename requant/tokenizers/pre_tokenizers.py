@@ -21,6 +21,8 @@ _SLASH_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 LLAMA3 = rf"{_ENGLISH}|{_WORD}|\p{{N}}{{1,3}}|{_REST}"
 QWEN2 = rf"{_ENGLISH}|{_WORD}|\p{{N}}|{_REST}"
+# marks and joiners are parts of words
+K2_HORIZON = rf"{_ENGLISH}|{_HEAD}(?:\p{{L}}|\p{{M}}|\u200C|\u200D)+|\p{{N}}{{1,3}}|{_REST}"
 QWEN35 = (
     rf"{_ENGLISH}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -116,6 +118,7 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
         aliases=("hunyuan-dense", "joyai-llm", "hy_v4"),
     ),
     PreTokenizer("kimi-k2", (KIMI_K2,), clean_spaces=False),
+    PreTokenizer("k2-horizon", (K2_HORIZON,)),
     PreTokenizer("afmoe", (r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _ASIAN, DEEPSEEK3), clean_spaces=False),
     PreTokenizer("qwen35", (QWEN35,), clean_spaces=False),
     PreTokenizer("olmo", (GPT2,), "NFC", aliases=("mpt", "modern-bert")),

@@ -171,8 +171,11 @@ def _ways(text: str, ids: Mapping[str, object]) -> Iterator[tuple[str, str]]:
             yield left, right
 
 
-def normalized(tokenizer: Item) -> tuple[bool, tuple[Loss, ...]]:
-    """Whether a space is put before the text, and what the normalizer and pre-tokenizer do that llama.cpp does not."""
+def normalized(tokenizer: Item, *, by_words: bool = False) -> tuple[bool, tuple[Loss, ...]]:
+    """Whether a space is put before the text, and what the normalizer and pre-tokenizer do that llama.cpp does not.
+
+    by_words: llama.cpp cuts at spaces, as some such tokenizers do.
+    """
     prefix, escapes, losses = False, False, []
     for item in (*steps(tokenizer, "normalizer"), *steps(tokenizer, "pre_tokenizer")):
         kind = item.get("type").string()
@@ -188,7 +191,7 @@ def normalized(tokenizer: Item) -> tuple[bool, tuple[Loss, ...]]:
                 losses.append(
                     _loss("pre_tokenizer", "llama.cpp puts a space before text that follows a special token too")
                 )
-            if item.get("split").flag(True):
+            if item.get("split").flag(True) and not by_words:
                 losses.append(_loss("pre_tokenizer", "llama.cpp merges across spaces where the vocabulary allows it"))
         elif kind == "Split" and item.get("pattern").get("String").value == " " and escapes:
             continue  # Gemma: there are no spaces left to split at
@@ -219,20 +222,23 @@ def to_json(tokenizer: GgmlTokenizer) -> tuple[dict[str, Json], tuple[Loss, ...]
 
 
 def spaces_document(
-    tokenizer: GgmlTokenizer, merges: list[Json], prefix: bool, *, adds_bos: bool = True
+    tokenizer: GgmlTokenizer, merges: list[Json], prefix: bool, *, adds_bos: bool = True, by_words: bool = False
 ) -> dict[str, Json]:
     """The tokenizer.json of BPE on text whose spaces are ▁. prefix: whether one is put before the text.
 
-    adds_bos: what llama.cpp does when the file does not say.
+    adds_bos: what llama.cpp does when the file does not say. by_words: it cuts at spaces.
     """
     ids, added = placed(tokenizer)
     unknown = assumed_ids(tokenizer).get("unk")
     escape: Json = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     unescape: list[Json] = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}]
     unescape += [{"type": "ByteFallback"}, {"type": "Fuse"}]
-    if prefix:
+    if prefix and not by_words:
         escape = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, escape]}
+    if prefix:
         unescape += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    scheme = "always" if prefix else "never"
+    words: Json = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": True}
     model = bpe_model(
         ids,
         merges,
@@ -242,4 +248,6 @@ def spaces_document(
     )
     post = template(tokenizer, *ends(tokenizer, adds_bos))
     decoder: Json = {"type": "Sequence", "decoders": unescape}
+    if by_words:
+        return document(added, None, words, post, decoder, model)
     return document(added, escape, None, post, decoder, model)
