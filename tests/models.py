@@ -99,6 +99,14 @@ def transformers_4() -> Path:
     return folder
 
 
+def compressed_tensors_sparse() -> Path:
+    """The folder with the last compressed-tensors that has sparse forms (tests/compressed-tensors-0.12.txt)."""
+    folder = Path(sys.prefix) / "compressed-tensors-0.12"
+    if not (folder / "compressed_tensors").is_dir():
+        missing(f"{folder} is not there: make test-slow installs it")
+    return folder
+
+
 def missing(reason: str) -> NoReturn:
     """What a test needs is not here: it is skipped, and fails in CI."""
     if os.environ.get("CI"):

@@ -56,3 +56,36 @@ class Norms:
 
     def of(self, name):
         return torch.sqrt(self.squares[name])
+
+
+def sparsegpt(weight, hessian, share=0.0, kept=0, of=0, block=128, damping=0.01):
+    """What becomes of a matrix [out, in], step by step, in the dtype of `hessian`: E[x xᵀ] or a multiple of it.
+
+    Frantar and Alistarh, "SparseGPT: massive language models can be accurately pruned in one-shot" (2023),
+    https://arxiv.org/abs/2301.00774, algorithm 1, with the damping, the dead inputs and the bounds of its code.
+    """
+    w, h = weight.to(hessian.dtype).clone(), hessian.clone()
+    columns = w.shape[1]
+    dead = torch.diagonal(h) == 0
+    h[dead, dead] = 1
+    w[:, dead] = 0
+    h += torch.eye(columns, dtype=h.dtype) * damping * torch.diagonal(h).mean()
+    inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
+    for start in range(0, columns, block):
+        stop = min(start + block, columns)
+        part, own = w[:, start:stop].clone(), inverse[start:stop, start:stop]
+        errors, mask = torch.zeros_like(part), torch.zeros(part.shape, dtype=torch.bool)
+        if not of:
+            scores = part**2 / torch.diagonal(own) ** 2
+            mask = scores <= torch.sort(scores.flatten()).values[int(scores.numel() * share)]
+        for i in range(stop - start):
+            if of and i % of == 0:
+                scores = part[:, i : i + of] ** 2 / torch.diagonal(own)[i : i + of] ** 2
+                mask[:, i : i + of] = lowest(scores, of - kept)
+            left = part[:, i].masked_fill(mask[:, i], 0)
+            errors[:, i] = (part[:, i] - left) / own[i, i]
+            part[:, i + 1 :] -= errors[:, i : i + 1] * own[i, i + 1 :]
+            part[:, i] = left
+        w[:, start:stop] = part
+        w[:, stop:] -= errors @ inverse[start:stop, stop:]
+    return w

@@ -111,6 +111,10 @@ class Bitmask:
         return parts | inner
 
     def granule(self, shape: Shape) -> int:
+        """A whole matrix is written at once: where a row begins, those before it tell."""
+        return 1 if self.halves else max(shape[0], 1)
+
+    def decoding_granule(self, shape: Shape) -> int:
         """Any row on its own."""
         return 1
 

@@ -61,6 +61,20 @@ SCHEMES: Final[Mapping[str, Family]] = {
     "FP8": Family("scaled.fp8", {"FP8": "a scale for each row", "FP8-BLOCK": "one for each 128 by 128"}),
     "NVFP4": Family("scaled.nvfp4", {"NVFP4": "compressed-tensors, groups of 16 with F8 scales"}),
     "MXFP4": Family("scaled.mxfp4", {"MXFP4": "compressed-tensors, groups of 32"}),
+    "BITMASK": Family(
+        "sparse.bitmask",
+        {
+            "BITMASK": "compressed-tensors, what is not zero and a bit for each number",
+            "BITMASK-24": "of 2:4 sparse layers",
+        },
+    ),
+    "MARLIN24": Family(
+        "sparse.marlin24",
+        {
+            "MARLIN24": "compressed-tensors' marlin-24 of 2:4 sparse layers, groups of 128",
+            "MARLIN24-8--1": "8 bits, rows",
+        },
+    ),
     "MLX": Family(
         "mlx.mlx",
         {
