@@ -20,7 +20,7 @@ from tests.tiny_folder import write_tiny_folder
 from tests.tiny_gguf import write_tiny_llama
 
 #: What a command that computes nothing has no use for, and what takes long to import.
-HEAVY = ["numba", "torch", "transformers", "tqdm", "safetensors", "huggingface_hub", "requant.kernels_cpu"]
+HEAVY = ["numba", "torch", "transformers", "gguf", "tqdm", "safetensors", "huggingface_hub", "requant.kernels_cpu"]
 
 
 def requant(*words, **options):

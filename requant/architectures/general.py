@@ -1,20 +1,19 @@
 """`general.*`: what the model is called, by whom it is, how it likes to be sampled.
 
-The guesses from folder and model names are those of the `gguf` package, so that a file is called what llama.cpp's
-converter would call it.
+A file is called what llama.cpp's converter would call it; see `requant.architectures.guessed`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from requant.architectures.card import read_card
+from requant.architectures.guessed import guessed, size_label
 from requant.architectures.numbers import shortest
 from requant.ir import Checkpoint, Json, Tensor, Typed
 from requant.json_values import TOKENIZER, parse_json
@@ -43,52 +42,26 @@ def general_metadata(
     checkpoint: Checkpoint[Tensor], architecture: str, moves: Sequence[Move], *, projector: bool = False
 ) -> tuple[dict[str, Typed], list[Loss]]:
     """`general.*` in the order of llama.cpp's converter, without file type and quantization version."""
-    import gguf
-
-    kind = gguf.GGUFType.MMPROJ if projector else gguf.GGUFType.MODEL
-
     card, losses = read_card(checkpoint)
-    path = named_folder(checkpoint.folder)
-    total, shared, expert, experts = _parameters(moves)
+    folder = named_folder(checkpoint.folder).name
+    names = [name for name in (_hub_name(checkpoint), folder) if name]
+    total, *parts = _parameters(moves)
+    label = size_label(total, *parts) if total > 0 else ""
     try:
-        with _told(losses):
-            guess = gguf.Metadata.apply_metadata_heuristic(
-                gguf.Metadata(), card, dict(checkpoint.config), path if path.name else None, total
-            )
-        if guess.name is None:
-            guess.name = path.name or architecture
-        if guess.size_label is None and total > 0:
-            guess.size_label = gguf.size_label(total, shared, expert, experts)
-        writer = gguf.GGUFWriter(path=None, arch=architecture)
-        writer.add_type(kind)
-        guess.set_gguf_meta_model(writer)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:  # a model card of another shape than it expects
-        losses.append(Loss(LossKind.METADATA_DROPPED, "README.md", f"its front matter makes no sense: {error}"))
-        writer = gguf.GGUFWriter(path=None, arch=architecture)
-        writer.add_type(kind)
-        writer.add_name(path.name or architecture)
-    found = {key: _typed(value) for key, value in writer.kv_data[0].items()}
-    first = {key: found.pop(key) for key in ("general.architecture", "general.type")}
+        found, strange = guessed(card, names, total, label, folder or architecture)
+    except TypeError as error:  # a model card of another shape than anybody expects
+        found = {"general.name": Typed("str", folder or architecture)}
+        strange = [f"its front matter makes no sense: {error}"]
+    losses += [Loss(LossKind.METADATA_DROPPED, "README.md", printable(one)) for one in strange]
+    kind = "mmproj" if projector else "model"
+    first = {"general.architecture": Typed("str", architecture), "general.type": Typed("str", kind)}
     return first | _sampling(checkpoint) | found, losses
 
 
-@contextmanager
-def _told(losses: list[Loss]) -> Iterator[None]:
-    """What the `gguf` package logs of a model card becomes losses: it quotes the card, on the terminal as it is."""
-    import logging
-
-    class Teller(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            losses.append(Loss(LossKind.METADATA_DROPPED, "README.md", printable(record.getMessage())))
-
-    logger, teller = logging.getLogger("metadata"), Teller()
-    before, logger.propagate = logger.propagate, False
-    logger.addHandler(teller)
-    try:
-        yield
-    finally:
-        logger.removeHandler(teller)
-        logger.propagate = before
+def _hub_name(checkpoint: Checkpoint[Tensor]) -> str:
+    """What config.json says it was loaded from, if that is no path on somebody's disk."""
+    name = checkpoint.config.get("_name_or_path")
+    return name if isinstance(name, str) and name.count("/") < 2 else ""
 
 
 def named_folder(folder: Path) -> Path:
@@ -159,10 +132,3 @@ def _parameters(moves: Sequence[Move]) -> tuple[int, int, int, int]:
         else:
             shared += size
     return total, shared, expert, counted // stacks if stacks else 0
-
-
-def _typed(value: Any) -> Typed:
-    """A value of a GGUFWriter: text, lists of text and counts; YAML may have made numbers of either."""
-    if value.type.name == "ARRAY":
-        return Typed("[str]", [str(item) for item in value.value])
-    return Typed("str", str(value.value)) if value.type.name == "STRING" else Typed("u32", int(value.value))
