@@ -26,7 +26,6 @@ def cases(model: Path) -> dict[str, list[str]]:
         "--help": ["--help"],
         "convert --help": ["convert", "--help"],
         "requantize --help": ["requantize", "--help"],
-        "merge --help": ["merge", "--help"],
         "inspect --help": ["inspect", "--help"],
         "check --help": ["check", "--help"],
         "inspect": ["inspect", str(model)],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from requant.cli import interrupts, paths
 from requant.cli.options import MAX_THREADS, Number, html_option, located, read_text
@@ -140,8 +141,14 @@ def _refuse_idle(against: str | None, reference: str, limits: Mapping[str, float
     if against is None and (limits or reference != "auto"):
         idle = f"--{next(iter(limits)).replace('_', '-')}" if limits else "--reference"
         raise click.UsageError(f"{idle} goes with --against")
-    if not options["prompt"] and options["expect"]:
-        raise click.UsageError("--expect goes with a --prompt that asks something")
+    if not options["prompt"]:
+        asking = {"--expect": "expect", "--raw": "raw", "--predict": "predict"}
+        if (idle := next((option for option, name in asking.items() if _is_given(name)), None)) is not None:
+            raise click.UsageError(f"{idle} goes with a --prompt that asks something")
+
+
+def _is_given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _write_page(html: Path, path: Path, report: Report) -> None:

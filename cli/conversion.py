@@ -20,7 +20,7 @@ from requant.cli.several import carry_out_several, destination_for, names_of
 from requant.cli.terminal import remark
 from requant.errors import Error, PlanError
 from requant.formats import FORMATS
-from requant.ir import Checkpoint, Naming, Tensor, Typed
+from requant.ir import Checkpoint, Naming, Tensor
 from requant.layout import Format, LayoutOptions
 from requant.plan import Plan
 from requant.printable import printable
@@ -33,115 +33,144 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The options of the command that are its own; see its help."""
+class Asked:
+    """What the command was given; see its help."""
 
     source: str
     destination: Path | None
-    recipe: str | None
+    to: str | None
     format_name: str | None
     gptq_format: str | None
     base: str | None
     projector: bool
     vocabulary: bool
-    key_values: tuple[tuple[str, Typed], ...]
     cut: LayoutOptions
-    card: options.CardOptions
-    like: Path | None
-    ollama: bool
+    prune: tuple[int, ...]
+    gguf: options.GgufOptions
     wish: AllocationOptions
+    choices: options.Choices
+    card: options.CardOptions
+    how: options.RunOptions
 
+    @property
+    def recipe(self) -> str | None:
+        """What `--to` says; of types that are chosen, what is rounded at all."""
+        return RECIPE if self.to is None and self.wish.asked else self.to
 
-def carry_out_conversion(wanted: Wanted, choices: options.Choices, how: options.RunOptions) -> None:
-    """Plan it, and carry it out."""
-    from requant.operations.convert import Request
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """The names in it."""
+        return names_of(self.recipe) if self.recipe else ()
 
-    name, chosen = wanted.format_name, wanted.wish.asked
-    recipe = RECIPE if chosen and wanted.recipe is None else wanted.recipe
-    recipes = names_of(recipe) if recipe else ()
-    several = recipes if len(recipes) > 1 else ()
-    destination = wanted.destination or named_by(wanted.source, recipes, name, projector=wanted.projector)
-    if wanted.destination is None and not how.quiet:
-        names = (str(destination).replace(MARK, one) for one in recipes)
-        remark(f"no DESTINATION is given: {printable(', '.join(names), None)}")
-    if len(recipes) == 1:
-        destination = Path(str(destination).replace(MARK, recipes[0]))
-    target = format_for(destination, name) if not several else _format_of(destination, name, several)
-    like, types = options.liked(wanted.like)
-    overrides = choices.overrides()
-    request = Request(
-        recipe,
-        replace(overrides, tensor_types=(*overrides.tensor_types, *types)),
-        choices.importance(),
-        wanted.key_values,
-        cut=wanted.cut,
-        vocabulary=wanted.vocabulary,
-        projector=wanted.projector,
-        like=like,
-    )
-    if chosen:
-        _check_target(wanted, choices, several)
-    if wanted.key_values and target.naming is not Naming.GGML:
-        raise PlanError(
-            "--override-kv sets metadata of a GGUF; a Hugging Face folder has config.json",
-            hint="edit config.json, or let the destination's name end in .gguf",
+    def request(self) -> Request:
+        """What is asked of the plan."""
+        from requant.operations.convert import Request
+
+        like, overrides = self.gguf.liked(self.choices)
+        return Request(
+            self.recipe,
+            overrides,
+            self.choices.importance(),
+            self.gguf.metadata(),
+            cut=self.cut,
+            vocabulary=self.vocabulary,
+            projector=self.projector,
+            like=like,
+            prune=self.prune,
         )
-    if wanted.ollama and (target.naming is not Naming.GGML or wanted.projector):
-        raise PlanError("--ollama is for a text model that becomes a GGUF", hint="let the destination end in .gguf")
+
+
+def carry_out_conversion(asked: Asked) -> None:
+    """Plan it, and carry it out."""
+    recipes, how = asked.recipes, asked.how
+    destination = _destination(asked)
+    target = _format_of(destination, asked.format_name, recipes)
+    request = asked.request()
+    several = len(recipes) > 1
+    if asked.wish.asked:
+        _check_wish(asked, several=several)
+    asked.gguf.check(target, asked.projector)
     if not several:
         options.refuse_to_overwrite(destination, how.force or how.dry_run)
-    copied = recipe is None and wanted.gptq_format is None and target.naming is Naming.HF
-    _, model = formats.opened(options.located(wanted.source, how.quiet, headers=how.dry_run), as_stored=copied)
-    cards = Cards(wanted.card, model, wanted.source, request.importance, how.quiet)
-    if _is_adapter(model, target, wanted.base):
-        if several:
-            raise PlanError("an adapter becomes one file", hint="give --to one type")
-        if wanted.ollama:
-            raise PlanError("--ollama is for a model; an adapter needs one", hint="requant merge makes one of both")
-        if request != Request(recipe) or wanted.gptq_format is not None:
-            raise PlanError(
-                "of an adapter, --to, --base, --card and how to run can be chosen; every other option is of a model",
-                hint="leave it out",
-            )
+    copied = asked.recipe is None and asked.gptq_format is None and target.naming is Naming.HF
+    _, model = formats.opened(options.located(asked.source, how.quiet, headers=how.dry_run), as_stored=copied)
+    cards = Cards(asked.card, model, asked.source, request.importance, how.quiet)
+    if _is_adapter(model, target, asked.base):
+        _check_adapter(asked, request, several=several)
         cards = replace(cards, adapter=True)
-        carry_out(
-            cards.added_to(recipe, _adapter_plan(model, wanted.base, target, destination, recipe, how.quiet)), how
-        )
+        carry_out(cards.added_to(asked.recipe, _adapter_plan(model, asked, target, destination)), how)
         return
-    if wanted.gptq_format is not None:
+    if asked.gptq_format is not None:
         from requant.operations.gptq_format import read_as
 
-        model = read_as(model, wanted.gptq_format)
-    if chosen and recipe is not None:
-        planner, kind = _planner(model, target, destination, request), kind_of(recipe, target.naming)
-        if wanted.wish.frontier:
-            say_frontier(wanted.wish, planner, recipe, request.overrides, how, kind)
-            return
-        plan = plan_of_size(wanted.wish, planner, recipe, request.overrides, how, kind)
-        carry_out(cards.added_to(recipe, options.beside(plan, wanted.ollama)), how)
+        model = read_as(model, asked.gptq_format)
+    if asked.wish.asked:
+        _carry_out_wish(asked, _planner(model, target, destination, request), request, target, cards)
         return
+
+    def planned(recipe: str | None, place: Path) -> Plan:
+        plan = _plan(model, target, place, replace(request, recipe=recipe), how.quiet)
+        return options.beside(plan, asked.gguf.ollama, several=several)
+
     if not several:
-        plan = _plan(model, target, destination, request, how.quiet)
-        carry_out(cards.added_to(recipe, options.beside(plan, wanted.ollama)), how)
+        carry_out(cards.added_to(asked.recipe, planned(asked.recipe, destination)), how)
         return
     suffix = {"gguf": ".gguf"}.get(target.name, "")
-    stem = stem_of(wanted.source)
-    carry_out_several(
-        [(one, destination_for(destination, one, stem, suffix)) for one in several],
-        lambda one, place: options.beside(
-            _plan(model, target, place, replace(request, recipe=one), how.quiet), wanted.ollama, several=True
-        ),
-        how,
-        cards.added,
-    )
+    stem = stem_of(asked.source)
+    places = [(one, destination_for(destination, one, stem, suffix)) for one in recipes]
+    carry_out_several(places, planned, how, cards.added)
 
 
-def _format_of(destination: Path, name: str | None, recipes: tuple[str, ...]) -> Format:
+def _carry_out_wish(asked: Asked, planner: Planner, request: Request, target: Format, cards: Cards) -> None:
+    """Types for a size, or what sizes there are to choose from."""
+    recipe, how = request.recipe, asked.how
+    assert recipe is not None
+    kind = kind_of(recipe, target.naming)
+    if asked.wish.frontier:
+        say_frontier(asked.wish, planner, recipe, request.overrides, how, kind)
+        return
+    plan = plan_of_size(asked.wish, planner, recipe, request.overrides, how, kind)
+    carry_out(cards.added_to(recipe, options.beside(plan, asked.gguf.ollama)), how)
+
+
+def _destination(asked: Asked) -> Path:
+    """The one that is given, or a name that tells of source and recipe; with one recipe, its name is in it."""
+    destination, recipes = asked.destination, asked.recipes
+    if destination is None:
+        destination = named_by(asked.source, recipes, asked.format_name, projector=asked.projector)
+        if not asked.how.quiet:
+            names = (str(destination).replace(MARK, one) for one in recipes)
+            remark(f"no DESTINATION is given: {printable(', '.join(names), None)}")
+    return Path(str(destination).replace(MARK, recipes[0])) if len(recipes) == 1 else destination
+
+
+def _check_wish(asked: Asked, *, several: bool) -> None:
+    """Raises `UsageError` for what goes not with a target."""
+    if several:
+        raise click.UsageError("a target is of one recipe")
+    if asked.gguf.like or asked.choices.imatrix or asked.projector or asked.prune:
+        raise click.UsageError("a target goes without --like, --imatrix, --prune-layers and --mmproj")
+
+
+def _check_adapter(asked: Asked, request: Request, *, several: bool) -> None:
+    """`PlanError` for options that an adapter has no place for."""
+    if several:
+        raise PlanError("an adapter becomes one file", hint="give --to one type")
+    if asked.gguf.ollama:
+        raise PlanError("--ollama is for a model; an adapter needs one", hint="requant merge makes one of both")
+    if request != type(request)(asked.recipe) or asked.gptq_format is not None or asked.wish.asked:
+        raise PlanError(
+            "of an adapter, --to, --base, --card and how to run can be chosen; every other option is of a model",
+            hint="leave it out",
+        )
+
+
+def _format_of(destination: Path, name: str | None, recipes: Sequence[str]) -> Format:
     """As `format_for`; of a folder for several, what the recipes are of: GGUF, or Hugging Face folders."""
     from requant.encodings import Blocks
     from requant.recipes import ALIASES, RECIPES
 
-    if name is None and not destination.suffix and MARK not in destination.name:
+    if len(recipes) > 1 and name is None and not destination.suffix and MARK not in destination.name:
         known = (RECIPES.get(ALIASES.get(one, one)) for one in recipes)
         return FORMATS["gguf" if any(one and isinstance(one.main, Blocks) for one in known) else "safetensors"]
     return format_for(destination, name)
@@ -154,14 +183,6 @@ def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request:
     check_vocabulary(request, model.naming, target)
     with measuring(quiet) if _measures(request.recipe, target) else nullcontext():
         return plan_conversion(model, target, destination, request)
-
-
-def _check_target(wanted: Wanted, choices: options.Choices, several: Sequence[str]) -> None:
-    """Raises `UsageError` for what goes not with a target."""
-    if several:
-        raise click.UsageError("a target is of one recipe")
-    if wanted.like or choices.imatrix or wanted.projector:
-        raise click.UsageError("a target goes without --like, --imatrix and --mmproj")
 
 
 def _planner(model: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Planner:
@@ -188,9 +209,7 @@ def _is_adapter(model: Checkpoint[Tensor], target: Format, base: str | None) -> 
     return False
 
 
-def _adapter_plan(
-    source: Checkpoint[Tensor], base: str | None, target: Format, destination: Path, recipe: str | None, quiet: bool
-) -> Plan:
+def _adapter_plan(source: Checkpoint[Tensor], asked: Asked, target: Format, destination: Path) -> Plan:
     """The GGUF that llama.cpp loads beside a model."""
     from requant.adapters.peft import peft_adapter
     from requant.adapters.written import Base, plan_adapter
@@ -198,15 +217,15 @@ def _adapter_plan(
     from requant.merging.reference import Reference
 
     adapter = peft_adapter(source)
-    name = base or adapter.base
+    name = asked.base or adapter.base
     if not name:
         raise PlanError(f"{source.path}: which model it is for is not said", hint="--base MODEL")
     try:
-        model = model_of(Reference(name), formats.open(options.located(name, quiet)))
+        model = model_of(Reference(name), formats.open(options.located(name, asked.how.quiet)))
     except Error as error:
-        hint = error.hint if base else f"--base MODEL, if it lies elsewhere than its adapter says ({name})"
+        hint = error.hint if asked.base else f"--base MODEL, if it lies elsewhere than its adapter says ({name})"
         raise type(error)(str(error), hint=hint) from None
-    return plan_adapter(adapter, Base(model.tensors, model.config), target, destination, recipe)
+    return plan_adapter(adapter, Base(model.tensors, model.config), target, destination, asked.recipe)
 
 
 def _measures(recipe: str | None, target: Format) -> bool:

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options, paths, values
+from requant.cli import options, values
 from requant.cli.allocating import AllocationOptions, allocation_options
 
 #: Formats that can store plain numbers at all; the others are only read.
@@ -67,9 +67,8 @@ class _Command(options.RoundingCommand):
 @click.option("--base", metavar="MODEL", help="The model of an adapter; by default as its adapter_config.json says.")
 @click.option("--mmproj", is_flag=True, help="Write what sees or hears in a model, instead of its text model.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
-@click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors, or of a recipe .txt.")
-@options.override_kv_option
-@options.ollama_option
+@options.prune_option
+@options.gguf_options
 @allocation_options
 @options.rounding_options
 @options.card_options
@@ -85,9 +84,8 @@ def convert(
     base: str | None,
     mmproj: bool,
     no_vocab: bool,
-    like: Path | None,
-    key_values: tuple[str, ...],
-    ollama: bool,
+    prune: tuple[int, ...],
+    gguf: options.GgufOptions,
     wish: AllocationOptions,
     choices: options.Choices,
     card: options.CardOptions,
@@ -102,22 +100,24 @@ def convert(
     source and recipe make a name in the current folder, such as SmolLM2-135M-Q4_K_M.gguf or SmolLM2-135M-GPTQ. Several
     recipes, separated by commas, are made in one pass: {} in DESTINATION stands for each, or it is a folder for all.
     """
-    from requant.cli.conversion import Wanted, carry_out_conversion
+    from requant.cli.conversion import Asked, carry_out_conversion
 
-    wanted = Wanted(
-        source,
-        destination,
-        recipe,
-        format_name,
-        gptq_format,
-        base,
-        projector=mmproj,
-        vocabulary=not no_vocab,
-        key_values=options.metadata_of(key_values),
-        cut=options.cut(max_shard_size, max_shard_tensors),
-        card=card,
-        like=like,
-        ollama=ollama,
-        wish=wish,
+    carry_out_conversion(
+        Asked(
+            source,
+            destination,
+            recipe,
+            format_name,
+            gptq_format,
+            base,
+            projector=mmproj,
+            vocabulary=not no_vocab,
+            cut=options.cut(max_shard_size, max_shard_tensors),
+            prune=prune,
+            gguf=gguf,
+            wish=wish,
+            choices=choices,
+            card=card,
+            how=how,
+        )
     )
-    carry_out_conversion(wanted, choices, how)

@@ -56,6 +56,8 @@ def extract(
     named = [name for name, asked in zip(_PARTS, given, strict=True) if asked]
     if len(named) > 1 or (named and (pattern is not None or raw)):
         raise click.UsageError("one thing at a time: tensors (--only, --raw), or one of --" + ", --".join(_PARTS))
+    if named and how.replace_nan is not None:
+        raise click.UsageError(f"--replace-nan is of tensors; --{named[0]} says nothing of them")
     path = options.located(model, how.quiet)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     if importance:

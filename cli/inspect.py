@@ -53,8 +53,7 @@ Examples:
 @click.option(
     "--bandwidth",
     type=Number(0, 1e9, min_open=True),
-    default=USUAL_BANDWIDTH / 1e9,
-    show_default=True,
+    show_default=f"{USUAL_BANDWIDTH / 1e9:g}",
     metavar="GB/S",
     help="Of the memory that weights are read from, for the bound on the speed.",
 )
@@ -74,7 +73,7 @@ def inspect(
     against: str | None,
     html: Path | None,
     ctx: int | None,
-    bandwidth: float,
+    bandwidth: float | None,
     as_csv: bool,
     as_json: bool,
     quiet: bool,
@@ -102,7 +101,7 @@ def inspect(
 
         check_page(html)
     beside = {"--metadata": metadata, "--tokenizer": tokenizer, "--tokens": tokens, "--template": template}
-    beside["--against"] = against
+    beside |= {"--against": against, "--ctx": ctx, "--bandwidth": bandwidth}
     if as_csv and (given := next((option for option, value in beside.items() if value), None)):
         raise click.UsageError(f"--csv is the list of tensors alone; {given} does not go with it")
     values = values or order.needs_values
@@ -110,7 +109,7 @@ def inspect(
     if path.is_dir() and not is_model(path):
         if html is not None:
             raise PlanError(f"--html: {path} is a folder of models", hint="a page is of one: name a model in it")
-        if any((*beside.values(), pattern, values, columns, sort, ctx, as_csv)):
+        if any((*beside.values(), pattern, values, columns, sort, as_csv)):
             raise PlanError(f"{path}: of a folder of models a line each is told", hint="name one of them for all else")
         from requant.cli.inspect_others import inspect_folder
 
@@ -119,7 +118,7 @@ def inspect(
     format_name, checkpoint = model_or_imatrix(path)
     if not Path(model).exists():  # one of the Hub is titled by the name asked for
         checkpoint = replace(checkpoint, path=Path(model))
-    result = report(checkpoint, format_name, Asked(ctx, bandwidth * 1e9))
+    result = report(checkpoint, format_name, Asked(ctx, USUAL_BANDWIDTH if bandwidth is None else bandwidth * 1e9))
     rows = [Row(one) for one in chosen(result.placed, lambda one: one.tensor.name, pattern, "--tensors", path.name)]
     oddities: list[str] = []
     if values:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from requant.cli import options, values
 from requant.cli.convert import WRITABLE
@@ -59,7 +61,7 @@ _MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
 @click.option("--mapping", type=click.Choice(_MAPPINGS), help="How --student chooses its layers (default: uniform).")
 @click.option("--extract-lora", is_flag=True, help="Of two models, make an adapter of the second's difference.")
 @click.option("--rank", type=click.IntRange(1), help="Of the adapter that --extract-lora makes.")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of DARE and DELLA (default 0).")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Of DARE and DELLA (default 0).")
 @click.option("--allow-crimes", is_flag=True, help="Merge models of different families, if their tensors agree.")
 @click.option(
     "--to",
@@ -71,6 +73,7 @@ _MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
 @click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
 @click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
+@options.gguf_options
 @options.rounding_options
 @options.run_options
 def merge(
@@ -78,12 +81,13 @@ def merge(
     destination: Path,
     extract_lora: bool,
     rank: int | None,
-    seed: int,
+    seed: int | None,
     allow_crimes: bool,
     recipe_name: str | None,
     format_name: str | None,
     max_shard_size: str | None,
     no_vocab: bool,
+    gguf: options.GgufOptions,
     choices: options.Choices,
     how: options.RunOptions,
     **short: Any,
@@ -104,6 +108,7 @@ def merge(
     from requant.operations.merge import Options, plan_merge
 
     target = format_for(destination, format_name)
+    gguf.check(target)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
 
     def opened(reference: Reference) -> Model:
@@ -114,6 +119,7 @@ def merge(
         return with_adapter(model, adapter_of(formats.open(adapter)))
 
     if extract_lora or rank is not None:
+        _refuse_others()
         carry_out(_extraction(sources, destination, rank if extract_lora else None, how), how)
         return
     if len(sources) == 1 and sources[0].endswith((".yaml", ".yml")):
@@ -126,14 +132,30 @@ def merge(
 
         names = tuple(opened(Reference.parse(sources[0])).tensors) if len(sources) == 1 else ()
         recipes = recipes_from(recipe_text(sources, short, names), "the command line")
+    if seed is not None and not any(recipe.method.draws for recipe in recipes):
+        raise click.UsageError("--seed is of DARE and DELLA, which draw what they drop")
+    like, overrides = gguf.liked(choices)
     request = Request(
         recipe_name,
-        choices.overrides(),
+        overrides,
         choices.importance(),
+        gguf.metadata(),
+        like=like,
         cut=options.cut(max_shard_size, None),
         vocabulary=not no_vocab,
     )
-    carry_out(plan_merge(recipes, opened, target, destination, Options(seed, allow_crimes, request)), how)
+    plan = plan_merge(recipes, opened, target, destination, Options(seed or 0, allow_crimes, request))
+    carry_out(options.beside(plan, gguf.ollama), how)
+
+
+def _refuse_others() -> None:
+    """`UsageError` for options that the making of an adapter does not heed."""
+    context = click.get_current_context()
+    heeded = {"sources", "destination", "extract_lora", "rank", *(field.name for field in fields(options.RunOptions))}
+    for param in context.command.params:
+        given = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if given and param.name not in heeded:
+            raise click.UsageError(f"{max(param.opts, key=len)} says nothing to --extract-lora")
 
 
 def _extraction(sources: tuple[str, ...], destination: Path, rank: int | None, how: options.RunOptions) -> Plan:

@@ -10,7 +10,7 @@ import click
 
 from requant.merging.layers import layer_list, student_layers
 from requant.merging.methods import METHODS
-from requant.merging.methods.method import Base
+from requant.merging.methods.method import Base, Method
 from requant.merging.modules import main_stack, stacks_of
 
 #: What cuts one model to some of its layers.
@@ -42,6 +42,8 @@ def recipe_text(models: Sequence[str], short: Mapping[str, Any], names: Sequence
         raise click.UsageError(f"--method is missing: {', '.join(METHODS)}")
     document = {"merge_method": method}
     known = METHODS.get(method)
+    if known is not None:
+        _refuse_unknown(known, short)
     base = short["base"] or (models[0] if known is not None and known.base is Base.REQUIRED else None)
     if base:
         document["base_model"] = base
@@ -55,6 +57,16 @@ def recipe_text(models: Sequence[str], short: Mapping[str, Any], names: Sequence
         key: short[name] for key, name in (("dtype", "dtype"), ("tokenizer_source", "tokenizer")) if short[name]
     }
     return _yaml(document)
+
+
+def _refuse_unknown(method: Method, short: Mapping[str, Any]) -> None:
+    """`UsageError` for what the method does not heed."""
+    heeded = [parameter.name for parameter in method.parameters if parameter.name not in method.idle]
+    named = {name: f"--{name}" for name in ("weight", "density", "t") if short[name] is not None}
+    for name, option in (named | {_pair(text)[0]: f"--param {text}" for text in short["parameters"]}).items():
+        if name not in heeded and any(other.parameter(name) for other in METHODS.values()):
+            taken = ", ".join(heeded) or "no parameters"
+            raise click.UsageError(f"{option} says nothing to {method.name}, which takes {taken}")
 
 
 def _models(models: Sequence[str], base: str | None, short: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import chain
@@ -22,11 +22,10 @@ from requant.journal import finish_around
 from requant.system import processors
 
 if TYPE_CHECKING:  # whoever asks for help waits for none of these
-    from requant.encodings import Encoding
     from requant.glimpse import Glimpse
     from requant.importance import Importance
     from requant.ir import Checkpoint, Tensor, Typed
-    from requant.layout import LayoutOptions
+    from requant.layout import Format, LayoutOptions
     from requant.plan import Plan
     from requant.recipes import Overrides
 
@@ -277,27 +276,80 @@ card_options = gathered(
 )
 
 
-#: Shared by every command that writes the metadata of a GGUF; `metadata_of` reads it.
-override_kv_option = click.option(
-    "--override-kv",
-    "key_values",
-    multiple=True,
-    metavar="KEY=TYPE:VALUE",
-    help="Set metadata of a GGUF; TYPE is int, float, bool or str, str:@FILE what is in a file. Repeatable.",
+@dataclass(frozen=True, slots=True)
+class GgufOptions:
+    """What can be asked of a GGUF, whatever it is made of."""
+
+    like: Path | None
+    key_values: tuple[str, ...]
+    ollama: bool
+
+    def check(self, target: Format, projector: bool = False) -> None:
+        """`PlanError` where no GGUF is made, or one that a Modelfile is not for."""
+        is_gguf = target.name == "gguf"
+        if self.key_values and not is_gguf:
+            raise PlanError(
+                "--override-kv sets metadata of a GGUF; a Hugging Face folder has config.json",
+                hint="edit config.json, or let the destination's name end in .gguf",
+            )
+        if self.ollama and (projector or not is_gguf):
+            raise PlanError("--ollama is for a text model that becomes a GGUF", hint="let the destination end in .gguf")
+
+    def liked(self, choices: Choices) -> tuple[Checkpoint[Tensor] | None, Overrides]:
+        """The GGUF whose types are copied, and the departures from a recipe: `choices`, and what another one gives."""
+        from requant import formats
+        from requant.recipes import tensor_type_file
+
+        overrides = choices.overrides()
+        if self.like is None:
+            return None, overrides
+        if self.like.is_file() and self.like.suffix.lower() == ".txt":
+            types = tensor_type_file(read_text(self.like))
+            return None, replace(overrides, tensor_types=(*overrides.tensor_types, *types))
+        return formats.open(self.like), overrides
+
+    def metadata(self) -> tuple[tuple[str, Typed], ...]:
+        """What each `--override-kv` sets."""
+        from requant.recipes import override_kv
+
+        return tuple(override_kv(text, read_text) for text in self.key_values)
+
+
+#: Shared by every command that makes a GGUF; `requant.ollama` makes the Modelfile.
+gguf_options = gathered(
+    "gguf",
+    GgufOptions,
+    click.option(
+        "--like",
+        metavar="FILE",
+        type=paths.ANYTHING,
+        help="Copy the types of another GGUF's tensors, or of a recipe .txt.",
+    ),
+    click.option(
+        "--override-kv",
+        "key_values",
+        multiple=True,
+        metavar="KEY=TYPE:VALUE",
+        help="Set metadata of a GGUF; TYPE is int, float, bool or str, str:@FILE what is in a file. Repeatable.",
+    ),
+    click.option("--ollama", is_flag=True, help="Also write a Modelfile for Ollama beside the GGUF (requant[html])."),
 )
 
 
-#: Shared by every command that writes a GGUF from a model; `requant.ollama` makes the Modelfile.
-ollama_option = click.option(
-    "--ollama", is_flag=True, help="Also write a Modelfile for Ollama beside the GGUF (requant[html])."
+def _layers(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    from requant.recipes import layers_to_prune
+
+    return () if value is None else layers_to_prune(value)
+
+
+#: Shared by every command that makes a GGUF of one model.
+prune_option = click.option(
+    "--prune-layers",
+    "prune",
+    callback=_layers,
+    metavar="L0,L1,...",
+    help="Leave these layers out of a GGUF and number the rest anew.",
 )
-
-
-def metadata_of(key_values: Iterable[str]) -> tuple[tuple[str, Typed], ...]:
-    """What each `--override-kv` sets."""
-    from requant.recipes import override_kv
-
-    return tuple(override_kv(text, read_text) for text in key_values)
 
 
 def beside(plan: Plan, ollama: bool, *, several: bool = False) -> Plan:
@@ -356,18 +408,6 @@ def cut(max_shard_size: str | None, max_shard_tensors: int | None, option: str =
     if match is None or not 0 < float(match[1]) < 1e12:
         raise click.BadParameter(f"{max_shard_size!r} is not a size such as 500M or 5GB", param_hint=option)
     return LayoutOptions(int(float(match[1]) * _UNITS[match[2]]), max_shard_tensors)
-
-
-def liked(like: Path | None) -> tuple[Checkpoint[Tensor] | None, tuple[tuple[str, Encoding], ...]]:
-    """What `--like` names: a GGUF, or the types that a recipe of `--recipe-out` gives."""
-    from requant import formats
-    from requant.recipes import tensor_type_file
-
-    if like is None:
-        return None, ()
-    if like.is_file() and like.suffix.lower() == ".txt":
-        return None, tensor_type_file(read_text(like))
-    return formats.open(like), ()
 
 
 def refuse_to_overwrite(destination: Path, force: bool) -> None:

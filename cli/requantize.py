@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli import options, paths, values
+from requant.cli import options, values
 from requant.cli.allocating import RECIPE, AllocationOptions, allocation_options, kind_of, plan_of_size, say_frontier
 from requant.digits import whole
 from requant.errors import PlanError
 
 if TYPE_CHECKING:
     from requant.importance import Importance
+    from requant.ir import Checkpoint, Tensor
+    from requant.operations.allocate import Planner
+    from requant.operations.requantize import Request
     from requant.plan import Plan
     from requant.recipes import Overrides, Recipe
 
@@ -38,11 +41,9 @@ Examples:
 @click.argument("rest", metavar="[OUT.gguf] TYPE [THREADS]", nargs=-1, shell_complete=values.mixes)
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")
 @options.rounding_options
-@click.option("--like", type=paths.ANYTHING, help="Copy the types of another GGUF's tensors, or of a recipe .txt.")
+@options.gguf_options
 @allocation_options
-@click.option("--prune-layers", metavar="L0,L1,...", help="Leave these layers out and number the rest anew.")
-@options.override_kv_option
-@options.ollama_option
+@options.prune_option
 @options.card_options
 @click.option("--keep-split", is_flag=True, help="As many files as the input has, with the same tensors in each.")
 @click.option("--max-buffer-size", type=click.IntRange(1), metavar="MiB", hidden=True)
@@ -51,12 +52,10 @@ def requantize(
     source: Path,
     rest: tuple[str, ...],
     allow_requantize: bool,
-    like: Path | None,
-    prune_layers: str | None,
-    key_values: tuple[str, ...],
-    ollama: bool,
     keep_split: bool,
     max_buffer_size: int | None,
+    prune: tuple[int, ...],
+    gguf: options.GgufOptions,
     wish: AllocationOptions,
     choices: options.Choices,
     card: options.CardOptions,
@@ -76,63 +75,78 @@ def requantize(
     from requant.ir import Naming
     from requant.losses import LossKind
     from requant.operations.requantize import Request, plan_requantization
-    from requant.recipes import layers_to_prune
 
     model = formats.open(source)
-    chosen = wish.asked
-    words = arguments(source, rest, has_like=like is not None, has_target=chosen)
+    words = arguments(source, rest, has_like=gguf.like is not None, has_target=wish.asked)
     how = replace(how, threads=words.threads or how.threads)
-    example, types = options.liked(like)
-    overrides = choices.overrides()
+    example, overrides = gguf.liked(choices)
     request = Request(
         words.recipes[0].name,
-        replace(overrides, tensor_types=(*overrides.tensor_types, *types)),
+        overrides,
         choices.importance(),
-        options.metadata_of(key_values),
-        layers_to_prune(prune_layers) if prune_layers else (),
+        gguf.metadata(),
+        prune,
         example,
         keep_split,
         rehearsal=how.dry_run,
     )
+    _check_places(source, words.destinations, how)
     cards = Cards(card, model, str(source), request.importance, how.quiet)
-    for place in words.destinations:
+    tolerated = frozenset({LossKind.REQUANTIZED} if allow_requantize else ())
+    several = len(words.recipes) > 1
+    if wish.asked and several:
+        raise click.UsageError("a target is of one recipe")
+    if wish.asked and (gguf.like or prune or choices.imatrix):
+        raise click.UsageError("a target goes without --like, --prune-layers and --imatrix")
+
+    def planned(name: str, place: Path) -> Plan:
+        one = replace(request, recipe=name)
+        plan = (
+            _plan_of_size(wish, model, place, one, how)
+            if wish.asked
+            else plan_requantization(model, FORMATS["gguf"], place, one)
+        )
+        return options.beside(plan, gguf.ollama, several=several)
+
+    places = [(recipe.name, place) for recipe, place in zip(words.recipes, words.destinations, strict=True)]
+    if wish.frontier:
+        planner, kind = _planner(model, places[0][1], request), kind_of(request.recipe, Naming.GGML)
+        say_frontier(wish, planner, request.recipe, request.overrides, how, kind)
+    elif several:
+        carry_out_several(places, planned, how, cards.added, measure=True, tolerated=tolerated)
+    else:
+        carry_out(cards.added_to(request.recipe, planned(*places[0])), how, measure=True, tolerated=tolerated)
+
+
+def _check_places(source: Path, places: Sequence[Path], how: options.RunOptions) -> None:
+    """`PlanError` for what must not be written."""
+    for place in places:
         if not how.dry_run and place.exists() and place.samefile(source):
             raise PlanError(f"{source} is both input and output", hint="write to another name")
         options.refuse_to_overwrite(place, how.force or how.dry_run)
-    tolerated = frozenset({LossKind.REQUANTIZED} if allow_requantize else ())
-    if len(words.recipes) > 1:
-        if chosen:
-            raise click.UsageError("a target is of one recipe")
-        carry_out_several(
-            [(recipe.name, place) for recipe, place in zip(words.recipes, words.destinations, strict=True)],
-            lambda name, place: options.beside(
-                plan_requantization(model, FORMATS["gguf"], place, replace(request, recipe=name)), ollama, several=True
-            ),
-            how,
-            cards.added,
-            measure=True,
-            tolerated=tolerated,
-        )
-        return
-    (destination,) = words.destinations
-    if chosen and (like or prune_layers or choices.imatrix):
-        raise click.UsageError("a target goes without --like, --prune-layers and --imatrix")
+
+
+def _planner(model: Checkpoint[Tensor], destination: Path, request: Request) -> Planner:
+    """The same with other types."""
+    from requant.formats import FORMATS
+    from requant.operations.requantize import plan_requantization
 
     def planner(recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool) -> Plan:
-        asked = replace(
-            request, recipe=recipe, overrides=overrides, importance=importance, rehearsal=rehearsal or how.dry_run
-        )
-        return plan_requantization(model, FORMATS["gguf"], destination, asked)
+        rehearsal = rehearsal or request.rehearsal
+        one = replace(request, recipe=recipe, overrides=overrides, importance=importance, rehearsal=rehearsal)
+        return plan_requantization(model, FORMATS["gguf"], destination, one)
 
-    if wish.frontier:
-        say_frontier(wish, planner, request.recipe, request.overrides, how, kind_of(request.recipe, Naming.GGML))
-        return
-    plan = (
-        plan_of_size(wish, planner, request.recipe, request.overrides, how, kind_of(request.recipe, Naming.GGML))
-        if chosen
-        else plan_requantization(model, FORMATS["gguf"], destination, request)
-    )
-    carry_out(cards.added_to(request.recipe, options.beside(plan, ollama)), how, measure=True, tolerated=tolerated)
+    return planner
+
+
+def _plan_of_size(
+    wish: AllocationOptions, model: Checkpoint[Tensor], place: Path, request: Request, how: options.RunOptions
+) -> Plan:
+    """Types chosen for a size."""
+    from requant.ir import Naming
+
+    kind = kind_of(request.recipe, Naming.GGML)
+    return plan_of_size(wish, _planner(model, place, request), request.recipe, request.overrides, how, kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,10 @@ NAMES = [
     "",
     "-",
 ]
-WORDS = "Llama llama 2 v0.1 iter3 7B 7b1 8x7B A3B 1_5b 128k 900M small xl Instruct chat lora q4_K f16 Ünï 3.5".split(
-    " "
-)  # noqa: SIM905
+WORDS = [
+    *("Llama", "llama", "2", "v0.1", "iter3", "7B", "7b1", "8x7B", "A3B", "1_5b", "128k", "900M", "small", "xl"),
+    *("Instruct", "chat", "lora", "q4_K", "f16", "Ünï", "3.5"),
+]
 ids = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map("-".join)
 models = st.one_of(st.sampled_from(NAMES), ids, st.tuples(ids, ids).map("/".join), st.text(max_size=12))
 weights = st.sampled_from([0, 1, 135_000_000, 7_000_000_000, 10**12])

@@ -106,7 +106,8 @@ def test_bytes_do_not_depend_on_threads(here, method):
     files = set()
     for threads in (1, 3):
         out = f"out{threads}"
-        more = ["--density", "0.5", "--weight", "1", "--seed", "7", "--threads", threads, "-q"]
+        more = ["--density", "0.5", "--weight", "1", "--threads", threads, "-q"]
+        more += ["--seed", "7"] if method != "ties" else []
         requant("merge", "base", "a", "b", "--method", method, "-o", out, *more)
         files.add(Path(out, "model.safetensors").read_bytes())
     assert len(files) == 1

@@ -24,9 +24,14 @@ from tests.tiny_folder import write_tiny_folder
 
 TO_FOLDER = [None, "BF16", *SCHEMES]
 LISTS = [
-    *((convert.hf_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
+    *(
+        (convert.hf_to_ggml, convert.Request(recipe, prune=prune))
+        for recipe in (None, "Q4_K_M")
+        for prune in ((), (1,))
+    ),
     *((convert.projector_to_ggml, convert.Request(recipe)) for recipe in (None, "F16")),
-    *((convert.ggml_to_ggml, convert.Request(recipe)) for recipe in (None, "Q4_K_M")),
+    *((convert.ggml_to_ggml, convert.Request("Q4_K_M", prune=prune)) for prune in ((), (1,))),
+    (convert.ggml_to_ggml, convert.Request()),
     *((convert.ggml_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
     *((convert.hf_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
     *((requantize.requantized, requantize.Request("Q4_K_M", prune=prune)) for prune in ((), (1,))),
@@ -92,15 +97,20 @@ def test_what_nobody_knows_stops_at_the_claim(tiny):
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "passes.md"
-PLAIN = {"no `--to`": None, "`BF16`": "BF16", "`GPTQ`": "GPTQ", "`EXL2-4.0`": "EXL2-4.0"}
-MIXES = {"no `--to`": None, "`Q4_K_M`": "Q4_K_M"}
-PROJECTOR = {"no `--to`": None, "`F16`": "F16"}
+PRUNED = {"`--prune-layers`": convert.Request("Q4_K_M", prune=(1,))}
+
+
+def recipes(*names):
+    return {f"`{name}`" if name else "no `--to`": convert.Request(name) for name in names}
+
+
+PLAIN, MIXES, PROJECTOR = recipes(None, "BF16", "GPTQ", "EXL2-4.0"), recipes(None, "Q4_K_M"), recipes(None, "F16")
 DIRECTIONS = {
-    "A Hugging Face folder to a GGUF": (convert.hf_to_ggml, MIXES),
+    "A Hugging Face folder to a GGUF": (convert.hf_to_ggml, MIXES | PRUNED),
     "What sees or hears in a Hugging Face folder to a GGUF (`--mmproj`)": (convert.projector_to_ggml, PROJECTOR),
     "A GGUF to a Hugging Face folder": (convert.ggml_to_hf, PLAIN),
     "A Hugging Face folder to another": (convert.hf_to_hf, PLAIN),
-    "A GGUF to another, by `convert`": (convert.ggml_to_ggml, MIXES),
+    "A GGUF to another, by `convert`": (convert.ggml_to_ggml, MIXES | PRUNED),
 }
 REQUANTIZED = {"`Q4_K_M`": (), "`--prune-layers`": (1,)}
 
@@ -108,8 +118,8 @@ REQUANTIZED = {"`Q4_K_M`": (), "`--prune-layers`": (1,)}
 def tables() -> str:
     """The lists as docs/passes.md prints them."""
     blocks = []
-    for title, (listed, recipes) in DIRECTIONS.items():
-        lists = {name: listed(convert.Request(recipe), None, None) for name, recipe in recipes.items()}
+    for title, (listed, requests) in DIRECTIONS.items():
+        lists = {name: listed(request, None, None) for name, request in requests.items()}
         blocks += [f"## {title}", f"`{listed.__module__}.{listed.__name__}`", table(lists)]
     lists = {
         name: requantize.requantized(requantize.Request("Q4_K_M", prune=prune), None, None)

@@ -177,8 +177,8 @@ def guessed(
     strange: list[str] = []
     for key, known in _ORIGINS.items():
         found |= _origins(card, key, known, weights, strange)
-    for key, known in _LISTS.items():
-        items = [str(item) for name in known for item in _listed(card.get(name))]
+    for key, lists in _LISTS.items():
+        items = [str(item) for name in lists for item in _listed(card.get(name))]
         found |= {f"general.{key}": Typed("[str]", items)} if items else {}
     return found, strange
 

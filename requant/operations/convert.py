@@ -24,7 +24,7 @@ from requant.passes.companions import DropScales, FoldScales, OutputScale, Scale
 from requant.passes.layout import Place
 from requant.passes.losses import Losses, UnusedImportance
 from requant.passes.metadata import ConvertedMetadata
-from requant.passes.names import FamilyNames, OwnNames
+from requant.passes.names import FamilyNames, OwnNames, PrunedMetadata, PrunedNames
 from requant.passes.recipe import Mix
 from requant.passes.spellings import Spellings
 from requant.passes.steps import Steps
@@ -32,7 +32,7 @@ from requant.passes.tokenizer import TokenizerToGgml, TokenizerToHf
 from requant.passes.translation import Besides, Family, General, Hyperparameters, Leftovers, Names
 from requant.passes.unwrap import Unwrap
 from requant.plan import Plan, unchanged
-from requant.recipes import Overrides, recipe_named
+from requant.recipes import Overrides, pruned_name, recipe_named
 
 if TYPE_CHECKING:
     from requant.schemes.scheme import Scheme
@@ -45,7 +45,7 @@ class Request:
     recipe: a name as users type it; None keeps what can be kept. importance: from an imatrix file.
     key_values: metadata to set in a GGUF (`--override-kv`). vocabulary: False leaves the tokenizer out of a GGUF.
     projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`). like: a GGUF whose
-    tensors' types are copied (`--like`); what it has not follows the recipe.
+    tensors' types are copied (`--like`); what it has not follows the recipe. prune: layers to leave out of a GGUF.
     """
 
     recipe: str | None = None
@@ -56,6 +56,7 @@ class Request:
     vocabulary: bool = True
     projector: bool = False
     like: Checkpoint[Tensor] | None = None
+    prune: tuple[int, ...] = ()
 
 
 def plan_conversion(
@@ -74,12 +75,30 @@ def plan_conversion(
                 hint="requant convert FOLDER mmproj.gguf --mmproj",
             )
         listed = projector_to_ggml
+    check_like(request, target)
+    _check_pruning(request, target)
+    return planned(listed(request, target, destination), unchanged(source))
+
+
+def _check_pruning(request: Request, target: Format) -> None:
+    """`PlanError` where layers cannot be left out, or their number is said otherwise."""
+    if request.prune and (request.projector or target.naming is not Naming.GGML):
+        raise PlanError(
+            "--prune-layers leaves layers out of a GGUF of a text model",
+            hint="requant merge MODEL --drop-layers 4,5 -o FOLDER makes a folder without them",
+        )
+    for key, _ in request.key_values:
+        if request.prune and key.endswith(".block_count"):
+            raise PlanError(f"{key} follows from the layers that are left out", hint=f"leave {key} out")
+
+
+def check_like(request: Request, target: Format) -> None:
+    """Raises `PlanError` where types of a GGUF's tensors are to be copied to no GGUF."""
     if request.like is not None and target.naming is not Naming.GGML:
         raise PlanError(
             "--like copies the types of a GGUF's tensors; the destination is none",
             hint="leave it out, or let the destination's name end in .gguf",
         )
-    return planned(listed(request, target, destination), unchanged(source))
 
 
 def check_vocabulary(request: Request, naming: Naming, target: Format) -> None:
@@ -103,14 +122,23 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
         Leftovers(Naming.GGML),
         General(Naming.GGML),
         TokenizerToGgml(request.vocabulary),
-        Mix(recipe, request.overrides, request.importance, request.key_values, request.like),
+        *([PrunedNames(request.prune)] if request.prune else []),
+        Mix(recipe, request.overrides, _pruned(request), request.key_values, request.like),
         ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
+        *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
         ScalesBeside(),
         Steps(),
         Place(target, destination, request.cut),
         Losses(Naming.GGML),
     ]
+
+
+def _pruned(request: Request) -> Importance | None:
+    """Importance by the names of the output; a GGUF's own names are followed by `Mix`."""
+    if request.importance is None or not request.prune:
+        return request.importance
+    return request.importance.renamed(lambda name: pruned_name(name, request.prune))
 
 
 def projector_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass]:
@@ -138,8 +166,10 @@ def ggml_to_ggml(request: Request, target: Format, destination: Path) -> list[Pa
     return [
         Claim(Naming.GGML),
         OwnNames(),
+        *([PrunedNames(request.prune)] if request.prune else []),
         Mix(recipe, request.overrides, request.importance, request.key_values, request.like),
         ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
+        *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
         OutputScale(),
         Steps(),

@@ -26,7 +26,7 @@ from requant.merging.precision import Precision
 from requant.merging.recipe import Recipe, ordered, with_base
 from requant.merging.reference import Reference
 from requant.merging.vocabularies import Tokens, tokens_of
-from requant.operations.convert import LISTS, Request, check_vocabulary
+from requant.operations.convert import LISTS, Request, check_like, check_vocabulary
 from requant.passes import planned
 from requant.passes.graft import stand_in, with_graft
 from requant.plan import Plan, unchanged
@@ -135,6 +135,7 @@ def _planned(described: Described, target: Format, destination: Path, options: O
         told = card.key_values(described.recipe, described.inputs, options.seed)
         request = replace(request, key_values=(*told, *request.key_values))
     check_vocabulary(request, Naming.HF, target)
+    check_like(request, target)
     passes = LISTS[Naming.HF, target.naming](request, target, destination)
     plan = planned(with_graft(passes, described.values), unchanged(described.source))
     return replace(plan, losses=(*described.losses, *plan.losses))

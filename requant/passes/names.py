@@ -93,6 +93,26 @@ class FileOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class PrunedNames:
+    """Layers are left out, and the others numbered anew.
+
+    prune: layers, at least one.
+    """
+
+    name: ClassVar = "layers"
+    needs: ClassVar = frozenset({Fact.NAMED})
+    ensures: ClassVar = frozenset[Fact]()
+    prune: tuple[int, ...]
+
+    def __call__(self, said: Translation) -> Translation:
+        """Raises `PlanError` for layers that are not there."""
+        names = pruned_names((move.name for move in said.moves), self.prune)
+        return replace(
+            said, moves=tuple(replace(move, name=names[move.name]) for move in said.moves if move.name in names)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PrunedMetadata:
     """Metadata says how many layers are left."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         tensor_type,
         tensor_type_file,
     )
-    from requant.recipes.pruning import pruned_metadata, pruned_names
+    from requant.recipes.pruning import pruned_metadata, pruned_name, pruned_names
     from requant.recipes.table import ALIASES, ENCODINGS, RECIPES, Recipe, encoding_named, recipe_named
 
 #: Name -> the module here that has it, imported when the name is used: the names of recipes are in the help of
@@ -49,6 +49,7 @@ _HOMES: Final = {
     "tensor_type": "options",
     "tensor_type_file": "options",
     "pruned_metadata": "pruning",
+    "pruned_name": "pruning",
     "pruned_names": "pruning",
     "ALIASES": "table",
     "ENCODINGS": "table",
@@ -81,6 +82,7 @@ __all__ = [
     "override_kv",
     "own_file_type",
     "pruned_metadata",
+    "pruned_name",
     "pruned_names",
     "quantized_metadata",
     "recipe_named",

@@ -46,6 +46,20 @@ def pruned_names(names: Iterable[str], layers: Sequence[int]) -> dict[str, str]:
     return result
 
 
+def pruned_name(name: str, layers: Sequence[int]) -> str | None:
+    """What the name of a tensor becomes in a model without `layers`; None for those of these.
+
+    >>> pruned_name("blk.2.b", [1]), pruned_name("blk.1.b", [1]), pruned_name("output.weight", [1])
+    ('blk.1.b', None, 'output.weight')
+    """
+    match = _LAYER.search(name)
+    if match is None:
+        return name
+    layer = int(match[1])
+    number = layer - sum(one < layer for one in set(layers))
+    return None if layer in layers else f"{name[: match.start(1)]}{number}{name[match.end(1) :]}"
+
+
 def pruned_metadata(metadata: Mapping[str, Typed], architecture: str, layers: Sequence[int]) -> dict[str, Typed]:
     """Metadata of a model without `layers`: `block_count` at the end, as llama.cpp writes it.
 

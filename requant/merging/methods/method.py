@@ -140,7 +140,8 @@ class Method:
     """One way to merge.
 
     title, paper: for people. parameters: all that it takes. inputs, others: the least and the most models, and models
-    besides the base. formula: of one tensor.
+    besides the base. formula: of one tensor. idle: parameters that recipes may have and that change nothing. draws:
+    whether it heeds the seed.
     """
 
     name: str
@@ -152,6 +153,8 @@ class Method:
     inputs: tuple[int, int | None] = (1, None)
     others: tuple[int, int | None] = (0, None)
     check: Callable[[Setting], str] = lambda setting: ""
+    idle: frozenset[str] = frozenset()
+    draws: bool = False
 
     def parameter(self, name: str) -> Parameter | None:
         """By its name."""

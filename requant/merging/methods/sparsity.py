@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,12 @@ EPSILON: Final = Parameter("epsilon", float, Scope.OTHER, default=0.15, share=Tr
 
 @dataclass(frozen=True, slots=True)
 class Sparsity(ABC):
-    """Of one tensor. A model whose density is 1 or more keeps all its differences, one of 0 none."""
+    """Of one tensor. A model whose density is 1 or more keeps all its differences, one of 0 none.
 
+    draws: whether chance decides.
+    """
+
+    draws: ClassVar[bool] = False
     setting: Setting
 
     def thinned(self) -> tuple[int, ...]:
@@ -154,6 +158,8 @@ class Middling(_Ranked):
 class Bernoulli(Sparsity):
     """Each with the probability `density`, as DARE does."""
 
+    draws: ClassVar[bool] = True
+
     def chosen(self, model: int, values: Values, base: Values, first: int, known: Sequence[Any]) -> Mask:
         """Drawn by the seed, the tensor's name, the model's number and the index alone."""
         limit = round(self.setting.number("density", model) * _DRAWN)
@@ -167,6 +173,8 @@ class Magprune(Sparsity):
     mergekit computes ranks and probabilities in the dtype of the tensors, which in BF16 makes steps of them; so is it
     here.
     """
+
+    draws: ClassVar[bool] = True
 
     def chosen(self, model: int, values: Values, base: Values, first: int, known: Sequence[Any]) -> Mask:
         """Drawn as by `Bernoulli`."""

@@ -139,7 +139,7 @@ def task_method(
     title: str,
     paper: str,
     *,
-    sparsity: Callable[[Setting], Sparsity] | None = None,
+    sparsity: type[Sparsity] | None = None,
     vote: bool = False,
     normalize: bool = False,
     rescale: bool = False,
@@ -156,7 +156,17 @@ def task_method(
         Parameter("density", float, Scope.OTHER, default=1.0, share=True),
     )
     formula = partial(_tasks, sparsity=sparsity, vote=vote)
-    return Method(name, title, paper, formula, (*shared, *more), base=Base.REQUIRED, check=check)
+    return Method(
+        name,
+        title,
+        paper,
+        formula,
+        (*shared, *more),
+        base=Base.REQUIRED,
+        check=check,
+        idle=frozenset({"int8_mask"} if sparsity else {"int8_mask", "density"}),
+        draws=sparsity is not None and sparsity.draws,
+    )
 
 
 def _tasks(setting: Setting, sparsity: Callable[[Setting], Sparsity] | None, vote: bool) -> Tasks:
