@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from requant.cli.tables import count, size, table
+from requant.cli.terminal import width
 from requant.comparing.numbers import Numbers
 from requant.comparing.settings import Setting, Status
 from requant.comparing.tensors import Row, Stored
@@ -202,7 +203,7 @@ def _tensors(found: Comparison, *, every: bool) -> list[str]:
     for (*said, pattern), group in list(groups.items())[:_SHOWN]:
         name = pattern if len(group) > 1 else group[0].name
         rows.append([*said, count(len(group)), _cut(name, _NAME)])
-    told = table(rows, right=frozenset({3})) if groups else ""
+    told = table(rows, right=frozenset({3}), width=width()) if groups else ""
     blocks = [told, *_more(len(groups) - _SHOWN)]
     return [head + "".join(f"\n{block}" for block in blocks if block), *_left_out(found)]
 
@@ -234,7 +235,8 @@ def _every(rows: Sequence[Row], *, with_values: bool) -> str:
         sides = [_stored(one) if row.reshaped or row.status is not None else _type(one) for one in (row.a, row.b)]
         numbers = [""] * len(_HEADS) if row.numbers is None else _cells(row.numbers)
         cells.append([" ".join(row.differs), *sides, *(numbers if with_values else []), row.name])
-    return table(cells, right=frozenset(range(3, 3 + len(_HEADS))) if with_values else frozenset())
+    right = frozenset(range(3, 3 + len(_HEADS))) if with_values else frozenset[int]()
+    return table(cells, right=right, width=width())
 
 
 def _left_out(found: Comparison) -> list[str]:

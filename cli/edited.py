@@ -13,7 +13,7 @@ from requant.cli import interrupts, options
 from requant.cli.saying import say_document
 from requant.cli.stages import byte_bar
 from requant.cli.tables import count, size, table
-from requant.cli.terminal import remark, say
+from requant.cli.terminal import remark, say, width
 from requant.editing.metadata import Changed, Edits, assignment, changes, edited, matching, tokenizer_of
 from requant.errors import PlanError
 from requant.formats.gguf.editing import GgufModel
@@ -250,7 +250,7 @@ def _report(
     rows = [[_sign(one), one.key, _shown(one.before), _shown(one.after)] for one in told]
     rows += [["~", f"tensor {old}", "", new] for old, new in names.items()]
     if rows:
-        say(table([["", "key", "was", "is"], *rows]))
+        say(table([["", "key", "was", "is"], *rows], width=width()))
     where = printable(str(places[0]), None)
     if plan is None:
         say(f"{where}: nothing to change")

@@ -15,7 +15,7 @@ from requant.cli import interrupts, options
 from requant.cli.edited import How, change_file, refuse_links
 from requant.cli.saying import say_document
 from requant.cli.tables import count, table
-from requant.cli.terminal import say
+from requant.cli.terminal import say, width
 from requant.editing import folder as editing
 from requant.editing.folder import Documents
 from requant.editing.metadata import Changed as Key
@@ -256,7 +256,7 @@ def _report(how: How, told: Sequence[editing.Changed], written: Mapping[str, byt
         return
     rows = [["~", one.key, _shown(one.before), _shown(one.after)] for one in told]
     if rows:
-        say(table([["", "key", "was", "is"], *rows]))
+        say(table([["", "key", "was", "is"], *rows], width=width()))
     where = printable(str(how.path), None)
     if not written:
         say(f"{where}: nothing to change")

@@ -16,7 +16,7 @@ from requant.cli.options import RunOptions
 from requant.cli.saying import failure, say_document
 from requant.cli.stages import byte_bar
 from requant.cli.tables import count, size, table
-from requant.cli.terminal import remark, say
+from requant.cli.terminal import remark, say, width
 from requant.encodings.exactness import integers_of
 from requant.encodings.labels import short_label
 from requant.errors import PlanError
@@ -225,7 +225,7 @@ def plan_text(plan: Plan, workers: int, *, every: bool = False) -> str:
         f"buffers take at most {size(peak_bytes(plan, workers))} with {workers} threads",
         *([f"removes {_few(plan.removed)}"] if plan.removed else []),
     ]
-    blocks = ["\n".join(totals) + losses_text(plan), table(files, right=frozenset({1}))]
+    blocks = ["\n".join(totals) + losses_text(plan), table(files, right=frozenset({1}), width=width())]
     return "\n\n".join([*blocks, _every_step(plan) if every else _steps_of_a_kind(plan)])
 
 
@@ -237,7 +237,7 @@ def _every_step(plan: Plan) -> str:
     rows = [["does", "from", "to", "bytes", "tensor"]]
     for step in plan.steps:
         rows.append([*_said(step), count(step.target.nbytes), _names(step)])
-    return table(rows, right=frozenset({3}))
+    return table(rows, right=frozenset({3}), width=width())
 
 
 def _steps_of_a_kind(plan: Plan) -> str:
@@ -249,7 +249,7 @@ def _steps_of_a_kind(plan: Plan) -> str:
     for (*said, pattern), steps in kinds.items():
         name = pattern if len(steps) > 1 else _names(steps[0])
         rows.append([*said, count(sum(step.target.nbytes for step in steps)), str(len(steps)), name])
-    return table(rows, right=frozenset({3, 4}))
+    return table(rows, right=frozenset({3, 4}), width=width())
 
 
 def _said(step: Step) -> list[str]:
@@ -288,7 +288,7 @@ def errors_text(plan: Plan, receipt: Receipt) -> str:
         error = receipt.errors.get(step.target.name)
         said = "" if error is None else f"{error:.5f}"
         rows.append([*_said(step), said, _names(step)])
-    return table(rows, right=frozenset({3}))
+    return table(rows, right=frozenset({3}), width=width())
 
 
 def losses_text(plan: Plan) -> str:

@@ -50,6 +50,7 @@ def extract(
     """
     from requant.cli.execution import carry_out
     from requant.cli.selection import chosen, model_or_imatrix
+    from requant.inspection.imatrix import is_imatrix
     from requant.operations import extract as parts
 
     given = (tokenizer, template, config, importance)
@@ -66,6 +67,8 @@ def extract(
         carry_out(parts.plan_importance(read_imatrix(path), destination), how, any_value=True)
         return
     _, source = model_or_imatrix(path)
+    if named and is_imatrix(source):
+        raise PlanError(f"{path} is an importance matrix, which has no {named[0]}", hint="name the model")
     if tokenizer:
         plan = parts.plan_tokenizer(source, destination)
     elif template:

@@ -21,7 +21,7 @@ from requant.cli.execution import (
 from requant.cli.options import RunOptions, refuse_to_overwrite
 from requant.cli.saying import failure, say_document
 from requant.cli.tables import count, size, table
-from requant.cli.terminal import say
+from requant.cli.terminal import say, width
 from requant.errors import PlanError
 from requant.execution import Options, Receipt, existing, peak_bytes
 from requant.losses import LossKind
@@ -173,7 +173,8 @@ def _overview(several: Sequence[Planned]) -> str:
         for one in several
         if one.plan.layout.root != one.destination and CARD in (file.name for file in one.plan.layout.files)
     ]
-    return "\n".join([table(rows, right=frozenset({1, 2, 3})), *(f"model card: {path}" for path in cards)])
+    told = table(rows, right=frozenset({1, 2, 3}), width=width())
+    return "\n".join([told, *(f"model card: {path}" for path in cards)])
 
 
 def _errors_text(several: Sequence[Planned], receipts: Sequence[Receipt]) -> str:
@@ -182,4 +183,4 @@ def _errors_text(several: Sequence[Planned], receipts: Sequence[Receipt]) -> str
     for name in dict.fromkeys(step.target.name for one in several for step in one.plan.steps):
         said = [receipt.errors.get(name) for receipt in receipts]
         rows.append([printable(name), *("" if error is None else f"{error:.5f}" for error in said)])
-    return table(rows, right=frozenset(range(1, len(several) + 1)))
+    return table(rows, right=frozenset(range(1, len(several) + 1)), width=width())

@@ -24,8 +24,8 @@ _NESTED: Final = (dict, list, tuple)
 def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), width: int | None = None) -> str:
     """Rows as aligned columns, the first row being the heads; columns in `right` end flush. Cells may be foreign text.
 
-    width: of the terminal, if there is one: the last column is folded to fit, or the first one shortened, unless that
-    would leave too little of them.
+    width: of the terminal, if there is one: the last column is folded between words to fit, or the first one shortened,
+    unless that would leave too little of them; so is a word that is longer than its column, such as a name.
 
     >>> from requant.cli.terminal import PLAIN
     >>> print(table([["type", "n"], ["Q4_K", "12"]], right=frozenset({1})).translate(PLAIN))
@@ -47,12 +47,17 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(),
     lines = []
     for number, row in enumerate(rows):
         first = shortened(row[0], widths[0])
-        folded = (folds and textwrap.wrap(row[last], widths[last])) or [row[last]]
+        folded = (folds and _folded(row[last], widths[last])) or [row[last]]
         cells = [first, *row[1:-1], folded[0]] if last else [first]
         line = _line(cells, widths, right)
         lines.append(bold(line) if number == 0 else line)
         lines += [_line([*[""] * last, more], widths, right) for more in folded[1:]]
     return "\n".join(lines)
+
+
+def _folded(text: str, width: int) -> list[str]:
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return [shortened(line, width) for line in lines]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: frozenset[int]) -> str:

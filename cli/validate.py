@@ -12,7 +12,7 @@ from requant.cli.options import located
 from requant.cli.saying import say_document
 from requant.cli.stages import byte_bar
 from requant.cli.tables import table
-from requant.cli.terminal import say
+from requant.cli.terminal import say, width
 from requant.errors import VerifyError
 from requant.printable import LONGEST_MESSAGE, printable
 from requant.validation.rules import RULES, Severity
@@ -108,4 +108,4 @@ def _list_rules(as_json: bool) -> None:
         say_document("rules", {"rules": rows})
         return
     head = ["rule", "severity", "of a", "what must hold"]
-    say(table([head, *([r.name, r.severity.value, r.about, r.says] for r in RULES.values())]))
+    say(table([head, *([r.name, r.severity.value, r.about, r.says] for r in RULES.values())], width=width()))

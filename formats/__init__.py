@@ -44,6 +44,11 @@ def detect(path: Path) -> Format:
             return candidate
     if path.suffix in _BY_SUFFIX:
         return FORMATS[_BY_SUFFIX[path.suffix]]
+    if path.suffix == ".dat" and path.is_file():
+        raise UnsupportedError(
+            f"{path}: no model; by its name an importance matrix of the old form",
+            hint="requant inspect shows it, requant extract writes it to a .safetensors file, --imatrix takes it",
+        )
     inside = sorted(child.name for child in path.glob("*.gguf")) if path.is_dir() else []
     raise UnsupportedError(
         f"{path}: no format that is known ({', '.join(FORMATS)})",

@@ -122,6 +122,8 @@ def test_templates_and_configuration(folder, tmp_path):
 @pytest.mark.parametrize("which", ["folder", "model"])
 def test_the_configuration_is_that_of_the_folder(which, folder, model, tmp_path):
     run(folder if which == "folder" else model, tmp_path / "config.json", "--config")
+    if which == "folder":
+        assert (tmp_path / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     original = json.loads((folder / "config.json").read_text())
     found = json.loads((tmp_path / "config.json").read_text())
     same = ("model_type", "hidden_size", "num_hidden_layers", "num_key_value_heads", "vocab_size")
@@ -136,6 +138,19 @@ def test_means_of_an_importance_matrix(tmp_path):
         assert np.array_equal(array.reshape(-1), importance.weights(name).reshape(-1))
     run(IMATRIX.with_suffix(".dat"), tmp_path / "sums.safetensors", "--only", "attn_q")
     assert len(load_file(tmp_path / "sums.safetensors")) == 4
+
+
+@pytest.mark.parametrize("path", [IMATRIX, IMATRIX.with_suffix(".dat")])
+@pytest.mark.parametrize("part", ["config", "template", "tokenizer"])
+def test_an_importance_matrix_has_no_parts_of_a_model(tmp_path, path, part):
+    assert f"is an importance matrix, which has no {part}" in run(path, tmp_path / "x", f"--{part}", code=4).stderr
+
+
+@pytest.mark.parametrize("command", ["diff {} {}", "hash {}", "validate {}", "convert {} x.gguf", "split {} x"])
+def test_an_old_importance_matrix_is_no_model_and_is_told_what_to_do(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(cli, command.replace("{}", str(IMATRIX.with_suffix(".dat"))).split())
+    assert said.exit_code == 3 and "hint: requant inspect shows it" in said.stderr
 
 
 def test_nothing_is_replaced_without_being_asked(model, tmp_path):
@@ -153,6 +168,9 @@ def test_nothing_is_replaced_without_being_asked(model, tmp_path):
         (["x.npy"], 4, ".npy holds one array, and 20 are to be written"),
         (["x.bin"], 4, "tensors become .npy or .safetensors files"),
         (["x.npy", "--only", "nothing"], 4, "no name of its 20 tensors contains a match"),
+        (["x.safetensors", "--tokenizer"], 4, "files cannot be written under such a name"),
+        (["x.json", "--tokenizer"], 4, "hint: name a folder, such as"),
+        (["x.npy", "--config"], 4, "config.json cannot be written under such a name"),
         (["x", "--tokenizer", "--template"], 2, "one thing at a time"),
         (["x", "--config", "--raw"], 2, "one thing at a time"),
         (["x.safetensors", "--importance"], 2, "imatrix.datasets"),

@@ -53,15 +53,15 @@ def test_a_model_and_a_plan_are_a_line_each(tmp_path):
 
 #: What a program may rely on: a change here is one that users of the library have to be told of.
 SIGNATURES = {
-    "execute": "(plan, options=None, progress=<function>, *, overwrite=False, resume=False)",
+    "execute": "(plan, options=None, progress=<function>, *, overwrite=False)",
     "open": "(model)",
     "plan_conversion": "(source, target, destination, request=<Request>)",
     "plan_requantization": "(source, target, destination, request)",
     "Options": "(workers=<factory>, replace_nan=None, measure=False, any_value=False)",
     "Request": "(recipe=None, overrides=<Overrides>, importance=None, key_values=(), cut=<LayoutOptions>, "
-    "vocabulary=True, projector=False, like=None)",
-    "Receipt": "(files, seconds, bytes_read, errors, replaced, resumed=0)",
-    "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=(), hints=(), expected_kl=None)",
+    "vocabulary=True, projector=False, like=None, prune=())",
+    "Receipt": "(files, seconds, bytes_read, errors, replaced)",
+    "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=(), hints=())",
     "Tensor": "(name, shape, encoding, sources)",
     "Checkpoint": "(naming, architecture, tensors, config=<factory>, metadata=<factory>, files=<factory>, "
     "path=<PosixPath>, "
@@ -77,7 +77,6 @@ MEMBERS = {
         "layout",
         "losses",
         "hints",
-        "expected_kl",
         "obsolete",
         "removed",
         "bits_per_weight",

@@ -7,6 +7,7 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+import libgguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -186,6 +187,31 @@ def gptq(folder):
     return home
 
 
+def blocks_of(recipe, scale):
+    """One tensor in blocks of the reference, with a row of normal values times `scale`."""
+
+    def make(folder):
+        kind = libgguf.GGMLQuantizationType[recipe]
+        values = np.random.default_rng(0).normal(size=(4, 256)).astype(np.float32)
+        values[2] *= np.float32(scale)
+        data = libgguf.quantize_rows(values, kind).tobytes()
+        return raw(("a", (256, 4), kind.value, 0), data=data + bytes(-len(data) % 32))(folder)
+
+    return make
+
+
+def gptq_without_a_scale(folder):
+    """One scale of a layer is 0."""
+    from safetensors.torch import load_file, save_file
+
+    run("convert", write_tiny_folder(folder / "tiny"), folder / "gptq", "--to", "GPTQ", "-q")
+    arrays = load_file(folder / "gptq/model.safetensors")
+    scales = arrays["model.layers.0.self_attn.q_proj.scales"]
+    scales[1, 5] = 0
+    save_file(arrays, folder / "gptq/model.safetensors", {"format": "pt"})
+    return folder / "gptq"
+
+
 def shard_missing(folder):
     home = write_tiny_folder(folder / "tiny")
     (home / "model.safetensors").rename(home / "model-00001-of-00002.safetensors")
@@ -194,6 +220,7 @@ def shard_missing(folder):
 
 EMBEDDING = "model.embed_tokens.weight"
 F32_AT = {"dtype": "F32", "shape": [2]}
+SCALED = ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 #: rule -> what breaks it.
 CASES = {
     "readable": [broken("key-cut"), broken("version-1"), broken("zip"), lone(b"[]"), lone(b'{"a"')],
@@ -318,6 +345,7 @@ CASES = {
         folder_with(files={"generation_config.json": {"eos_token_id": [1, 100_000]}}),
     ],
     "not-finite": [lambda folder: tiny(folder, poison=float("nan")), lambda folder: tiny(folder, poison=np.inf)],
+    "zero-scale": [*(blocks_of(recipe, 1e-12) for recipe in SCALED), gptq_without_a_scale],
     "all-zero": [with_tensors(lambda tensors: [zeros(tensors[0]), *tensors[1:]])],
 }
 
@@ -330,6 +358,13 @@ def zeros(tensor):
 
 def test_every_rule_has_a_case():
     assert CASES.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("scale", [0, 1e-3, 1])
+@pytest.mark.parametrize("recipe", SCALED)
+def test_blocks_of_zeros_are_no_loss(recipe, scale, tmp_path):
+    found = {one.rule for one in validate(blocks_of(recipe, scale)(tmp_path), values=True).findings}
+    assert "zero-scale" not in found
 
 
 @pytest.mark.parametrize(

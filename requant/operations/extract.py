@@ -22,13 +22,16 @@ from requant.inspection.templates import DEFAULT, templates_of
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec
 from requant.layout import Layout, LayoutOptions, OutputFile
 from requant.plan import Plan, Step
-from requant.sources import Memory, Source, noting, slices
+from requant.sources import FileSlice, Identity, Memory, Source, noting, slices
 from requant.tokenizers import to_hf
 from requant.tokenizers.files import TOKENIZER_FILE
 
 #: What tensors become, by the ending of the file.
 ARRAY: Final = ".npy"
 ARRAYS: Final = ".safetensors"
+#: Endings of files that are no folders, whatever else is called with a dot in its name.
+_OF_TENSORS: Final = (ARRAY, ARRAYS, ".gguf", ".bin", ".pt", ".dat")
+_OF_TEXT: Final = (".json", ".jinja", ".txt", ".model")
 _BYTES: Final = Dense(DTYPES["U8"])
 _CONFIGS: Final = ("config.json", "generation_config.json")
 
@@ -83,7 +86,18 @@ def plan_importance(importance: Importance, destination: Path) -> Plan:
 
 
 def plan_files(files: Mapping[str, Source], destination: Path, opened: Sequence[Source] = ()) -> Plan:
-    """Files into a folder; a single one under the name that is given, where that is a file's."""
+    """Files into a folder; a single one under the name that is given, where that is a file's.
+
+    Raises `PlanError` for the name of a file that these are not.
+    """
+    suffix, kinds = destination.suffix.lower(), {Path(name).suffix for name in files}
+    fits = len(files) == 1 and (suffix == ".json") == (kinds == {".json"})
+    if suffix in _OF_TENSORS or (suffix in _OF_TEXT and not fits):
+        told = next(iter(files)) if len(files) == 1 else f"{len(files)} files"
+        raise PlanError(
+            f"{destination}: {told} cannot be written under such a name",
+            hint=f"name a folder, such as {destination.with_suffix('')}",
+        )
     if len(files) == 1 and destination.suffix:
         (body,) = files.values()
         made = [OutputFile(destination.name, b"", body.nbytes, body=body)]
@@ -119,19 +133,27 @@ def plan_templates(source: Checkpoint[Tensor], destination: Path) -> Plan:
 def plan_config(source: Checkpoint[Tensor], destination: Path) -> Plan:
     """config.json, and generation_config.json where there is one and the destination is a folder.
 
-    Of a GGUF, as a conversion to a folder would write them. Raises as that does for an unknown family.
+    Of a folder, its own; of a GGUF, as a conversion to a folder would write them, which raises for an unknown family.
     """
     from requant.operations.convert import Request, plan_conversion
 
-    target = FORMATS["safetensors"]
     with noting() as noted:
-        layout = plan_conversion(source, target, destination.with_suffix(""), Request()).layout
-    found = {file.name: file.body or Memory(file.head) for file in layout.files if file.name in _CONFIGS}
+        if source.naming is Naming.HF:
+            found = _own_configs(source.folder)
+        else:
+            layout = plan_conversion(source, FORMATS["safetensors"], destination.with_suffix(""), Request()).layout
+            found = {file.name: file.body or Memory(file.head) for file in layout.files if file.name in _CONFIGS}
     if destination.suffix:
         found = {name: body for name, body in found.items() if name == _CONFIGS[0]}
     if not found:
         raise PlanError(f"{source.path}: there is no config.json in it")
     return plan_files(found, destination, (*source.opened, *slices(noted)))
+
+
+def _own_configs(folder: Path) -> dict[str, Source]:
+    """The files of a folder, byte for byte."""
+    paths = [folder / name for name in _CONFIGS if (folder / name).is_file()]
+    return {path.name: FileSlice(path, 0, (status := path.stat()).st_size, Identity.of(status)) for path in paths}
 
 
 def _stored(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ from requant.ir import Checkpoint, Tensor
 from requant.printable import printable
 from requant.sources import FileSlice
 from requant.validation.findings import Report
+from requant.validation.scales import check_scales
 
 
 class _Odd(Reduction):
@@ -71,6 +72,7 @@ def _check(tensor: Tensor, scratch: Scratch, report: Report) -> None:
         for rows in slabs(odd.inputs):
             total = odd.merge(total, part_of(odd, rows, (), context))
     count, row, anything = total
+    check_scales(tensor, report)
     if count:
         report.add("not-finite", f"tensor {name!r}: {count:,} values are NaN or infinite, the first in row {row}")
     elif not anything and len(tensor.shape) > 1 and 0 not in tensor.shape:

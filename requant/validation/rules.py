@@ -98,6 +98,7 @@ _ROWS: Final = (
         "special-ids", _E, _FOLDER, "ids of special tokens are rows of the embedding", "generation fails or never ends"
     ),
     Rule("not-finite", _E, _VALUES, "every value is a finite number", "one NaN makes every output of the model NaN"),
+    Rule("zero-scale", _W, _VALUES, "no scale is 0 before codes that differ", "their values are lost"),
     Rule("all-zero", _W, _VALUES, "no matrix is nothing but zeros", "it was probably never written"),
 )
 
