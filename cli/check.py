@@ -126,12 +126,15 @@ def check(
     opener = None if other is None else _opener(other, reference, trial.n_ctx, trial.threads)
     with interrupts.cleaning_up(), bars(quiet) as progress:
         report = check_model(path, trial, Limits(**asked), opener, progress, versus)
+    document = report.to_json()
+    if html is not None and against is not None and other is not None:
+        document["relative_errors"] = _errors(path, other, trial.threads, quiet)
     if as_json:
-        say_document("check", report.to_json())
+        say_document("check", document)
     else:
         say(report_text(report))
     if html is not None:
-        _write_page(html, path, report)
+        _write_page(html, path, document)
     if report.failures:
         raise VerifyError(f"{path}: {'; '.join(report.failures)}")
 
@@ -151,7 +154,18 @@ def _is_given(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def _write_page(html: Path, path: Path, report: Report) -> None:
+def _errors(path: Path, against: Path, threads: int | None, quiet: bool) -> dict[str, float]:
+    """For the page: how far each tensor is from that of the reference; what cannot be compared is left out."""
+    from requant.cli.diff import with_values
+    from requant.formats import opened
+    from requant.operations.compare import compare
+
+    models = [(found.name, source) for found, source in (opened(one, as_stored=True) for one in (against, path))]
+    comparison = with_values(compare(models[0], models[1]), threads, quiet)
+    return {row.name: row.numbers.relative for row in comparison.rows if row.numbers is not None}
+
+
+def _write_page(html: Path, path: Path, document: Mapping[str, Any]) -> None:
     """What llama.cpp said, and what the file consists of."""
     from requant import formats
     from requant.cli.pages.trial import trial_page
@@ -163,7 +177,7 @@ def _write_page(html: Path, path: Path, report: Report) -> None:
     tensors = [one.to_json() for one in inspected.placed]
     metadata = {key: field.value for key, field in checkpoint.metadata.items()}
     inspection = {**inspected.to_json(), "tensors": tensors, "metadata": metadata}
-    remark(write_page(html, trial_page(report.to_json(), inspection)))
+    remark(write_page(html, trial_page(document, inspection)))
 
 
 def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenReference:

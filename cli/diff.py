@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli.options import MAX_THREADS, html_option, located
+from requant.cli.options import MAX_THREADS, html_option
 from requant.cli.saying import say_document
 from requant.cli.stages import bars
 from requant.cli.terminal import remark, say
@@ -24,6 +24,7 @@ Examples:
   requant diff model-BF16.gguf model-Q4_K_M.gguf
   requant diff ./SmolLM2-135M smollm2.gguf --values
   requant diff ./base ./finetuned --values --only 'self_attn|mlp'
+  requant diff ./base+./adapter ./merged --values
   requant diff a.gguf b.gguf --quiet && echo the same
   requant diff ./model model-Q4_K_M.gguf --values --html diff.html
   requant diff ./base ./finetuned --json | jq '.settings[].key'
@@ -55,6 +56,8 @@ def diff(
 ) -> None:
     """Compare two models of any formats; exit code 1 when they differ, 0 when they are equal.
 
+    A and B are models, or BASE+ADAPTER: a model with a LoRA on it, as `merge` would make it.
+
     Configuration and metadata are compared by what they mean, through the table of the model's family, so that a
     folder's config.json meets the keys of a GGUF; what only one of two formats can hold is told apart, and is no
     difference. Then tokenizers, and tensors by name: missing, of another shape, of another type.
@@ -64,7 +67,7 @@ def diff(
     changed or are NaN on one side. Worst first.
     """
     from requant.cli.diff_text import comparison_text
-    from requant.formats import opened
+    from requant.cli.references import opened_to_compare
     from requant.operations.compare import compare
     from requant.patterns import of_the_user
 
@@ -76,13 +79,10 @@ def diff(
         from requant.cli.pages.writing import check_page
 
         check_page(html)
-    models = []
-    for path in (located(a, quiet, headers=not values), located(b, quiet, headers=not values)):
-        found, source = opened(path, as_stored=True)
-        models.append((found.name, source))
-    comparison = compare(models[0], models[1], only)
+    (one, first), (other, second) = (opened_to_compare(name, quiet, headers=not values) for name in (a, b))
+    comparison = compare(one, other, only, (first, second))
     if values:
-        comparison = _with_numbers(comparison, threads, quiet)
+        comparison = with_values(comparison, threads, quiet)
     if as_json:
         say_document("diff", comparison.to_json())
     elif not quiet:
@@ -102,7 +102,7 @@ def _write_page(path: Path, comparison: Comparison, quiet: bool) -> None:
         remark(said)
 
 
-def _with_numbers(comparison: Comparison, threads: int | None, quiet: bool) -> Comparison:
+def with_values(comparison: Comparison, threads: int | None, quiet: bool) -> Comparison:
     """With progress on stderr, as a share of the numbers."""
     from requant.cli.execution import telling_of_compilation
     from requant.operations.compare import comparable_values, with_numbers

@@ -83,8 +83,8 @@ class Planned(TypedDict):
     """A model that would be written."""
 
     files: Annotated[list[OutputFile], "what would be written, the README.md of `--card` too"]
-    input_bytes: Annotated[int, "bytes of tensors that would be read"]
-    output_bytes: Annotated[int, "bytes of all files that would be written"]
+    bytes_read: Annotated[int, "bytes of tensors that would be read"]
+    bytes_written: Annotated[int, "bytes of all files that would be written"]
     parameters: Annotated[int, "numbers in all tensors of the output"]
     bits_per_weight: Annotated[float, "stored bits of one of them, scales and all else included"]
     expected_kl: NotRequired[Annotated[float, "with a target and gradients: predicted KL divergence, nats per token"]]
@@ -113,8 +113,8 @@ class PlansDocument(Document):
     """`plans`: the same of several recipes (`--to Q4_K_M,Q8_0`)."""
 
     plans: Annotated[list[RecipePlan], "one for each recipe"]
-    input_bytes: Annotated[int, "bytes of tensors that would be read, in one pass for all of them"]
-    output_bytes: Annotated[int, "bytes of all files that would be written"]
+    bytes_read: Annotated[int, "bytes of tensors that would be read, in one pass for all of them"]
+    bytes_written: Annotated[int, "bytes of all files that would be written"]
     peak_bytes: Annotated[int, "bound on the buffers with these threads"]
     error: NotRequired[Annotated[Failure, "with `--fail-on-loss`: why the plans are refused"]]
 
@@ -470,6 +470,7 @@ class CheckDocument(Document):
     embedded: Annotated[int, "texts that an encoder has embedded"]
     against: Annotated[Compared | None, "with `--against`"]
     versus: Annotated[VersusDocument | None, "with `--versus`"]
+    relative_errors: NotRequired[Annotated[dict[str, Real], "with `--against` and `--html`: tensor -> as in `receipt`"]]
     failures: Annotated[list[str], "why it failed; empty where it passed"]
 
 

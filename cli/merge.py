@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -97,11 +98,9 @@ def merge(
     Models may be of any format that requant reads, and are named as for `convert`; so is the destination. Merging
     computes run by run in little memory, whatever the size.
     """
-    from requant import formats
-    from requant.adapters.opening import adapter_of
     from requant.cli.conversion import format_for
     from requant.cli.execution import carry_out
-    from requant.merging.model import Model, model_of, with_adapter
+    from requant.cli.references import opened_reference
     from requant.merging.recipe import recipes_from
     from requant.merging.reference import Reference
     from requant.operations.convert import Request
@@ -111,13 +110,7 @@ def merge(
     gguf.check(target)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
 
-    def opened(reference: Reference) -> Model:
-        model = model_of(reference, formats.open(options.located(reference.model, how.quiet, headers=how.dry_run)))
-        if reference.lora is None:
-            return model
-        adapter = options.located(reference.lora, how.quiet, headers=how.dry_run)
-        return with_adapter(model, adapter_of(formats.open(adapter)))
-
+    opened = partial(opened_reference, quiet=how.quiet, headers=how.dry_run)
     if extract_lora or rank is not None:
         _refuse_others()
         carry_out(_extraction(sources, destination, rank if extract_lora else None, how), how)

@@ -12,6 +12,7 @@ from requant.merging.layers import layer_list, student_layers
 from requant.merging.methods import METHODS
 from requant.merging.methods.method import Base, Method
 from requant.merging.modules import main_stack, stacks_of
+from requant.merging.recipe import Recipe, recipes_from
 
 #: What cuts one model to some of its layers.
 _CUTS = ("keep_layers", "drop_layers", "student")
@@ -57,6 +58,12 @@ def recipe_text(models: Sequence[str], short: Mapping[str, Any], names: Sequence
         key: short[name] for key, name in (("dtype", "dtype"), ("tokenizer_source", "tokenizer")) if short[name]
     }
     return _yaml(document)
+
+
+def merge_of_one(model: str) -> tuple[Recipe, ...]:
+    """A recipe that makes of one model, perhaps with an adapter on it, itself."""
+    document = {"merge_method": "passthrough", "models": [{"model": model}]}
+    return recipes_from(_yaml(document), "the command line")
 
 
 def _refuse_unknown(method: Method, short: Mapping[str, Any]) -> None:

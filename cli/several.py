@@ -118,8 +118,8 @@ def _say_plans(several: Sequence[Planned], how: RunOptions, tolerated: frozenset
     documents = [
         {"recipe": one.recipe, "destination": str(one.destination), **plan_document(one.plan, how)} for one in several
     ]
-    said: dict[str, object] = {"plans": documents, "input_bytes": input_bytes(plans)}
-    said["output_bytes"] = sum(plan.layout.nbytes for plan in plans)
+    said: dict[str, object] = {"plans": documents, "bytes_read": input_bytes(plans)}
+    said["bytes_written"] = sum(plan.layout.nbytes for plan in plans)
     refusals = (refusal_of(plan, tolerated) for plan in plans) if how.fail_on_loss else iter(())
     if (refusal := next(filter(None, refusals), None)) is not None:
         said["error"] = failure("PlanError", str(refusal), refusal.hint, refusal.exit_code)

@@ -261,8 +261,8 @@ class Plan:
         """As printed by `--dry-run --json`."""
         return {
             "files": [{"name": file.name, "bytes": file.nbytes} for file in self.layout.files],
-            "input_bytes": self.input_bytes,
-            "output_bytes": self.layout.nbytes,
+            "bytes_read": self.input_bytes,
+            "bytes_written": self.layout.nbytes,
             "parameters": self.weights,
             "bits_per_weight": round(self.bits_per_weight, 4),
             **({} if self.expected_kl is None else {"expected_kl": self.expected_kl}),

@@ -38,6 +38,9 @@ def test_a_folder_beside_the_file_it_came_from(tmp_path, monkeypatch):
     assert found["warnings"] == []
     found, err = report(tiny, *limits, "--reference", "requant")
     assert found["ok"] and found["against"]["divergence"]["kl"]["value"] == 0, err
+    page = tmp_path / "page.html"
+    found, err = report(tiny, *limits, "--reference", "requant", "--html", page)
+    assert found["relative_errors"] and set(found["relative_errors"].values()) == {0.0} and page.exists(), err
     (folder / "config.json").write_text((folder / "config.json").read_text().replace('"llama"', '"nonesuch"'))
     found = requant("check", tiny, *limits, "--reference", "transformers", "--threads", 1)
     assert found.exit_code == 5 and "transformers could not load it" in found.stderr

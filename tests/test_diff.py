@@ -353,6 +353,29 @@ def test_adapters_beside_each_other_and_beside_a_model(models):
     assert result.exit_code == 4 and "is an adapter" in result.output and "hint:" in result.output
 
 
+def test_a_model_with_an_adapter_on_it_is_what_merge_makes(models, changed, tmp_path):
+    def tune(tensors):
+        for name in tensors:
+            if "q_proj" in name:
+                tensors[name] = tensors[name] + np.float32(0.01) * np.random.default_rng(0).normal(
+                    size=tensors[name].shape
+                ).astype(np.float32)
+
+    tuned, adapter, merged = changed({"model.safetensors": tune}), tmp_path / "adapter", tmp_path / "merged"
+    words = ["merge", "--extract-lora", models / "tiny", tuned, "--rank", "2", "-o", adapter, "-q"]
+    assert run(*words).exit_code == 0
+    assert run("merge", f"{models / 'tiny'}+{adapter}", "-o", merged, "-q").exit_code == 0
+    for base in ("tiny", "tiny.gguf"):
+        words = ["diff", f"{models / base}+{adapter}", merged, "--values", "--json"]
+        found = json.loads(run(*words).stdout)
+        assert found["sums"]["total"]["changed"] == 0 and not any(row["differs"] for row in found["tensors"])
+    found = json.loads(run("diff", models / "tiny", f"{models / 'tiny'}+{adapter}", "--values", "--json").stdout)
+    assert {row["role"] for row in found["tensors"] if row["differs"]} == {"self_attn.q_proj"}
+    assert "lora" in next(row["b"]["values"] for row in found["tensors"] if row["differs"])
+    missing = run("diff", f"{models / 'tiny'}+{tmp_path / 'none'}", merged)
+    assert missing.exit_code == 2 and "there is no such file" in missing.output
+
+
 # The command
 
 

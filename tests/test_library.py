@@ -61,7 +61,7 @@ SIGNATURES = {
     "Request": "(recipe=None, overrides=<Overrides>, importance=None, key_values=(), cut=<LayoutOptions>, "
     "vocabulary=True, projector=False, like=None, prune=())",
     "Receipt": "(files, seconds, bytes_read, errors, replaced)",
-    "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=(), hints=())",
+    "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=(), hints=(), expected_kl=None)",
     "Tensor": "(name, shape, encoding, sources)",
     "Checkpoint": "(naming, architecture, tensors, config=<factory>, metadata=<factory>, files=<factory>, "
     "path=<PosixPath>, "
@@ -77,6 +77,7 @@ MEMBERS = {
         "layout",
         "losses",
         "hints",
+        "expected_kl",
         "obsolete",
         "removed",
         "bits_per_weight",

@@ -317,7 +317,13 @@ def test_the_page_of_a_check(model, ok):
     ):
         assert text in page
     assert ("it fails" in page, ">passed</strong>" in page, ">failed</strong>" in page) == (not ok, ok, not ok)
-    assert unpacked(page)["columns"][0]["values"][0] == document["tensors"][0]["name"]
+    columns = unpacked(page)["columns"]
+    assert columns[0]["values"][0] == document["tensors"][0]["name"] and "error" not in [one["key"] for one in columns]
+    names = [tensor["name"] for tensor in document["tensors"]]
+    errors = {name: n / 8 for n, name in enumerate(names[1:])}
+    page = writing.rendered(trial_page(check | {"relative_errors": errors}, document)).decode()
+    (told,) = (one for one in unpacked(page)["columns"] if one["key"] == "error")
+    assert told["values"] == [None, *errors.values()] and told["title"] == "relative error"
 
 
 def test_the_page_of_a_diff(folder, tmp_path):

@@ -21,7 +21,7 @@ def receipt_page(document: Mapping[str, Any], where: str) -> Page:
     """document: a `receipt` or a `plan`, `steps` among its keys. where: the path of what is written."""
     steps = document["steps"]
     errors = document.get("relative_errors", {})
-    written = "bytes_written" in document
+    written = "seconds" in document
     name = PurePath(where).name
     lead = [*([where] if where != name else []), *(_lead(document) if written else ["not written yet"])]
     return Page(
@@ -75,7 +75,7 @@ def _notes(document: Mapping[str, Any]) -> Iterator[str]:
     for hint in document["hints"]:
         yield f"hint: {hint}"
     for path in document["removed"]:
-        yield f"{'removed' if 'bytes_written' in document else 'would be removed'}: {path}"
+        yield f"{'removed' if 'seconds' in document else 'would be removed'}: {path}"
 
 
 def deed(step: Mapping[str, Any]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from requant.cli.pages.content import Entry, Fact, Page, Table
+from requant.cli.pages.content import Column, Entry, Fact, Page, Table, Tensors
 from requant.cli.pages.inspection import entries, short, stored_tensors, type_table
 from requant.cli.tables import count, size
 from requant.cli.verdicts import verdict
@@ -23,10 +24,20 @@ def trial_page(document: Mapping[str, Any], inspection: Mapping[str, Any]) -> Pa
         verdict=(document["ok"], "passed" if document["ok"] else "failed"),
         notes=[*document["failures"], *document["warnings"]],
         tables=[*_compared(document), *_versus(document), type_table(inspection["types"], inspection["parameters"])],
-        tensors=stored_tensors(inspection),
+        tensors=_tensors(inspection, document.get("relative_errors", {})),
         said=[*_said(document["answer"])],
         lists=[("Metadata", [*entries(inspection["metadata"])])],
     )
+
+
+def _tensors(inspection: Mapping[str, Any], errors: Mapping[str, float]) -> Tensors:
+    """Those of the file; how far they are from the reference's, where that was looked at."""
+    tensors = stored_tensors(inspection)
+    if not errors:
+        return tensors
+    values = [errors.get(row["name"]) for row in inspection["tensors"]]
+    error = Column("error", "relative error", "number", values, digits=5, scale="error")
+    return replace(tensors, columns=[*tensors.columns[:4], error, *tensors.columns[4:]])
 
 
 def _facts(document: Mapping[str, Any]) -> Iterator[Fact]:

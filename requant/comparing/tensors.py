@@ -8,20 +8,30 @@ from math import prod
 
 from requant.comparing.numbers import Numbers
 from requant.comparing.settings import Status
-from requant.comparing.words import Pair, Said
+from requant.comparing.words import Pair
 from requant.encodings import Shape
 from requant.encodings.labels import short_label
 from requant.expressions import Node, reshaped
 from requant.ir import PROJECTOR, Json, Naming
 from requant.operations.placed import place_in_projector, place_of
+from requant.passes.graft import Graft
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How one side has a tensor. values: what its numbers are. bits: stored bits of one of them."""
+    """How one side has a tensor. values: what its numbers are. bits: stored bits of one of them.
+
+    computed: where it is not stored but made of others, from what; `values` then stands for it.
+    """
 
     values: Node
     bits: float
+    computed: Node | None = None
+
+    @property
+    def numbers(self) -> Node:
+        """What gives its numbers."""
+        return self.values if self.computed is None else self.computed
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -50,7 +60,7 @@ class Stored:
             "type": "+".join(self.types),
             "bits_per_weight": round(self.bits, 4),
             "bytes": self.nbytes,
-            "values": self.values.explain(),
+            "values": self.numbers.explain(),
         }
 
 
@@ -117,7 +127,7 @@ class Row:
         """
         if self.a is None or self.b is None:
             return None
-        one, other = self.a.values, self.b.values
+        one, other = self.a.numbers, self.b.numbers
         if one.shape == other.shape:
             return one, other
         if prod(one.shape) == prod(other.shape):
@@ -129,9 +139,12 @@ class Row:
         return one.section(0, rows), other.section(0, rows)
 
 
-def compared_tensors(pair: Pair) -> list[Row]:
-    """A row for each name of either model, in the order of A, what only B has after what stands before it in B."""
-    return [_row(name, pair.a, pair.b) for name in _merged(list(pair.a.moves), pair.b.moves)]
+def compared_tensors(pair: Pair, grafts: tuple[Graft | None, Graft | None] = (None, None)) -> list[Row]:
+    """A row for each name of either model, in the order of A, what only B has after what stands before it in B.
+
+    grafts: what computes the tensors of A, and of B, where they stand for others.
+    """
+    return [_row(name, pair, grafts) for name in _merged(list(pair.a.moves), pair.b.moves)]
 
 
 def _merged(ours: list[str], theirs: Mapping[str, Node]) -> Iterator[str]:
@@ -149,15 +162,17 @@ def _merged(ours: list[str], theirs: Mapping[str, Node]) -> Iterator[str]:
         yield from follow.get(name, ())
 
 
-def _row(name: str, a: Said, b: Said) -> Row:
+def _row(name: str, pair: Pair, grafts: tuple[Graft | None, Graft | None]) -> Row:
+    a, b = pair.a, pair.b
     projector = a.naming is Naming.GGML and PROJECTOR in (a.source.architecture, b.source.architecture)
     layer, role = (place_in_projector if projector else place_of)(name)
-    return Row(name, layer, role, _stored(a.moves.get(name)), _stored(b.moves.get(name)))
+    return Row(name, layer, role, _stored(a.moves.get(name), grafts[0]), _stored(b.moves.get(name), grafts[1]))
 
 
-def _stored(node: Node | None) -> Stored | None:
+def _stored(node: Node | None, graft: Graft | None) -> Stored | None:
     if node is None:
         return None
     leaves = {id(tensor): tensor for tensor in node.leaves()}.values()
     weights = sum(prod(tensor.shape) for tensor in leaves)
-    return Stored(node, 8 * sum(tensor.nbytes for tensor in leaves) / weights if weights else 0.0)
+    bits = 8 * sum(tensor.nbytes for tensor in leaves) / weights if weights else 0.0
+    return Stored(node, bits, None if graft is None else node.grafted(graft.node_of))

@@ -18,6 +18,7 @@ from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Naming, Tensor
 from requant.losses import Loss
 from requant.operations.inspect import Report, report
+from requant.passes.graft import Graft
 from requant.sources import Source, check_unchanged, read
 
 T = TypeVar("T")
@@ -147,11 +148,15 @@ class Comparison:
 
 
 def compare(
-    a: tuple[str, Checkpoint[Tensor]], b: tuple[str, Checkpoint[Tensor]], only: re.Pattern[str] | None = None
+    a: tuple[str, Checkpoint[Tensor]],
+    b: tuple[str, Checkpoint[Tensor]],
+    only: re.Pattern[str] | None = None,
+    grafts: tuple[Graft | None, Graft | None] = (None, None),
 ) -> Comparison:
     """Two models, each with the name of its format; nothing but headers and small files is read.
 
-    only: tensors whose name contains no match are left out. Raises `PlanError` where only one of both is a model or
+    only: tensors whose name contains no match are left out. grafts: what computes the tensors of a model that is
+    described and not stored (see `requant.operations.merge.described`). Raises `PlanError` where only one is a model or
     `only` matches nothing, and `FormatError` for a file that changes meanwhile.
     """
     adapters = [is_any_adapter(source) for _, source in (a, b)]
@@ -164,7 +169,7 @@ def compare(
     pair = in_common_words(a[1], b[1])
     sides = [Side(report(source, name), said) for (name, source), said in zip((a, b), (pair.a, pair.b), strict=True)]
     vocabularies = compared_vocabularies(pair)
-    rows = compared_tensors(pair)
+    rows = compared_tensors(pair, grafts)
     if only is not None:
         rows = [row for row in rows if only.search(row.name)]
         if not rows:

@@ -80,6 +80,16 @@ def plan_merge(
     raise AssertionError("the final recipe is one of them")
 
 
+def described(recipes: Sequence[Recipe], opened: Callable[[Reference], Model]) -> tuple[Checkpoint[Tensor], Graft]:
+    """What one recipe makes, as a model whose tensors stand for others, and what computes them; for `compare`."""
+    (recipe,) = recipes
+    found = _merged(recipe, opened, Path(str(recipe.references()[0])), Options())
+    files = {name: body for name, body in found.source.files.items() if name not in (_CARD, _RECIPE)}
+    first = found.models[0].source
+    metadata = first.metadata if first.naming is Naming.HF else {}
+    return replace(found.source, files=files, metadata=metadata), Graft(found.values)
+
+
 def _final(recipes: Sequence[Recipe]) -> Recipe:
     """The one that no other uses: without a name, or the last."""
     used = {name for _, names in ordered(recipes) for name in names}

@@ -25,6 +25,11 @@ def stand_in(name: str, values: Node, encoding: Encoding) -> Tensor:
     return Tensor(name, values.shape, encoding, sources)
 
 
+def is_stand_in(tensor: Tensor) -> bool:
+    """Whether there are no such bytes."""
+    return any(isinstance(one, FileSlice) and _NOWHERE in one.path.parents for one in tensor.sources.values())
+
+
 def origin_of(tensor: Tensor) -> str:
     """The name of the stand-in that a tensor is, or was cut from; its own where it is none."""
     slices = [source for source in tensor.sources.values() if isinstance(source, FileSlice)]
@@ -47,10 +52,11 @@ class Graft:
 
     def __call__(self, said: Translation) -> Translation:
         """Every tensor keeps its name and its shape."""
-        moves = tuple(replace(move, values=move.values.grafted(self._grafted)) for move in said.moves)
+        moves = tuple(replace(move, values=move.values.grafted(self.node_of)) for move in said.moves)
         return replace(said, moves=moves)
 
-    def _grafted(self, tensor: Tensor) -> Node:
+    def node_of(self, tensor: Tensor) -> Node:
+        """What computes a stand-in; a stored tensor is what it is."""
         slices = [source for source in tensor.sources.values() if isinstance(source, FileSlice)]
         if not slices or _NOWHERE not in slices[0].path.parents:
             return Stored(tensor)
