@@ -146,8 +146,8 @@ def _refuse_idle(against: str | None, reference: str, limits: Mapping[str, float
         raise click.UsageError(f"{idle} goes with --against")
     if not options["prompt"]:
         asking = {"--expect": "expect", "--raw": "raw", "--predict": "predict"}
-        if (idle := next((option for option, name in asking.items() if _is_given(name)), None)) is not None:
-            raise click.UsageError(f"{idle} goes with a --prompt that asks something")
+        if given := next((option for option, name in asking.items() if _is_given(name)), None):
+            raise click.UsageError(f"{given} goes with a --prompt that asks something")
 
 
 def _is_given(name: str) -> bool:
