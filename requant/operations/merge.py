@@ -28,7 +28,7 @@ from requant.merging.reference import Reference
 from requant.merging.vocabularies import Tokens, tokens_of
 from requant.operations.convert import LISTS, Request, check_like, check_vocabulary
 from requant.passes import planned
-from requant.passes.graft import stand_in, with_graft
+from requant.passes.graft import Graft, stand_in, with_graft
 from requant.plan import Plan, unchanged
 from requant.sources import Memory, Source
 
