@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from requant.cli.inspect import Asked
 from requant.cli.inspection import About, metadata_text, plain, summary
 from requant.cli.options import located
 from requant.cli.saying import say_document
@@ -24,6 +24,9 @@ from requant.operations.running import Asked as Running
 from requant.printable import printable
 from requant.sources import check_unchanged
 from requant.system import USUAL_BANDWIDTH
+
+if TYPE_CHECKING:
+    from requant.cli.inspect import Asked
 
 
 @dataclass(frozen=True, slots=True)

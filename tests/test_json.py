@@ -196,7 +196,7 @@ def test_an_interrupted_command_says_so(folder, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("requant.operations.inspect.report", interrupted)
+    monkeypatch.setattr("requant.cli.inspected.report", interrupted)
     document, _ = run(folder, "inspect", "tiny.gguf")
     assert document["error"]["kind"] == "Interrupted" and document["error"]["exit_code"] == 128 + signal.SIGINT
 
