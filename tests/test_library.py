@@ -53,14 +53,14 @@ def test_a_model_and_a_plan_are_a_line_each(tmp_path):
 
 #: What a program may rely on: a change here is one that users of the library have to be told of.
 SIGNATURES = {
-    "execute": "(plan, options=None, progress=<function>, *, overwrite=False)",
+    "execute": "(plan, options=None, progress=<function>, *, overwrite=False, resume=False)",
     "open": "(model)",
     "plan_conversion": "(source, target, destination, request=<Request>)",
     "plan_requantization": "(source, target, destination, request)",
     "Options": "(workers=<factory>, replace_nan=None, measure=False, any_value=False)",
     "Request": "(recipe=None, overrides=<Overrides>, importance=None, key_values=(), cut=<LayoutOptions>, "
     "vocabulary=True, projector=False, like=None, prune=())",
-    "Receipt": "(files, seconds, bytes_read, errors, replaced)",
+    "Receipt": "(files, seconds, bytes_read, errors, replaced, resumed=0)",
     "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=(), hints=(), expected_kl=None)",
     "Tensor": "(name, shape, encoding, sources)",
     "Checkpoint": "(naming, architecture, tensors, config=<factory>, metadata=<factory>, files=<factory>, "
@@ -87,7 +87,7 @@ MEMBERS = {
         "fidelities_text",
         "to_json",
     },
-    "Receipt": {"files", "seconds", "bytes_read", "errors", "replaced", "to_json"},
+    "Receipt": {"files", "seconds", "bytes_read", "errors", "replaced", "resumed", "to_json"},
 }
 
 

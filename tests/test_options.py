@@ -72,7 +72,7 @@ def test_what_goes_together_takes_the_same(option):
 
 
 #: Of what is shown or taken out by one command, and by another given or filtered.
-ORDINARY = {"--importance", "--template", "--tensors", "--text", "--tokenizer"}
+ORDINARY = {"--importance", "--template", "--tensors", "--tokenizer"}
 
 
 def test_options_of_one_name_are_of_one_type():
