@@ -205,10 +205,10 @@ def test_a_frontier_tells_what_each_size_comes_to(model, tmp_path):
     assert [one["bytes"] for one in said["points"]] == sorted(one["bytes"] for one in said["points"])
     for point in said["points"][:: len(said["points"]) // 4]:
         plan = planned("requantize", source, *stats, "--target-size", point["bytes"])
-        assert plan["output_bytes"] <= point["bytes"]
+        assert plan["bytes_written"] <= point["bytes"]
         assert plan["expected_kl"] == pytest.approx(point["expected_kl"], rel=1e-6)
         again = planned("requantize", source, *stats, "--target-kl", repr(point["expected_kl"] * (1 + 1e-9)))
-        assert again["output_bytes"] == plan["output_bytes"]
+        assert again["bytes_written"] == plan["bytes_written"]
     page = (tmp_path / "page.html").read_text()
     assert "<polyline" in page and "nats per token" in page
     assert "bits per weight" in run("requantize", source, *stats, "--frontier").output
@@ -314,9 +314,9 @@ def test_modules_of_mlx_get_bits_for_a_size(tmp_path):
     made_up(tmp_path / "f32.gguf", tmp_path / "stats.gguf")
     asked = ["convert", tmp_path / "folder", tmp_path / "mlx", "--to", "MLX-4-32", "--stats", tmp_path / "stats.gguf"]
     even = planned(*asked[:5])
-    best = planned(*asked, "--target-size", even["output_bytes"])
-    assert best["output_bytes"] <= even["output_bytes"]
-    result = run(*asked, "--target-size", even["output_bytes"])
+    best = planned(*asked, "--target-size", even["bytes_written"])
+    assert best["bytes_written"] <= even["bytes_written"]
+    result = run(*asked, "--target-size", even["bytes_written"])
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "mlx/config.json").read_text())["quantization"]
     widths = {entry["bits"] for entry in config.values() if isinstance(entry, dict)}
