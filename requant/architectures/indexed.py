@@ -127,6 +127,7 @@ def _types_back(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> 
 _CHOICES: Final = (
     SILU,
     Assumption("attention_bias", (False,), False),
+    Assumption("mlp_bias", (False,), False),
     Assumption("scoring_func", ("sigmoid",), "sigmoid", written=False),
     Assumption("topk_method", ("noaux_tc",), "noaux_tc", written=False),
     Assumption("moe_layer_freq", (1,), 1, written=False),
