@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codec, Codes, Parts, Values
+from requant.codecs import Codec, Codes, Correction, Parts, Values
 from requant.encodings.awq import Awq, Kind, Marlin
 from requant.kernels_cpu._jit import (
     NUMBER,
@@ -22,6 +22,7 @@ from requant.kernels_cpu._jit import (
     inlined,
     kernel,
 )
+from requant.kernels_cpu.corrected import corrected_groups
 from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups, scales_of, stored_scales
 from requant.kernels_cpu.packed_bits import Codes8, codes_of, gather_eight, spread_eight, stream_rows, words_of
 
@@ -47,6 +48,11 @@ class AwqCodec:
         """Round to nearest, with the clip that makes the squared error of each group least."""
         how = self.encoding
         self.pack(round_to_groups(values, importance, how.group, 4, how.symmetric, how.scale), out, start)
+
+    def encode_corrected(self, values: Values, out: Parts, start: int, correction: Correction) -> None:
+        """GPTQ's way: columns after one make up for its error."""
+        how = self.encoding
+        self.pack(corrected_groups(values, correction, how.group, 4, how.symmetric, how.scale), out, start)
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
         """The integers of some rows."""

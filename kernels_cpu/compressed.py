@@ -8,10 +8,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codes, Halves, Parts, Values
+from requant.codecs import Codes, Correction, Halves, Parts, Values
 from requant.encodings.compressed import Packed, RowPairs
 from requant.encodings.gptq import Order
 from requant.errors import UnsupportedError
+from requant.kernels_cpu.corrected import corrected_groups
 from requant.kernels_cpu.dense import narrowed
 from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups
 from requant.kernels_cpu.nibbles import nibbles_to_halves
@@ -49,6 +50,12 @@ class PackedCodec:
         if how.group == 0 or how.rows > 1 or how.order is Order.ACT:
             raise UnsupportedError(f"{how.label} is read, not written", hint="choose W4A16 or W8A16")
         codes = round_to_groups(values, importance, how.group, how.bits, how.symmetric, how.scale)
+        self.pack(codes, out, start)
+
+    def encode_corrected(self, values: Values, out: Parts, start: int, correction: Correction) -> None:
+        """GPTQ's way: columns after one make up for its error."""
+        how = self.encoding
+        codes = corrected_groups(values, correction, how.group, how.bits, how.symmetric, how.scale)
         self.pack(codes, out, start)
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codes, Parts, Values
+from requant.codecs import Codes, Correction, Parts, Values
 from requant.encodings import Blocks
 from requant.errors import UnsupportedError
 from requant.kernels_cpu._jit import Kernel
@@ -26,6 +26,7 @@ from requant.kernels_cpu.ggml_decode import (
     decode_q6_k,
     decode_q8_0,
 )
+from requant.kernels_cpu.ggml_feedback import CODABLE, encode_corrected
 from requant.kernels_cpu.ggml_fp4 import decode_mxfp4, decode_nvfp4, encode_mxfp4, encode_nvfp4
 from requant.kernels_cpu.ggml_grids import GridDecoder, GridEncoder
 from requant.kernels_cpu.ggml_importance import (
@@ -181,6 +182,20 @@ class BlockCodec:
             raise UnsupportedError(
                 f"{label} cannot be encoded without an importance matrix", hint="pass --imatrix FILE"
             )
+
+    def encode_corrected(self, values: Values, out: Parts, start: int, correction: Correction) -> None:
+        """As `encode`, but columns after one make up for its error; scales are those that `encode` finds for what the
+        weights of a block are then."""
+        how, decode = CODABLE.get(self.encoding.label), DECODERS[self.encoding.label]
+        if how is None:
+            raise UnsupportedError(f"{self.encoding.label} takes no error feedback", hint="leave out --feedback")
+
+        def blocks_of(block: Values, importance: Values) -> NDArray[np.uint8]:
+            made = np.empty((len(block), self.encoding.nbytes), np.uint8)
+            self.encode(block, {"data": made}, 0, importance)
+            return made
+
+        encode_corrected(values, correction, how, blocks_of, decode, self._blocks(out, len(values)))
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
         """The integers of some rows; raises `UnsupportedError` for types made of anything else."""

@@ -37,18 +37,18 @@ _SMALLEST: Final = _F(1e-15)
 
 #: The levels (ggml-common.h, kvalues_iq4nl) and the midpoints between them. The reference finds the nearest level by
 #: comparing differences; near every midpoint these are exact, so comparing with the midpoint is the same.
-_LEVELS: Final = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], _F)
-_MIDDLES: Final = ((_LEVELS[:-1] + _LEVELS[1:]) / 2).astype(_F)
+LEVELS: Final = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], _F)
+_MIDDLES: Final = ((LEVELS[:-1] + LEVELS[1:]) / 2).astype(_F)
 
 
 @inlined
 def _level(x: F32x8) -> F32x8:
     """The level nearest to x, the upper one of two; the highest for NaN."""
-    below, above = splat(_LEVELS[7]), splat(_LEVELS[15])
+    below, above = splat(LEVELS[7]), splat(LEVELS[15])
     for i in range(6, -1, -1):
-        below = where(x < _MIDDLES[i], _LEVELS[i], below)
+        below = where(x < _MIDDLES[i], LEVELS[i], below)
     for i in range(14, 7, -1):
-        above = where(x < _MIDDLES[i], _LEVELS[i], above)
+        above = where(x < _MIDDLES[i], LEVELS[i], above)
     return where(x < _MIDDLES[7], below, above)
 
 
@@ -80,9 +80,9 @@ def _search(xs: Floats, ws: Floats) -> F32x8:
     scale, best = splat(_F(0)), splat(_F(0))
     for candidate in range(-8, 8):
         if candidate == -8:
-            inverse = _F(1) / ((splat(_F(0)) - peak) / _LEVELS[0])
+            inverse = _F(1) / ((splat(_F(0)) - peak) / LEVELS[0])
         else:
-            inverse = splat(_F(candidate) + _LEVELS[0]) / peak
+            inverse = splat(_F(candidate) + LEVELS[0]) / peak
         sum_qx, sum_q2 = splat(_F(0)), splat(_F(0))
         for i in range(32):
             x = load(xs, 8 * i)
@@ -212,7 +212,7 @@ def _spread(blocks: Bytes, start: int, step: np.float32, low: F32x8, high: F32x8
 @kernel(BYTES, OUT_FLOATS)
 def decode_iq4_nl(blocks: Bytes, out: Floats) -> None:
     """Blocks of 18 bytes to 32 values."""
-    low, high = load(_LEVELS, 0), load(_LEVELS, 8)
+    low, high = load(LEVELS, 0), load(LEVELS, 8)
     for n in range(blocks.size // 18):
         d = half_value(int(blocks[18 * n]) | int(blocks[18 * n + 1]) << 8)
         _spread(blocks, 18 * n + 2, d, low, high, out, 32 * n)
@@ -221,7 +221,7 @@ def decode_iq4_nl(blocks: Bytes, out: Floats) -> None:
 @kernel(BYTES, OUT_FLOATS)
 def decode_iq4_xs(blocks: Bytes, out: Floats) -> None:
     """Blocks of 136 bytes to 256 values."""
-    low, high = load(_LEVELS, 0), load(_LEVELS, 8)
+    low, high = load(LEVELS, 0), load(LEVELS, 8)
     for n in range(blocks.size // 136):
         start = 136 * n
         d = half_value(int(blocks[start]) | int(blocks[start + 1]) << 8)

@@ -8,9 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codes, Halves, Parts, Values
+from requant.codecs import Codes, Correction, Halves, Parts, Values
 from requant.encodings.gptq import OLD_THREE_BITS, Gptq, Order, Zeros
 from requant.kernels_cpu.columns import Columns, columns_to_halves
+from requant.kernels_cpu.corrected import corrected_groups
 from requant.kernels_cpu.dense import widened
 from requant.kernels_cpu.groups import dequantize, regrouped, round_to_groups, scales_of, stored_scales
 from requant.kernels_cpu.packed_bits import codes_of, stream_rows, streams_of, words_of
@@ -48,9 +49,19 @@ class GptqCodec:
 
         No zero is 0 where one is taken off it: readers do not agree on what that is.
         """
-        how, lowest = self.encoding, 0 if self.encoding.zeros is Zeros.V2 else 1
-        codes = round_to_groups(values, importance, how.group, how.bits, how.symmetric, how.scale, lowest)
+        how = self.encoding
+        codes = round_to_groups(values, importance, how.group, how.bits, how.symmetric, how.scale, self._lowest)
         self.pack(codes, out, start)
+
+    def encode_corrected(self, values: Values, out: Parts, start: int, correction: Correction) -> None:
+        """GPTQ's own way: columns after one make up for its error."""
+        how = self.encoding
+        codes = corrected_groups(values, correction, how.group, how.bits, how.symmetric, how.scale, self._lowest)
+        self.pack(codes, out, start)
+
+    @property
+    def _lowest(self) -> int:
+        return 0 if self.encoding.zeros is Zeros.V2 else 1
 
     def unpack(self, parts: Parts, rows: int, start: int = 0) -> Codes:
         """The integers of some rows."""

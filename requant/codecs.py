@@ -126,6 +126,35 @@ class HalvesCodec(Codec, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Correction:
+    """How the columns after one make up for its error.
+
+    factor: [columns, columns] float32, the upper Cholesky factor of the inverse of E[x xᵀ], in the order in which
+    columns are rounded. order: [columns] int32, which column comes when; None as they lie. static: groups and scales
+    are those of columns as they lie, whatever the order. minmax: scales are from the smallest and largest value.
+    """
+
+    factor: Values
+    order: NDArray[np.int32] | None = None
+    static: bool = False
+    minmax: bool = False
+
+    @property
+    def weights(self) -> Values:
+        """What an error of each column costs, in the order of the factor, once those after it have made up for it."""
+        return np.ascontiguousarray(1 / np.square(np.diagonal(self.factor)), np.float32)
+
+
+@runtime_checkable
+class CorrectingCodec(Codec, Protocol):
+    """A codec that can round with error feedback."""
+
+    def encode_corrected(self, values: Values, out: Parts, start: int, correction: Correction) -> None:
+        """As `encode`; all rows are of the matrix that the correction is of."""
+        ...
+
+
 @runtime_checkable
 class NeedsLargest(Codec, Protocol):
     """A codec that must know the largest size of a whole tensor before it encodes the first row."""

@@ -1,0 +1,154 @@
+"""Rounding with error feedback, beside GPTQ as its paper has it (naive_feedback) and beside GPTQModel's own class."""
+
+import numpy as np
+import pytest
+
+from requant.codecs import codec_for
+from requant.encodings import BLOCKS
+from requant.errors import PlanError
+from requant.feedback import ColumnOrder, FeedbackOptions, Scales, correction_of, inverse_factor
+from requant.kernels_cpu.corrected import corrected_groups
+from requant.kernels_cpu.feedback import Corrected, Grid
+from requant.kernels_cpu.ggml import DECODERS
+from requant.kernels_cpu.ggml_feedback import CODABLE
+from requant.kernels_cpu.groups import dequantize, round_to_groups
+from tests import naive_feedback
+
+
+def given(columns, tokens=400, seed=0):
+    """E[x xᵀ] of inputs that depend on each other, some of them large."""
+    draw = np.random.default_rng(seed)
+    mixing = draw.normal(size=(columns, columns)) / np.sqrt(columns) + np.eye(columns)
+    x = draw.normal(size=(tokens, columns)) @ mixing * np.exp(draw.normal(size=columns))
+    return (x.T @ x / tokens).astype(np.float32)
+
+
+def weights(rows, columns, seed=1):
+    return np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
+
+
+def output_error(found, wanted, hessian):
+    miss = (found - wanted).astype(np.float64)
+    return float(np.einsum("ij,jk,ik", miss, hessian.astype(np.float64), miss))
+
+
+@pytest.mark.parametrize("columns", (1, 64, 65, 300))
+def test_the_factor_is_cholesky_of_the_inverse(columns):
+    hessian = given(columns)
+    assert np.allclose(inverse_factor(hessian, 0.01, "h"), naive_feedback.inverse_factor(hessian, 0.01), atol=2e-5)
+
+
+def test_what_is_no_hessian_is_named():
+    with pytest.raises(PlanError, match="h: its Hessian is not positive definite"):
+        inverse_factor(-given(32), 0.01, "h")
+    assert np.array_equal(inverse_factor(np.zeros((8, 8), np.float32), 1.0, "h"), np.eye(8, dtype=np.float32))
+
+
+@pytest.mark.parametrize("order", list(ColumnOrder))
+@pytest.mark.parametrize(("bits", "symmetric", "size"), ((4, True, 64), (4, False, 32), (3, False, 128), (2, True, -1)))
+def test_codes_are_those_of_the_paper(bits, symmetric, size, order):
+    """In double precision and without blocks; a tie that falls the other way moves the codes after it."""
+    hessian, values = given(256), weights(48, 256)
+    group = 256 if size < 0 else size
+    options = FeedbackOptions(0.01, order, Scales.RANGE)
+    found = corrected_groups(values, correction_of(hessian, options, "h"), size, bits, symmetric, "F32")
+    sequence = np.arange(256) if order is ColumnOrder.STORED else np.argsort(-np.diagonal(hessian), kind="stable")
+    factor = naive_feedback.inverse_factor(hessian[np.ix_(sequence, sequence)], 0.01)
+    grid = naive_feedback.range_grid(group, bits, symmetric)
+    if order is ColumnOrder.STATIC:
+        grids = [grid(first, values.astype(np.float64)) for first in range(0, 256, group)]
+        wanted = naive_feedback.rounded(values[:, sequence], factor, lambda i, _: grids[sequence[i] // group])
+    else:
+        wanted = naive_feedback.rounded(values[:, sequence], factor, grid)
+    assert (found.codes[:, sequence] == wanted).mean() > 0.9995
+    if order is ColumnOrder.ACT:
+        assert np.array_equal(found.groups[sequence], np.arange(256) // group)
+    else:
+        assert found.groups is None
+
+
+def test_kernels_take_whole_rows_of_any_number_and_levels_in_a_table():
+    hessian, values = given(130), weights(7, 130)
+    factor = inverse_factor(hessian, 0.05, "h")
+    levels = np.array([-6, -3, -1, 0, 1, 3, 6], np.float32)
+    steps = np.abs(values).max(1, keepdims=True) / 6
+    grid = Grid(steps, np.zeros_like(steps), np.zeros(130, np.int32), 6, levels)
+    found = Corrected(values, factor).round(0, 130, grid)
+    left = values.astype(np.float64)
+    for i in range(130):
+        code = np.abs(left[:, i, None] / steps - levels).argmin(1)
+        assert (found[:, i] == code).mean() > 0.7
+        error = (left[:, i] - steps[:, 0] * levels[found[:, i]]) / factor[i, i]
+        left[:, i + 1 :] -= np.outer(error, factor[i, i + 1 :])
+
+
+@pytest.mark.parametrize("order", list(ColumnOrder))
+@pytest.mark.parametrize("scales", list(Scales))
+def test_outputs_are_nearer_than_those_of_plain_rounding(order, scales):
+    hessian, values = given(256), weights(64, 256)
+    errors = []
+    for what in (hessian, np.diag(np.diagonal(hessian))):  # without anything off the diagonal nothing is made up for
+        correction, found = correction_of(what, FeedbackOptions(0.01, order, scales), "h"), np.empty_like(values)
+        dequantize(corrected_groups(values, correction, 64, 4, True, "F16"), 64, "F32", found)
+        errors.append(output_error(found, values, hessian))
+    assert errors[0] < 0.75 * errors[1]
+
+
+def test_a_hessian_that_is_diagonal_rounds_each_weight_to_the_nearest():
+    hessian, values = np.diag(np.diagonal(given(128))), weights(20, 128)
+    correction = correction_of(hessian, FeedbackOptions(1e-6), "h")
+    plain = round_to_groups(values, correction.weights, 32, 4, False, "F16")
+    found = corrected_groups(values, correction, 32, 4, False, "F16")
+    assert np.array_equal(found.scales, plain.scales) and np.array_equal(found.zeros, plain.zeros)
+    assert (found.codes == plain.codes).mean() > 0.999  # ties
+
+
+def test_rows_know_nothing_of_each_other():
+    hessian, values = given(96), weights(50, 96)
+    correction = correction_of(hessian, FeedbackOptions(), "h")
+    whole = corrected_groups(values, correction, 32, 4, False, "F16")
+    parts = [corrected_groups(values[at : at + 13], correction, 32, 4, False, "F16") for at in range(0, 50, 13)]
+    assert np.array_equal(whole.codes, np.concatenate([part.codes for part in parts]))
+    assert np.array_equal(whole.scales, np.concatenate([part.scales for part in parts]))
+
+
+@pytest.mark.parametrize("label", CODABLE)
+def test_codes_and_scales_of_blocks_are_found_and_put_back(label):
+    """What a block holds is what its grid says of its codes, and putting those in makes the same bytes."""
+    encoding, how = BLOCKS[label], CODABLE[label]
+    values = weights(24, encoding.values, seed=3) * np.exp(weights(24, 1, seed=4))
+    blocks, again = np.empty((24, encoding.nbytes), np.uint8), np.empty_like(values)
+    codec_for(encoding).encode(values, {"data": blocks}, 0, np.ones(encoding.values, np.float32))
+    codec_for(encoding).decode({"data": blocks}, again)
+    grid = how.grid(blocks, encoding.values, DECODERS[label])
+    steps, bases = grid.steps[:, grid.groups], grid.bases[:, grid.groups]
+    with np.errstate(all="ignore"):
+        scaled = np.where(steps == 0, 0, (again - bases) / steps)
+    if grid.levels is None:
+        codes = np.rint(scaled).astype(np.uint8)
+    else:
+        codes = np.abs(scaled[..., None] - grid.levels).argmin(-1).astype(np.uint8)
+    refilled, redone = blocks.copy(), np.empty_like(values)
+    how.put(np.full_like(codes, how.top), refilled)
+    assert label == "Q8_0" or not np.array_equal(refilled, blocks)
+    how.put(codes, refilled)
+    codec_for(encoding).decode({"data": refilled}, redone)
+    assert np.array_equal(redone, again)
+    assert np.array_equal(refilled, blocks) or (steps == 0).any()
+
+
+@pytest.mark.parametrize("label", CODABLE)
+def test_outputs_of_blocks_are_nearer_than_with_an_importance_matrix(label):
+    encoding, hessian, values = BLOCKS[label], given(512), weights(40, 512)
+    width = 512 // encoding.values * encoding.nbytes
+    found = []
+    for correction in (correction_of(hessian, FeedbackOptions(0.05), "h"), None):
+        data, again = np.empty((40, width), np.uint8), np.empty_like(values)
+        codec = codec_for(encoding)
+        if correction is None:
+            codec.encode(values, {"data": data}, 0, np.ascontiguousarray(np.diagonal(hessian)))
+        else:
+            codec.encode_corrected(values, {"data": data}, 0, correction)
+        codec.decode({"data": data}, again)
+        found.append(output_error(again, values, hessian))
+    assert found[0] < 0.85 * found[1]
