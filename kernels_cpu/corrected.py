@@ -72,7 +72,7 @@ def _from_range(block: Values, size: int, bits: int, symmetric: bool, scale: str
         low = -high
     empty = high - low < _EMPTY
     low, high = np.where(empty, np.float32(-1), low), np.where(empty, np.float32(1), high)
-    scales = scales_of(stored_scales((high - low) / top, scale), scale)
+    scales = scales_of(stored_scales(((high - low) / top).astype(np.float32), scale), scale)
     scales = np.maximum(scales, np.float32(2.0**-24))
     zeros = np.full_like(scales, 1 << (bits - 1)) if symmetric else np.clip(np.rint(-low / scales), lowest, top)
     return Codes(np.empty((len(block), 0), np.uint8), scales, zeros.astype(np.float32, copy=False))

@@ -88,9 +88,7 @@ class Corrected:
         return found.reshape(-1)
 
 
-@kernel(
-    FLOATS, INTS, FLOATS, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_FLOATS, OUT_BYTES, OUT_FLOATS
-)
+@kernel(FLOATS, INTS, FLOATS, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_FLOATS, OUT_BYTES, OUT_FLOATS)
 def round_columns(
     factor: Floats,
     groups: Ints,

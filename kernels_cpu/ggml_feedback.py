@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,26 +64,27 @@ def encode_corrected(
         out[:, number] = blocks
 
 
-def _nibbles(codes: Codes) -> Codes:
+def _nibbles(codes: NDArray[Any]) -> NDArray[Any]:
     """[rows, 32 n] as bytes [rows, 16 n]: the first 16 of 32 in low halves."""
     halves = codes.reshape(len(codes), -1, 2, 16)
     return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(codes), -1)
 
 
-def _pairs(codes: Codes) -> Codes:
+def _pairs(codes: NDArray[Any]) -> NDArray[Any]:
     """Low nibbles of 64 values as 32 bytes: those of the first 32 in low halves."""
     halves = codes.reshape(len(codes), -1, 2, 32)
     return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(codes), -1)
 
 
-def _planes(codes: Codes, bits: int) -> Codes:
+def _planes(codes: NDArray[Any], bits: int) -> NDArray[Any]:
     """[rows, groups, 32] of codes below 2**bits as 32 bytes for each 8 // bits groups, the first in the lowest bits."""
     groups = codes.reshape(len(codes), -1, 8 // bits, 32).astype(np.uint16)
     shifts = bits * np.arange(8 // bits, dtype=np.uint16)[:, None]
-    return np.bitwise_or.reduce(groups << shifts, axis=2).astype(np.uint8).reshape(len(codes), -1)
+    joined: NDArray[Any] = np.bitwise_or.reduce(groups << shifts, axis=2)
+    return joined.astype(np.uint8).reshape(len(codes), -1)
 
 
-def _bits(codes: Codes) -> Codes:
+def _bits(codes: NDArray[Any]) -> NDArray[Any]:
     return np.packbits(codes, axis=-1, bitorder="little")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -10,8 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Correction
+from requant.encodings import Blocks, Encoding, Shape, columns_of
+from requant.encodings.awq import Awq
+from requant.encodings.compressed import Packed
+from requant.encodings.gptq import Gptq, Order
 from requant.errors import PlanError
-from requant.hessians import Square
+from requant.hessians import Hessian, Square
+from requant.ir import Json
 
 #: Up to so many columns a factor is computed in double precision: 128 MB for each square.
 _DOUBLES: Final = 4096
@@ -19,6 +27,12 @@ _DOUBLES: Final = 4096
 _SMALL: Final = 64
 #: The damping is doubled so often before it is given up.
 _TRIES: Final = 8
+#: The types of a GGUF that feedback goes into: codes that stand for multiples of a step.
+_BLOCKS: Final = frozenset(
+    {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
+)
+#: Factors that are kept for tensors that are given the same: of one for each of two workers.
+_KEPT: Final = 2
 
 
 class ColumnOrder(Enum):
@@ -43,6 +57,110 @@ class FeedbackOptions:
     damping: float = 0.05
     order: ColumnOrder = ColumnOrder.STORED
     scales: Scales = Scales.MSE
+
+
+@dataclass(slots=True)
+class _Making:
+    """A correction, once somebody has made it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    made: Correction | None = None
+
+
+class _Factors:
+    """The corrections that were used last: q, k and v, which follow one another, are given the same."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: OrderedDict[str, _Making] = OrderedDict()
+
+    def get(self, hessian: Hessian, options: FeedbackOptions) -> Correction:
+        """Made by the first who asks, while the others wait."""
+        with self._lock:
+            making = self._found.setdefault(hessian.name, _Making())
+            self._found.move_to_end(hessian.name)
+            while len(self._found) > _KEPT:
+                self._found.popitem(last=False)
+        with making.lock:
+            if making.made is None:
+                making.made = correction_of(hessian.mean(), options, hessian.name)
+            return making.made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Corrections:
+    """What the matrices of one tensor need; of one that no token has reached there is nothing."""
+
+    hessians: tuple[Hessian | None, ...]
+    options: FeedbackOptions
+    _factors: _Factors
+
+    def of(self, matrix: int) -> Correction | None:
+        """Read and made when it is asked for."""
+        hessian = self.hessians[matrix]
+        return None if hessian is None or not hessian.tokens else self._factors.get(hessian, self.options)
+
+    @property
+    def nbytes(self) -> int:
+        """What making and holding a correction takes at most."""
+        columns = max((one.columns for one in self.hessians if one is not None), default=0)
+        return columns * columns * (4 + 3 * (8 if columns <= _DOUBLES else 4))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feedback:
+    """What is known of the inputs of a model's matrices, by the names of its tensors, and how it is used.
+
+    model, texts, tokens: see `requant.statistics.Provenance`.
+    """
+
+    hessians: Mapping[str, tuple[Hessian | None, ...]]
+    options: FeedbackOptions = FeedbackOptions()
+    texts: tuple[str, ...] = ()
+    tokens: int = 0
+    _factors: _Factors = field(default_factory=_Factors)
+
+    def of(self, name: str, shape: Shape) -> Corrections | None:
+        """For one tensor; None where nothing is known of it. Raises `PlanError` for statistics of another shape."""
+        found = self.hessians.get(name)
+        if found is None:
+            return None
+        matrices = shape[-3] if len(shape) > 2 else 1
+        if len(found) != matrices or any(one is not None and one.columns != columns_of(shape) for one in found):
+            columns = next((one.columns for one in found if one is not None), 0)
+            raise PlanError(
+                f"{name}: the Hessians are of {len(found)} x {columns} inputs, the tensor is {list(shape)}",
+                hint="they are of another model",
+            )
+        return Corrections(found, self.options, self._factors)
+
+
+def described(feedback: Feedback) -> dict[str, Json]:
+    """How weights were made, as config.json says it."""
+    options = feedback.options
+    return {
+        "method": "gptq",
+        "damping": options.damping,
+        "act_order": options.order.value,
+        "scales": options.scales.value,
+        "tokens": feedback.tokens,
+        "texts": list(feedback.texts),
+    }
+
+
+def takes_feedback(encoding: Encoding, options: FeedbackOptions) -> bool:
+    """Whether codes of an encoding can make up for each other, in the order that is asked for."""
+    match encoding:
+        case Gptq():
+            return (encoding.order is Order.ACT) == (options.order is ColumnOrder.ACT)
+        case Packed():
+            fits = encoding.group != 0 and encoding.rows == 1 and encoding.order is not Order.ACT
+            return fits and options.order is not ColumnOrder.ACT
+        case Awq():
+            return options.order is not ColumnOrder.ACT
+        case Blocks():
+            return encoding.label in _BLOCKS and options.order is ColumnOrder.STORED
+    return False
 
 
 def correction_of(mean: Square, options: FeedbackOptions, name: str) -> Correction:

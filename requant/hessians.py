@@ -23,13 +23,15 @@ class Hessian:
     """Σ x xᵀ over what one matrix was given, where it lies.
 
     name: of the tensor that holds it in a file of statistics; matrices that are given the same share one.
-    source: float32 [columns, columns]. tokens: how many were summed up.
+    source: float32 [columns, columns]. tokens: how many were summed up. squares: what the diagonal must be, where it
+    was summed up besides.
     """
 
     name: str
     columns: int
     tokens: int
     source: Source
+    squares: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -44,8 +46,16 @@ class Hessian:
         diagonal = np.diagonal(found)
         if not np.isfinite(found).all() or (diagonal < 0).any():
             raise PlanError(f"{self.name} holds what is no sum of squares", hint="the statistics are damaged")
+        if self.squares is not None:
+            self._check_diagonal(diagonal, self.squares)
         found /= np.float32(self.tokens)
         return found
+
+    def _check_diagonal(self, diagonal: NDArray[np.float32], squares: NDArray[np.float32]) -> None:
+        if not float(np.abs(diagonal - squares).max()) <= _TOLERANCE * max(float(squares.max()), 1e-30):
+            raise PlanError(
+                f"{self.name}: its diagonal is not the squares beside it", hint="the statistics are damaged"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +84,3 @@ def added(parts: Sequence[Hessian]) -> Hessian:
         raise PlanError(f"{first.name} is of other columns in the statistics that are merged")
     source = Added(tuple(part.source for part in parts))
     return Hessian(first.name, first.columns, sum(part.tokens for part in parts), source)
-
-
-def check_diagonal(hessian: Hessian, mean: Square, squares: NDArray[np.float32]) -> None:
-    """Raises `PlanError` unless the diagonal of E[x xᵀ] is the mean squares that stand beside it."""
-    worst = float(np.abs(np.diagonal(mean) - squares).max())
-    if not worst <= _TOLERANCE * max(float(squares.max()), 1e-30):
-        raise PlanError(f"{hessian.name}: its diagonal is not the squares beside it", hint="the statistics are damaged")

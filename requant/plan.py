@@ -23,6 +23,7 @@ from requant.sources import Source
 
 if TYPE_CHECKING:
     from requant.architectures.model import Model
+    from requant.feedback import Corrections, Feedback
 
 
 class Fidelity(Enum):
@@ -56,6 +57,7 @@ class Step:
     """One tensor's way from files to a file.
 
     importance: [columns] or [matrices, columns] float32 from an importance matrix, or None.
+    corrections: what rounding with error feedback needs, or None.
     anew: blocks of ggml become other blocks as llama-quantize makes them, by decoding and rounding, even where the
     target could take over their codes (Q5_1 those of Q4_1).
     """
@@ -64,6 +66,7 @@ class Step:
     target: TensorSpec
     importance: NDArray[np.float32] | None = field(default=None, compare=False)
     anew: bool = False
+    corrections: Corrections | None = field(default=None, compare=False)
 
     @cached_property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -132,6 +135,7 @@ class Step:
             "keeps_codes": self.keeps_codes,
             "rounds_twice": self.rounds_twice,
             "importance": self.importance is not None,
+            "feedback": self.corrections is not None,
         }
 
 
@@ -141,8 +145,8 @@ class Translation:
 
     source: what is read; `architecture`, `config`, `metadata` and `files` are its own until a pass says them in the
     target's words (see `Checkpoint`). model: it as one of its family, once that is known. encodings: one for each
-    move, once chosen. importance: by the names of the moves. quantization: what config.json is to say of a scheme.
-    hints: what fits the model better than what was asked for. steps, layout: what the plan will be.
+    move, once chosen. importance, feedback: by the names of the moves. quantization: what config.json is to say of a
+    scheme. hints: what fits the model better than what was asked for. steps, layout: what the plan will be.
     """
 
     source: Checkpoint[Tensor]
@@ -156,6 +160,7 @@ class Translation:
     model: Model | None = None
     encodings: tuple[Encoding, ...] = ()
     importance: Importance | None = None
+    feedback: Feedback | None = None
     quantization: Mapping[str, Json] | None = None
     steps: tuple[Step, ...] = ()
     layout: Layout | None = None

@@ -18,12 +18,16 @@ from requant.plan import Step
 RUN_VALUES: Final = 1 << 19
 #: The same of 16-bit floats that are moved, or made of each other.
 RUN_HALVES: Final = 1 << 20
+#: Rows of a run with error feedback, at least: the whole factor is read for each run.
+CORRECTED_ROWS: Final = 256
 
 
 def rows_per_run(step: Step) -> int:
     """Rows of every run but the last: whole granules of what is read and of what is written."""
     granule = lcm(step.values.granule, max(step.target.encoding.granule(step.target.shape), 1))
     values = RUN_HALVES if step.form is Form.HALVES else RUN_VALUES
+    if step.corrections is not None:
+        values = max(values, CORRECTED_ROWS * columns_of(step.target.shape))
     return granule * max(1, values // max(1, granule * columns_of(step.target.shape)))
 
 
@@ -50,6 +54,8 @@ def run_bytes(step: Step) -> int:
     room = here * width + step.values.run_bytes(form, here, width, straight=True)
     if form in (Form.VALUES, Form.CODES):  # what is measured, and what encoders work in
         room += step.target.nbytes * here // rows + here * width + here * width // 4
+    if step.corrections is not None:  # weights column by column, their codes and a block's errors
+        room += 3 * here * width
     return max(room, *(_slab_bytes(reduction) for reduction in all_reductions(step.values)), 0)
 
 
@@ -64,7 +70,8 @@ def _slab_bytes(reduction: Reduction) -> int:
 def held_bytes(step: Step) -> int:
     """Bytes of a step's parts that are held whole while its runs are done."""
     inputs = {id(tensor): tensor.nbytes for tensor in step.inputs if not tensor.encoding.sliced}
-    return sum(inputs.values()) + (0 if step.target.encoding.sliced else step.target.nbytes)
+    corrections = 0 if step.corrections is None else step.corrections.nbytes
+    return sum(inputs.values()) + (0 if step.target.encoding.sliced else step.target.nbytes) + corrections
 
 
 def all_reductions(node: Node) -> Iterator[Reduction]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codes, CodesCodec, NeedsLargest, Parts, Values, codec_for
+from requant.codecs import Codes, CodesCodec, CorrectingCodec, NeedsLargest, Parts, Values, codec_for
 from requant.encodings import rows_of
 from requant.expressions import Form, Node, Reduction, Scratch
 from requant.parts import part_slice
@@ -80,7 +80,28 @@ class Storing:
 
     def encode(self, values: Values, start: int, out: Parts, at: int) -> None:
         """Store float32 rows, the first of which is row `start` of the tensor, from row `at` of `out` on."""
-        self._codec.encode(values, out, at, self._importance(start, len(values)))
+        if self.step.corrections is None:
+            self._codec.encode(values, out, at, self._importance(start, len(values)))
+            return
+        per_matrix = rows_of(self.step.target.shape) // len(self.step.corrections.hessians)
+        done = 0
+        while done < len(values):
+            matrix = (start + done) // per_matrix
+            last = min(len(values), (matrix + 1) * per_matrix - start)
+            self._encode_corrected(matrix, values[done:last], start + done, out, at, done)
+            done = last
+
+    def _encode_corrected(self, matrix: int, values: Values, start: int, out: Parts, at: int, done: int) -> None:
+        """Rows of one matrix, as the rows from `at + done` of `out` on."""
+        assert self.step.corrections is not None and isinstance(self._codec, CorrectingCodec)
+        place = at + done
+        if self.step.target.encoding.sliced:
+            out, place = {name: part[done : done + len(values)] for name, part in out.items()}, at
+        correction = self.step.corrections.of(matrix)
+        if correction is None:
+            self._codec.encode(values, out, place, self._importance(start, len(values)))
+        else:
+            self._codec.encode_corrected(values, out, place, correction)
 
     def decoded(self, out: Parts, at: int, again: Values) -> None:
         """What was just encoded, as a reader will see it."""

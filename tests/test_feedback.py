@@ -1,18 +1,28 @@
 """Rounding with error feedback, beside GPTQ as its paper has it (naive_feedback) and beside GPTQModel's own class."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS
 from requant.errors import PlanError
-from requant.feedback import ColumnOrder, FeedbackOptions, Scales, correction_of, inverse_factor
+from requant.execution import execute
+from requant.expressions import Context, Form
+from requant.feedback import ColumnOrder, Feedback, FeedbackOptions, Scales, correction_of, inverse_factor
+from requant.formats import open as open_model
 from requant.kernels_cpu.corrected import corrected_groups
 from requant.kernels_cpu.feedback import Corrected, Grid
 from requant.kernels_cpu.ggml import DECODERS
 from requant.kernels_cpu.ggml_feedback import CODABLE
 from requant.kernels_cpu.groups import dequantize, round_to_groups
-from tests import naive_feedback
+from requant.operations.calibrate import Request as Calibration
+from requant.operations.calibrate import calibrate
+from requant.operations.convert import Request, plan_conversion
+from tests import naive_feedback, tiny_models
+from tests.stored import values_of
 
 
 def given(columns, tokens=400, seed=0):
@@ -152,3 +162,106 @@ def test_outputs_of_blocks_are_nearer_than_with_an_importance_matrix(label):
         codec.decode({"data": data}, again)
         found.append(output_error(again, values, hessian))
     assert found[0] < 0.85 * found[1]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny llama, and E[x xᵀ] of its matrices over random tokens."""
+    folder = tmp_path_factory.mktemp("feedback")
+    tiny_models.make("llama", folder / "model")
+    drawn = np.random.default_rng(5).integers(3, tiny_models.VOCABULARY, 1280).tolist()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            "requant.operations.calibrate.windows_of",
+            lambda *_: [tuple(drawn[i : i + 64]) for i in range(0, 1280, 64)],
+        )
+        plan = plan_conversion(open_model(folder / "model"), "safetensors", folder / "plan", Request("F32"))
+        found = calibrate(plan, Calibration(window=64, hessians=folder))
+    return folder / "model", found
+
+
+def errors_of(folder, statistics, target, recipe, options):
+    """Squared errors of the outputs of all matrices, without feedback and with it."""
+    source, sums = open_model(folder), []
+    for feedback in (None, Feedback(statistics.hessians, options, tokens=1280)):
+        request = Request(recipe, importance=statistics.importance, vocabulary=False, feedback=feedback)
+        if feedback is not None and options.order is ColumnOrder.ACT:
+            request = replace(request, importance=None)
+        plan = plan_conversion(source, "gguf" if target.suffix else "safetensors", target, request)
+        execute(plan, overwrite=True)
+        total, written = 0.0, {tensor.name: tensor for tensor in open_model(target).tensors}
+        corrected = [step for step in plan.steps if step.corrections is not None]
+        assert len(corrected) >= (14 if feedback else 0)
+        for step in plan.steps:
+            if step.target.name not in {one.target.name for one in corrected} and feedback:
+                continue
+            hessian = statistics.hessians.get(step.target.name) or statistics.hessians.get(ggml_name(step.target.name))
+            if hessian is not None and "norm" not in step.target.name:
+                exact = np.empty(step.target.shape, np.float32)
+                step.values.fill(Form.VALUES, range(len(exact)), exact, Context())
+                total += output_error(values_of(written[step.target.name]), exact, hessian[0].mean())
+        sums.append(total)
+    return sums
+
+
+def ggml_name(name):
+    words = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+    words |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+    parts = name.split(".")
+    return f"blk.{parts[2]}.{words[parts[-2]]}.weight" if len(parts) > 4 and parts[-2] in words else ""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "order"),
+    (
+        ("Q4_0", ColumnOrder.STORED),
+        ("GPTQ-4-32", ColumnOrder.STORED),
+        ("GPTQ-3-32-ASYM", ColumnOrder.ACT),
+        ("GPTQ-4-32", ColumnOrder.STATIC),
+        ("W4A16-32-ASYM", ColumnOrder.STORED),
+        ("W8A16", ColumnOrder.STORED),
+        ("AWQ-32", ColumnOrder.STORED),
+    ),
+)
+def test_whole_models_have_nearer_outputs(tiny, tmp_path, recipe, order):
+    folder, statistics = tiny
+    target = tmp_path / ("model.gguf" if recipe.startswith("Q") else "model")
+    plain, ours = errors_of(folder, statistics, target, recipe, FeedbackOptions(0.02, order))
+    assert ours < 0.85 * plain
+    if recipe.startswith("GPTQ"):
+        said = json.loads((target / "config.json").read_text())["quantization_config"]
+        assert said["damp_percent"] == 0.02 and said["meta"]["feedback"]["method"] == "gptq"
+        assert (said["desc_act"], said["static_groups"]) == (order is ColumnOrder.ACT, order is ColumnOrder.STATIC)
+    if target.suffix:
+        assert open_model(target).metadata["quantize.feedback.method"].value == "gptq"
+
+
+def test_what_feedback_cannot_do_is_told(tiny, tmp_path):
+    folder, statistics = tiny
+    source = open_model(folder)
+
+    def planned(recipe, name="m.gguf", order=ColumnOrder.STORED, hessians=statistics.hessians):
+        feedback = Feedback(hessians, FeedbackOptions(order=order))
+        request = Request(recipe, importance=statistics.importance, vocabulary=False, feedback=feedback)
+        return plan_conversion(source, "gguf" if "." in name else "safetensors", tmp_path / name, request)
+
+    with pytest.raises(PlanError, match="takes no error feedback"):
+        planned("NF4", "m")
+    with pytest.raises(PlanError, match="no place for columns in the order"):
+        planned("Q4_0", order=ColumnOrder.ACT)
+    with pytest.raises(PlanError, match="no place for columns in the order"):
+        planned("W4A16-32", "m", ColumnOrder.ACT)
+    with pytest.raises(PlanError, match="for what is quantized"):
+        planned("BF16", "m")
+    other = {name: tuple(replace(one, columns=7) for one in matrices) for name, matrices in statistics.hessians.items()}
+    with pytest.raises(PlanError, match=r"the Hessians are of 1 x 7 inputs"):
+        planned("Q4_0", hessians=other)
+    few = {name: one for name, one in statistics.hessians.items() if "ffn_up" not in name}
+    losses = [loss for loss in planned("Q4_0", hessians=few).losses if "without error feedback" in loss.detail]
+    assert {loss.subject for loss in losses} >= {"blk.0.ffn_up.weight", "blk.1.ffn_up.weight"}
+
+
+def test_kernels_and_plans_know_the_same_types():
+    from requant.feedback import _BLOCKS
+
+    assert set(CODABLE) == _BLOCKS

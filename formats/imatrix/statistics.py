@@ -119,14 +119,16 @@ def _hessians(
     for name, entry in measured.items():
         matrices: list[Hessian | None] = []
         columns = entry.sums.shape[-1]
-        for own, count in zip(_own_names(name, len(entry.counts)), entry.counts.tolist(), strict=True):
+        own_names = _own_names(name, len(entry.counts))
+        for own, count, squares in zip(own_names, entry.counts.tolist(), entry.sums, strict=True):
             leader = shared.get(own, own)
             stored = tensors.get(leader + _OUTER)
             if stored is None and count:
                 raise FormatError(path, f"{own} has no sums of x xᵀ, and others have", hint="the file is damaged")
             if stored is not None and (stored.shape != (columns, columns) or stored.encoding != F32):
                 raise FormatError(path, f"{stored.name} is {list(stored.shape)}, and {own} has {columns} inputs")
-            matrices.append(None if stored is None else Hessian(leader, columns, count, stored.sources["data"]))
+            found_here = stored is not None and Hessian(leader, columns, count, stored.sources["data"], squares)
+            matrices.append(found_here or None)
         found[name] = tuple(matrices)
     return found
 

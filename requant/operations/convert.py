@@ -35,6 +35,7 @@ from requant.plan import Plan, unchanged
 from requant.recipes import Overrides, pruned_name, recipe_named
 
 if TYPE_CHECKING:
+    from requant.feedback import Feedback
     from requant.schemes.scheme import Scheme
 
 
@@ -46,6 +47,7 @@ class Request:
     key_values: metadata to set in a GGUF (`--override-kv`). vocabulary: False leaves the tokenizer out of a GGUF.
     projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`). like: a GGUF whose
     tensors' types are copied (`--like`); what it has not follows the recipe. prune: layers to leave out of a GGUF.
+    feedback: by names of GGML.
     """
 
     recipe: str | None = None
@@ -57,6 +59,7 @@ class Request:
     projector: bool = False
     like: Checkpoint[Tensor] | None = None
     prune: tuple[int, ...] = ()
+    feedback: Feedback | None = None
 
 
 def plan_conversion(
@@ -128,7 +131,7 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
         *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
         ScalesBeside(),
-        Steps(),
+        *corrected(request.feedback, [Steps()], Naming.GGML),
         Place(target, destination, request.cut),
         Losses(Naming.GGML),
     ]
@@ -172,7 +175,7 @@ def ggml_to_ggml(request: Request, target: Format, destination: Path) -> list[Pa
         *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
         OutputScale(),
-        Steps(),
+        *corrected(request.feedback, [Steps()], Naming.GGML),
         Place(target, destination, request.cut),
         Losses(Naming.GGML),
     ]
@@ -222,6 +225,15 @@ LISTS: Final = {
 }
 
 
+def corrected(feedback: Feedback | None, steps: list[Pass], naming: Naming) -> list[Pass]:
+    """`steps` with what error feedback needs before and after them."""
+    if feedback is None:
+        return steps
+    from requant.passes.feedback import Correct, UncorrectedTold
+
+    return [Correct(feedback, naming), *steps, UncorrectedTold()]
+
+
 def _layers(request: Request, scheme: Scheme | None, *, fuse: bool) -> list[Pass]:
     """Layers as the new type needs them; without one they stay as they are."""
     if request.recipe is None:
@@ -237,7 +249,13 @@ def _types(request: Request, scheme: Scheme | None, *, kept: bool = False) -> li
     from requant.passes.scheme import Config, Plain, Quantize
 
     if scheme is not None:
-        return [Quantize(scheme, request.importance), Steps(), UnusedImportance(), Config(scheme=scheme)]
+        steps = corrected(request.feedback, [Steps(), UnusedImportance()], Naming.HF)
+        return [Quantize(scheme, request.importance, request.feedback), *steps, Config(scheme=scheme)]
+    if request.feedback is not None:
+        raise PlanError(
+            "error feedback is for what is quantized; plain numbers are rounded to the nearest",
+            hint="leave it out, or quantize: --to GPTQ, W4A16, ...",
+        )
     if request.overrides != Overrides():
         raise PlanError(
             "--tensor-type, --pure and the like choose the types of a GGUF's tensors; the destination is none",

@@ -25,23 +25,36 @@ def in_hf_names(importance: Importance, source: Checkpoint[Tensor], moves: Seque
     source: what the moves read. Raises `UnsupportedError` or `PlanError` for an HF checkpoint whose GGML names are
     not known.
     """
-    known = None if source.naming is Naming.GGML else dict(_from_hf(source))
     entries: dict[str, Measured] = {}
-    for name, places in _from_ggml(moves) if known is None else ((name, [place]) for name, place in known.items()):
+    for name, places in places_in_hf_names(source, moves):
         _enter(entries, importance, name, places)
-    for move in moves:
-        if len(move.shape) > 2:
-            entries.pop(move.name, None)
-            _enter(entries, importance, move.name, _of_stack(move, known))
     return Importance(entries, importance.datasets, importance.chunks, importance.chunk_tokens, importance.source)
 
 
-def _enter(entries: dict[str, Measured], importance: Importance, name: str, places: Sequence[_Place | None]) -> None:
+def places_in_hf_names(
+    source: Checkpoint[Tensor], moves: Sequence[Move]
+) -> Iterator[tuple[str, tuple[tuple[str, Shape, int], ...]]]:
+    """HF name -> where a GGUF has each of its matrices: entry, shape of its tensor, number of the matrix in that.
+
+    Tensors of which it has no matrix as it is, by its columns, are left out.
+    """
+    known = None if source.naming is Naming.GGML else dict(_from_hf(source))
+    stacks = {move.name for move in moves if len(move.shape) > 2}
+    found = _from_ggml(moves) if known is None else ((name, [place]) for name, place in known.items())
+    yield from ((name, tuple(places)) for name, places in found if name not in stacks)
+    for move in moves:
+        if len(move.shape) > 2:
+            places = [place for place in _of_stack(move, known) if place is not None]
+            if len(places) == prod(move.shape[:-2]):
+                yield move.name, tuple(places)
+
+
+def _enter(entries: dict[str, Measured], importance: Importance, name: str, places: Sequence[_Place]) -> None:
     """The weights of some matrices as the entry of one tensor, if all of them have any."""
     found = []
     for place in places:
-        weights = None if place is None else importance.weights_for(place[0], place[1])
-        if place is None or weights is None:
+        weights = importance.weights_for(place[0], place[1])
+        if weights is None:
             return
         found.append(weights[place[2]])
     entries[name] = Measured(np.stack(found), np.ones(len(found), np.int64))

@@ -18,6 +18,7 @@ from requant.passes.steps import stored_encoding
 from requant.plan import Translation
 
 if TYPE_CHECKING:
+    from requant.feedback import Feedback
     from requant.schemes.scheme import Scheme
 
 #: Where config.json says how weights are quantized.
@@ -30,7 +31,7 @@ _DTYPES: Final = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64":
 class Quantize:
     """Every tensor gets the encoding that the scheme gives it.
 
-    importance: by names of GGML.
+    importance, feedback: by names of GGML.
     """
 
     name: ClassVar = "types"
@@ -38,6 +39,7 @@ class Quantize:
     ensures: ClassVar = frozenset({Fact.TYPED})
     scheme: Scheme
     importance: Importance | None = None
+    feedback: Feedback | None = None
 
     def __call__(self, said: Translation) -> Translation:
         """Raises `PlanError` for a model that cannot be stored so."""
@@ -47,6 +49,8 @@ class Quantize:
         if self.importance is not None:
             importance = in_hf_names(self.importance, said.source, said.moves)
             scheme = scheme.weighing(importance)
+        if self.feedback is not None:
+            scheme = scheme.correcting(self.feedback)
         applied = scheme.apply(said.moves, said.config)
         hint = proposal(scheme, applied, said.moves, said.config)
         said = _without_quantization(said)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from requant.encodings import BF16, F16, F32, Dense, Encoding
 from requant.encodings.exactness import holds, integers_of
 from requant.encodings.small_floats import small_floats_of
 from requant.errors import PlanError
+from requant.expressions import Form
 from requant.importance import Importance
 from requant.ir import TensorSpec
 from requant.losses import Loss, LossKind
 from requant.passes.passing import Fact
 from requant.plan import Fidelity, Move, Step, Translation
 
+if TYPE_CHECKING:
+    from requant.feedback import Feedback
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Every tensor has its step, and its columns' importance if rounded.
+    """Every tensor has its step; if rounded, what is known of its columns.
 
     anew: see `Step`.
     """
@@ -31,7 +35,8 @@ class Steps:
 
     def __call__(self, said: Translation) -> Translation:
         """Raises `PlanError` for an encoding that a tensor cannot have."""
-        return replace(said, steps=tuple(steps_for(said.moves, said.encodings, said.importance, anew=self.anew)))
+        steps = steps_for(said.moves, said.encodings, said.importance, anew=self.anew)
+        return replace(said, steps=tuple(steps if said.feedback is None else corrected(steps, said.feedback)))
 
 
 def steps_for(
@@ -48,6 +53,17 @@ def steps_for(
             step = replace(step, importance=importance.weights_for(move.name, move.shape))
         steps.append(step)
     return steps
+
+
+def corrected(steps: Iterable[Step], feedback: Feedback) -> Iterator[Step]:
+    """The steps that round, with error feedback where their types take it and their inputs are known."""
+    from requant.feedback import takes_feedback
+
+    for step in steps:
+        rounds = step.fidelity is Fidelity.ROUND and step.form is Form.VALUES
+        if rounds and takes_feedback(step.target.encoding, feedback.options):
+            step = replace(step, corrections=feedback.of(step.target.name, step.target.shape))
+        yield step
 
 
 def _need_numbers(move: Move, encoding: Encoding) -> None:

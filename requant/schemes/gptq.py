@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from requant.digits import whole
@@ -17,6 +17,7 @@ from requant.encodings.awq import Awq, Kind
 from requant.encodings.exactness import Integers, integers_of
 from requant.encodings.gptq import Gptq, Order, Zeros
 from requant.errors import PlanError
+from requant.feedback import ColumnOrder, Feedback, described
 from requant.ir import Json
 from requant.losses import Loss, LossKind
 from requant.plan import Move
@@ -37,6 +38,7 @@ class GptqScheme(Scheme):
     group: int | None = None
     symmetric: bool | None = None
     zeros: Zeros | None = None
+    feedback: Feedback | None = field(default=None, compare=False)
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Linear layers of the blocks become GPTQ, and an output layer that is quantized stays so."""
@@ -59,16 +61,20 @@ class GptqScheme(Scheme):
             "quant_method": "gptq",
             "checkpoint_format": "gptq" if zeros is Zeros.V1 else "gptq_v2",
             "pack_dtype": "int32",
-            "damp_percent": 0.01,
-            "static_groups": False,
-            "true_sequential": True,
-            "meta": {"quantizer": ["requant"]},
+            "damp_percent": self.feedback.options.damping if self.feedback else 0.01,
+            "static_groups": self.feedback is not None and self.feedback.options.order is ColumnOrder.STATIC,
+            "true_sequential": self.feedback is None,
+            "meta": {"quantizer": ["requant"], **({"feedback": described(self.feedback)} if self.feedback else {})},
         }
         kept = [loss.subject.removesuffix(".weight") for loss in losses]
         if kept:
             quantization["dynamic"] = {f"-:^{re.escape(module)}$": {} for module in kept}
         files = {"quantize_config.json": Memory((json.dumps(quantization, indent=2) + "\n").encode())}
         return Applied(encodings, quantization, files, losses)
+
+    def correcting(self, feedback: Feedback) -> GptqScheme:
+        """With columns by falling activation, if those are asked for."""
+        return replace(self, feedback=feedback)
 
     def regrouped(self, moves: Sequence[Move]) -> Iterator[tuple[str, GptqScheme]]:
         """With every size of groups that GPTQModel's kernels take, whole rows left out."""
@@ -83,7 +89,9 @@ class GptqScheme(Scheme):
         source = move.inputs[0].encoding
         integers = integers_of(source)
         if not isinstance(integers, Integers) or integers.bits > wanted.bits:
-            return replace(wanted, symmetric=self.symmetric is not False)
+            by_activation = self.feedback is not None and self.feedback.options.order is ColumnOrder.ACT
+            order = Order.ACT if by_activation else Order.STORED
+            return replace(wanted, symmetric=self.symmetric is not False, order=order)
         ordered = integers.ordered and (integers.bits, integers.group) == (wanted.bits, wanted.group)
         symmetric = integers.symmetric if self.symmetric is None else self.symmetric
         order = Order.ACT if ordered else Order.STORED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from requant.errors import PlanError
 from requant.importance import Importance
@@ -13,6 +13,9 @@ from requant.losses import Loss
 from requant.plan import Move
 from requant.recipes import Overrides
 from requant.schemes.linear import Applied
+
+if TYPE_CHECKING:
+    from requant.feedback import Feedback
 
 
 class Scheme(ABC):
@@ -29,6 +32,10 @@ class Scheme(ABC):
 
         Most have no choice to make by it: it only weighs when they round.
         """
+        return self
+
+    def correcting(self, feedback: Feedback) -> Self:
+        """The same scheme for weights that are rounded with error feedback, of which config.json may say more."""
         return self
 
     def regrouped(self, moves: Sequence[Move]) -> Iterable[tuple[str, Scheme]]:
