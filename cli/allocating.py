@@ -49,10 +49,10 @@ class AllocationOptions:
         given = sum(target is not None for target in targets) + self.frontier
         if given > 1:
             raise click.UsageError("one of --target-size, --target-bpw, --target-kl and --frontier at a time")
-        if not given and (self.stats or self.types or self.min_types or self.keep or self.recipe_out):
+        if not given and (self.types or self.min_types or self.keep or self.recipe_out):
             raise click.UsageError(
-                "--stats, --types, --min-type, --keep and --recipe-out go with --target-size, --target-bpw, "
-                "--target-kl or --frontier"
+                "--types, --min-type, --keep and --recipe-out go with --target-size, --target-bpw, --target-kl or "
+                "--frontier"
             )
         if given and self.stats is None:
             raise click.UsageError("a target needs --stats, which `requant calibrate` makes")

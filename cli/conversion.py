@@ -14,6 +14,7 @@ from requant import formats
 from requant.cli import options
 from requant.cli.allocating import RECIPE, AllocationOptions, kind_of, plan_of_size, say_frontier
 from requant.cli.carded import Cards
+from requant.cli.correcting import FeedbackOptions, statistics_of
 from requant.cli.destinations import MARK, named_by, stem_of
 from requant.cli.execution import carry_out, measuring
 from requant.cli.several import carry_out_several, destination_for, names_of
@@ -48,6 +49,7 @@ class Asked:
     prune: tuple[int, ...]
     gguf: options.GgufOptions
     wish: AllocationOptions
+    correcting: FeedbackOptions
     choices: options.Choices
     card: options.CardOptions
     how: options.RunOptions
@@ -67,16 +69,20 @@ class Asked:
         from requant.operations.convert import Request
 
         like, overrides = self.gguf.liked(self.choices)
+        statistics = statistics_of(self.wish.stats, self.choices)
+        importance = self.choices.importance() if statistics is None else statistics.importance
         return Request(
             self.recipe,
             overrides,
-            self.choices.importance(),
+            None if self.wish.asked else importance,
             self.gguf.metadata(),
             cut=self.cut,
             vocabulary=self.vocabulary,
             projector=self.projector,
             like=like,
             prune=self.prune,
+            feedback=self.correcting.of(statistics, self.recipe),
+            smoothing=self.correcting.smoothing(statistics, importance),
         )
 
 
@@ -148,8 +154,8 @@ def _check_wish(asked: Asked, *, several: bool) -> None:
     """Raises `UsageError` for what goes not with a target."""
     if several:
         raise click.UsageError("a target is of one recipe")
-    if asked.gguf.like or asked.choices.imatrix or asked.projector or asked.prune:
-        raise click.UsageError("a target goes without --like, --imatrix, --prune-layers and --mmproj")
+    if asked.gguf.like or asked.choices.imatrix or asked.projector or asked.prune or asked.correcting.smooth:
+        raise click.UsageError("a target goes without --like, --imatrix, --prune-layers, --mmproj and --smooth")
 
 
 def _check_adapter(asked: Asked, request: Request, *, several: bool) -> None:
@@ -181,7 +187,8 @@ def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request:
     from requant.operations.convert import check_vocabulary, plan_conversion
 
     check_vocabulary(request, model.naming, target)
-    with measuring(quiet) if _measures(request.recipe, target) else nullcontext():
+    measures = request.smoothing is not None or _measures(request.recipe, target)
+    with measuring(quiet) if measures else nullcontext():
         return plan_conversion(model, target, destination, request)
 
 

@@ -9,6 +9,7 @@ import click
 
 from requant.cli import options, values
 from requant.cli.allocating import AllocationOptions, allocation_options
+from requant.cli.correcting import FeedbackOptions, feedback_options
 
 #: Formats that can store plain numbers at all; the others are only read.
 WRITABLE: Final = ("gguf", "safetensors")
@@ -26,6 +27,8 @@ Examples:
   requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
   requant convert ./model 'model-{}.gguf' --to Q4_K_M,Q6_K,Q8_0
   requant convert ./model ./model-mlx --to MLX-4
+  requant convert ./SmolLM2-135M ./SmolLM2-GPTQ --to GPTQ-4-64 --stats stats.gguf
+  requant convert ./SmolLM2-135M smollm2-q4.gguf --to Q4_K_M --stats stats.gguf --feedback
   requant convert ./model model.gguf --to Q4_K_M --ollama
   requant convert ./model ./publish --to Q4_K_M,Q8_0 --card --card-set quantized_by=me
 """
@@ -70,6 +73,7 @@ class _Command(options.RoundingCommand):
 @options.prune_option
 @options.gguf_options
 @allocation_options
+@feedback_options
 @options.rounding_options
 @options.card_options
 @options.run_options
@@ -87,6 +91,7 @@ def convert(
     prune: tuple[int, ...],
     gguf: options.GgufOptions,
     wish: AllocationOptions,
+    correcting: FeedbackOptions,
     choices: options.Choices,
     card: options.CardOptions,
     how: options.RunOptions,
@@ -116,6 +121,7 @@ def convert(
             prune=prune,
             gguf=gguf,
             wish=wish,
+            correcting=correcting,
             choices=choices,
             card=card,
             how=how,

@@ -75,8 +75,21 @@ StepDocument = TypedDict(  # a class cannot have a field of the name `from`
         "rounds_twice": Annotated[bool, "whether values are rounded that a quantizer has rounded before"],
         "values": Annotated[str, "what the values are, as an expression over stored tensors"],
         "importance": Annotated[bool, "whether an importance matrix is heeded"],
+        "feedback": Annotated[bool, "whether columns make up for the errors of those before them"],
+        "smoothed": Annotated[bool, "whether columns are multiplied by what divides their inputs elsewhere"],
     },
 )
+
+
+class FeedbackDone(TypedDict):
+    """How weights are rounded with error feedback (GPTQ)."""
+
+    damping: Annotated[float, "what was added to the diagonal of each Hessian, as a part of its mean"]
+    act_order: Annotated[Literal["none", "groups", "static"], "as in the option"]
+    scales: Annotated[Literal["mse", "minmax"], "as in the option; of integers in groups"]
+    tokens: Annotated[int, "that were read for the Hessians"]
+    texts: Annotated[list[str], "SHA-256 of the tokens of each calibration"]
+    tensors: Annotated[int, "that are rounded so"]
 
 
 class Planned(TypedDict):
@@ -94,6 +107,8 @@ class Planned(TypedDict):
     hints: Annotated[list[str], "recipes that fit the model better than the one asked for, and how much of it"]
     steps: Annotated[list[StepDocument], "one for each tensor, in the order of the output"]
     peak_bytes: Annotated[int, "bound on the buffers with these threads"]
+    feedback: NotRequired[Annotated[FeedbackDone, "with error feedback: how"]]
+    smoothed_tensors: NotRequired[Annotated[int, "with `--smooth`: tensors whose columns are multiplied"]]
     passes: NotRequired[Annotated[list[PassDone], "with `--explain`: how it was planned"]]
     error: NotRequired[Annotated[Failure, "with `--fail-on-loss`: why the plan is refused"]]
 
@@ -136,6 +151,8 @@ class Written(TypedDict):
     losses: Annotated[list[Lost], "all of them"]
     hints: Annotated[list[str], "recipes that fit the model better than the one asked for, and how much of it"]
     steps: NotRequired[Annotated[list[StepDocument], "by `requantize`: as in `plan`"]]
+    feedback: NotRequired[Annotated[FeedbackDone, "with error feedback: how"]]
+    smoothed_tensors: NotRequired[Annotated[int, "with `--smooth`: tensors whose columns are multiplied"]]
     passes: NotRequired[Annotated[list[PassDone], "with `--explain`: how it was planned"]]
 
 
@@ -259,6 +276,7 @@ class Origin(TypedDict):
     license: Annotated[str, "as it is called"]
     base_models: Annotated[list[str], "what it was made of: names on the Hub where it has those"]
     datasets: Annotated[list[str], "the same of data sets"]
+    rounding: Annotated[str, "how requant rounded its weights, if not each to the nearest"]
 
 
 class TokenRow(TypedDict):

@@ -103,6 +103,7 @@ def receipt_document(plan: Plan, receipt: Receipt, *, steps: bool) -> dict[str, 
     if steps:
         document["steps"] = [step.to_json() for step in plan.steps]
     document["removed"] = list(plan.removed)
+    document |= plan.rounding_json()
     document |= {"parameters": plan.weights, "bits_per_weight": round(plan.bits_per_weight, 4)}
     return document if plan.expected_kl is None else document | {"expected_kl": plan.expected_kl}
 

@@ -142,6 +142,7 @@ def _origin_text(result: Report) -> list[str]:
         "licence": origin.licence,
         "made of": ", ".join(origin.bases),
         "data sets": ", ".join(origin.datasets),
+        "rounded": origin.rounding,
     }
     return [f"  {what:<15}  {printable(text)}" for what, text in said.items() if text]
 

@@ -11,6 +11,7 @@ import click
 
 from requant.cli import options, values
 from requant.cli.allocating import RECIPE, AllocationOptions, allocation_options, kind_of, plan_of_size, say_frontier
+from requant.cli.correcting import FeedbackOptions, feedback_options, statistics_of
 from requant.digits import whole
 from requant.errors import PlanError
 
@@ -29,6 +30,7 @@ Examples:
   requant requantize model-f16.gguf mine.gguf --like theirs.gguf
   requant requantize model-f16.gguf best.gguf --stats stats.gguf --target-size 4.2GB
   requant requantize model-f16.gguf --stats stats.gguf --frontier
+  requant requantize model-f16.gguf better.gguf Q4_K_M --stats stats.gguf --feedback
   requant requantize --dry-run model-f16.gguf Q4_K_M
   requant requantize model-f16.gguf 'model-{}.gguf' Q4_K_M,Q6_K,Q8_0
   requant requantize model-f16.gguf model-q4.gguf Q4_K_M --ollama
@@ -43,6 +45,7 @@ Examples:
 @options.rounding_options
 @options.gguf_options
 @allocation_options
+@feedback_options
 @options.prune_option
 @options.card_options
 @click.option("--keep-split", is_flag=True, help="As many files as the input has, with the same tensors in each.")
@@ -57,6 +60,7 @@ def requantize(
     prune: tuple[int, ...],
     gguf: options.GgufOptions,
     wish: AllocationOptions,
+    correcting: FeedbackOptions,
     choices: options.Choices,
     card: options.CardOptions,
     how: options.RunOptions,
@@ -80,15 +84,19 @@ def requantize(
     words = arguments(source, rest, has_like=gguf.like is not None, has_target=wish.asked)
     how = replace(how, threads=words.threads or how.threads)
     example, overrides = gguf.liked(choices)
+    statistics = statistics_of(wish.stats, choices)
+    importance = choices.importance() if statistics is None else statistics.importance
     request = Request(
         words.recipes[0].name,
         overrides,
-        choices.importance(),
+        None if wish.asked else importance,
         gguf.metadata(),
         prune,
         example,
         keep_split,
         rehearsal=how.dry_run,
+        feedback=correcting.of(statistics, None),
+        smoothing=correcting.smoothing(statistics, importance),
     )
     _check_places(source, words.destinations, how)
     cards = Cards(card, model, str(source), request.importance, how.quiet)
@@ -96,8 +104,8 @@ def requantize(
     several = len(words.recipes) > 1
     if wish.asked and several:
         raise click.UsageError("a target is of one recipe")
-    if wish.asked and (gguf.like or prune or choices.imatrix):
-        raise click.UsageError("a target goes without --like, --prune-layers and --imatrix")
+    if wish.asked and (gguf.like or prune or choices.imatrix or correcting.smooth):
+        raise click.UsageError("a target goes without --like, --prune-layers, --imatrix and --smooth")
 
     def planned(name: str, place: Path) -> Plan:
         one = replace(request, recipe=name)

@@ -64,16 +64,20 @@ def encode_corrected(
         out[:, number] = blocks
 
 
+def _joined(halves: NDArray[Any]) -> NDArray[Any]:
+    """[rows, pairs, 2, values] of codes below 16 as bytes: the first of each pair in low halves."""
+    found: NDArray[Any] = halves[:, :, 0] | halves[:, :, 1] << 4
+    return found.reshape(len(halves), -1)
+
+
 def _nibbles(codes: NDArray[Any]) -> NDArray[Any]:
     """[rows, 32 n] as bytes [rows, 16 n]: the first 16 of 32 in low halves."""
-    halves = codes.reshape(len(codes), -1, 2, 16)
-    return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(codes), -1)
+    return _joined(codes.reshape(len(codes), -1, 2, 16))
 
 
 def _pairs(codes: NDArray[Any]) -> NDArray[Any]:
     """Low nibbles of 64 values as 32 bytes: those of the first 32 in low halves."""
-    halves = codes.reshape(len(codes), -1, 2, 32)
-    return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(codes), -1)
+    return _joined(codes.reshape(len(codes), -1, 2, 32))
 
 
 def _planes(codes: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -122,8 +126,7 @@ def _put_q5_k(codes: Codes, blocks: Codes) -> None:
 
 
 def _put_q6_k(codes: Codes, blocks: Codes) -> None:
-    quarters = (codes & 15).reshape(len(codes), 2, 2, 64)  # of each half, the third 32 lie above the first
-    blocks[:, :128] = (quarters[:, :, 0] | quarters[:, :, 1] << 4).reshape(len(codes), -1)
+    blocks[:, :128] = _joined((codes & 15).reshape(len(codes), 2, 2, 64))  # of 128, the last 64 lie above the first
     blocks[:, 128:192] = _planes(codes >> 4, 2)
 
 

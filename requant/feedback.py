@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ _TRIES: Final = 8
 _BLOCKS: Final = frozenset(
     {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
 )
+#: Where metadata say how weights were rounded.
+KEYS: Final = "quantize.feedback."
 #: Factors that are kept for tensors that are given the same: of one for each of two workers.
 _KEPT: Final = 2
 
@@ -67,7 +69,7 @@ class _Making:
     made: Correction | None = None
 
 
-class _Factors:
+class Factors:
     """The corrections that were used last: q, k and v, which follow one another, are given the same."""
 
     def __init__(self) -> None:
@@ -92,13 +94,14 @@ class Corrections:
     """What the matrices of one tensor need; of one that no token has reached there is nothing."""
 
     hessians: tuple[Hessian | None, ...]
-    options: FeedbackOptions
-    _factors: _Factors
+    feedback: Feedback
 
     def of(self, matrix: int) -> Correction | None:
         """Read and made when it is asked for."""
         hessian = self.hessians[matrix]
-        return None if hessian is None or not hessian.tokens else self._factors.get(hessian, self.options)
+        if hessian is None or not hessian.tokens:
+            return None
+        return self.feedback.factors.get(hessian, self.feedback.options)
 
     @property
     def nbytes(self) -> int:
@@ -118,7 +121,12 @@ class Feedback:
     options: FeedbackOptions = FeedbackOptions()
     texts: tuple[str, ...] = ()
     tokens: int = 0
-    _factors: _Factors = field(default_factory=_Factors)
+    factors: Factors = field(default_factory=lambda: Factors())
+
+    def renamed(self, rename: Callable[[str], str | None]) -> Feedback:
+        """With every Hessian under the name its tensor has now; None drops it."""
+        names = ((rename(name), matrices) for name, matrices in self.hessians.items())
+        return replace(self, hessians={name: matrices for name, matrices in names if name is not None})
 
     def of(self, name: str, shape: Shape) -> Corrections | None:
         """For one tensor; None where nothing is known of it. Raises `PlanError` for statistics of another shape."""
@@ -132,14 +140,22 @@ class Feedback:
                 f"{name}: the Hessians are of {len(found)} x {columns} inputs, the tensor is {list(shape)}",
                 hint="they are of another model",
             )
-        return Corrections(found, self.options, self._factors)
+        return Corrections(found, self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Smoothing:
+    """How AWQ's factors are found. alpha: the power of the inputs' size; None tries several. known: Hessians, by which
+    the errors of outputs are measured."""
+
+    alpha: float | None = None
+    known: Feedback | None = None
 
 
 def described(feedback: Feedback) -> dict[str, Json]:
-    """How weights were made, as config.json says it."""
+    """How weights were rounded, as a model and a receipt say it."""
     options = feedback.options
     return {
-        "method": "gptq",
         "damping": options.damping,
         "act_order": options.order.value,
         "scales": options.scales.value,

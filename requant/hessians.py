@@ -24,7 +24,7 @@ class Hessian:
 
     name: of the tensor that holds it in a file of statistics; matrices that are given the same share one.
     source: float32 [columns, columns]. tokens: how many were summed up. squares: what the diagonal must be, where it
-    was summed up besides.
+    was summed up besides. divisors: by which inputs are divided since, [columns].
     """
 
     name: str
@@ -32,6 +32,7 @@ class Hessian:
     tokens: int
     source: Source
     squares: NDArray[np.float32] | None = None
+    divisors: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -49,6 +50,9 @@ class Hessian:
         if self.squares is not None:
             self._check_diagonal(diagonal, self.squares)
         found /= np.float32(self.tokens)
+        if self.divisors is not None:
+            found /= self.divisors[:, None]
+            found /= self.divisors
         return found
 
     def _check_diagonal(self, diagonal: NDArray[np.float32], squares: NDArray[np.float32]) -> None:

@@ -57,7 +57,8 @@ class Step:
     """One tensor's way from files to a file.
 
     importance: [columns] or [matrices, columns] float32 from an importance matrix, or None.
-    corrections: what rounding with error feedback needs, or None.
+    corrections: what rounding with error feedback needs, or None. smoothed: columns are multiplied by what divides
+    their inputs elsewhere.
     anew: blocks of ggml become other blocks as llama-quantize makes them, by decoding and rounding, even where the
     target could take over their codes (Q5_1 those of Q4_1).
     """
@@ -67,6 +68,7 @@ class Step:
     importance: NDArray[np.float32] | None = field(default=None, compare=False)
     anew: bool = False
     corrections: Corrections | None = field(default=None, compare=False)
+    smoothed: bool = False
 
     @cached_property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -136,6 +138,7 @@ class Step:
             "rounds_twice": self.rounds_twice,
             "importance": self.importance is not None,
             "feedback": self.corrections is not None,
+            "smoothed": self.smoothed,
         }
 
 
@@ -145,8 +148,9 @@ class Translation:
 
     source: what is read; `architecture`, `config`, `metadata` and `files` are its own until a pass says them in the
     target's words (see `Checkpoint`). model: it as one of its family, once that is known. encodings: one for each
-    move, once chosen. importance, feedback: by the names of the moves. quantization: what config.json is to say of a
-    scheme. hints: what fits the model better than what was asked for. steps, layout: what the plan will be.
+    move, once chosen. importance, feedback: by the names of the moves; smoothed: such names. quantization: what
+    config.json is to say of a scheme. hints: what fits the model better than what was asked for. steps, layout: what
+    the plan will be.
     """
 
     source: Checkpoint[Tensor]
@@ -161,6 +165,7 @@ class Translation:
     encodings: tuple[Encoding, ...] = ()
     importance: Importance | None = None
     feedback: Feedback | None = None
+    smoothed: frozenset[str] = frozenset()
     quantization: Mapping[str, Json] | None = None
     steps: tuple[Step, ...] = ()
     layout: Layout | None = None
@@ -260,7 +265,26 @@ class Plan:
         words = {Fidelity.COPY: "copied", Fidelity.REPACK: "repacked exactly", Fidelity.ROUND: "rounded"}
         said = [f"{number} {words[fidelity]}" for fidelity, number in self.fidelities().items() if number]
         twice = sum(step.rounds_twice for step in self.steps)
-        return ", ".join(said) + (f" ({twice} of them for the second time)" if twice else "")
+        corrected = sum(step.corrections is not None for step in self.steps)
+        more = [f"{twice} of them for the second time"] if twice else []
+        more += [f"{corrected} with error feedback"] if corrected else []
+        more += [f"{self.smoothed} with inputs smoothed"] if self.smoothed else []
+        return ", ".join(said) + (f" ({', '.join(more)})" if more else "")
+
+    @property
+    def smoothed(self) -> int:
+        """How many tensors are rounded with their columns multiplied, by what divides their inputs elsewhere."""
+        return sum(step.smoothed for step in self.steps)
+
+    def rounding_json(self) -> dict[str, Json]:
+        """How weights are rounded, where not each to the nearest: "feedback", "smoothed_tensors"."""
+        said: dict[str, Json] = {"smoothed_tensors": self.smoothed} if self.smoothed else {}
+        corrected = [step.corrections for step in self.steps if step.corrections is not None]
+        if corrected:
+            from requant.feedback import described
+
+            said["feedback"] = {**described(corrected[0].feedback), "tensors": len(corrected)}
+        return said
 
     def to_json(self) -> dict[str, Json]:
         """As printed by `--dry-run --json`."""
@@ -276,4 +300,5 @@ class Plan:
             "losses": [loss.to_json() for loss in self.losses],
             "hints": list(self.hints),
             "steps": [step.to_json() for step in self.steps],
+            **self.rounding_json(),
         }

@@ -118,6 +118,11 @@ def _(node: e.ColumnsScaled, values: Read) -> np.ndarray:
 
 
 @twin.register
+def _(node: e.Balanced, values: Read) -> np.ndarray:
+    return carried_out(node.of, values) * (node.factors[:, None] if node.by_row else node.factors)
+
+
+@twin.register
 def _(node: e.Affine, values: Read) -> np.ndarray:
     return np.float32(node.factor) * carried_out(node.of, values) + np.float32(node.term)
 

@@ -9,6 +9,7 @@ from requant import expressions
 from requant.encodings import BF16, BLOCKS, F16, F32
 from requant.expressions import (
     Affine,
+    Balanced,
     Chosen,
     Columns,
     ColumnsJoined,
@@ -70,6 +71,8 @@ NODES = [
     Columns(Transposed(stored((5, 8))), (4, 0, 0, 3)),
     ColumnsJoined((stored((5, 8)), Transposed(stored((4, 5))), stored((5, 3)))),
     ColumnsScaled(stored((5, 8)), stored((8,))),
+    Balanced(stored((5, 8)), np.arange(1, 9, dtype=np.float32)),
+    Balanced(stored((8, 5)), np.arange(1, 9, dtype=np.float32), by_row=True),
     LogNeg(NegExp(stored((9, 4)))),
     LogExpLess(Softplus(stored((9, 4)))),
 ]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from requant.cli.calibrate import _write
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS
 from requant.errors import PlanError
@@ -13,6 +14,7 @@ from requant.execution import execute
 from requant.expressions import Context, Form
 from requant.feedback import ColumnOrder, Feedback, FeedbackOptions, Scales, correction_of, inverse_factor
 from requant.formats import open as open_model
+from requant.inspection.origin import origin_of
 from requant.kernels_cpu.corrected import corrected_groups
 from requant.kernels_cpu.feedback import Corrected, Grid
 from requant.kernels_cpu.ggml import DECODERS
@@ -22,6 +24,7 @@ from requant.operations.calibrate import Request as Calibration
 from requant.operations.calibrate import calibrate
 from requant.operations.convert import Request, plan_conversion
 from tests import naive_feedback, tiny_models
+from tests.command import run
 from tests.stored import values_of
 
 
@@ -230,10 +233,10 @@ def test_whole_models_have_nearer_outputs(tiny, tmp_path, recipe, order):
     assert ours < 0.85 * plain
     if recipe.startswith("GPTQ"):
         said = json.loads((target / "config.json").read_text())["quantization_config"]
-        assert said["damp_percent"] == 0.02 and said["meta"]["feedback"]["method"] == "gptq"
+        assert said["damp_percent"] == 0.02 and said["meta"]["feedback"]["tokens"] == 1280
         assert (said["desc_act"], said["static_groups"]) == (order is ColumnOrder.ACT, order is ColumnOrder.STATIC)
-    if target.suffix:
-        assert open_model(target).metadata["quantize.feedback.method"].value == "gptq"
+    said = origin_of(open_model(target)).rounding
+    assert said == f"with error feedback (GPTQ) by 1280 tokens, damping 0.02, act-order {order.value}"
 
 
 def test_what_feedback_cannot_do_is_told(tiny, tmp_path):
@@ -265,3 +268,33 @@ def test_kernels_and_plans_know_the_same_types():
     from requant.feedback import _BLOCKS
 
     assert set(CODABLE) == _BLOCKS
+
+
+def test_the_commands_say_what_was_done(tiny, tmp_path):
+    """With statistics that have Hessians GPTQ is GPTQ unasked; a GGUF is asked for feedback."""
+    folder, statistics = tiny
+    stats, as_gguf = tmp_path / "stats.gguf", tmp_path / "f32.gguf"
+    _write(statistics, stats, overwrite=False)
+    assert run("convert", folder, as_gguf, "--to", "F32", "--no-vocab", "-q").exit_code == 0
+    words = ["--stats", stats, "--json"]
+    for command, options, tensors in (
+        (["convert", folder, tmp_path / "gptq", "--to", "GPTQ-4-32"], ["--act-order", "groups"], 14),
+        (["convert", folder, tmp_path / "plain", "--to", "GPTQ-4-32"], ["--no-feedback"], 0),
+        (["convert", folder, tmp_path / "a.gguf", "--to", "Q4_0", "--no-vocab"], [], 0),
+        (["convert", folder, tmp_path / "b.gguf", "--to", "Q4_0", "--no-vocab"], ["--feedback"], 14),
+        (["requantize", as_gguf, tmp_path / "c.gguf", "Q4_0"], ["--feedback", "--damping", "0.1"], 14),
+    ):
+        result = run(*command, *words, *options)
+        assert result.exit_code == 0, result.output
+        said = json.loads(result.stdout).get("feedback", {"tensors": 0})
+        assert said["tensors"] >= tensors and bool(said["tensors"]) == bool(tensors)
+    told = json.loads(run("inspect", tmp_path / "c.gguf", "--json").stdout)
+    assert told["origin"]["rounding"] == "with error feedback (GPTQ) by 1280 tokens, damping 0.1, act-order none"
+    assert "with error feedback" in run("convert", folder, "--to", "W8A16", "--stats", stats, "--dry-run").output
+    for options, complaint in (
+        (["--feedback"], "need --stats"),
+        (["--stats", stats, "--damping", "0.1"], "go with --feedback"),
+        (["--stats", stats, "--imatrix", stats], "leave out --imatrix"),
+    ):
+        result = run("convert", folder, tmp_path / "d.gguf", "--to", "Q4_0", *options)
+        assert result.exit_code == 2 and complaint in result.output

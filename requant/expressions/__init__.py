@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from requant.expressions.affine import Affine
     from requant.expressions.arithmetic import Arithmetic
+    from requant.expressions.balanced import Balanced
     from requant.expressions.chosen import Chosen
     from requant.expressions.columns import Columns
     from requant.expressions.columns_joined import ColumnsJoined
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "Affine": "affine",
     "Arithmetic": "arithmetic",
+    "Balanced": "balanced",
     "Chosen": "chosen",
     "Columns": "columns",
     "ColumnsJoined": "columns_joined",
@@ -98,6 +100,7 @@ __all__ = [
     "DTYPES",
     "Affine",
     "Arithmetic",
+    "Balanced",
     "Chosen",
     "Columns",
     "ColumnsJoined",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from requant.ir import Checkpoint, Json, Naming, Tensor
 
+_SMOOTHED, _CORRECTED = _ROUNDING = ("quantize.smoothing.", "quantize.feedback.")
 #: No model is made of more than these.
 _MOST_BASES = 64
 
@@ -20,6 +21,7 @@ class Origin:
     licence: str = ""
     bases: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
+    rounding: str = ""
 
     def to_json(self) -> dict[str, Json]:
         """As printed by `--json`."""
@@ -29,6 +31,7 @@ class Origin:
             "license": self.licence,
             "base_models": list(self.bases),
             "datasets": list(self.datasets),
+            "rounding": self.rounding,
         }
 
 
@@ -39,13 +42,26 @@ def origin_of(checkpoint: Checkpoint[Tensor]) -> Origin:
         licence = _first(values, "general.license.name", "general.license")
         author = _first(values, "general.organization", "general.author")
         bases, datasets = (tuple(_listed(values, f"general.{what}")) for what in ("base_model", "dataset"))
-        return Origin(_first(values, "general.name"), author, licence, bases, datasets)
+        return Origin(_first(values, "general.name"), author, licence, bases, datasets, _rounding(checkpoint))
     from requant.architectures.card import read_card
 
     card, _ = read_card(checkpoint)
     licence = _first(card, "license_name", "license")
     bases, datasets = (tuple(_texts(card.get(key))) for key in ("base_model", "datasets"))
-    return Origin(_first(card, "model_name"), _first(card, "author", "organization"), licence, bases, datasets)
+    author = _first(card, "author", "organization")
+    return Origin(_first(card, "model_name"), author, licence, bases, datasets, _rounding(checkpoint))
+
+
+def _rounding(checkpoint: Checkpoint[Tensor]) -> str:
+    """As the passes that smooth inputs and round with error feedback left it in the metadata."""
+    said = {key: str(typed.value) for key, typed in checkpoint.metadata.items() if key.startswith(_ROUNDING)}
+    parts = []
+    if _SMOOTHED + "alpha" in said:
+        parts.append(f"{said.get(_SMOOTHED + 'groups', '?')} inputs smoothed (AWQ), alpha {said[_SMOOTHED + 'alpha']}")
+    if _CORRECTED + "damping" in said:
+        damping, order, tokens = (said.get(_CORRECTED + key, "?") for key in ("damping", "act_order", "tokens"))
+        parts.append(f"with error feedback (GPTQ) by {tokens} tokens, damping {damping}, act-order {order}")
+    return "; ".join(parts)
 
 
 def _first(values: Mapping[str, object], *keys: str) -> str:

@@ -6,9 +6,9 @@ by the passes that need them: they are half of the time in which a command start
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from requant.encodings import Dense
 from requant.errors import PlanError
@@ -35,7 +35,7 @@ from requant.plan import Plan, unchanged
 from requant.recipes import Overrides, pruned_name, recipe_named
 
 if TYPE_CHECKING:
-    from requant.feedback import Feedback
+    from requant.feedback import Feedback, Smoothing
     from requant.schemes.scheme import Scheme
 
 
@@ -47,7 +47,7 @@ class Request:
     key_values: metadata to set in a GGUF (`--override-kv`). vocabulary: False leaves the tokenizer out of a GGUF.
     projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`). like: a GGUF whose
     tensors' types are copied (`--like`); what it has not follows the recipe. prune: layers to leave out of a GGUF.
-    feedback: by names of GGML.
+    feedback: by names of GGML. smoothing: of inputs, by the importance.
     """
 
     recipe: str | None = None
@@ -60,6 +60,7 @@ class Request:
     like: Checkpoint[Tensor] | None = None
     prune: tuple[int, ...] = ()
     feedback: Feedback | None = None
+    smoothing: Smoothing | None = None
 
 
 def plan_conversion(
@@ -115,6 +116,7 @@ def check_vocabulary(request: Request, naming: Naming, target: Format) -> None:
 def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass]:
     """A Hugging Face folder becomes a GGUF."""
     recipe = "COPY" if request.recipe is None else request.recipe
+    known = _pruned(request)
     return [
         Claim(Naming.GGML),
         Unwrap(Naming.GGML),
@@ -126,22 +128,34 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
         General(Naming.GGML),
         TokenizerToGgml(request.vocabulary),
         *([PrunedNames(request.prune)] if request.prune else []),
-        Mix(recipe, request.overrides, _pruned(request), request.key_values, request.like),
+        Mix(recipe, request.overrides, known.importance, request.key_values, request.like),
         ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
         *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
         ScalesBeside(),
-        *corrected(request.feedback, [Steps()], Naming.GGML),
+        *rounding(known, [Steps()], Naming.GGML),
         Place(target, destination, request.cut),
         Losses(Naming.GGML),
     ]
 
 
-def _pruned(request: Request) -> Importance | None:
-    """Importance by the names of the output; a GGUF's own names are followed by `Mix`."""
-    if request.importance is None or not request.prune:
-        return request.importance
-    return request.importance.renamed(lambda name: pruned_name(name, request.prune))
+def _pruned(request: Request) -> Request:
+    """With all that is known of tensors by the names of the output; a GGUF's own names are followed by the passes."""
+    if not request.prune:
+        return request
+
+    def rename(name: str) -> str | None:
+        return pruned_name(name, request.prune)
+
+    smoothing = request.smoothing
+    if smoothing is not None and smoothing.known is not None:
+        smoothing = replace(smoothing, known=smoothing.known.renamed(rename))
+    return replace(
+        request,
+        importance=request.importance and request.importance.renamed(rename),
+        feedback=request.feedback and request.feedback.renamed(rename),
+        smoothing=smoothing,
+    )
 
 
 def projector_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass]:
@@ -175,7 +189,7 @@ def ggml_to_ggml(request: Request, target: Format, destination: Path) -> list[Pa
         *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
         OutputScale(),
-        *corrected(request.feedback, [Steps()], Naming.GGML),
+        *rounding(request, [Steps()], Naming.GGML),
         Place(target, destination, request.cut),
         Losses(Naming.GGML),
     ]
@@ -225,13 +239,36 @@ LISTS: Final = {
 }
 
 
-def corrected(feedback: Feedback | None, steps: list[Pass], naming: Naming) -> list[Pass]:
-    """`steps` with what error feedback needs before and after them."""
-    if feedback is None:
-        return steps
-    from requant.passes.feedback import Correct, UncorrectedTold
+class Rounding(Protocol):
+    """What a request says of how weights are rounded."""
 
-    return [Correct(feedback, naming), *steps, UncorrectedTold()]
+    @property
+    def importance(self) -> Importance | None:
+        """By names of GGML."""
+
+    @property
+    def feedback(self) -> Feedback | None:
+        """Error feedback, if it is asked for."""
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """AWQ's factors, if they are."""
+
+
+def rounding(request: Rounding, steps: list[Pass], naming: Naming) -> list[Pass]:
+    """`steps` with what error feedback and smoothing need before and after them."""
+    listed = list(steps)
+    if request.smoothing is not None:
+        from requant.passes.smoothing import Smooth
+
+        if request.importance is None:
+            raise PlanError("smoothing needs an importance matrix", hint="--stats or --imatrix")
+        listed = [Smooth(request.importance, request.smoothing.known, request.smoothing.alpha, naming), *listed]
+    if request.feedback is not None:
+        from requant.passes.feedback import Correct, UncorrectedTold
+
+        listed = [Correct(request.feedback, naming), *listed, UncorrectedTold()]
+    return listed
 
 
 def _layers(request: Request, scheme: Scheme | None, *, fuse: bool) -> list[Pass]:
@@ -249,11 +286,11 @@ def _types(request: Request, scheme: Scheme | None, *, kept: bool = False) -> li
     from requant.passes.scheme import Config, Plain, Quantize
 
     if scheme is not None:
-        steps = corrected(request.feedback, [Steps(), UnusedImportance()], Naming.HF)
+        steps = rounding(request, [Steps(), UnusedImportance()], Naming.HF)
         return [Quantize(scheme, request.importance, request.feedback), *steps, Config(scheme=scheme)]
-    if request.feedback is not None:
+    if request.feedback is not None or request.smoothing is not None:
         raise PlanError(
-            "error feedback is for what is quantized; plain numbers are rounded to the nearest",
+            "error feedback and smoothing are for what is quantized; plain numbers are rounded to the nearest",
             hint="leave it out, or quantize: --to GPTQ, W4A16, ...",
         )
     if request.overrides != Overrides():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from requant.errors import PlanError
 from requant.formats import format_named
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor, Typed
 from requant.layout import Format, LayoutOptions
+from requant.operations.convert import rounding
 from requant.passes import Pass, planned
 from requant.passes.agreement import Agreement
 from requant.passes.claim import Claim
@@ -23,6 +25,9 @@ from requant.passes.steps import Steps
 from requant.plan import Plan, unchanged
 from requant.recipes import Overrides
 
+if TYPE_CHECKING:
+    from requant.feedback import Feedback, Smoothing
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -31,7 +36,8 @@ class Request:
     recipe: a name as users type it. importance: by the names of the source's tensors. key_values: metadata to set.
     prune: layers to leave out. like: a GGUF whose tensors' types are copied; what it has not follows the recipe.
     keep_split: as many files as the source has, with the same tensors in each. cut: else, how to cut the output.
-    rehearsal: the plan will not be run, so that it may lack importance data.
+    rehearsal: the plan will not be run, so that it may lack importance data. feedback: by the names of the source's
+    tensors. smoothing: of inputs, by the importance.
     """
 
     recipe: str
@@ -43,6 +49,8 @@ class Request:
     keep_split: bool = False
     cut: LayoutOptions = LayoutOptions()
     rehearsal: bool = False
+    feedback: Feedback | None = None
+    smoothing: Smoothing | None = None
 
 
 def plan_requantization(
@@ -82,7 +90,7 @@ def requantized(request: Request, target: Format, destination: Path) -> list[Pas
         *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
         OutputScale(),
-        Steps(anew=True),
+        *rounding(request, [Steps(anew=True)], Naming.GGML),
         Place(target, destination, request.cut, request.keep_split),
         Losses(Naming.GGML),
     ]

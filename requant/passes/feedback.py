@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from requant.encodings import Dense
 from requant.errors import PlanError
-from requant.feedback import ColumnOrder, Feedback, FeedbackOptions, takes_feedback
+from requant.feedback import KEYS, ColumnOrder, Feedback, FeedbackOptions, described, takes_feedback
 from requant.ir import Naming, Typed
 from requant.losses import Loss, LossKind
 from requant.passes.importance import places_in_hf_names
@@ -40,10 +40,10 @@ class Correct:
                     hint="--act-order none, or GPTQ",
                 )
             raise PlanError(f"{rounded[0].label} takes no error feedback", hint="leave out --feedback")
-        if self.naming is Naming.GGML:
-            metadata = {**said.metadata, **metadata_of(self.feedback)}
-            return replace(said, feedback=self.feedback, metadata=metadata)
-        return replace(said, feedback=_in_hf_names(self.feedback, said))
+        metadata = {**said.metadata, **metadata_of(self.feedback)}
+        renamed = in_ggml_names if self.naming is Naming.GGML else _in_hf_names
+        feedback = renamed(self.feedback, said)
+        return replace(said, feedback=feedback, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,18 @@ def _uncorrected(steps: Sequence[Step], options: FeedbackOptions) -> Iterator[Lo
 
 
 def metadata_of(feedback: Feedback) -> dict[str, Typed]:
-    """How weights were made, as a GGUF says it."""
-    options = feedback.options
-    return {
-        "quantize.feedback.method": Typed("str", "gptq"),
-        "quantize.feedback.damping": Typed("f32", options.damping),
-        "quantize.feedback.tokens": Typed("u64", feedback.tokens),
-        "quantize.feedback.texts": Typed("[str]", feedback.texts),
-    }
+    """How weights were rounded, in metadata of either container: texts only, as safetensors have them."""
+    said = {**described(feedback), "texts": ",".join(feedback.texts)}
+    return {f"{KEYS}{key}": Typed("str", str(value)) for key, value in said.items()}
+
+
+def in_ggml_names(feedback: Feedback, said: Translation) -> Feedback:
+    """Layers that come after a pruned one are numbered anew."""
+    if said.source.naming is not Naming.GGML:
+        return feedback
+    names = {move.name: move.inputs[0].name for move in said.moves}
+    known = {new: feedback.hessians[old] for new, old in names.items() if old in feedback.hessians}
+    return replace(feedback, hessians=known)
 
 
 def _in_hf_names(feedback: Feedback, said: Translation) -> Feedback:
