@@ -85,6 +85,8 @@ MEMBERS = {
         "input_bytes",
         "fidelities",
         "fidelities_text",
+        "rounding_json",
+        "smoothed",
         "to_json",
     },
     "Receipt": {"files", "seconds", "bytes_read", "errors", "replaced", "resumed", "to_json"},
