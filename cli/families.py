@@ -13,7 +13,7 @@ from requant.cli.terminal import say
 from requant.errors import PlanError
 
 if TYPE_CHECKING:
-    from requant.cli.documents import FamilyRow, ProjectorRow
+    from requant.cli.documents.tables import FamilyRow, ProjectorRow
 
 _EXAMPLES: Final = """\b
 Examples:

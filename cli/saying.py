@@ -11,7 +11,7 @@ from requant.cli.tables import json_text
 from requant.cli.terminal import say
 
 if TYPE_CHECKING:
-    from requant.cli.documents import Failure
+    from requant.cli.documents.shared import Failure
 
 #: The version of the shapes: higher once a key is taken away or means something else.
 SCHEMA: Final = 2

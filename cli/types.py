@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from requant.cli.documents import RecipeRow, Speed, TypeRow
+    from requant.cli.documents.tables import RecipeRow, Speed, TypeRow
     from requant.encodings import Blocks, Dense, Encoding
 
 _EXAMPLES: Final = """\b

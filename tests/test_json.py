@@ -8,14 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
 from click.testing import CliRunner
 
-from requant.cli import documents
-from requant.cli.documents import DOCUMENTS, Document
+from requant.cli.documents import DOCUMENTS
+from requant.cli.documents.plans import StepDocument
+from requant.cli.documents.shared import Document
 from requant.cli.main import COMMANDS, cli
 from requant.cli.saying import SCHEMA
 from requant.cli.tables import json_text
@@ -34,9 +36,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 JSON_SCHEMA = DOCS / "schema.json"
 
 
+FILES = ("shared", "plans", "inspecting", "measuring", "tables", "comparing")
+
+
 def shapes():
-    """Every class of `documents`, in the order of the file."""
-    return [found for found in vars(documents).values() if is_typeddict(found)]
+    """Every class of `documents`, in the order of the files."""
+    of_files = (one for file in FILES for one in vars(import_module(f"requant.cli.documents.{file}")).values())
+    return list(dict.fromkeys(found for found in of_files if is_typeddict(found)))
 
 
 def fit(value, kind, where="document"):
@@ -280,7 +286,7 @@ def title(shape):
 
 def about(shape):
     """What a class says of itself; one that is no class cannot."""
-    return "One tensor's way from files to a file." if shape is documents.StepDocument else shape.__doc__
+    return "One tensor's way from files to a file." if shape is StepDocument else shape.__doc__
 
 
 def documented():
