@@ -40,7 +40,9 @@ that of the release, by heads, and what llama.cpp computes from its file is not 
 Mistral's own folders (`params.json`, `consolidated*.safetensors`, `tekken.json`; no config.json) are read as well:
 dense models and Mixtrals, also in FP8, to a GGUF or to a folder that transformers loads. The GGUF has every tensor and
 key that `convert_hf_to_gguf.py --mistral-format` writes (`tests/test_consolidated.py`; of folders with experts that
-converter, in b11549, asks for a config.json, which they do not have). Latent attention in such a folder is refused.
+converter, in b11549, asks for a config.json, which they do not have). With latent attention and experts (Mistral Large
+3) it is the GGUF that the converter's `MistralMoeModel` writes, a `deepseek2`, and becomes a folder of transformers'
+Mistral 4, which computes the same (`tests/test_consolidated_latent.py`).
 """
 
 

@@ -35,6 +35,18 @@ _RENAMED: Final[Mapping[str, str]] = {
     "activation": "hidden_act",
     "causal": "is_causal",
 }
+#: Of latent attention.
+_LATENT: Final = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+#: Of experts beside it: names of `moe`, what transformers calls them, and what is meant where nothing is said.
+_EXPERTS: Final[Mapping[str, tuple[str, int]]] = {
+    "num_experts": ("n_routed_experts", 0),
+    "num_experts_per_tok": ("num_experts_per_tok", 0),
+    "expert_hidden_dim": ("moe_intermediate_size", 0),
+    "num_shared_experts": ("n_shared_experts", 0),
+    "first_k_dense_replace": ("first_k_dense_replace", 0),
+    "num_expert_groups": ("n_group", 1),
+    "num_expert_groups_per_tok": ("topk_group", 1),
+}
 #: What is read apart, and what says nothing of the text model's values.
 _KNOWN: Final = frozenset(
     (
@@ -43,6 +55,7 @@ _KNOWN: Final = frozenset(
             "yarn",
             "llama_4_scaling",
             "quantization",
+            *_LATENT,
             "max_position_embeddings",
             "max_seq_len",
             "model_max_length",
@@ -82,9 +95,11 @@ def _class(params: Item, config: Mapping[str, Json]) -> dict[str, Json]:
     rope = _yarn(params) if params.get("yarn").value is not None else {}
     if rope:
         rope["rope_theta"] = config["rope_theta"]
+    if any(params.get(name).value is not None for name in _LATENT):
+        return _latent(params, rope, config)
     if moe.value is not None:
-        if params.get("kv_lora_rank").value is not None or scaling.value is not None:
-            raise UnsupportedError(f"{params.path}: experts with latent attention have no place here yet")
+        if scaling.value is not None:
+            raise UnsupportedError(f"{params.path}: experts with llama_4_scaling and without latent attention")
         experts = {"num_local_experts": moe.get("num_experts").integer()}
         used = {"num_experts_per_tok": moe.get("num_experts_per_tok").integer()}
         found: dict[str, Json] = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", **experts, **used}
@@ -94,6 +109,25 @@ def _class(params: Item, config: Mapping[str, Json]) -> dict[str, Json]:
     else:
         found = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
     return found | ({"rope_parameters": rope} if rope else {})
+
+
+def _latent(params: Item, rope: dict[str, Json], config: Mapping[str, Json]) -> dict[str, Json]:
+    """Mistral Large 3, by the class that vLLM takes it for; transformers' Mistral 4 computes the same."""
+    moe = params.get("moe")
+    if moe.value is None or moe.get("route_every_n").value not in (None, 1):
+        raise UnsupportedError(f"{params.path}: latent attention is known beside experts in every layer only")
+    found: dict[str, Json] = {"architectures": ["MistralLarge3ForCausalLM"], "model_type": "mistral_large_3"}
+    found |= {name: params.get(name).integer() for name in _LATENT}
+    for name, (known, absent) in _EXPERTS.items():
+        found[known] = (
+            absent if moe.get(name).value is None and name not in ("num_experts",) else moe.get(name).integer()
+        )
+    scale = moe.get("routed_scale")
+    found["routed_scaling_factor"] = 1.0 if scale.value is None else scale.number()
+    if params.get("llama_4_scaling").value is not None:
+        rope["llama_4_scaling_beta"] = params.get("llama_4_scaling").get("beta").number()
+    rope = {"rope_type": "default", "rope_theta": config["rope_theta"], **rope}
+    return found | {"rope_parameters": rope, "num_key_value_heads": params.get("n_heads").integer()}
 
 
 def _yarn(params: Item) -> dict[str, Json]:

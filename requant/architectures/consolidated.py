@@ -26,6 +26,7 @@ _MODULES: Final[Mapping[str, str]] = {
     "norm": "model.norm",
     "output": "lm_head",
 }
+_PARTS: Final = ("gate", "down", "up")
 _LAYER_MODULES: Final[Mapping[str, str]] = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
@@ -34,9 +35,16 @@ _LAYER_MODULES: Final[Mapping[str, str]] = {
     "feed_forward.w2": "mlp.down_proj",
     "feed_forward.w3": "mlp.up_proj",
     "feed_forward.gate": "block_sparse_moe.gate",
+    # latent attention, and experts beside it
+    **{f"attention.{part}": f"self_attn.{part[1:]}_proj" for part in ("wq_a", "wq_b", "wkv_b")},
+    "attention.wkv_a_with_mqa": "self_attn.kv_a_proj_with_mqa",
+    **{f"attention.{part}_norm": f"self_attn.{part}_layernorm" for part in ("q_a", "kv_a")},
+    "gate": "mlp.gate",
+    **{f"shared_experts.w{n}": f"mlp.shared_experts.{part}_proj" for n, part in enumerate(_PARTS, 1)},
 }
 _LAYER: Final = re.compile(r"layers\.(\d+)\.(.+)", re.ASCII)
 _EXPERT: Final = re.compile(r"feed_forward\.(experts\.\d+\.w[123])", re.ASCII)
+_LATENT_EXPERT: Final = re.compile(r"experts\.(\d+)\.w([123])", re.ASCII)
 #: The parts of a model that sees, under which transformers has them.
 _SEEING: Final = re.compile(r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm)\.")
 
@@ -56,6 +64,11 @@ def renamed(said: Translation, target: Naming) -> Translation:
     text = (tensor for tensor in source.tensors if not _SEEING.match(tensor.name))
     source = replace(source, tensors=tuple(replace(tensor, name=_name(tensor.name)) for tensor in text))
     if target is Naming.HF:
+        if source.config["model_type"] == "mistral_large_3":
+            raise UnsupportedError(
+                "transformers has the experts of such a model in stacks",
+                hint="convert to a GGUF, which becomes a folder that transformers loads",
+            )
         source = replace(source, architecture=str(source.config["model_type"]))
     found = replace(unchanged(source), losses=said.losses).losing(*(Loss.of_tensor(one, MMPROJ) for one in seeing))
     return replace(found, moves=_halved(found.moves, source.config)) if target is Naming.HF else found
@@ -67,8 +80,10 @@ def _name(name: str) -> str:
     if layer is None:
         known = _MODULES.get(module)
     else:
-        expert = _EXPERT.fullmatch(layer[2])
+        expert, latent = _EXPERT.fullmatch(layer[2]), _LATENT_EXPERT.fullmatch(layer[2])
         within = f"block_sparse_moe.{expert[1]}" if expert else _LAYER_MODULES.get(layer[2])
+        if latent:
+            within = f"mlp.experts.{latent[1]}.{_PARTS[int(latent[2]) - 1]}_proj"
         known = within and f"model.layers.{layer[1]}.{within}"
     if known is None:
         raise UnsupportedError(

@@ -173,6 +173,7 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
         "granitemoeshared granitemoe GraniteMoeSharedForCausalLM GraniteMoeSharedModel",
     ),
     ("GRANITE_MOE", "granite_moe", "granitemoe GraniteMoeForCausalLM GraniteMoeModel"),
+    ("MISTRAL_LARGE3", "mistral4", "mistral_large_3 deepseek2 MistralLarge3ForCausalLM"),
     ("DEEPSEEK", "deepseek", "deepseek DeepseekForCausalLM DeepseekModel"),
     (
         "DEEPSEEK_OCR",

@@ -1,5 +1,5 @@
-"""Mistral Small 4: DeepSeek's latent attention, queries that grow with the distance from the beginning, and experts in
-stacks.
+"""Mistral Small 4 and Large 3: DeepSeek's latent attention, queries that grow with the distance from the beginning, and
+experts in stacks.
 
 Facts: llama.cpp's conversion/mistral3.py (which leaves out the growth of queries), src/models/deepseek2.cpp (which
 reads it for this architecture, too) and src/models/mistral4.cpp; transformers' modeling_mistral4.py.
@@ -12,12 +12,14 @@ from dataclasses import replace
 from typing import Final
 
 from requant.architectures import mixture
+from requant.architectures.changes import Grid
 from requant.architectures.deepseek import DEEPSEEK3, latent_keys
 from requant.architectures.llama import SILU
 from requant.architectures.mistral3 import BETA, MISTRAL3, SCALE
 from requant.architectures.numbers import at_least_one, number, positive, shortest
 from requant.architectures.rope import Rope, parameters
 from requant.architectures.rules import (
+    Apart,
     Assumption,
     Config,
     Family,
@@ -119,4 +121,46 @@ MISTRAL4: Final[Family] = replace(
     other_types=("mistral3",),
     suits=lambda config: text_config(config).get("model_type", "mistral4") == "mistral4",
     alone=("Mistral4ForCausalLM", "mistral4"),
+)
+
+
+def _apart(rule: Rule, part: str) -> Rule:
+    """A matrix of each expert, as Mistral's own folders have them."""
+    return replace(rule, apart=(Apart(f"{mixture.MLP_}experts.{{e}}.{part}_proj.weight"),))
+
+
+_GATE: Final = Rule(
+    mixture.MLP_ + "experts.gate_up_proj",
+    "blk.{n}.ffn_gate_exps.weight",
+    ("experts", "expert_pair", "hidden"),
+    turn=0,
+    changes=(Grid(("experts", 2, "expert_ffn"), (1, 0, 2)),),
+    among=("expert_rows", "expert_rows"),
+    flat=("experts", "expert_ffn", "hidden"),
+    when="!dense",
+)
+#: The same as Mistral publishes it (Large 3), which is a DeepSeek to llama.cpp's converter; a GGUF becomes a Mistral 4.
+MISTRAL_LARGE3: Final[Family] = replace(
+    MISTRAL4,
+    model_type="mistral_large_3",
+    ggml="deepseek2",
+    classes=("MistralLarge3ForCausalLM",),
+    headless=frozenset(),
+    rules=(
+        *(rule for rule in MISTRAL4.rules if "exps." not in rule.ggml),
+        _apart(_GATE, "gate"),
+        _apart(replace(_GATE, ggml="blk.{n}.ffn_up_exps.weight", turn=1), "up"),
+        _apart(
+            Rule(
+                mixture.MLP_ + "experts.down_proj",
+                "blk.{n}.ffn_down_exps.weight",
+                ("experts", "hidden", "expert_ffn"),
+                when="!dense",
+            ),
+            "down",
+        ),
+    ),
+    other_types=(),
+    suits=lambda config: True,
+    claims=lambda values: SCALE in values,
 )
