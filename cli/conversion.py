@@ -52,6 +52,7 @@ class Asked:
     correcting: FeedbackOptions
     choices: options.Choices
     card: options.CardOptions
+    stream: bool
     how: options.RunOptions
 
     @property
@@ -99,7 +100,10 @@ def carry_out_conversion(asked: Asked) -> None:
     if not several:
         options.refuse_to_overwrite(destination, how.force or how.dry_run)
     copied = asked.recipe is None and asked.gptq_format is None and target.naming is Naming.HF
-    _, model = formats.opened(options.located(asked.source, how.quiet, headers=how.dry_run), as_stored=copied)
+    if asked.stream and Path(asked.source).exists():
+        raise PlanError(f"{asked.source} is here: --stream is for models of the Hub", hint="leave it out")
+    path = options.located(asked.source, how.quiet, headers=how.dry_run, stream=asked.stream)
+    _, model = formats.opened(path, as_stored=copied)
     cards = Cards(asked.card, model, asked.source, request.importance, how.quiet)
     if _is_adapter(model, target, asked.base):
         _check_adapter(asked, request, several=several)

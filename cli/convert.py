@@ -19,6 +19,7 @@ Examples:
   requant convert ./SmolLM2-135M smollm2-q4.gguf --to Q4_K_M
   requant convert HuggingFaceTB/SmolLM2-135M-Instruct smollm2-q8.gguf --to Q8_0
   requant convert ./SmolLM2-135M --to Q4_K_M
+  requant convert hf://HuggingFaceTB/SmolLM2-135M smollm2-q4.gguf --to Q4_K_M --resume
   requant convert model.gguf ./hf-folder --to BF16
   requant convert ./fp32-folder ./bf16-folder --to BF16 --max-shard-size 2G
   requant convert ./gemma-3-4b-it mmproj.gguf --mmproj --to F16
@@ -76,6 +77,7 @@ class _Command(options.RoundingCommand):
 @feedback_options
 @options.rounding_options
 @options.card_options
+@options.stream_option
 @options.run_options
 def convert(
     source: str,
@@ -94,12 +96,14 @@ def convert(
     correcting: FeedbackOptions,
     choices: options.Choices,
     card: options.CardOptions,
+    stream: bool,
     how: options.RunOptions,
 ) -> None:
     """Convert SOURCE to DESTINATION in one pass.
 
     SOURCE is a model file or folder, or a model of the Hugging Face Hub: owner/name, owner/name:Q4_K_M, or
-    owner/name/file.gguf.
+    owner/name/file.gguf, which is downloaded into the Hub's cache; with --stream, or as hf://owner/name, its
+    tensors are fetched when they are needed, and none is kept. https://, s3:// and gs:// stream, too.
 
     The format of DESTINATION follows from its name: .gguf, .safetensors, otherwise a Hugging Face folder. Without it,
     source and recipe make a name in the current folder, such as SmolLM2-135M-Q4_K_M.gguf or SmolLM2-135M-GPTQ. Several
@@ -124,6 +128,7 @@ def convert(
             correcting=correcting,
             choices=choices,
             card=card,
+            stream=stream,
             how=how,
         )
     )

@@ -275,11 +275,19 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     if receipt.replaced:
         total = sum(receipt.replaced.values())
         lines.append(f"{count(total)} values that were not finite were replaced, in {_few(receipt.replaced)}")
+    if receipt.fetched:
+        lines.append(_fetched_text(receipt.fetched))
     if receipt.resumed:
         lines.append(f"went on from {size(receipt.resumed)} that were finished, each run of which was checked")
     if plan.removed:
         lines.append(f"removed {_few(plan.removed)}")
     return "\n".join(lines) + losses_text(plan)
+
+
+def _fetched_text(fetched: Mapping[str, int]) -> str:
+    checked = f"{fetched['files_checked']} of {fetched['files']} files compared with the SHA-256 that the Hub says"
+    again = f"; {fetched['repeated_requests']} requests repeated" if fetched["repeated_requests"] else ""
+    return f"fetched {size(fetched['bytes'])}; {checked}{again}"
 
 
 def errors_text(plan: Plan, receipt: Receipt) -> str:

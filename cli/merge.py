@@ -76,6 +76,7 @@ _MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
 @click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
 @options.gguf_options
 @options.rounding_options
+@options.stream_option
 @options.run_options
 def merge(
     sources: tuple[str, ...],
@@ -90,6 +91,7 @@ def merge(
     no_vocab: bool,
     gguf: options.GgufOptions,
     choices: options.Choices,
+    stream: bool,
     how: options.RunOptions,
     **short: Any,
 ) -> None:
@@ -110,7 +112,7 @@ def merge(
     gguf.check(target)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
 
-    opened = partial(opened_reference, quiet=how.quiet, headers=how.dry_run)
+    opened = partial(opened_reference, quiet=how.quiet, headers=how.dry_run, stream=stream)
     if extract_lora or rank is not None:
         _refuse_others()
         carry_out(_extraction(sources, destination, rank if extract_lora else None, how), how)

@@ -261,6 +261,11 @@ class CardOptions:
     card_settings: tuple[str, ...]
 
 
+#: Shared by `convert` and `merge`.
+stream_option = click.option(
+    "--stream", is_flag=True, help="Fetch tensors of the Hub when they are needed, and keep no copy (as hf:// does)."
+)
+
 #: Shared by `convert` and `requantize`.
 card_options = gathered(
     "card",
@@ -361,11 +366,13 @@ def beside(plan: Plan, ollama: bool, *, several: bool = False) -> Plan:
     return with_modelfile(plan, several=several)
 
 
-def located(model: str, quiet: bool = False, *, headers: bool = False) -> Path:
+def located(model: str, quiet: bool = False, *, headers: bool = False, stream: bool | None = None) -> Path:
     """The file or folder the user names, or the copy in the cache of a model of that name on the Hugging Face Hub.
 
-    headers: they are enough; of a model that the cache has not, nothing else is fetched.
+    headers: they are enough; of a model that the cache has not, nothing else is fetched. stream: the rest is fetched
+    when it is read; False: only of what is given by its address.
     """
+    headers = headers or bool(stream) or (stream is not None and "://" in model)
     from requant.cli.tables import size
     from requant.hub import HubModel, located
 

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from requant.passes.graft import Graft
 
 
-def opened_reference(reference: Reference, quiet: bool, *, headers: bool) -> Model:
-    """What lies there; headers: they are enough."""
+def opened_reference(reference: Reference, quiet: bool, *, headers: bool, stream: bool | None = None) -> Model:
+    """What lies there; headers, stream: see `located`."""
     from requant import formats
     from requant.adapters.opening import adapter_of
     from requant.merging.model import model_of, with_adapter
 
-    model = model_of(reference, formats.open(located(reference.model, quiet, headers=headers)))
+    model = model_of(reference, formats.open(located(reference.model, quiet, headers=headers, stream=stream)))
     if reference.lora is None:
         return model
-    adapter = located(reference.lora, quiet, headers=headers)
+    adapter = located(reference.lora, quiet, headers=headers, stream=stream)
     return with_adapter(model, adapter_of(formats.open(adapter)))
 
 

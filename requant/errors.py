@@ -31,7 +31,7 @@ class FormatError(Error):
 
     exit_code = 2
 
-    def __init__(self, path: Path, message: str, *, offset: int | None = None, hint: str = "") -> None:
+    def __init__(self, path: Path | str, message: str, *, offset: int | None = None, hint: str = "") -> None:
         where = f"{path}" if offset is None else f"{path}, byte {offset}"
         super().__init__(f"{where}: {message}", hint=hint)
         self.path = path

@@ -8,10 +8,12 @@ on the disk, so an interrupted or failed run changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from requant.begun import Begun
 from requant.errors import PlanError
@@ -21,9 +23,12 @@ from requant.output import OutputSet
 from requant.plan import Plan
 from requant.running import ErrorSum, Progress, Run, buffers
 from requant.runs import held_bytes
-from requant.sources import Source, check_unchanged
+from requant.sources import Source, check_unchanged, reading_through, remotes
 from requant.together import together
 from requant.worker import Options
+
+if TYPE_CHECKING:
+    from requant.read_ahead import ReadAhead
 
 __all__ = ["ErrorSum", "Options", "Progress", "Receipt", "execute", "execute_together", "existing", "peak_bytes"]
 
@@ -34,6 +39,7 @@ class Receipt:
 
     errors: relative error by tensor name, for rounded tensors, if it was measured. replaced: by tensor name, how many
     values were not finite and were replaced. resumed: bytes of the files that an earlier process had finished.
+    fetched: of servers, if the model is on one: bytes, files, files_checked (by SHA-256), repeated_requests.
     """
 
     files: Mapping[str, int]
@@ -42,6 +48,7 @@ class Receipt:
     errors: Mapping[str, float]
     replaced: Mapping[str, int]
     resumed: int = 0
+    fetched: Mapping[str, int] | None = None
 
     def _repr_html_(self) -> str:
         from requant.notebook import receipt_html
@@ -50,7 +57,7 @@ class Receipt:
 
     def to_json(self) -> dict[str, Json]:
         """As printed by `--json`."""
-        return {
+        document: dict[str, Json] = {
             "files": [{"name": name, "bytes": nbytes} for name, nbytes in self.files.items()],
             "seconds": round(self.seconds, 3),
             "bytes_read": self.bytes_read,
@@ -59,6 +66,7 @@ class Receipt:
             "replaced_values": dict(self.replaced),
             "resumed_bytes": self.resumed,
         }
+        return document if self.fetched is None else {**document, "fetched": dict(self.fetched)}
 
 
 def peak_bytes(plan: Plan, workers: int, *others: Plan) -> int:
@@ -70,7 +78,16 @@ def peak_bytes(plan: Plan, workers: int, *others: Plan) -> int:
     plans = (plan, *others)
     held = sorted((held_bytes(step) for one in plans for step in one.steps), reverse=True)
     heads = sum(len(file.head) for one in plans for file in one.layout.files)
-    return workers * buffers(plans) + sum(held[:workers]) + heads
+    inputs = (source for one in plans for step in one.steps for t in step.inputs for source in t.sources.values())
+    return workers * buffers(plans) + sum(held[:workers]) + heads + _ahead_bytes(inputs)
+
+
+def _ahead_bytes(inputs: Iterable[Source]) -> int:
+    if not remotes(inputs):
+        return 0
+    from requant.read_ahead import READ_AHEAD_BYTES
+
+    return READ_AHEAD_BYTES
 
 
 def execute(
@@ -110,24 +127,49 @@ def execute_together(
         raise PlanError(f"{there} exists", hint="overwrite=True replaces it")
     layout, names = together(plans)
     options = options or Options()
-    run = Run(plans, names, options, progress)
+    inputs = list(chain.from_iterable(map(_inputs, plans)))
+    far: list[Any] = remotes(inputs)
+    run = Run(plans, names, options, progress, in_source_order=bool(far))
     how = (options.replace_nan, options.measure, options.any_value)
-    beginning = beginning_of(plans, chain.from_iterable(map(_inputs, plans)), how)
     obsolete = dict.fromkeys(path for plan in plans for path in plan.obsolete)
-    with OutputSet(layout, obsolete, Begun(beginning, resume=resume)) as outputs:
+    begun = Begun(beginning_of(plans, inputs, how), resume=resume)
+    fetched: dict[str, int] | None = None
+
+    def check() -> None:
+        nonlocal fetched
+        check_unchanged(inputs)
+        fetched = ahead.told(far) if ahead is not None else None
+
+    with _reading_ahead(far) as ahead, OutputSet(layout, obsolete, begun) as outputs:
         run.work(outputs)
-        outputs.publish(lambda: check_unchanged(chain.from_iterable(map(_inputs, plans))))
+        outputs.publish(check)
     seconds = time.monotonic() - began
-    return tuple(_receipt(run, plan, seconds) for plan in plans)
+    return tuple(_receipt(run, plan, seconds, fetched) for plan in plans)
 
 
-def _receipt(run: Run, plan: Plan, seconds: float) -> Receipt:
+@contextmanager
+def _reading_ahead(far: Sequence[Any]) -> Iterator[ReadAhead | None]:
+    """Within, files of servers are fetched ahead."""
+    if not far:
+        yield None
+        return
+    from requant.read_ahead import ReadAhead
+
+    ahead = ReadAhead()
+    try:
+        with reading_through(ahead.read_into):
+            yield ahead
+    finally:
+        ahead.close()
+
+
+def _receipt(run: Run, plan: Plan, seconds: float, fetched: Mapping[str, int] | None) -> Receipt:
     """What was done for one of the plans."""
     names = {file.name: file.nbytes for file in plan.layout.files}
     said = [(step.target.name, id(step)) for step in plan.steps]
     errors = {name: run.errors[number].relative for name, number in said if number in run.errors}
     replaced = {name: run.replaced[number] for name, number in said if number in run.replaced}
-    return Receipt(names, seconds, run.bytes_read, errors, replaced, run.resumed)
+    return Receipt(names, seconds, run.bytes_read, errors, replaced, run.resumed, fetched)
 
 
 def existing(plan: Plan) -> Path | None:

@@ -1,18 +1,18 @@
-"""A model of the Hugging Face Hub of which only headers are fetched.
+"""A model on a server, of which only headers are fetched.
 
 Its weight files stand in a temporary folder with their names, their lengths and their headers, and nothing else: they
-take no room. Small files beside them are there whole. Should planning ask for a weight (whether a tied head is a copy,
-frequency factors), these bytes are fetched, too, and only these.
+take no room. Small files beside them are there whole. What else is read of a weight is fetched then, and only that.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,24 +22,37 @@ from requant.errors import FormatError, PlanError
 from requant.formats.gguf.cursor import HEADER_LIMIT
 from requant.formats.gguf.header import read_header as read_gguf
 from requant.formats.safetensors.header import HEAD_SIZE, header_length
+from requant.ranges import Http, RemoteFile
 
 #: Fetched at first of a header: those of most shards are shorter.
 _FIRST: Final = 1 << 18
+#: Headers fetched at once.
+_AT_ONCE: Final = 8
+WEIGHTS: Final = (".gguf", ".safetensors")
 
 
 @dataclass(slots=True)
 class Glimpse:
-    """What was looked at. path: to be opened. fetched: bytes so far. nbytes: of the whole model."""
+    """What was looked at. path: to be opened. weights: of these only headers are here. beside: bytes of others."""
 
     path: Path
-    nbytes: int
-    files: int
-    _counts: list[int] = field(default_factory=list)
+    weights: Sequence[RemoteFile]
+    beside: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole model."""
+        return self.beside + sum(file.nbytes for file in self.weights)
+
+    @property
+    def files(self) -> int:
+        """How many have weights."""
+        return len(self.weights)
 
     @property
     def fetched(self) -> int:
-        """Bytes that came over the network."""
-        return sum(self._counts)
+        """Bytes of them that came over the network."""
+        return sum(file.fetched for file in self.weights)
 
 
 def glimpse(repo: str, commit: str, wanted: Sequence[str], file: str | None, beside: Callable[[], Path]) -> Glimpse:
@@ -47,25 +60,45 @@ def glimpse(repo: str, commit: str, wanted: Sequence[str], file: str | None, bes
 
     Raises `FormatError` for headers that are none, `PlanError` where the Hub does not answer.
     """
-    from huggingface_hub import HfFileSystem
+    from huggingface_hub import HfFileSystem, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined,unused-ignore]
 
-    system: Any = HfFileSystem()
     root = f"{repo}@{quote(commit, safe='')}"
-    sizes = {name.partition("/")[2].partition("/")[2]: entry["size"] for name, entry in _listed(system, root).items()}
+    entries = {name.partition("/")[2].partition("/")[2]: entry for name, entry in _listed(HfFileSystem(), root).items()}
+    headers = build_hf_headers()
+    files: dict[str, RemoteFile] = {}
+    for name in wanted:
+        if PurePosixPath(name).suffix in WEIGHTS:
+            transport = Http(hf_hub_url(repo, name, revision=commit), headers)
+            files[name] = RemoteFile(f"hf://{repo}/{name}", transport, entries[name]["size"], _sha256(entries[name]))
+    small = {name: (lambda path=name: beside() / path) for name in wanted if name not in files}
+    found = look(repo.rpartition("/")[2], files, small, file)
+    found.beside = sum(entries[name]["size"] for name in small)
+    return found
+
+
+def _sha256(entry: Mapping[str, Any]) -> str | None:
+    """Of a file that the Hub keeps beside git, all of its bytes; else it knows them by git's own hash only."""
+    stored = entry.get("lfs")
+    said = stored.get("sha256") if isinstance(stored, Mapping) else getattr(stored, "sha256", None)
+    return said if isinstance(said, str) else None
+
+
+def look(
+    name: str, weights: Mapping[str, RemoteFile], small: Mapping[str, Callable[[], Path]], opened: str | None
+) -> Glimpse:
+    """The headers of `weights` in a folder called `name`, and `small` files as they are fetched."""
     place = Path(tempfile.mkdtemp(prefix="requant-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
-    folder = place / repo.rpartition("/")[2]
-    weights = [name for name in wanted if PurePosixPath(name).suffix in (".gguf", ".safetensors")]
-    found = Glimpse(folder / file if file else folder, sum(sizes[name] for name in wanted), len(weights))
-    small = beside() if len(weights) < len(wanted) else folder
-    for name in wanted:
-        path = folder / name
+    folder = place / name
+    for inner, fetched in small.items():
+        path = folder / inner
         path.parent.mkdir(parents=True, exist_ok=True)
-        if name in weights:
-            _head(path, sizes[name], _Remote(system, f"{root}/{name}", found._counts))
-        else:
-            shutil.copyfile(small / name, path)
-    return found
+        shutil.copyfile(fetched(), path)
+        sources.called(path, f"{name}/{inner}", hashlib.sha256(path.read_bytes()).hexdigest())
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(lambda item: _head(folder / item[0], item[1]), weights.items()))
+    return Glimpse(folder / opened if opened else folder, tuple(weights.values()))
 
 
 def _listed(system: Any, root: str) -> Mapping[str, Mapping[str, Any]]:
@@ -76,44 +109,20 @@ def _listed(system: Any, root: str) -> Mapping[str, Mapping[str, Any]]:
     return listed
 
 
-@dataclass(frozen=True, slots=True)
-class _Remote:
-    """A file of the Hub. counts: bytes that each request brought."""
-
-    system: Any
-    name: str
-    counts: list[int]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def read(self, start: int, stop: int) -> bytes:
-        """The bytes `[start, stop)`."""
-        try:
-            data: bytes = self.system.cat_file(self.name, start, stop, cache_type="none")
-        except Exception as error:  # whatever its transport raises
-            raise PlanError(f"{self.name}: the Hub cannot be read: {error}", hint="try again") from None
-        if len(data) != stop - start:
-            raise PlanError(f"{self.name}: the Hub gives {len(data)} bytes where {stop - start} were asked for")
-        with self.lock:
-            self.counts.append(len(data))
-        return data
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        """Fill `out` with the bytes from `start` on."""
-        out[:] = self.read(start, start + len(out))
-
-
-def _head(path: Path, nbytes: int, remote: _Remote) -> None:
+def _head(path: Path, remote: RemoteFile) -> None:
     """A file of this length that has its header, and whose other bytes are fetched when they are read."""
-    known = min(nbytes, _FIRST)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = remote.read(0, _FIRST if remote.nbytes < 0 else min(remote.nbytes, _FIRST))
+    known, nbytes = len(first), remote.nbytes
     with path.open("wb") as file:
-        file.write(remote.read(0, known))
+        file.write(first)
         file.truncate(nbytes)
     while (more := _missing(path, nbytes, known)) > known:
         with path.open("r+b") as file:
             file.seek(known)
             file.write(remote.read(known, more))
         known = more
-    sources.remotely(path, remote.read_into)
+    sources.remotely(path, remote)
 
 
 def _missing(path: Path, nbytes: int, known: int) -> int:

@@ -6,7 +6,9 @@
     owner/name@revision[/file]      of a branch, a tag or a commit
     https://huggingface.co/…        what a browser shows for any of these; hf://owner/name is the same
 
-What is in the cache already is not fetched again, and serves when the Hub is out of reach.
+What is in the cache already is not fetched again, and serves when the Hub is out of reach. Commands that stream fetch
+headers first, and what else they need when they need it (`requant.glimpse`), also from other servers
+(`requant.remote_model`).
 """
 
 from __future__ import annotations
@@ -159,13 +161,23 @@ def located(
         return path if path != Path() else path.absolute()
     named = HubModel.named(model)
     if named is None and "://" in model:
-        raise PlanError(
-            f"{model}: no address of a model on the Hugging Face Hub", hint="download it, and name the copy"
-        )
+        return _at_address(model, glimpsed)
     if named is None:
         raise FormatError(path, "there is no such file or folder", hint=files_like(path))
     on_fetch(named)
     return named.fetch() if glimpsed is None else named.glimpse(glimpsed)
+
+
+def _at_address(url: str, glimpsed: Callable[[Glimpse], None] | None) -> Path:
+    from requant.remote_model import glimpse_at, is_address
+
+    if not is_address(url):
+        raise PlanError(f"{url}: no address of a model", hint="download it, and name the copy")
+    if glimpsed is None:
+        raise PlanError(f"{url}: this command reads files of this machine", hint="download it, and name the copy")
+    found = glimpse_at(url)
+    glimpsed(found)
+    return found.path
 
 
 def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None]:

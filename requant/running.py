@@ -16,6 +16,7 @@ from requant.plan import Plan, Step
 from requant.run_journal import Outcome, RunJournal
 from requant.runs import run_bytes
 from requant.sink import disk_error
+from requant.sources import FileSlice
 from requant.together import groups_of
 from requant.worker import Options, Worker
 
@@ -44,12 +45,20 @@ class Run:
     """The state of one execution.
 
     errors, replaced: by the step's id, since plans have tensors of the same names. resumed: bytes of the files that
-    were finished before.
+    were finished before. in_source_order: tensors are made in the order in which they lie in what is read, which
+    servers give best in one go; else in that of the files that are written.
     """
 
     def __init__(
-        self, plans: Sequence[Plan], names: Sequence[Mapping[str, str]], options: Options, progress: Progress
+        self,
+        plans: Sequence[Plan],
+        names: Sequence[Mapping[str, str]],
+        options: Options,
+        progress: Progress,
+        *,
+        in_source_order: bool = False,
     ) -> None:
+        self._in_source_order = in_source_order
         self.plans, self.names, self.options, self.progress = plans, names, options, progress
         self.errors: dict[int, ErrorSum] = {}
         self.replaced: dict[int, int] = {}
@@ -105,7 +114,10 @@ class Run:
             raise self._failure
 
     def _jobs(self, outputs: OutputSet) -> Iterator[Job]:
-        for number, (first, *others) in enumerate(groups_of(self.plans, self.names)):
+        groups = groups_of(self.plans, self.names)
+        if self._in_source_order:
+            groups.sort(key=lambda group: _position(group[0].step))
+        for number, (first, *others) in enumerate(groups):
             besides = [Stored(way.step, outputs.sink(way.file), way.offsets) for way in others]
             job = Job(first.step, outputs.sink(first.file), first.offsets, besides, number)
             job.finished = frozenset(self._finished.get(number, ()))
@@ -180,6 +192,13 @@ class Run:
         if total is None:
             return Outcome(checksum, replaced)
         return Outcome(checksum, replaced, total.squared_error, total.squares)
+
+
+def _position(step: Step) -> tuple[str, int]:
+    """Where the first of what is read for a step lies."""
+    found = (source for tensor in step.inputs for source in tensor.sources.values())
+    files = (getattr(source, "file", source) for source in found)
+    return next(((str(one.path), one.offset) for one in files if isinstance(one, FileSlice)), ("", 0))
 
 
 class _Recorded:

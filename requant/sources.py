@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,27 @@ from requant.errors import FormatError
 
 Bytes = NDArray[np.uint8]
 
-#: Files of which only the header is here: how the rest is read (from a place on, into a buffer).
-_remote: Final[dict[Path, Callable[[int, memoryview], None]]] = {}
+#: Files of which only the header is here.
+_remote: Final[dict[Path, Remote]] = {}
 
 _WAIT: Final = "convert again when no other program changes it"
+#: Files that were fetched whole into a folder with a name of the day: what they are called, and their content.
+_called: Final[dict[Path, tuple[str, tuple[int | str, ...]]]] = {}
+#: What reads of them meanwhile, instead.
+_through: Final[list[Callable[[Any, int, memoryview], None]]] = []
 _noted: Final[ContextVar[dict[Path, Identity] | None]] = ContextVar("noted", default=None)
+
+
+class Remote(Protocol):
+    """A file that is somewhere else. name: its address. tag: what another content there would have another of."""
+
+    name: str
+    nbytes: int
+    tag: str
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `start` on."""
+        ...
 
 
 class Source(Protocol):
@@ -89,7 +105,8 @@ class FileSlice:
         view = memoryview(out.data).cast("B")
         position = self.offset + start
         if self.path in _remote:
-            return _remote[self.path](position, view)
+            file = _remote[self.path]
+            return _through[-1](file, position, view) if _through else file.read_into(position, view)
         descriptor = open_regular(self.path)
         try:
             if self.identity is not None:
@@ -135,9 +152,31 @@ class Memory:
         out[...] = np.frombuffer(self.data, np.uint8, out.size, start)
 
 
-def remotely(path: Path, read_into: Callable[[int, memoryview], None]) -> None:
-    """From now on, what a `FileSlice` of `path` reads comes from `read_into`: of the file, only the header is here."""
-    _remote[path] = read_into
+def remotely(path: Path, file: Remote) -> None:
+    """From now on, what a `FileSlice` of `path` reads comes from `file`: only the header is here."""
+    _remote[path] = file
+
+
+def called(path: Path, name: str, content: str) -> None:
+    """A file that was fetched whole is called so by who goes on with a conversion, and told by its content."""
+    _called[path] = (name, (content,))
+
+
+def remotes(sources: Iterable[Source]) -> list[Remote]:
+    """The files that are somewhere else, each once."""
+    found = (getattr(source, "file", source) for source in sources)
+    paths = dict.fromkeys(one.path for one in found if isinstance(one, FileSlice) and one.path in _remote)
+    return [_remote[path] for path in paths]
+
+
+@contextmanager
+def reading_through(read_into: Callable[[Any, int, memoryview], None]) -> Iterator[None]:
+    """Within, what is read of files that are somewhere else is asked of `read_into`."""
+    _through.append(read_into)
+    try:
+        yield
+    finally:
+        _through.remove(read_into)
 
 
 def read(source: Source, start: int = 0, stop: int | None = None) -> Bytes:
@@ -180,6 +219,10 @@ def noting() -> Iterator[dict[Path, Identity]]:
 def described(file: FileSlice) -> tuple[str, tuple[int | str, ...]] | None:
     """A file's name, and what tells whether it is the one that it was, also to another process: all but its device,
     which may have another number after a restart. None where nobody looked."""
+    if file.path in _called:
+        return _called[file.path]
+    if (remote := _remote.get(file.path)) is not None:
+        return remote.name, (remote.nbytes, remote.tag)
     if file.identity is None:
         return None
     one = file.identity

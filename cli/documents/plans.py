@@ -79,6 +79,15 @@ class PlansDocument(Document):
     error: NotRequired[Annotated[Failure, "with `--fail-on-loss`: why the plans are refused"]]
 
 
+class Fetched(TypedDict):
+    """What came from servers."""
+
+    bytes: Annotated[int, "of files with weights, headers included"]
+    files: Annotated[int, "how many such files"]
+    files_checked: Annotated[int, "those whose SHA-256 is the one that the Hub says"]
+    repeated_requests: Annotated[int, "requests that were made once more, after an answer that failed"]
+
+
 class Written(TypedDict):
     """A model that was written."""
 
@@ -89,6 +98,7 @@ class Written(TypedDict):
     relative_errors: Annotated[dict[str, Real], "tensor -> root of squared error over squared values, where measured"]
     replaced_values: Annotated[dict[str, int], "tensor -> how many of its values `--replace-nan` has replaced"]
     resumed_bytes: Annotated[int, "with `--resume`: bytes of the files that were finished before"]
+    fetched: NotRequired[Annotated[Fetched, "of a model that is on a server"]]
     parameters: Annotated[int, "as in `plan`"]
     bits_per_weight: Annotated[float, "as in `plan`"]
     expected_kl: NotRequired[Annotated[float, "as in `plan`"]]
