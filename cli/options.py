@@ -374,7 +374,8 @@ def located(model: str, quiet: bool = False, *, headers: bool = False, stream: b
     """
     headers = headers or bool(stream) or (stream is not None and "://" in model)
     from requant.cli.tables import size
-    from requant.hub import HubModel, located
+    from requant.hub import HubModel
+    from requant.locating import located
 
     def tell(named: HubModel) -> None:
         if quiet or not sys.stderr.isatty():

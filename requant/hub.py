@@ -20,11 +20,9 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from requant.errors import Error, FormatError, PlanError
+from requant.errors import Error, PlanError
 from requant.formats.gguf.shards import series_of
 from requant.formats.safetensors.folder import MODULE, SUBFOLDER, WEIGHTS
-from requant.journal import finish_around
-from requant.nearest import files_like
 
 if TYPE_CHECKING:
     from requant.glimpse import Glimpse
@@ -143,41 +141,6 @@ class HubModel:
             raise PlanError(message, hint="a mistyped path? or try again when the network is back")
         _, file = choose(self, [path.relative_to(folder).as_posix() for path in folder.rglob("*")])
         return folder / file if file else folder
-
-
-def located(
-    model: str,
-    on_fetch: Callable[[HubModel], None] = lambda model: None,
-    glimpsed: Callable[[Glimpse], None] | None = None,
-) -> Path:
-    """The file or folder of that name, or the copy in the cache of a model of that name on the Hub.
-
-    on_fetch: called before the Hub is asked. glimpsed: headers are enough, and this is called with what was fetched.
-    Raises `FormatError` or `PlanError` where there is none.
-    """
-    path = Path(model)
-    finish_around(path)
-    if path.exists():
-        return path if path != Path() else path.absolute()
-    named = HubModel.named(model)
-    if named is None and "://" in model:
-        return _at_address(model, glimpsed)
-    if named is None:
-        raise FormatError(path, "there is no such file or folder", hint=files_like(path))
-    on_fetch(named)
-    return named.fetch() if glimpsed is None else named.glimpse(glimpsed)
-
-
-def _at_address(url: str, glimpsed: Callable[[Glimpse], None] | None) -> Path:
-    from requant.remote_model import glimpse_at, is_address
-
-    if not is_address(url):
-        raise PlanError(f"{url}: no address of a model", hint="download it, and name the copy")
-    if glimpsed is None:
-        raise PlanError(f"{url}: this command reads files of this machine", hint="download it, and name the copy")
-    found = glimpse_at(url)
-    glimpsed(found)
-    return found.path
 
 
 def choose(model: HubModel, names: Sequence[str]) -> tuple[list[str], str | None]:

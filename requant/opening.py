@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from requant import formats
-from requant.hub import located
 from requant.ir import Checkpoint, Tensor
+from requant.locating import located
 
 
 def open(model: Path | str) -> Checkpoint[Tensor]:
