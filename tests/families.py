@@ -34,6 +34,17 @@ Of sentence-transformers' modules, the way of pooling becomes `pooling_type`, an
 `--sentence-transformers-dense-modules`, and in LFM2. Embeddings are then those behind the modules
 (`tests/test_dense_modules.py`). Other modules are told as lost; from folder to folder they are carried along.
 
+The logits of RWKV 7 are those of its paper's formulas in numpy (`tests/test_rwkv.py`). Where an indexer chooses tokens
+(DeepSeek V3.2, GLM-5), llama.cpp chooses those that transformers chooses, but for scores as close as rounding lets them
+be.
+
+Where a GGUF says more than the converter's, or something else, `tests/test_architectures.py` lists every key with the
+reason (`MORE`, `OTHER`, `REORDERED`): what transformers 5 no longer writes and the converter so leaves out, above all
+the function of gates; what llama.cpp would take anyway; lists of windows that it forgets; contexts that it writes
+whatever config.json says (Hunyuan, hybrids of Granite and Nemotron); half of Solar's rotation. `WITHOUT_GOLDEN` there
+are the models that it cannot convert or takes for others: CamemBERT, Jina 3 by transformers' names, Baichuan, Granite
+Speech, StableLM with norms of heads, Mistral 4 without eyes, Bamba.
+
 NeoBERT's GGUF has the rows of queries, keys and values in the order of llama.cpp's graph. Its converter leaves them in
 that of the release, by heads, and what llama.cpp computes from its file is not what NeoBERT computes (b11549).
 

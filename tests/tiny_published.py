@@ -7,5 +7,6 @@ from tests.published_encoders import ENCODERS
 from tests.published_few import FEW
 from tests.published_latent import LATENT
 from tests.published_multimodal import MULTIMODAL
+from tests.published_rwkv import RWKV
 
-PUBLISHED: Final = {**ENCODERS, **DECODERS, **FEW, **LATENT, **MULTIMODAL}
+PUBLISHED: Final = {**ENCODERS, **DECODERS, **FEW, **LATENT, **RWKV, **MULTIMODAL}

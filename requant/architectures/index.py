@@ -251,6 +251,7 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("DBRX", "dbrx", "dbrx DbrxForCausalLM DbrxModel"),
     ("OPENELM", "openelm", "openelm OpenELMForCausalLM OpenELMModel"),
     ("PLAMO3", "plamo", "plamo3 Plamo3ForCausalLM PLaMo3ForCausalLM Plamo3Model"),
+    ("RWKV7", "rwkv", "rwkv7 RWKV7ForCausalLM Rwkv7ForCausalLM RWKV7Model"),
     ("NEO_BERT", "neobert", "neobert neo-bert NeoBERT NeoBERTLMHead NeoBERTForSequenceClassification"),
 )
 

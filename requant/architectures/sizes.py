@@ -32,7 +32,8 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
     """
     values = {**values, **{key: _first(values[key]) for key in _LISTED if isinstance(values.get(key), list)}}
     hidden, layers = (_count(values, key) for key in ("embedding_length", "block_count"))
-    state_alone = bool(values.get("ssm.inner_size")) and values.get("attention.head_count") == 0
+    keeps_state = bool(values.get("ssm.inner_size") or values.get("wkv.head_size"))
+    state_alone = keeps_state and values.get("attention.head_count") == 0
     if state_alone:
         values = {key: value for key, value in values.items() if key != "feed_forward_length" or value != 0}
     heads, kv_heads, head = (0, 0, 0) if state_alone else _attention(values, hidden)
@@ -91,6 +92,7 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "expert_rows": experts * expert_ffn,
         **_recurrent(values),
         "latent": _count(values, "moe_latent_size", hidden),
+        **_receptive(values, hidden),
         "delta_head": _count(values, "kda.head_dim", 0),
         "delta": heads * _count(values, "kda.head_dim", 0),
         **compressed,
@@ -167,6 +169,16 @@ def _compressed(values: Config, heads: int) -> dict[str, int]:
         "index_head": index_head,
         "index_queries": index_heads * index_head,
     }
+
+
+def _receptive(values: Config, hidden: int) -> dict[str, int]:
+    """Of RWKV: heads, numbers per head, and between the matrices of each mixture; nothing for other models."""
+    head = _count(values, "wkv.head_size", 0)
+    if not head:
+        return {}
+    ranks = {"decay": "decay", "iclr": "iclr", "value": "value_residual_mix", "gate": "gate"}
+    found = {f"{size}_rank": _count(values, f"attention.{key}_lora_rank") for size, key in ranks.items()}
+    return {"wkv_head": head, "wkv_heads": hidden // head, **found}
 
 
 def _recurrent(values: Config) -> dict[str, int]:
