@@ -123,9 +123,9 @@ def check(
     if path.is_dir():
         raise PlanError(f"{path} is a folder; llama.cpp loads GGUF files", hint="requant convert makes one of it")
     other = None if against is None else located(against, quiet)
-    opener = None if other is None else _opener(other, reference, trial.n_ctx, trial.threads)
+    opened = None if other is None else opener(other, reference, trial.n_ctx, trial.threads)
     with interrupts.cleaning_up(), bars(quiet) as progress:
-        report = check_model(path, trial, Limits(**asked), opener, progress, versus)
+        report = check_model(path, trial, Limits(**asked), opened, progress, versus)
     document = report.to_json()
     if html is not None and against is not None and other is not None:
         document["relative_errors"] = _errors(path, other, trial.threads, quiet)
@@ -180,7 +180,7 @@ def _write_page(html: Path, path: Path, document: Mapping[str, Any]) -> None:
     remark(write_page(html, trial_page(document, inspection)))
 
 
-def _opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenReference:
+def opener(against: Path, how: str, n_ctx: int, threads: int | None) -> OpenReference:
     """Something that opens the reference; an impossible `--reference` is refused now."""
     from requant.verify import transformers
 

@@ -127,7 +127,7 @@ def execute_together(
         raise PlanError(f"{there} exists", hint="overwrite=True replaces it")
     layout, names = together(plans)
     options = options or Options()
-    inputs = list(chain.from_iterable(map(_inputs, plans)))
+    inputs = list(chain.from_iterable(map(inputs_of, plans)))
     far: list[Any] = remotes(inputs)
     run = Run(plans, names, options, progress, in_source_order=bool(far))
     how = (options.replace_nan, options.measure, options.any_value)
@@ -181,7 +181,7 @@ def existing(plan: Plan) -> Path | None:
     return next((path for path in (*written, *plan.obsolete) if path.exists()), None)
 
 
-def _inputs(plan: Plan) -> Iterator[Source]:
+def inputs_of(plan: Plan) -> Iterator[Source]:
     """Everything that is read while the plan is carried out, and what was read while it was made."""
     yield from plan.opened
     for step in plan.steps:

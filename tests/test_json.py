@@ -36,7 +36,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 JSON_SCHEMA = DOCS / "schema.json"
 
 
-FILES = ("shared", "plans", "inspecting", "measuring", "tables", "comparing")
+FILES = ("shared", "plans", "inspecting", "measuring", "pipelines", "tables", "comparing")
 
 
 def shapes():

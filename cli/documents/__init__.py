@@ -12,6 +12,7 @@ from typing import Final
 from requant.cli.documents.comparing import DiffDocument, RulesDocument, ValidationDocument
 from requant.cli.documents.inspecting import InspectionDocument, InspectionsDocument
 from requant.cli.documents.measuring import CalibrationDocument, CheckDocument, FrontierDocument
+from requant.cli.documents.pipelines import PipelineDocument, PipelineReceiptDocument
 from requant.cli.documents.plans import PlanDocument, PlansDocument, ReceiptDocument, ReceiptsDocument
 from requant.cli.documents.shared import ErrorDocument
 from requant.cli.documents.tables import EditDocument, FamiliesDocument, HashDocument, TypesDocument
@@ -28,6 +29,8 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "check": CheckDocument,
     "calibration": CalibrationDocument,
     "frontier": FrontierDocument,
+    "pipeline": PipelineDocument,
+    "pipeline receipt": PipelineReceiptDocument,
     "types": TypesDocument,
     "families": FamiliesDocument,
     "hash": HashDocument,

@@ -104,7 +104,7 @@ def recipes_from(text: str, file: str) -> tuple[Recipe, ...]:
     """All recipes of a file; raises `PlanError` for what is no recipe, naming the key."""
     if len(text) > _LARGEST:
         raise PlanError(f"{file}: a recipe of {len(text):,} characters is none")
-    documents = [document for document in _documents(text, file) if document is not None]
+    documents = [document for document in documents_of(text, file) if document is not None]
     if not documents:
         raise PlanError(f"{file}: there is no recipe in it", hint="see `requant merge --help` for one")
     recipes = tuple(_recipe(Entry(file, "", document), text) for document in documents)
@@ -116,7 +116,8 @@ def recipes_from(text: str, file: str) -> tuple[Recipe, ...]:
     return recipes
 
 
-def _documents(text: str, file: str) -> list[Any]:
+def documents_of(text: str, file: str) -> list[Any]:
+    """What YAML has in it; raises `PlanError` for what is none, and for a key that stands twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types

@@ -28,7 +28,7 @@ from requant.merging.reference import Reference
 from requant.merging.vocabularies import Tokens, tokens_of
 from requant.operations.convert import LISTS, Request, check_like, check_vocabulary
 from requant.passes import planned
-from requant.passes.graft import Graft, stand_in, with_graft
+from requant.passes.graft import Graft, named_by, stand_in, with_graft
 from requant.plan import Plan, unchanged
 from requant.sources import Memory, Source
 
@@ -135,7 +135,7 @@ def _merged(recipe: Recipe, opened: Callable[[Reference], Model], destination: P
     about = card.card(recipe, order, inputs, destination.stem or "merge", options.seed)
     source, values = _described(recipe, order, result, tokens, about)
     losses = (*_input_losses(order), *tokens.losses, *result.losses)
-    return Described(recipe, replace(source, path=destination), values, order, inputs, losses)
+    return Described(recipe, replace(source, path=named_by(destination)), values, order, inputs, losses)
 
 
 def _planned(described: Described, target: Format, destination: Path, options: Options) -> Plan:

@@ -15,7 +15,7 @@ from requant.layout import Format
 from requant.merging.model import Model
 from requant.operations.convert import LISTS, Request, check_vocabulary
 from requant.passes import planned
-from requant.passes.graft import stand_in, with_graft
+from requant.passes.graft import named_by, stand_in, with_graft
 from requant.plan import Plan, unchanged
 from requant.pruning.choosing import Measured, chosen_units
 from requant.pruning.masks import Masks, Squares, Thinned, thinned
@@ -115,7 +115,9 @@ def _described(model: Model, tensors: Mapping[str, Node], own: Dense, destinatio
     files = {name: source for name, source in model.files.items() if name not in _LEFT}
     architecture = str(model.value("model_type") or "")
     opened = model.source.opened
-    return Checkpoint(Naming.HF, architecture, stands, model.config, {}, files, path=destination, opened=opened)
+    return Checkpoint(
+        Naming.HF, architecture, stands, model.config, {}, files, path=named_by(destination), opened=opened
+    )
 
 
 def _encoding(node: Node, own: Dense) -> Encoding:

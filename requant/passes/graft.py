@@ -18,6 +18,14 @@ from requant.sources import FileSlice
 _NOWHERE: Final = Path("(computed)")
 
 
+def named_by(destination: Path) -> Path:
+    """What a model that is yet to be made is called by: its destination without the ending of a file.
+
+    The file itself, which may be there already, is no folder that names a model.
+    """
+    return destination.with_suffix("") if destination.suffix.lower() in (".gguf", ".safetensors") else destination
+
+
 def stand_in(name: str, values: Node, encoding: Encoding) -> Tensor:
     """A tensor that planning takes for a stored one, until `Graft` puts `values` in its place."""
     parts = encoding.parts(values.shape)

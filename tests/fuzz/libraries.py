@@ -32,6 +32,7 @@ from requant.merging.recipe import recipes_from
 from requant.merging.reference import Reference
 from requant.operations.convert import Request, plan_conversion
 from requant.operations.merge import Options, plan_merge
+from requant.pipelines.recipe import recipe_from
 from requant.sources import Memory
 from requant.tokenizers import to_ggml
 from tests.fuzz import seeds
@@ -154,6 +155,39 @@ def merge_recipe(random: Random, folder: Path) -> None:
     plan = plan_merge(recipes_from(text, "recipe.yml"), _opened, target, out, options)
     if random.random() < 0.1:
         plan_text(plan, 2)
+
+
+_PIPELINE: Final[dict[str, Any]] = {
+    "inputs": {"model": "a", "tokens": 4096, "to": "Q4_K_M"},
+    "model": "$model",
+    "stages": [
+        {"merge": "previous+x"},
+        {"merge": {**_RECIPES[0], "seed": 3, "allow_crimes": True}},
+        {"student": {"layers": 2, "mapping": "uniform", "ffn": 32}},
+        {
+            "prune": {
+                "sparsity": "2:4",
+                "method": "wanda",
+                "skip": ["down"],
+                "each": {"up": "50%"},
+                "drop_layers": "0-1",
+            }
+        },
+        {"calibrate": {"tokens": "$tokens", "text": ["a.txt"], "ctx": 64, "seed": 1}},
+        {"quantize": {"to": "$to", "tensor_type": {"attn_v": "Q6_K"}, "pure": False, "output_tensor_type": "Q8_0"}},
+        {"check": {"against": "$model", "max_kl": 0.5, "chunks": 1, "prompt": "x", "raw": True}},
+    ],
+    "output": "${model}.gguf",
+}
+
+
+def pipeline_recipe(random: Random, folder: Path) -> None:
+    """A recipe of stages: JSON is YAML; keys, values, and some of its bytes."""
+    text = json_text(mutated(_PIPELINE, random) if random.random() < 0.9 else _PIPELINE)
+    if random.random() < 0.2:
+        text = shaken(text.encode("utf-8", "surrogatepass"), random).decode("utf-8", "surrogateescape")
+    given = {random.choice(("model", "tokens", "to", "none")): random.choice(TEXTS)} if random.random() < 0.3 else {}
+    recipe_from(text, "run.yaml", given)
 
 
 @cache

@@ -563,6 +563,7 @@ TARGETS: Final[Mapping[str, tuple[Target, int]]] = {
     "words": (words, 8),
     "recipes": (recipe_of_folder, 1),
     "merge recipe": (libraries.merge_recipe, 2),
+    "pipeline recipe": (libraries.pipeline_recipe, 8),
     "adapter folder": (libraries.adapter_folder, 2),
     "adapter gguf": (libraries.adapter_gguf, 2),
     "tekken.json": (libraries.tekken_json, 2),

@@ -1,0 +1,364 @@
+"""What a stage of a pipeline can be. A new one is a class here and its line in `STAGES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+
+from requant.errors import PlanError
+from requant.formats import FORMATS
+from requant.merging.entry import Entry
+from requant.merging.layers import MAPPINGS, layer_list, student_layers
+from requant.merging.modules import main_stack, stacks_of
+from requant.merging.recipe import recipes_from
+from requant.operations import calibrate
+from requant.operations.convert import Request
+from requant.operations.merge import Options as MergeOptions
+from requant.operations.merge import plan_merge
+from requant.operations.prune import Options as PruneOptions
+from requant.operations.prune import plan_prune
+from requant.pipelines.flow import PREVIOUS, Flow, Opened, dense, resolved
+from requant.pruning.masks import METHODS, SCOPES, Masks
+from requant.pruning.sparsity import Sparsity, sparsity_from
+from requant.pruning.structure import Wanted
+from requant.recipes import Overrides, encoding_named, tensor_type
+
+if TYPE_CHECKING:
+    from requant.importance import Importance
+    from requant.merging.model import Model
+    from requant.statistics import Statistics
+
+_FOLDER: Final = FORMATS["safetensors"]
+
+
+class Tools(Protocol):
+    """What stages are given besides the model."""
+
+    @property
+    def opened(self) -> Opened:
+        """Opens a model or an adapter that a recipe names."""
+        ...
+
+    def text(self, path: str) -> str:
+        """A text file that a recipe names; what is in it counts."""
+        ...
+
+    def measured(self, stage: Calibrate, flow: Flow) -> Importance:
+        """What a calibration finds of a model; of one that was made before, what is kept of it."""
+        ...
+
+
+class Stage(Protocol):
+    """One stage: a frozen value, `options` being what the recipe says."""
+
+    name: ClassVar[str]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """As the recipe has them."""
+        ...
+
+    def apply(self, flow: Flow, tools: Tools) -> Flow:
+        """What it makes of the model; raises `Error` for what cannot be."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """A merge, by a recipe as `requant merge` takes it; `previous` is the model so far. seed: of random methods."""
+
+    name: ClassVar[str] = "merge"
+    options: Mapping[str, Any]
+    text: str
+    file: str
+    seed: int
+    mixed: bool
+
+    @classmethod
+    def of(cls, entry: Entry) -> Merge:
+        """`merge: previous+./adapter`, or a mapping with the keys of a merge's recipe, `seed` and `allow_crimes`."""
+        import yaml
+
+        if isinstance(entry.value, str):
+            entry = entry.at("", {"merge_method": "passthrough", "models": [{"model": entry.value}]})
+        members = dict(entry.named())
+        seed = members.pop("seed").integer() if "seed" in members else 0
+        mixed = members.pop("allow_crimes").flag() if "allow_crimes" in members else False
+        own = {name: one.value for name, one in members.items()}
+        text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
+        recipes_from(text, f"{entry.file}: {entry.where}")  # what is wrong with it is told now
+        return cls(entry.value, text, f"{entry.file}: {entry.where}", seed, mixed)
+
+    def apply(self, flow: Flow, tools: Tools) -> Flow:
+        """Nothing is written: other models are read when the last stage is carried out."""
+        recipes = recipes_from(self.text, self.file)
+        plan = plan_merge(
+            recipes,
+            lambda reference: resolved(reference, tools.opened, flow),
+            _FOLDER,
+            Path(PREVIOUS),
+            MergeOptions(self.seed, self.mixed),
+        )
+        models = ", ".join(dict.fromkeys(str(one) for recipe in recipes for one in recipe.references()))
+        return flow.then(plan, f"merge: {recipes[-1].method.name} of {models}")
+
+
+_UNITS: Final = ("hidden", "heads", "kv_heads", "ffn", "experts", "expert_ffn")
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Weights that become zero, or units that are cut out; options as of `requant prune`.
+
+    What the calibration before it has measured chooses, where `method: wanda` or `importance: activation` ask for it.
+    """
+
+    name: ClassVar[str] = "prune"
+    options: Mapping[str, Any]
+    masks: Masks | None
+    units: Wanted
+    by_size: bool
+    layers: tuple[str, str] | None  # the option, and its list
+
+    @classmethod
+    def of(cls, entry: Entry) -> Prune:
+        """From `{sparsity: "2:4", method: wanda, ...}`."""
+        said = entry.members(
+            ("sparsity", "method", "scope", "skip", "each", "importance", "keep_layers", "drop_layers", *_UNITS)
+        )
+        units = Wanted(None, *(said[name].integer() if name in said else None for name in _UNITS))
+        layers = next(((name, str(said[name].value)) for name in ("keep_layers", "drop_layers") if name in said), None)
+        if "keep_layers" in said and "drop_layers" in said:
+            raise entry.wrong("keep_layers and drop_layers contradict each other")
+        masks = _masks(said, entry)
+        if masks is None and layers is None and not units.cuts_units:
+            raise entry.wrong("prunes nothing", "sparsity: 50%, sparsity: 2:4, drop_layers, kv_heads, ffn, ...")
+        kind = _one_of(said.get("importance"), ("magnitude", "activation"), "magnitude")
+        return cls(entry.value, masks, units, kind == "magnitude", layers)
+
+    def apply(self, flow: Flow, tools: Tools) -> Flow:
+        """Raises `PlanError` where nothing was measured that chooses."""
+        from dataclasses import replace
+
+        model = flow.known
+        if flow.importance is None and (not self.by_size or (self.masks is not None and self.masks.method == "wanda")):
+            raise PlanError("prune needs what a calibration has measured", hint="put a stage `calibrate` before it")
+        units = replace(self.units, layers=_left(model, *self.layers)) if self.layers else self.units
+        options = PruneOptions(units, self.by_size, self.masks, flow.importance)
+        plan = plan_prune(model, _FOLDER, Path(PREVIOUS), options)
+        pruned = flow.then(plan, *(f"prune: {hint}" for hint in plan.hints))
+        kept = flow.importance if units == Wanted() else None  # of matrices that are still there
+        return replace(pruned, importance=kept)
+
+
+def _masks(said: Mapping[str, Entry], entry: Entry) -> Masks | None:
+    names = {"method", "scope", "skip", "each"} & said.keys()
+    if "sparsity" not in said and "each" not in said:
+        if names:
+            raise entry.wrong(f"{min(names)} goes with a sparsity")
+        return None
+    each = said["each"].named() if "each" in said else ()
+    return Masks(
+        sparsity_from(str(said["sparsity"].value), f"{entry.file}: {entry.where}")
+        if "sparsity" in said
+        else Sparsity(0),
+        _one_of(said.get("method"), METHODS, "magnitude"),
+        _one_of(said["scope"], SCOPES, "") if "scope" in said else None,
+        tuple((_regex(one, name), sparsity_from(str(one.value), one.where)) for name, one in each),
+        tuple(_regex(one, one.text()) for one in said["skip"].items()) if "skip" in said else (),
+    )
+
+
+def _left(model: Model, option: str, text: str) -> tuple[int, ...]:
+    """The layers that are left."""
+    count = stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
+    listed = layer_list(text, count, option)
+    return tuple(n for n in range(count) if (n in listed) == (option == "keep_layers"))
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """Some layers of the model, perhaps narrower ones, to begin a student with; options as of `requant student`."""
+
+    name: ClassVar[str] = "student"
+    options: Mapping[str, Any]
+    layers: int
+    mapping: str
+    units: Wanted
+
+    @classmethod
+    def of(cls, entry: Entry) -> Student:
+        """From `{layers: 6, mapping: uniform, ffn: 1024}`."""
+        said = entry.members(("layers", "mapping", *_UNITS))
+        if "layers" not in said:
+            raise entry.wrong("says not of how many layers", "layers: 6")
+        units = Wanted(None, *(said[name].integer() if name in said else None for name in _UNITS))
+        mapping = _one_of(said.get("mapping"), tuple(MAPPINGS), "uniform")
+        return cls(entry.value, said["layers"].integer(), mapping, units)
+
+    def apply(self, flow: Flow, tools: Tools) -> Flow:
+        """As `requant student` plans it."""
+        from dataclasses import replace
+
+        model = flow.known
+        count = stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
+        units = replace(self.units, layers=student_layers(count, self.layers, self.mapping))
+        plan = plan_prune(model, _FOLDER, Path(PREVIOUS), PruneOptions(units))
+        return flow.then(plan, *(f"student: {hint}" for hint in plan.hints))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrate:
+    """The model is run over text; what its matrices are given is measured. Options as of `requant calibrate`.
+
+    It is the one thing that is kept in a file: the stages after it, and later runs of the same recipe, find it there.
+    """
+
+    name: ClassVar[str] = "calibrate"
+    options: Mapping[str, Any]
+    texts: tuple[str, ...]
+    tokens: int | None
+    window: int
+    seed: int
+
+    @classmethod
+    def of(cls, entry: Entry) -> Calibrate:
+        """From `{text: [wiki.txt], tokens: 65536, ctx: 512, seed: 0}`, all of which may be left out."""
+        said = entry.members(("text", "tokens", "ctx", "seed"))
+        texts: tuple[str, ...] = ()
+        if "text" in said:
+            alone = isinstance(said["text"].value, str)
+            texts = (said["text"].text(),) if alone else tuple(one.text() for one in said["text"].items())
+        tokens = said["tokens"].integer() if "tokens" in said else None
+        window = said["ctx"].integer() if "ctx" in said else 512
+        if window < 32:
+            raise said["ctx"].expected("at least 32 tokens")
+        return cls(entry.value, texts, tokens or None, window, said["seed"].integer() if "seed" in said else 0)
+
+    def apply(self, flow: Flow, tools: Tools) -> Flow:
+        """The same model, and what was measured of it."""
+        from dataclasses import replace
+
+        return replace(flow, importance=tools.measured(self, flow))
+
+    def found(self, flow: Flow, texts: Callable[[str], str], progress: calibrate.Progress) -> Statistics:
+        """Measure now."""
+        named = tuple((Path(path).name, texts(path)) for path in self.texts)
+        request = calibrate.Request(named, self.tokens, self.window, False, self.seed)
+        return calibrate.calibrate(dense(flow), request, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """How the output is stored; options as of `requant convert`. What was measured of the model weighs its columns,
+    unless `weighing: false`."""
+
+    name: ClassVar[str] = "quantize"
+    options: Mapping[str, Any]
+    recipe: str
+    overrides: Overrides = field(default_factory=Overrides)
+    weighing: bool = True
+    vocabulary: bool = True
+
+    @classmethod
+    def of(cls, entry: Entry) -> Quantize:
+        """From `{to: Q4_K_M, tensor_type: {attn_v: Q6_K}}`, or the recipe's name alone."""
+        if isinstance(entry.value, str):
+            entry = entry.at("", {"to": entry.value})
+        said = entry.members(
+            ("to", "tensor_type", "output_tensor_type", "token_embedding_type", "pure", "weighing", "no_vocab")
+        )
+        if "to" not in said:
+            raise entry.wrong("says not how", "to: Q4_K_M")
+        types = said["tensor_type"].named() if "tensor_type" in said else ()
+        overrides = Overrides(
+            tensor_types=tuple(tensor_type(f"{regex}={one.text()}") for regex, one in types),
+            output=_encoding(said.get("output_tensor_type")),
+            token_embedding=_encoding(said.get("token_embedding_type")),
+            pure="pure" in said and said["pure"].flag(),
+        )
+        weighing = said["weighing"].flag() if "weighing" in said else True
+        vocabulary = not ("no_vocab" in said and said["no_vocab"].flag())
+        return cls(entry.value, str(said["to"].value), overrides, weighing, vocabulary)
+
+    def request(self, flow: Flow) -> Request:
+        """What the conversion is asked."""
+        importance = flow.importance if self.weighing else None
+        return Request(self.recipe, self.overrides, importance, vocabulary=self.vocabulary)
+
+    def apply(self, flow: Flow, tools: Tools) -> Flow:
+        """The model as it is: the last plan asks `request`."""
+        return flow
+
+
+def _number(entry: Entry) -> float:
+    if not isinstance(entry.value, int | float) or isinstance(entry.value, bool) or not entry.value >= 0:
+        raise entry.expected("a number of at least 0")
+    return float(entry.value)
+
+
+#: Option of `check` -> what makes sure that it is of its kind.
+_CHECKED: Final[Mapping[str, Callable[[Entry], object]]] = {
+    **dict.fromkeys(("against", "prompt", "expect", "text"), Entry.text),
+    **dict.fromkeys(("predict", "ctx", "chunks"), Entry.integer),
+    **dict.fromkeys(("max_kl", "min_top1", "max_ppl_ratio", "min_cosine"), _number),
+    "raw": Entry.flag,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The output is loaded in llama.cpp and measured; options as of `requant check`, which carries it out."""
+
+    name: ClassVar[str] = "check"
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, entry: Entry) -> Check:
+        """From `{against: ./model, max_kl: 0.1, chunks: 4}`, all of which may be left out."""
+        said = entry.members(tuple(_CHECKED))
+        for name, one in said.items():
+            _CHECKED[name](one)
+        limits = {"max_kl", "min_top1", "max_ppl_ratio", "min_cosine"} & said.keys()
+        if limits and "against" not in said:
+            raise entry.wrong(f"{min(limits)} goes with against")
+        return cls({name: one.value for name, one in said.items()})
+
+    def apply(self, flow: Flow, tools: Tools) -> Flow:
+        """Nothing, as long as there is no output."""
+        return flow
+
+
+#: Name of a stage -> how its options become one.
+STAGES: Final[Mapping[str, Callable[[Entry], Stage]]] = {
+    "merge": Merge.of,
+    "student": Student.of,
+    "prune": Prune.of,
+    "calibrate": Calibrate.of,
+    "quantize": Quantize.of,
+    "check": Check.of,
+}
+
+
+def _one_of(entry: Entry | None, known: tuple[str, ...], default: str) -> str:
+    if entry is None:
+        return default
+    if entry.value not in known:
+        raise entry.unknown(str(entry.value), known)
+    return str(entry.value)
+
+
+def _regex(entry: Entry, text: str) -> str:
+    import re
+
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise entry.wrong(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+def _encoding(entry: Entry | None) -> Any:
+    return None if entry is None else encoding_named(entry.text())
