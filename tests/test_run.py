@@ -194,7 +194,7 @@ def recipe_inputs(text):
         ("{stages: [quantize: Q8_0], output: a.gguf}", "names no model"),
         ("{model: ./tiny, stages: [quantise: Q8_0], output: a.gguf}", "no stage is called 'quantise'"),
         ("{model: ./tiny, stages: [quantize: {too: Q8_0}], output: a.gguf}", "no key is called 'too'"),
-        ("must be one stage",),
+        ("{model: ./tiny, stages: [{quantize: Q8_0, prune: {sparsity: 0.5}}], output: a}", "must be one stage"),
         ("{model: ./tiny, stages: [{quantize: Q8_0}, {prune: {sparsity: 0.5}}], output: a}", "only check may"),
         ("{model: ./tiny, stages: [check, {quantize: Q8_0}], output: a}", "it comes last"),
         ("{model: ./tiny, stages: [{prune: {}}], output: a}", "prunes nothing"),
