@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from requant.execution import execute
+from requant.feedback import ColumnOrder, Feedback, FeedbackOptions, Smoothing
 from requant.formats import FORMATS, detect
+from requant.formats import open as open_model
+from requant.operations.calibrate import Request as Calibration
+from requant.operations.calibrate import calibrate
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import Fidelity
 from requant.verify.check import default_text
@@ -49,6 +54,24 @@ def dense(tmp_path_factory):
 def test_weights_and_logits_are_those_of_our_own_decoding(dense, tmp_path, recipe, library):
     converted(dense, tmp_path / "quantized", recipe)
     check_logits(tmp_path / "quantized", tmp_path, library)
+
+
+#: Recipe and order of columns of what is rounded with error feedback: codes and groups that plain rounding never makes.
+CORRECTED = [("GPTQ-4-32", "groups"), ("GPTQ-4-32-ASYM", "groups"), ("GPTQ-3-32", "static"), ("AWQ-4-32", "none")]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("recipe", "order"), CORRECTED)
+def test_what_is_rounded_with_feedback_is_loaded_and_run(dense, tmp_path, recipe, order):
+    plan = plan_conversion(open_model(dense), FORMATS["safetensors"], tmp_path / "plan", Request("F32"))
+    found = calibrate(plan, Calibration((("text", default_text()),), tokens=1024, window=64, hessians=tmp_path))
+    feedback = Feedback(found.hessians, FeedbackOptions(order=ColumnOrder(order)))
+    smoothing = Smoothing() if recipe.startswith("AWQ") else None
+    request = Request(recipe, importance=found.importance, feedback=feedback, smoothing=smoothing)
+    plan = plan_conversion(open_model(dense), FORMATS["safetensors"], tmp_path / "quantized", request)
+    assert sum(step.corrections is not None for step in plan.steps) == 14
+    execute(plan)
+    check_logits(tmp_path / "quantized", tmp_path, "transformers")
 
 
 #: What holds integers of up to 4 bits exactly: with zeros in the middle, and anywhere (code less zero takes five bits).
