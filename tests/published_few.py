@@ -1,4 +1,5 @@
-"""Models of makers who have one of a kind: OpenELM, PLaMo 3, NeoBERT, Jais, ruGPT-3 XL."""
+"""Models of makers who have one of a kind: OpenELM, PLaMo 3, NeoBERT, Jais, ruGPT-3 XL,
+the encoder of LFM2."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -295,6 +296,41 @@ FEW: Final[Mapping[str, Published]] = {
             },
         ),
         changed=_rugpt3,
+    ),
+    "lfm2-bidirectional": Published(
+        {
+            "architectures": ["Lfm2BidirectionalModel"],
+            "model_type": "lfm2",
+            "vocab_size": 96,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "block_auto_adjust_ff_dim": False,
+            "block_ffn_dim_multiplier": 1.0,
+            "block_multiple_of": 256,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "layer_types": ["conv", "full_attention"],
+            "conv_L_cache": 3,
+            "conv_bias": False,
+            "norm_eps": 1e-5,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": True,
+        },
+        shapes={
+            "embed_tokens.weight": (96, 64),
+            "embedding_norm.weight": (64,),
+            "layers.{n}.operator_norm.weight": (64,),
+            "layers.{n}.ffn_norm.weight": (64,),
+            **{f"layers.{{n}}.feed_forward.w{w}.weight": (64, 96) if w == 2 else (96, 64) for w in (1, 2, 3)},
+            "layers.0.conv.conv.weight": (64, 1, 3),
+            "layers.0.conv.in_proj.weight": (192, 64),
+            "layers.0.conv.out_proj.weight": (64, 64),
+            **{f"layers.1.self_attn.{part}.weight": (64, 64) for part in ("q_proj", "out_proj")},
+            **{f"layers.1.self_attn.{part}_proj.weight": (32, 64) for part in "kv"},
+            **{f"layers.1.self_attn.{part}_layernorm.weight": (16,) for part in "qk"},
+        },
     ),
     "jais": Published(
         {

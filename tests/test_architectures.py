@@ -59,6 +59,7 @@ OTHERWISE = {
     "jais": {"mup_embeddings_scale", "mup_output_alpha", "mup_width_scale"},
     "internlm3": {"architectures", "model_type", "bias", "qkv_bias"},
     "llamaembed": {"tie_word_embeddings"},
+    "lfm2-bidirectional": {"tie_word_embeddings", "block_ffn_dim_multiplier", "block_multiple_of"},
     # of another norm; and of text alone
     "stablelm-llava": {"architectures", "model_type", "rms_norm_eps"},
     "qwen2vl-omni": {"architectures", "model_type", "rope_scaling"},

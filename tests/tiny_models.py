@@ -855,6 +855,7 @@ ENCODERS: Final = frozenset(
             "llamaembed",
             "neobert",
             "t5encoder",
+            "lfm2-bidirectional",
         ),
     }
 )

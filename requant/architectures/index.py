@@ -231,6 +231,7 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("QWEN3_OMNI", "packed", "qwen3_omni_moe qwen3_omni_moe_thinker Qwen3OmniMoeForConditionalGeneration"),
     ("QWEN3_VL_MOE_TEXT", "packed", "qwen3_moe qwen3vlmoe Qwen3MoeForCausalLM Qwen3MoeModel"),
     ("LLAMA4", "packed", "llama4_text llama4 Llama4ForCausalLM Llama4ForConditionalGeneration"),
+    ("LFM2_BIDIRECTIONAL", "lfm2", "lfm2_bidirectional lfm2 Lfm2BidirectionalModel"),
     ("LFM2", "lfm2", "lfm2 Lfm2ForCausalLM Lfm2Model LFM2ForCausalLM"),
     ("LFM2_MOE", "lfm2", "lfm2_moe lfm2moe Lfm2MoeForCausalLM Lfm2MoeModel"),
     ("FALCON_MAMBA", "mamba", "falcon_mamba mamba FalconMambaForCausalLM FalconMambaModel"),

@@ -11,6 +11,7 @@ from typing import Final
 
 from requant.architectures.attending import ATTENDING, key_value_heads, layers_of, listed_kinds
 from requant.architectures.decoders import ATTN, LAYER, SIZES, VOCABULARY_SIZE, decoder, norm
+from requant.architectures.direction import CAUSAL
 from requant.architectures.experts import expert_rules
 from requant.architectures.mixture import LEADING, SIGMOID, correction, counts, dense_layers, gating
 from requant.architectures.numbers import number
@@ -124,11 +125,25 @@ LFM2: Final[Family] = replace(
         (*_MIXERS, *_network(), _HEAD),
         (*_KEYS, _KV, Key((), "feed_forward_length", "u32", default=_adjusted)),
         (Rope(theta=1_000_000.0).pair(), Irregular(unsaid, _kinds), Irregular(unsaid, _width)),
-        assumptions=(_NO_BIAS,),
+        # without causality llama.cpp's convolutions look to both sides, too, which transformers' do not
+        assumptions=(_NO_BIAS, Assumption("is_causal", (True, None), written=False)),
         tied=True,
         more=("LFM2ForCausalLM",),
     ),
     layers=ATTENDING,
+)
+#: The encoder, whose attention and convolutions look to both sides.
+LFM2_BIDIRECTIONAL: Final[Family] = replace(
+    LFM2,
+    model_type="lfm2_bidirectional",
+    classes=("Lfm2BidirectionalModel",),
+    headless=frozenset({"Lfm2BidirectionalModel"}),
+    bases=("", "model."),
+    keys=(*LFM2.keys, Key((), CAUSAL, "bool", always(False), always(False))),
+    assumptions=(_NO_BIAS,),
+    other_types=("lfm2",),
+    alone=("Lfm2BidirectionalModel", "lfm2"),
+    claims=lambda values: values.get(CAUSAL) is False,
 )
 LFM2_MOE: Final[Family] = replace(
     decoder(
