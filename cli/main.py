@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "split": "Cut a model into several files.",
     "join": "Make one file of a model that is in several.",
     "calibrate": "Run a model over text and write an importance matrix.",
+    "student": "Begin a smaller model with some layers of a teacher, perhaps narrower ones.",
     "run": "Carry out a recipe of stages: merge, prune, calibrate, quantize, check.",
     "inspect": "Show what a model file or folder consists of.",
     "diff": "Compare two models of any formats: settings, tokenizers, tensors, numbers.",

@@ -42,7 +42,7 @@ A recipe:
   dtype: bfloat16
 """
 
-_MAPPINGS: Final = ("uniform", "top-heavy", "alternating", "first", "last")
+_MAPPINGS: Final = ("uniform", "ends", "top-heavy", "alternating", "first", "last")
 
 
 @click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)

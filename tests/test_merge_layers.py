@@ -86,6 +86,8 @@ def test_students_have_as_many_layers_as_asked(mapping, count, wanted):
 def test_mappings_are_what_their_names_say():
     assert student_layers(12, 6, "alternating") == (0, 2, 4, 6, 8, 10)
     assert student_layers(12, 4, "uniform") == (0, 4, 7, 11)
+    assert student_layers(12, 6, "uniform") == (0, 2, 4, 7, 9, 11)  # extract_distilbert.py of transformers' examples
+    assert student_layers(12, 4, "ends") == (2, 5, 8, 11)  # TinyBERT's g(m) = 3 m, counted from 1
     assert student_layers(12, 3, "first") == (0, 1, 2)
     assert student_layers(12, 3, "last") == (9, 10, 11)
     top = student_layers(24, 8, "top-heavy")

@@ -49,11 +49,16 @@ def _top_heavy(count: int, wanted: int) -> list[int]:
     return found
 
 
+def _ends(count: int, wanted: int) -> list[int]:
+    return [(n + 1) * count // wanted - 1 for n in range(wanted)]
+
+
 #: Ways to choose the layers of a student, by name: (layers of the teacher, of the student) -> layers.
 MAPPINGS: Final[Mapping[str, Callable[[int, int], list[int]]]] = {
-    "uniform": _uniform,  # the first, the last, and others at equal distances
+    "uniform": _uniform,  # the first, the last, and others at equal distances, as DistilBERT's script
+    "ends": _ends,  # the last of each of as many equal stretches, as TinyBERT
     "top-heavy": _top_heavy,
-    "alternating": _alternating,  # every second of twice as many, as DistilBERT
+    "alternating": _alternating,  # every second of twice as many, as DistilBERT's paper says
     "first": lambda count, wanted: list(range(wanted)),
     "last": lambda count, wanted: list(range(count - wanted, count)),
 }

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from requant.errors import PlanError
 from requant.formats import FORMATS
 from requant.merging.entry import Entry
-from requant.merging.layers import MAPPINGS, layer_list, student_layers
-from requant.merging.modules import main_stack, stacks_of
+from requant.merging.layers import MAPPINGS, layer_list
 from requant.merging.recipe import recipes_from
 from requant.operations import calibrate
 from requant.operations.convert import Request
@@ -24,6 +23,7 @@ from requant.pruning.masks import METHODS, SCOPES, Masks
 from requant.pruning.sparsity import Sparsity, sparsity_from
 from requant.pruning.structure import Wanted
 from requant.recipes import Overrides, encoding_named, tensor_type
+from requant.students import LIKE, Student, depth_of, plan_student
 
 if TYPE_CHECKING:
     from requant.importance import Importance
@@ -173,39 +173,38 @@ def _masks(said: Mapping[str, Entry], entry: Entry) -> Masks | None:
 
 def _left(model: Model, option: str, text: str) -> tuple[int, ...]:
     """The layers that are left."""
-    count = stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
+    count = depth_of(model)
     listed = layer_list(text, count, option)
     return tuple(n for n in range(count) if (n in listed) == (option == "keep_layers"))
 
 
 @dataclass(frozen=True, slots=True)
-class Student:
+class Beginning:
     """Some layers of the model, perhaps narrower ones, to begin a student with; options as of `requant student`."""
 
     name: ClassVar[str] = "student"
     options: Mapping[str, Any]
-    layers: int
-    mapping: str
-    units: Wanted
+    student: Student | None
+    like: str | None
 
     @classmethod
-    def of(cls, entry: Entry) -> Student:
-        """From `{layers: 6, mapping: uniform, ffn: 1024}`."""
-        said = entry.members(("layers", "mapping", *_UNITS))
-        if "layers" not in said:
-            raise entry.wrong("says not of how many layers", "layers: 6")
+    def of(cls, entry: Entry) -> Beginning:
+        """From `{layers: 6, mapping: uniform, ffn: 1024}`, or `{like: tinybert}`."""
+        said = entry.members(("layers", "mapping", "like", *_UNITS))
+        if "like" in said:
+            if len(said) > 1:
+                raise entry.wrong("like says all of it")
+            return cls(entry.value, None, _one_of(said["like"], tuple(LIKE), ""))
         units = Wanted(None, *(said[name].integer() if name in said else None for name in _UNITS))
-        mapping = _one_of(said.get("mapping"), tuple(MAPPINGS), "uniform")
-        return cls(entry.value, said["layers"].integer(), mapping, units)
+        layers = said["layers"].integer() if "layers" in said else None
+        return cls(entry.value, Student(layers, _one_of(said.get("mapping"), tuple(MAPPINGS), "uniform"), units), None)
 
     def apply(self, flow: Flow, tools: Tools) -> Flow:
         """As `requant student` plans it."""
-        from dataclasses import replace
-
-        model = flow.known
-        count = stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
-        units = replace(self.units, layers=student_layers(count, self.layers, self.mapping))
-        plan = plan_prune(model, _FOLDER, Path(PREVIOUS), PruneOptions(units))
+        teacher = flow.known
+        student = LIKE[self.like](teacher) if self.like else self.student
+        assert student is not None
+        plan = plan_student(teacher, student, _FOLDER, Path(PREVIOUS), Request())
         return flow.then(plan, *(f"student: {hint}" for hint in plan.hints))
 
 
@@ -334,7 +333,7 @@ class Check:
 #: Name of a stage -> how its options become one.
 STAGES: Final[Mapping[str, Callable[[Entry], Stage]]] = {
     "merge": Merge.of,
-    "student": Student.of,
+    "student": Beginning.of,
     "prune": Prune.of,
     "calibrate": Calibrate.of,
     "quantize": Quantize.of,
