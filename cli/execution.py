@@ -72,7 +72,7 @@ def carry_out(
         raise PlanError(f"{there} exists", hint="--force replaces it")
     system.give_back_memory()  # headers and tokenizers were parsed, tens of megabytes in small pieces
     options = Options(how.workers, how.replace_nan, measure or how.html is not None, any_value)
-    receipt = run(plan, options, how.quiet, overwrite=how.force, resume=how.resume)
+    receipt = run(plan, options, how.quiet, overwrite=how.force, resume=how.resume, dask=how.dask)
     if how.as_json:
         say_document("receipt", {**receipt_document(plan, receipt, steps=measure), **passes})
     elif not how.quiet:
@@ -147,13 +147,21 @@ def _passes(plan: Plan, how: RunOptions) -> dict[str, Json]:
     return {"passes": [one.to_json() for one in explained(plan.passes)]}
 
 
-def run(plan: Plan, options: Options, quiet: bool, *, overwrite: bool, resume: bool = False) -> Receipt:
+def run(
+    plan: Plan, options: Options, quiet: bool, *, overwrite: bool, resume: bool = False, dask: str | None = None
+) -> Receipt:
     """Execute with a progress bar (bytes of input, rate, ETA) on stderr; it shows after half a second."""
-    return run_together((plan,), options, quiet, overwrite=overwrite, resume=resume)[0]
+    return run_together((plan,), options, quiet, overwrite=overwrite, resume=resume, dask=dask)[0]
 
 
 def run_together(
-    plans: Sequence[Plan], options: Options, quiet: bool, *, overwrite: bool, resume: bool = False
+    plans: Sequence[Plan],
+    options: Options,
+    quiet: bool,
+    *,
+    overwrite: bool,
+    resume: bool = False,
+    dask: str | None = None,
 ) -> tuple[Receipt, ...]:
     """The same for several plans that read the same model."""
     bar = byte_bar(input_bytes(plans), "converting", quiet)
@@ -162,7 +170,7 @@ def run_together(
         interrupts.kept()
     try:
         with bar, telling_of_compilation(quiet), interrupts.cleaning_up():
-            return execute_together(plans, options, bar.update, overwrite=overwrite, resume=resume)
+            return execute_together(plans, options, bar.update, overwrite=overwrite, resume=resume, dask=dask)
     finally:
         on_published.remove(interrupts.completed)
 
@@ -275,6 +283,8 @@ def receipt_text(plan: Plan, receipt: Receipt) -> str:
     if receipt.replaced:
         total = sum(receipt.replaced.values())
         lines.append(f"{count(total)} values that were not finite were replaced, in {_few(receipt.replaced)}")
+    if receipt.cluster:
+        lines.append(f"done by {receipt.cluster['workers']} workers in {receipt.cluster['tasks']} tasks")
     if receipt.fetched:
         lines.append(_fetched_text(receipt.fetched))
     if receipt.resumed:

@@ -99,6 +99,7 @@ class RunOptions:
     as_json: bool
     force: bool
     resume: bool
+    dask: str | None
     fail_on_loss: bool
     replace_nan: float | None
     threads: int | None
@@ -130,6 +131,11 @@ run_options = gathered(
         is_flag=True,
         help="Go on where the same command was killed, with DESTINATION.partial (a file or a folder), which a run "
         "without --resume removes. Interrupted, it keeps what is finished.",
+    ),
+    click.option(
+        "--dask",
+        metavar="ADDRESS",
+        help="Do the work on the Dask cluster there, such as tcp://host:8786, over storage that its machines share.",
     ),
     click.option("--fail-on-loss", is_flag=True, help="Stop if anything would be lost, substituted or rounded twice."),
     click.option(

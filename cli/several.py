@@ -106,6 +106,7 @@ def carry_out_several(
         how.quiet,
         overwrite=how.force,
         resume=how.resume,
+        dask=how.dask,
     )
     if how.as_json:
         _say_receipts(several, receipts, steps=measure)

@@ -28,6 +28,7 @@ from requant.together import together
 from requant.worker import Options
 
 if TYPE_CHECKING:
+    from requant.cluster import Cluster
     from requant.read_ahead import ReadAhead
 
 __all__ = ["ErrorSum", "Options", "Progress", "Receipt", "execute", "execute_together", "existing", "peak_bytes"]
@@ -40,6 +41,7 @@ class Receipt:
     errors: relative error by tensor name, for rounded tensors, if it was measured. replaced: by tensor name, how many
     values were not finite and were replaced. resumed: bytes of the files that an earlier process had finished.
     fetched: of servers, if the model is on one: bytes, files, files_checked (by SHA-256), repeated_requests.
+    cluster: workers and tasks, if it was done on one.
     """
 
     files: Mapping[str, int]
@@ -49,6 +51,7 @@ class Receipt:
     replaced: Mapping[str, int]
     resumed: int = 0
     fetched: Mapping[str, int] | None = None
+    cluster: Mapping[str, int] | None = None
 
     def _repr_html_(self) -> str:
         from requant.notebook import receipt_html
@@ -66,7 +69,10 @@ class Receipt:
             "replaced_values": dict(self.replaced),
             "resumed_bytes": self.resumed,
         }
-        return document if self.fetched is None else {**document, "fetched": dict(self.fetched)}
+        for name, said in (("fetched", self.fetched), ("cluster", self.cluster)):
+            if said is not None:
+                document[name] = dict(said)
+        return document
 
 
 def peak_bytes(plan: Plan, workers: int, *others: Plan) -> int:
@@ -115,10 +121,12 @@ def execute_together(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    dask: str | None = None,
 ) -> tuple[Receipt, ...]:
     """Write every file of all plans in one pass over what they read, as `execute` does one: all of them, or none.
 
     Values that several plans store are computed once. The receipts share their seconds and the bytes that were read.
+    dask: the address of a Dask cluster that does the work.
     Raises `PlanError` for two plans that write the same file.
     """
     began = time.monotonic()
@@ -129,7 +137,8 @@ def execute_together(
     options = options or Options()
     inputs = list(chain.from_iterable(map(inputs_of, plans)))
     far: list[Any] = remotes(inputs)
-    run = Run(plans, names, options, progress, in_source_order=bool(far))
+    cluster = _connected(dask, far)
+    run = Run(plans, names, options, progress, in_source_order=bool(far), cluster=cluster)
     how = (options.replace_nan, options.measure, options.any_value)
     obsolete = dict.fromkeys(path for plan in plans for path in plan.obsolete)
     begun = Begun(beginning_of(plans, inputs, how), resume=resume)
@@ -140,11 +149,26 @@ def execute_together(
         check_unchanged(inputs)
         fetched = ahead.told(far) if ahead is not None else None
 
-    with _reading_ahead(far) as ahead, OutputSet(layout, obsolete, begun) as outputs:
-        run.work(outputs)
-        outputs.publish(check)
+    try:
+        with _reading_ahead(far) as ahead, OutputSet(layout, obsolete, begun) as outputs:
+            run.work(outputs)
+            outputs.publish(check)
+    finally:
+        if cluster is not None:
+            cluster.close()
     seconds = time.monotonic() - began
     return tuple(_receipt(run, plan, seconds, fetched) for plan in plans)
+
+
+def _connected(dask: str | None, far: Sequence[Any]) -> Cluster | None:
+    """The cluster at that address."""
+    if dask is None:
+        return None
+    from requant.cluster import Cluster
+
+    if far:
+        raise PlanError(f"{far[0].name}: a cluster reads storage that its machines share", hint="download it there")
+    return Cluster(dask)
 
 
 @contextmanager
@@ -166,10 +190,11 @@ def _reading_ahead(far: Sequence[Any]) -> Iterator[ReadAhead | None]:
 def _receipt(run: Run, plan: Plan, seconds: float, fetched: Mapping[str, int] | None) -> Receipt:
     """What was done for one of the plans."""
     names = {file.name: file.nbytes for file in plan.layout.files}
+    cluster = None if run.cluster is None else {"workers": run.cluster_workers, "tasks": run.chunks}
     said = [(step.target.name, id(step)) for step in plan.steps]
     errors = {name: run.errors[number].relative for name, number in said if number in run.errors}
     replaced = {name: run.replaced[number] for name, number in said if number in run.replaced}
-    return Receipt(names, seconds, run.bytes_read, errors, replaced, run.resumed, fetched)
+    return Receipt(names, seconds, run.bytes_read, errors, replaced, run.resumed, fetched, cluster)
 
 
 def existing(plan: Plan) -> Path | None:

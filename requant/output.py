@@ -81,6 +81,11 @@ class OutputSet:
         return self._sinks[name]
 
     @property
+    def name(self) -> str:
+        """Of the model, or its first file."""
+        return self._names[0] if len(self._names) == 1 else self._root.name
+
+    @property
     def journal(self) -> RunJournal | None:
         """Of finished runs, if one is kept."""
         return None if self._begun is None else self._begun.journal
@@ -114,7 +119,7 @@ class OutputSet:
             self._make_folder(path.parent)
             descriptor = begun.alone(path)
         self._alone = partial_of(path)
-        self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file, goes_on)
+        self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file, goes_on, self._alone)
         begun.begin_alone(descriptor, file.nbytes)
 
     def _open_staged(self) -> None:
@@ -128,7 +133,7 @@ class OutputSet:
         for file in self._layout.files:
             made = staging.new / file.name
             descriptor, goes_on = begun.staged(made, self._root / file.name, file.nbytes)
-            sink = self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file, goes_on)
+            sink = self._sinks[file.name] = Sink(self._layout.root / file.name, descriptor, file, goes_on, made)
             if not file.slots:  # it is whole: a thousand open files would be too many
                 sink.sync()
                 sink.close()

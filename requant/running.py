@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +15,13 @@ from requant.jobs import COPY_BYTES, Job, Stored, Task, Tasks
 from requant.output import OutputSet
 from requant.plan import Plan, Step
 from requant.run_journal import Outcome, RunJournal
-from requant.runs import run_bytes
+from requant.runs import files_of, position, run_bytes
 from requant.sink import disk_error
-from requant.sources import FileSlice
 from requant.together import groups_of
 from requant.worker import Options, Worker
+
+if TYPE_CHECKING:
+    from requant.cluster import Cluster
 
 Progress = Callable[[int], None]
 
@@ -46,7 +49,7 @@ class Run:
 
     errors, replaced: by the step's id, since plans have tensors of the same names. resumed: bytes of the files that
     were finished before. in_source_order: tensors are made in the order in which they lie in what is read, which
-    servers give best in one go; else in that of the files that are written.
+    servers give best in one go; else in that of the files that are written. cluster: where the work is done, else here.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class Run:
         progress: Progress,
         *,
         in_source_order: bool = False,
+        cluster: Cluster | None = None,
     ) -> None:
+        self.cluster, self.chunks, self.cluster_workers = cluster, 0, 0
         self._in_source_order = in_source_order
         self.plans, self.names, self.options, self.progress = plans, names, options, progress
         self.errors: dict[int, ErrorSum] = {}
@@ -77,8 +82,27 @@ class Run:
         if self._journal is not None and self._journal.known:
             recorded = _Recorded(self._jobs(outputs), self._journal)
             self._on_threads(lambda: self._check(recorded), lambda: None)
+        if self.cluster is not None:
+            self._on_cluster(self.cluster, outputs)
+            return
         tasks = Tasks(job for job in self._jobs(outputs) if not self._is_done(job))
         self._on_threads(lambda: self._do(tasks), tasks.stop)
+
+    def _on_cluster(self, cluster: Cluster, outputs: OutputSet) -> None:
+        from requant.cluster import chunks_of
+
+        jobs = {job.number: job for job in self._jobs(outputs) if not self._is_done(job)}
+        workers = cluster.workers()
+        chunks = list(chunks_of(iter(jobs.values()), self.options, self._buffers, len(workers)))
+        self.chunks, self.cluster_workers = len(chunks), len(workers)
+        files = {one.path for job in jobs.values() for one in files_of(job.step)}
+        cluster.check([*sorted(files), *{place.sink.made for job in jobs.values() for place in job.places}])
+        for done in cluster.run(chunks, outputs.name):
+            for number, outcomes in done.runs:
+                self._count(jobs[done.job], outcomes)
+                self._record(jobs[done.job], number, outcomes)
+            self.bytes_read += done.input_bytes
+            self.progress(done.input_bytes)
 
     def _on_threads(self, target: Callable[[], None], stop: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -116,7 +140,7 @@ class Run:
     def _jobs(self, outputs: OutputSet) -> Iterator[Job]:
         groups = groups_of(self.plans, self.names)
         if self._in_source_order:
-            groups.sort(key=lambda group: _position(group[0].step))
+            groups.sort(key=lambda group: position(group[0].step))
         for number, (first, *others) in enumerate(groups):
             besides = [Stored(way.step, outputs.sink(way.file), way.offsets) for way in others]
             job = Job(first.step, outputs.sink(first.file), first.offsets, besides, number)
@@ -192,13 +216,6 @@ class Run:
         if total is None:
             return Outcome(checksum, replaced)
         return Outcome(checksum, replaced, total.squared_error, total.squares)
-
-
-def _position(step: Step) -> tuple[str, int]:
-    """Where the first of what is read for a step lies."""
-    found = (source for tensor in step.inputs for source in tensor.sources.values())
-    files = (getattr(source, "file", source) for source in found)
-    return next(((str(one.path), one.offset) for one in files if isinstance(one, FileSlice)), ("", 0))
 
 
 class _Recorded:

@@ -13,6 +13,7 @@ from typing import Final
 from requant.encodings import columns_of, rows_of
 from requant.expressions import Form, Node, Reduction, slabs
 from requant.plan import Step
+from requant.sources import FileSlice
 
 #: Values in one run: small enough to stay in the caches of most machines, large enough to hide the overhead of a task.
 RUN_VALUES: Final = 1 << 19
@@ -44,6 +45,20 @@ def row_width(step: Step) -> int:
     if step.form is Form.BYTES:
         return step.target.nbytes // max(rows_of(step.target.shape), 1)
     return {Form.HALVES: 2, Form.VALUES: 4, Form.CODES: 6}[step.form] * columns
+
+
+def files_of(step: Step) -> Iterator[FileSlice]:
+    """What a step reads of files."""
+    for tensor in step.inputs:
+        for source in tensor.sources.values():
+            found = getattr(source, "file", source)  # a view of a file has its file
+            if isinstance(found, FileSlice):
+                yield found
+
+
+def position(step: Step) -> tuple[str, int]:
+    """Where the first of what is read for a step lies: file, and offset in it."""
+    return next(((str(one.path), one.offset) for one in files_of(step)), ("", 0))
 
 
 def run_bytes(step: Step) -> int:

@@ -26,12 +26,13 @@ class Sink:
     """One file under construction; writes at given offsets, from any thread.
 
     path: the name that it will have. descriptor: the file as it is called now, which the sink closes. begun: an earlier
-    process has given it its length, and written some of it.
+    process has given it its length, and written some of it. made: what it is called now.
     """
 
-    def __init__(self, path: Path, descriptor: int, file: OutputFile, begun: bool = False) -> None:
-        self.path = path
-        self.nbytes = file.nbytes
+    def __init__(
+        self, path: Path, descriptor: int, file: OutputFile, begun: bool = False, made: Path | None = None
+    ) -> None:
+        self.path, self.made = path, path if made is None else made
         self._descriptor = descriptor
         self._waiting = 0
         try:
@@ -46,6 +47,14 @@ class Sink:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def of(cls, path: Path, descriptor: int) -> Sink:
+        """A file that another process is making."""
+        sink = cls.__new__(cls)
+        sink.path = sink.made = path
+        sink._descriptor, sink._waiting = descriptor, 0
+        return sink
 
     def write(self, offset: int, data: NDArray[Any] | memoryview) -> None:
         """Write all of `data` at `offset`."""

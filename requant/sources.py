@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -27,6 +28,7 @@ _WAIT: Final = "convert again when no other program changes it"
 _called: Final[dict[Path, tuple[str, tuple[int | str, ...]]]] = {}
 #: What reads of them meanwhile, instead.
 _through: Final[list[Callable[[Any, int, memoryview], None]]] = []
+_elsewhere: Final = threading.Event()
 _noted: Final[ContextVar[dict[Path, Identity] | None]] = ContextVar("noted", default=None)
 
 
@@ -244,7 +246,13 @@ def check_unchanged(sources: Iterable[Source]) -> None:
             found.check_unchanged()
 
 
+def on_another_machine() -> None:
+    """From now on, files that were first looked at elsewhere are told without the number of their device."""
+    _elsewhere.set()
+
+
 def _check(path: Path, then: Identity, status: os.stat_result) -> None:
-    what = then.departure(Identity.of(status))
+    now = Identity.of(status)
+    what = then.departure(replace(now, device=then.device) if _elsewhere.is_set() else now)
     if what:
         raise FormatError(path, f"it has changed since it was opened: {what}", hint=_WAIT)

@@ -60,7 +60,7 @@ SIGNATURES = {
     "Options": "(workers=<factory>, replace_nan=None, measure=False, any_value=False)",
     "Request": "(recipe=None, overrides=<Overrides>, importance=None, key_values=(), cut=<LayoutOptions>, "
     "vocabulary=True, projector=False, like=None, prune=(), feedback=None, smoothing=None)",
-    "Receipt": "(files, seconds, bytes_read, errors, replaced, resumed=0, fetched=None)",
+    "Receipt": "(files, seconds, bytes_read, errors, replaced, resumed=0, fetched=None, cluster=None)",
     "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=(), hints=(), expected_kl=None)",
     "Tensor": "(name, shape, encoding, sources)",
     "Checkpoint": "(naming, architecture, tensors, config=<factory>, metadata=<factory>, files=<factory>, "
@@ -89,7 +89,7 @@ MEMBERS = {
         "smoothed",
         "to_json",
     },
-    "Receipt": {"files", "seconds", "bytes_read", "errors", "replaced", "resumed", "fetched", "to_json"},
+    "Receipt": {"files", "seconds", "bytes_read", "errors", "replaced", "resumed", "fetched", "cluster", "to_json"},
 }
 
 

@@ -88,6 +88,13 @@ class Fetched(TypedDict):
     repeated_requests: Annotated[int, "requests that were made once more, after an answer that failed"]
 
 
+class Cluster(TypedDict):
+    """Who did the work."""
+
+    workers: Annotated[int, "when it began"]
+    tasks: Annotated[int, "that were handed out"]
+
+
 class Written(TypedDict):
     """A model that was written."""
 
@@ -99,6 +106,7 @@ class Written(TypedDict):
     replaced_values: Annotated[dict[str, int], "tensor -> how many of its values `--replace-nan` has replaced"]
     resumed_bytes: Annotated[int, "with `--resume`: bytes of the files that were finished before"]
     fetched: NotRequired[Annotated[Fetched, "of a model that is on a server"]]
+    cluster: NotRequired[Annotated[Cluster, "with `--dask`"]]
     parameters: Annotated[int, "as in `plan`"]
     bits_per_weight: Annotated[float, "as in `plan`"]
     expected_kl: NotRequired[Annotated[float, "as in `plan`"]]
