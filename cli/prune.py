@@ -25,7 +25,7 @@ Examples:
   requant prune ./SmolLM2-135M ./smaller --kv-heads 2 --ffn 1024 --hidden 512 --stats stats.gguf
   requant prune ./SmolLM2-135M smaller-q8.gguf --drop-layers 20-23 --sparsity 2:4 --to Q8_0
 """
-_METHODS: Final = ("magnitude", "wanda")
+_METHODS: Final = ("magnitude", "wanda", "sparsegpt")
 _SCOPES: Final = ("row", "tensor", "model")
 _KINDS: Final = ("magnitude", "activation")
 _COUNT: Final = click.IntRange(1)
@@ -100,6 +100,7 @@ def prune(
     from requant.cli.conversion import format_for
     from requant.cli.execution import carry_out, measuring
     from requant.formats.imatrix import read_imatrix
+    from requant.formats.imatrix.statistics import read_statistics
     from requant.merging.model import model_of
     from requant.merging.reference import Reference
     from requant.operations.convert import Request
@@ -110,10 +111,10 @@ def prune(
     cuts = units.cuts_units or keep_layers is not None or drop_layers is not None
     masks = _masks(sparsity, method, scope, skip, sparsity_file, cuts)
     kind = importance or ("magnitude" if stats is None else "activation")
-    if stats is None and (method == "wanda" or kind == "activation"):
+    if stats is None and (method != "magnitude" or kind == "activation"):
         raise click.UsageError(
-            f"{'--method wanda' if method == 'wanda' else '--importance activation'} needs --stats; "
-            "requant calibrate makes them"
+            f"{f'--method {method}' if method != 'magnitude' else '--importance activation'} needs --stats; "
+            f"requant calibrate{' --hessians' if method == 'sparsegpt' else ''} makes them"
         )
     if importance is not None and not units.cuts_units:
         raise click.UsageError("--importance chooses heads, neurons, experts and width, of which none is cut")
@@ -130,7 +131,9 @@ def prune(
         vocabulary=not no_vocab,
     )
     units = replace(units, layers=_layers(model, keep_layers, drop_layers))
-    asked = Options(units, kind == "magnitude", masks, None if stats is None else read_imatrix(stats), request)
+    measured = None if stats is None else read_imatrix(stats)
+    hessians = read_statistics(stats).hessians if stats is not None and method == "sparsegpt" else {}
+    asked = Options(units, kind == "magnitude", masks, measured, hessians, request)
     with measuring(how.quiet):
         plan = plan_prune(model, target, destination, asked)
     carry_out(plan, how)

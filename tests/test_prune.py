@@ -1,6 +1,7 @@
 """`requant prune`: masks beside what the papers compute (tests/prune_reference.py), options, and what is refused."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def tokens(count, vocabulary, seed=5):
     return np.random.default_rng(seed).integers(3, vocabulary, count).tolist()
 
 
-def statistics(source, path, monkeypatch, vocabulary, count=1200, window=64):
+def statistics(source, path, monkeypatch, vocabulary, count=1200, window=64, hessians=False):
     """Statistics of drawn tokens, and the windows: the tiny models have no tokenizer."""
     import requant.operations.calibrate as operation
     from requant.cli.calibrate import _write
@@ -110,7 +111,9 @@ def statistics(source, path, monkeypatch, vocabulary, count=1200, window=64):
     windows = [tuple(drawn[i : i + window]) for i in range(0, count - window + 1, window)]
     monkeypatch.setattr(operation, "windows_of", lambda skeleton, folder, request: windows)
     plan = plan_conversion(open_model(source), FORMATS["safetensors"], path.parent / "plan", Conversion("F32"))
-    _write(calibrate(plan, Request(window=window)), path, overwrite=True)
+    with tempfile.TemporaryDirectory() as folder:
+        request = Request(window=window, hessians=Path(folder) if hessians else None)
+        _write(calibrate(plan, request), path, overwrite=True)
     return windows
 
 
@@ -197,6 +200,86 @@ def test_wanda_on_smollm2_has_the_masks_of_the_paper(tmp_path, monkeypatch):
         assert_masks(after[name], scores, reference.in_rows(scores, 0.5), name)
 
 
+SHARES = {"50%": (0.5, 0, 0), "2:4": (0.5, 2, 4), "4:8": (0.5, 4, 8)}
+
+
+def assert_as_sparsegpt(after, before, mean, sparsity, name):
+    """The paper's steps in double precision: the same zeros, weights within 1e-4."""
+    wanted = reference.sparsegpt(before, mean.double(), *SHARES[sparsity])
+    same = ((after == 0) == (wanted == 0)).all(1)
+    assert same.float().mean() >= 0.99, (name, same.float().mean())  # a row in which two scores are all but equal
+    error = (after.double() - wanted)[same].norm() / wanted[same].norm()
+    assert error <= 1e-4, (name, float(error))
+
+
+def outer_products(source, windows, names):
+    """Σ x xᵀ of what modules of transformers' model are given."""
+    from transformers import AutoModelForCausalLM
+
+    loaded, found = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval(), {}
+
+    def hook(name):
+        def add(module, given, out):
+            x = given[0].detach().reshape(-1, given[0].shape[-1]).double()
+            found[name] = found.get(name, 0) + x.T @ x
+
+        return add
+
+    for name, module in loaded.named_modules():
+        if f"{name}.weight" in names:
+            module.register_forward_hook(hook(f"{name}.weight"))
+    with torch.no_grad():
+        for window in windows:
+            loaded(torch.tensor([window]))
+    return found
+
+
+@pytest.mark.parametrize("sparsity", SHARES)
+def test_sparsegpt_has_the_weights_of_the_paper(tmp_path, monkeypatch, sparsity):
+    tiny_models.make("llama", tmp_path / "tiny")
+    windows = statistics(tmp_path / "tiny", tmp_path / "stats.gguf", monkeypatch, tiny_models.VOCABULARY, hessians=True)
+    arguments = ("--method", "sparsegpt", "--stats", tmp_path / "stats.gguf", "--to", "F32", "-q")
+    requant("prune", tmp_path / "tiny", tmp_path / "out", "--sparsity", sparsity, *arguments)
+    before, after = weights(tmp_path / "tiny"), weights(tmp_path / "out")
+    names = pruned_names(before)
+    given = outer_products(tmp_path / "tiny", windows, names)
+    assert len(names) == len(given) == 14
+    for name in names:
+        assert_as_sparsegpt(after[name], before[name], given[name], sparsity, name)
+        assert 0.49 <= (after[name] == 0).float().mean() <= 0.52
+    for name in before.keys() - set(names):
+        assert torch.equal(before[name], after[name])
+
+
+@pytest.mark.slow
+def test_sparsegpt_on_smollm2_has_the_weights_of_the_paper(tmp_path, monkeypatch):
+    """Of the first layer, in 2:4."""
+    requant("convert", smollm2(), tmp_path / "whole", "--to", "F32", "-q")
+    requant("prune", tmp_path / "whole", tmp_path / "model", "--keep-layers", "0", "-q")
+    windows = statistics(tmp_path / "model", tmp_path / "stats.gguf", monkeypatch, 49152, 1024, 256, hessians=True)
+    arguments = ("--method", "sparsegpt", "--stats", tmp_path / "stats.gguf", "-q", "--to", "F32")
+    requant("prune", tmp_path / "model", tmp_path / "out", "--sparsity", "2:4", *arguments)
+    before, after = weights(tmp_path / "model"), weights(tmp_path / "out")
+    names = [name for name in pruned_names(before) if "layers.0." in name]
+    given = outer_products(tmp_path / "model", windows, names)
+    for name in names:
+        assert_as_sparsegpt(after[name], before[name], given[name], "2:4", name)
+
+
+def test_sparsegpt_in_a_smaller_model(tmp_path, monkeypatch):
+    """Of the columns that are left, the part of the Hessian that is theirs."""
+    tiny_models.make("llama", tmp_path / "tiny")
+    windows = statistics(tmp_path / "tiny", tmp_path / "stats.gguf", monkeypatch, tiny_models.VOCABULARY, hessians=True)
+    cuts = ("--ffn", "64", "--keep-layers", "1", "--stats", tmp_path / "stats.gguf", "--to", "F32", "-q")
+    requant("prune", tmp_path / "tiny", tmp_path / "cut", *cuts)
+    requant("prune", tmp_path / "tiny", tmp_path / "both", *cuts, "--sparsity", "2:4", "--method", "sparsegpt")
+    whole, cut, both = (weights(tmp_path / name) for name in ("tiny", "cut", "both"))
+    name, old = "model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight"
+    columns = [int((whole[old] == column[:, None]).all(0).nonzero()[0]) for column in cut[name].T]
+    mean = outer_products(tmp_path / "tiny", windows, [old])[old][columns][:, columns]
+    assert_as_sparsegpt(both[name], cut[name], mean, "2:4", name)
+
+
 def test_straight_to_a_quantized_gguf(model, tmp_path):
     """The same bytes as by way of the pruned folder."""
     requant("prune", model, tmp_path / "sparse", "--sparsity", "2:4", "-q")
@@ -235,6 +318,7 @@ def test_the_plan_says_what_becomes_zero_and_that_nobody_gains(model, tmp_path):
         (("--sparsity", "4:4"), 4, "is no sparsity"),
         (("--sparsity", "2:4", "--scope", "model"), 4, "--scope says nothing of it"),
         (("--sparsity", "50%", "--method", "wanda"), 2, "needs --stats"),
+        (("--sparsity", "50%", "--method", "sparsegpt"), 2, "needs --stats; requant calibrate --hessians"),
         (("--sparsity", "50%", "--skip", "."), 4, "no tensor is left to prune"),
         (("--sparsity", "50%", "--skip", "("), 2, "is no regular expression"),
     ],
@@ -251,3 +335,6 @@ def test_statistics_of_another_model_are_refused(model, tmp_path, monkeypatch):
         "prune", model, tmp_path / "out", "--sparsity", "0.5", "--method", "wanda", "--stats", tmp_path / "stats.gguf"
     )
     assert result.exit_code == 4 and "say nothing of model.layers.0" in " ".join(result.output.split())
+    words = ("--sparsity", "0.5", "--method", "sparsegpt", "--stats", tmp_path / "stats.gguf")
+    result = run("prune", tmp_path / "tiny", tmp_path / "out", *words)
+    assert result.exit_code == 4 and "have no Hessian of model.layers.0" in " ".join(result.output.split())

@@ -9,6 +9,7 @@ from typing import Final
 
 from requant.encodings import BF16, F16, F32, Dense, Encoding
 from requant.expressions import Node
+from requant.hessians import Hessian
 from requant.importance import Importance
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Naming, Tensor
 from requant.layout import Format
@@ -18,8 +19,8 @@ from requant.passes import planned
 from requant.passes.graft import named_by, stand_in, with_graft
 from requant.plan import Plan, unchanged
 from requant.pruning.choosing import Measured, chosen_units
-from requant.pruning.masks import Masks, Squares, Thinned, thinned
-from requant.pruning.squares import experts_of, squares_of
+from requant.pruning.masks import Masks, Outer, Squares, Thinned, thinned
+from requant.pruning.squares import experts_of, hessians_of, squares_of
 from requant.pruning.structure import Cut, Kept, Wanted, cut
 
 #: Files of a model that say what the result is not, or that are said anew.
@@ -33,14 +34,15 @@ class Options:
     """What the user asks for.
 
     units: how many are left of each kind, the least important of which are cut out first. by_size: whether weights
-    tell which these are, not what was measured. masks: weights that become zero. statistics: what a calibration has
-    measured. conversion: as for `convert`.
+    tell which these are, not what was measured. masks: weights that become zero. statistics, hessians: what a
+    calibration has measured, by names of GGML. conversion: as for `convert`.
     """
 
     units: Wanted = field(default_factory=Wanted)
     by_size: bool = True
     masks: Masks | None = None
     statistics: Importance | None = None
+    hessians: Mapping[str, tuple[Hessian | None, ...]] = field(default_factory=dict)
     conversion: Request = field(default_factory=Request)
 
 
@@ -53,13 +55,20 @@ def plan_prune(model: Model, target: Format, destination: Path, options: Options
     hints: list[str] = []
     losses = list(model.losses)
     squares = {} if options.statistics is None else squares_of(options.statistics, model)
+    hessians = hessians_of(options.hessians, model) if options.hessians else {}
+    outer: Outer = {name: (found, None) for name, found in hessians.items()}
     if options.units != Wanted():
         smaller = _cut(model, options, squares)
         model, squares = replace(model, tensors=smaller.tensors, config=smaller.config), dict(smaller.squares)
+        outer = {
+            name: (hessians[origin], columns)
+            for name, (origin, columns) in smaller.origins.items()
+            if origin in hessians
+        }
         hints.append(f"cut: {', '.join(smaller.told)}")
     tensors = dict(model.tensors)
     if options.masks is not None:
-        found = thinned(tensors, options.masks, squares, transposed=_is_transposed(model))
+        found = thinned(tensors, options.masks, squares, outer, transposed=_is_transposed(model))
         tensors, losses = dict(found.tensors), [*losses, *found.losses]
         hints.append(_told(found))
     request = options.conversion

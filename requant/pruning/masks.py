@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from requant.errors import PlanError
 from requant.expressions import Node
+from requant.hessians import Hessian
 from requant.losses import Loss, LossKind
 from requant.measuring import on_measured
 from requant.plan import Move
@@ -19,14 +20,17 @@ from requant.printable import printable
 from requant.pruning.bounds import over_model
 from requant.pruning.masked import Masked, MaskedInRows, MaskedInTensor
 from requant.pruning.scores import Scores
+from requant.pruning.sparsegpt import SparseGpt
 from requant.pruning.sparsity import Sparsity
 from requant.schemes.linear import is_linear
 
 #: Mean squares of what each column of a matrix is given, [matrices, columns], by the tensor's name.
 Squares = Mapping[str, NDArray[np.float32]]
+#: E[x xᵀ] of what each matrix is given, and which of these columns it has: None for all.
+Outer = Mapping[str, tuple[tuple[Hessian | None, ...], tuple[int, ...] | None]]
 #: Among which weights scores are compared.
 SCOPES: Final = ("row", "tensor", "model")
-METHODS: Final = ("magnitude", "wanda")
+METHODS: Final = ("magnitude", "wanda", "sparsegpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,10 @@ class Masks:
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.scope is not None and self.method == "sparsegpt":
+            raise PlanError(
+                "SparseGPT compares in blocks of 128 columns; --scope says nothing of it", hint="leave it out"
+            )
         if self.scope == "model" and self.each:
             raise PlanError(
                 "over the whole model there is one bound; a sparsity of its own contradicts it",
@@ -75,11 +83,11 @@ class Thinned:
     losses: tuple[Loss, ...]
 
 
-def thinned(tensors: Mapping[str, Node], masks: Masks, squares: Squares, *, transposed: bool) -> Thinned:
+def thinned(tensors: Mapping[str, Node], masks: Masks, squares: Squares, outer: Outer, *, transposed: bool) -> Thinned:
     """The model with its linear layers thinned out.
 
-    squares: what was measured; Wanda needs it. transposed: matrices lie as [in, out]. Raises `PlanError` for a tensor
-    without statistics, and where nothing is left to do.
+    squares, outer: what was measured; Wanda needs the one, SparseGPT the other. transposed: matrices lie as [in, out].
+    Raises `PlanError` for a tensor without statistics, and where nothing is left to do.
     """
     scope = masks.scope or ("row" if masks.method == "wanda" else "tensor")
     chosen, losses = {}, []
@@ -95,11 +103,13 @@ def thinned(tensors: Mapping[str, Node], masks: Masks, squares: Squares, *, tran
         chosen[name] = (wanted, Scores(turned, _norms(name, turned, masks.method, squares)))
     if not chosen:
         raise PlanError("no tensor is left to prune", hint="linear layers of a model's blocks are pruned, --skip aside")
-    made = (
-        _over_model(chosen, masks)
-        if scope == "model"
-        else {name: _masked(wanted, scores, masks.method, scope) for name, (wanted, scores) in chosen.items()}
-    )
+    made: Mapping[str, Node]
+    if masks.method == "sparsegpt":
+        made = {name: _corrected(name, wanted, scores.of, outer) for name, (wanted, scores) in chosen.items()}
+    elif scope == "model":
+        made = _over_model(chosen, masks)
+    else:
+        made = {name: _masked(wanted, scores, masks.method, scope) for name, (wanted, scores) in chosen.items()}
     found = dict(tensors)
     for name, mask in made.items():
         found[name] = mask.turned() if transposed else mask
@@ -122,6 +132,18 @@ def _norms(name: str, node: Node, method: str, squares: Squares) -> NDArray[np.f
             hint="requant calibrate of this very model makes them; --skip leaves a tensor as it is",
         )
     return np.sqrt(np.ascontiguousarray(found, np.float32))
+
+
+def _corrected(name: str, wanted: Sparsity, node: Node, outer: Outer) -> SparseGpt:
+    hessians, chosen = outer.get(name, ((None,), None))
+    known = tuple(one for one in hessians if one is not None and one.tokens)
+    columns = len(chosen) if chosen is not None else known[0].columns if known else 0
+    if len(known) < len(hessians) or columns != node.columns:
+        raise PlanError(
+            f"the statistics have no Hessian of {printable(name)}",
+            hint="requant calibrate --hessians of this very model makes them; --skip leaves a tensor as it is",
+        )
+    return SparseGpt(node, wanted, known, chosen)
 
 
 def _masked(wanted: Sparsity, scores: Scores, method: str, scope: str) -> Masked:

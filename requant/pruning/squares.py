@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from requant.hessians import Hessian
 from requant.importance import Importance
 from requant.ir import Naming
 from requant.merging.model import Model
-from requant.passes.importance import in_hf_names
+from requant.passes.importance import in_hf_names, places_in_hf_names
 from requant.plan import Move
 
 #: The last matrices of all experts of a layer, as GGUF has them.
@@ -47,4 +49,17 @@ def experts_of(importance: Importance) -> dict[int, NDArray[np.float64]]:
         match = _LAST.fullmatch(name)
         if match is not None:
             found[int(match[1])] = entry.sums.astype(np.float64).sum(1)
+    return found
+
+
+def hessians_of(
+    hessians: Mapping[str, tuple[Hessian | None, ...]], model: Model
+) -> dict[str, tuple[Hessian | None, ...]]:
+    """Of each matrix of each tensor; None of one that there is nothing of."""
+    moves = tuple(Move(name, node) for name, node in model.tensors.items())
+    found = {}
+    for name, places in places_in_hf_names(model.source, moves):
+        known = [hessians.get(entry, ()) for entry, _, _ in places]
+        pairs = zip(known, places, strict=True)
+        found[name] = tuple(own[matrix] if matrix < len(own) else None for own, (_, _, matrix) in pairs)
     return found

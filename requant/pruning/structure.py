@@ -52,11 +52,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A model without some of its units. squares: of its tensors, by their new names. told: what was cut, in words."""
+    """A model without some of its units.
+
+    squares: of its tensors, by their new names. origins: by these names, which tensor of the whole model it was, and
+    which of its columns it has, None for all. told: what was cut, in words.
+    """
 
     tensors: Mapping[str, Node]
     config: Mapping[str, Json]
     squares: Squares
+    origins: Mapping[str, tuple[str, tuple[int, ...] | None]]
     told: tuple[str, ...]
 
 
@@ -119,7 +124,7 @@ def cut(model: Model, wanted: Wanted, kept: Kept, squares: Squares) -> Cut:
     stack = main_stack(model.tensors)
     sizes = Sizes.of(model)
     tensors: dict[str, Node] = {}
-    measured = {}
+    measured, origins = {}, {}
     for name, node in model.tensors.items():
         layered = layer_of(name)
         number = -1 if layered is None or layered[0] != stack else layered[1]
@@ -134,12 +139,15 @@ def cut(model: Model, wanted: Wanted, kept: Kept, squares: Squares) -> Cut:
             expert = expert if staying is None else staying.index(expert)
         new = name if number < 0 else renamed(name, layers.index(number), expert)
         tensors[new] = _rescaled(name, _cut_node(name, node, place, kept, sizes), kept, model) if kept else node
+        columns = _members(place.columns, place, kept, sizes)
+        origins[new] = (name, columns)
         if name in squares:
-            columns = _members(place.columns, place, kept, sizes)
             measured[new] = squares[name] if columns is None else squares[name][:, list(columns)]
     order = sorted(tensors, key=_by_layer) if wanted.layers is not None else list(tensors)
     config = _config(model, wanted, layers, stack)
-    return Cut({name: tensors[name] for name in order}, config, measured, tuple(_told(model, wanted, layers, count)))
+    return Cut(
+        {name: tensors[name] for name in order}, config, measured, origins, tuple(_told(model, wanted, layers, count))
+    )
 
 
 def _by_layer(name: str) -> int:
