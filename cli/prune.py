@@ -48,6 +48,13 @@ _COUNT: Final = click.IntRange(1)
 @click.option("--importance", type=click.Choice(_KINDS), help="What chooses units (with --stats: activation).")
 @click.option("--stats", type=paths.FILE, help="What `requant calibrate` has measured of this model.")
 @click.option("--skip", multiple=True, metavar="REGEX", help="Leave tensors as they are whose name has a match.")
+@click.option("--owl", is_flag=True, help="Prune layers less in which more weights stand out (OWL).")
+@click.option(
+    "--owl-outliers", type=options.Number(1), default=5.0, show_default=True, help="Times the mean of a layer."
+)
+@click.option(
+    "--owl-spread", type=options.Number(0, 0.5), default=0.08, show_default=True, help="How far shares differ."
+)
 @click.option(
     "--sparsity-file",
     type=paths.FILE,
@@ -82,6 +89,9 @@ def prune(
     importance: str | None,
     stats: Path | None,
     skip: tuple[str, ...],
+    owl: bool,
+    owl_outliers: float,
+    owl_spread: float,
     sparsity_file: Path | None,
     recipe: str | None,
     format_name: str | None,
@@ -105,11 +115,16 @@ def prune(
     from requant.merging.reference import Reference
     from requant.operations.convert import Request
     from requant.operations.prune import Options, plan_prune
+    from requant.pruning.owl import Owl
     from requant.pruning.structure import Wanted
 
     units = Wanted(None, hidden, heads, kv_heads, ffn, experts, expert_ffn)
     cuts = units.cuts_units or keep_layers is not None or drop_layers is not None
     masks = _masks(sparsity, method, scope, skip, sparsity_file, cuts)
+    if owl and masks is not None:
+        masks = replace(masks, owl=Owl(owl_outliers, owl_spread))
+    elif owl:
+        raise click.UsageError("--owl goes with --sparsity")
     kind = importance or ("magnitude" if stats is None else "activation")
     if stats is None and (method != "magnitude" or kind == "activation"):
         raise click.UsageError(
@@ -118,7 +133,7 @@ def prune(
         )
     if importance is not None and not units.cuts_units:
         raise click.UsageError("--importance chooses heads, neurons, experts and width, of which none is cut")
-    if stats is not None and method == "magnitude" and not (units.cuts_units and kind == "activation"):
+    if stats is not None and method == "magnitude" and not owl and not (units.cuts_units and kind == "activation"):
         raise click.UsageError("--stats says nothing of magnitudes; choose --method wanda")
     target = format_for(destination, format_name)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)

@@ -280,6 +280,36 @@ def test_sparsegpt_in_a_smaller_model(tmp_path, monkeypatch):
     assert_as_sparsegpt(both[name], cut[name], mean, "2:4", name)
 
 
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+def test_layers_with_outliers_keep_more(tmp_path, monkeypatch, method):
+    """OWL's shares, from its definition: outliers of a layer, in percent, scaled to a range of twice the spread."""
+    tiny_models.make("gemma3", tmp_path / "tiny")
+    statistics(tmp_path / "tiny", tmp_path / "stats.gguf", monkeypatch, tiny_models.VOCABULARY)
+    options = ("--method", method, *(("--stats", tmp_path / "stats.gguf") if method == "wanda" else ()), "-q")
+    requant("prune", tmp_path / "tiny", tmp_path / "out", "--sparsity", "60%", "--owl", "--owl-outliers", "3", *options)
+    before, after = weights(tmp_path / "tiny"), weights(tmp_path / "out")
+    measured, ratios = read_imatrix(tmp_path / "stats.gguf"), []
+    roles = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+    roles |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+    layers = [[name for name in pruned_names(before) if f"layers.{n}." in name] for n in range(7)]
+    for n, names in enumerate(layers):
+        scores = []
+        for name in names:
+            given = measured.weights(f"blk.{n}.{roles[name.split('.')[-2]]}.weight")
+            size = before[name].abs()
+            scores.append((size * torch.from_numpy(given).sqrt() if method == "wanda" else size).flatten())
+        layer = torch.cat(scores).double()
+        ratios.append(float((layer > 3 * layer.mean()).double().mean()) * 100)
+    found = np.array(ratios)
+    kept = (found - found.min()) / (found.max() - found.min()) * 2 * 0.08
+    kept = kept - kept.mean() + 0.4
+    assert np.ptp(kept) > 0.15
+    for names, share in zip(layers, kept, strict=True):
+        for name in names:
+            zeros = float((after[name] == 0).double().mean())
+            assert abs(zeros - (1 - share)) <= 1 / before[name].shape[1] + 1e-6, name
+
+
 def test_straight_to_a_quantized_gguf(model, tmp_path):
     """The same bytes as by way of the pruned folder."""
     requant("prune", model, tmp_path / "sparse", "--sparsity", "2:4", "-q")
@@ -319,6 +349,8 @@ def test_the_plan_says_what_becomes_zero_and_that_nobody_gains(model, tmp_path):
         (("--sparsity", "2:4", "--scope", "model"), 4, "--scope says nothing of it"),
         (("--sparsity", "50%", "--method", "wanda"), 2, "needs --stats"),
         (("--sparsity", "50%", "--method", "sparsegpt"), 2, "needs --stats; requant calibrate --hessians"),
+        (("--sparsity", "2:4", "--owl"), 4, "OWL gives each layer a share of its own"),
+        (("--drop-layers", "0", "--owl"), 2, "--owl goes with --sparsity"),
         (("--sparsity", "50%", "--skip", "."), 4, "no tensor is left to prune"),
         (("--sparsity", "50%", "--skip", "("), 2, "is no regular expression"),
     ],

@@ -19,6 +19,7 @@ from requant.plan import Move
 from requant.printable import printable
 from requant.pruning.bounds import over_model
 from requant.pruning.masked import Masked, MaskedInRows, MaskedInTensor
+from requant.pruning.owl import Owl, shares
 from requant.pruning.scores import Scores
 from requant.pruning.sparsegpt import SparseGpt
 from requant.pruning.sparsity import Sparsity
@@ -39,6 +40,7 @@ class Masks:
 
     scope: as of `SCOPES`; None is a row for Wanda, and a tensor for sizes. each: (regular expression, sparsity); the
     first that is found in a tensor's name decides, and `sparsity` where none is. skip: tensors that stay as they are.
+    owl: how layers get shares of their own.
     """
 
     sparsity: Sparsity
@@ -46,8 +48,14 @@ class Masks:
     scope: str | None = None
     each: tuple[tuple[str, Sparsity], ...] = ()
     skip: tuple[str, ...] = ()
+    owl: Owl | None = None
 
     def __post_init__(self) -> None:
+        if self.owl is not None and (self.sparsity.of or self.each or self.scope == "model"):
+            raise PlanError(
+                "OWL gives each layer a share of its own; a pattern, a file of sparsities or one bound contradict it",
+                hint="leave out --owl, or give --sparsity a share",
+            )
         if self.scope is not None and self.method == "sparsegpt":
             raise PlanError(
                 "SparseGPT compares in blocks of 128 columns; --scope says nothing of it", hint="leave it out"
@@ -103,6 +111,8 @@ def thinned(tensors: Mapping[str, Node], masks: Masks, squares: Squares, outer: 
         chosen[name] = (wanted, Scores(turned, _norms(name, turned, masks.method, squares)))
     if not chosen:
         raise PlanError("no tensor is left to prune", hint="linear layers of a model's blocks are pruned, --skip aside")
+    if masks.owl is not None:
+        chosen = _by_outliers(chosen, masks.owl, masks.sparsity.share, squares)
     made: Mapping[str, Node]
     if masks.method == "sparsegpt":
         made = {name: _corrected(name, wanted, scores.of, outer) for name, (wanted, scores) in chosen.items()}
@@ -120,6 +130,18 @@ def thinned(tensors: Mapping[str, Node], masks: Masks, squares: Squares, outer: 
     ]
     weights = sum(one.of.rows * one.of.columns for _, one in chosen.values())
     return Thinned(found, _zeros(chosen, masks, scope), weights, len(chosen), tuple(losses))
+
+
+def _by_outliers(
+    chosen: Mapping[str, tuple[Sparsity, Scores]], owl: Owl, share: float, squares: Squares
+) -> dict[str, tuple[Sparsity, Scores]]:
+    """The same, each layer with a share of its own; by Wanda's scores where inputs were measured."""
+    weighed = {
+        name: Scores(one.of, _norms(name, one.of, "wanda", squares) if squares else None)
+        for name, (_, one) in chosen.items()
+    }
+    own = shares(weighed, owl, share)
+    return {name: (Sparsity(own[name]), one) for name, (_, one) in chosen.items()}
 
 
 def _norms(name: str, node: Node, method: str, squares: Squares) -> NDArray[np.float32] | None:
