@@ -204,10 +204,15 @@ def measuring(quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def telling_of_compilation(quiet: bool) -> Iterator[None]:
-    """The first run on a machine compiles each kernel, which takes seconds; the user should know what they go to."""
-    from requant.kernels_cpu import on_compile
+    """The first run on a machine compiles each kernel, which takes seconds; the user should know what they go to, and
+    why the next run may have to do it again."""
+    from requant.kernels_cpu import on_compile, on_notice
 
     told: list[str] = []
+
+    def notice(text: str) -> None:
+        if not quiet:
+            remark(text)
 
     def tell(name: str) -> None:
         if not told and not quiet:
@@ -215,10 +220,12 @@ def telling_of_compilation(quiet: bool) -> Iterator[None]:
         told.append(name)
 
     on_compile.append(tell)
+    on_notice.append(notice)
     try:
         yield
     finally:
         on_compile.remove(tell)
+        on_notice.remove(notice)
 
 
 def plan_text(plan: Plan, workers: int, *, every: bool = False) -> str:

@@ -18,7 +18,7 @@ from numba.core import config
 from numpy.typing import NDArray
 
 from requant.kernels_cpu import on_compile
-from requant.kernels_cpu.kept import folder
+from requant.kernels_cpu.cache import folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 

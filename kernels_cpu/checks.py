@@ -11,11 +11,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import OUT_INTS, WORDS32, kernel
-from requant.kernels_cpu.simd import greater, load_ints16, splat_int16, store_ints
+from requant.kernels_cpu.kept import Kept
 
 #: The least size that a half rounds to infinity: half a step above 65504.
 HALF_OVERFLOW: Final = 65520.0
+
+_largest_lanes: Final = Kept("largest", "largest_lanes")
 
 
 def beyond(values: NDArray[np.float32], limit: float = HALF_OVERFLOW) -> int | None:
@@ -34,11 +35,3 @@ def _largest(bits: NDArray[np.uint32]) -> int:
     lanes = np.empty(16, np.int32)
     _largest_lanes(bits if bits.size >= 16 else np.resize(bits, 16), lanes)
     return int(lanes.max())
-
-
-@kernel(WORDS32, OUT_INTS)
-def _largest_lanes(bits: NDArray[np.uint32], out: NDArray[np.int32]) -> None:
-    top = splat_int16(0)
-    for i in range(0, bits.size, 16):
-        top = greater(top, load_ints16(bits, min(i, bits.size - 16)) & 0x7FFFFFFF)
-    store_ints(out, 0, top)

@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from requant.codecs import Halves, Parts, Values
 from requant.dtypes import DType
 from requant.errors import UnsupportedError
-from requant.kernels_cpu import casts
-from requant.kernels_cpu._jit import Kernel
+from requant.kernels_cpu.kept import Kept
 
-_WIDEN: Final[Mapping[str, Kernel]] = {"F16": casts.widen_f16, "BF16": casts.widen_bf16, "F64": casts.narrow_f64}
-_NARROW: Final[Mapping[str, Kernel]] = {"F16": casts.narrow_f16, "BF16": casts.narrow_bf16, "F64": casts.widen_f64}
+_WIDEN: Final = {
+    "F16": Kept("casts", "widen_f16"),
+    "BF16": Kept("casts", "widen_bf16"),
+    "F64": Kept("casts", "narrow_f64"),
+}
+_NARROW: Final = {
+    "F16": Kept("casts", "narrow_f16"),
+    "BF16": Kept("casts", "narrow_bf16"),
+    "F64": Kept("casts", "widen_f64"),
+}
+_look_up, _narrow_f8 = Kept("casts", "look_up"), Kept("casts", "narrow_f8")
 #: What kernels see: bits, where numba knows no such number.
 _VIEWS: Final[Mapping[str, str]] = {"F16": "u2", "BF16": "u2", "F64": "f8"}
 
@@ -94,7 +102,7 @@ class DenseCodec:
         elif label in _WIDEN:
             _run(_WIDEN[label], data.view(_VIEWS[label]), values)
         else:
-            casts.look_up(data, small_float_table(label), values)
+            _look_up(data, small_float_table(label), values)
 
     def encode(self, values: Values, out: Parts, start: int = 0, importance: Values | None = None) -> None:
         """From float32, to nearest, ties to even; raises UnsupportedError for what an 8-bit float cannot hold.
@@ -127,7 +135,7 @@ class DenseCodec:
                 )
         for at in range(0, values.size, 1 << 20):
             run, target = values[at : at + (1 << 20)], data[at : at + (1 << 20)]
-            _run(lambda x, y: casts.narrow_f8(x, limits, kind.mantissa, kind.bias, kind.nan, y), run, target)
+            _run(lambda x, y: _narrow_f8(x, limits, kind.mantissa, kind.bias, kind.nan, y), run, target)
 
 
 def dense_codec(dtype: DType) -> DenseCodec:

@@ -12,139 +12,88 @@ from numpy.typing import NDArray
 from requant.codecs import Codes, Correction, Parts, Values
 from requant.encodings import Blocks
 from requant.errors import UnsupportedError
-from requant.kernels_cpu._jit import Kernel
-from requant.kernels_cpu.ggml_codes import CODES
-from requant.kernels_cpu.ggml_decode import (
-    decode_q2_k,
-    decode_q3_k,
-    decode_q4_0,
-    decode_q4_1,
-    decode_q4_k,
-    decode_q5_0,
-    decode_q5_1,
-    decode_q5_k,
-    decode_q6_k,
-    decode_q8_0,
-)
-from requant.kernels_cpu.ggml_feedback import CODABLE, encode_corrected
-from requant.kernels_cpu.ggml_fp4 import decode_mxfp4, decode_nvfp4, encode_mxfp4, encode_nvfp4
 from requant.kernels_cpu.ggml_grids import GridDecoder, GridEncoder
-from requant.kernels_cpu.ggml_importance import (
-    encode_q2_k_weighted,
-    encode_q3_k_weighted,
-    encode_q4_k_weighted,
-    encode_q5_k_weighted,
-    encode_q6_k_weighted,
-)
-from requant.kernels_cpu.ggml_iq1 import encode_iq1_m, encode_iq1_s
-from requant.kernels_cpu.ggml_iq2 import encode_iq2_s, encode_iq2_xs, encode_iq2_xxs
-from requant.kernels_cpu.ggml_iq3 import encode_iq3_s, encode_iq3_xxs
-from requant.kernels_cpu.ggml_iq4 import decode_iq4_nl, decode_iq4_xs, encode_iq4_nl, encode_iq4_xs
-from requant.kernels_cpu.ggml_iq_decode import (
-    decode_iq1_m,
-    decode_iq1_s,
-    decode_iq2_s,
-    decode_iq2_xs,
-    decode_iq2_xxs,
-    decode_iq3_s,
-    decode_iq3_xxs,
-)
-from requant.kernels_cpu.ggml_k import encode_q2_k, encode_q3_k, encode_q4_k, encode_q5_k, encode_q6_k
-from requant.kernels_cpu.ggml_legacy import encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1, encode_q8_0
-from requant.kernels_cpu.ggml_legacy_importance import (
-    encode_q4_0_weighted,
-    encode_q4_1_weighted,
-    encode_q5_0_weighted,
-    encode_q5_1_weighted,
-)
-from requant.kernels_cpu.ggml_ternary import (
-    decode_q1_0,
-    decode_q2_0,
-    decode_tq1_0,
-    decode_tq2_0,
-    encode_q1_0,
-    encode_q2_0,
-    encode_tq1_0,
-    encode_tq2_0,
-)
-from requant.kernels_cpu.lattice import Unweighted
+from requant.kernels_cpu.kept import Kept
+from requant.kernels_cpu.unweighted import Unweighted
+
+Kernel = Callable[..., None]
 
 #: (values, out): float32 [blocks * values] to uint8 [blocks * bytes].
 ENCODERS: Final[Mapping[str, Kernel]] = {
-    "Q4_0": encode_q4_0,
-    "Q4_1": encode_q4_1,
-    "Q5_0": encode_q5_0,
-    "Q5_1": encode_q5_1,
-    "Q8_0": encode_q8_0,
-    "Q2_K": encode_q2_k,
-    "Q3_K": encode_q3_k,
-    "Q4_K": encode_q4_k,
-    "Q5_K": encode_q5_k,
-    "Q6_K": encode_q6_k,
-    "IQ1_M": Unweighted(GridEncoder(encode_iq1_m, "IQ1_S")),
-    "IQ2_S": Unweighted(GridEncoder(encode_iq2_s, "IQ2_S")),
-    "IQ3_XXS": Unweighted(GridEncoder(encode_iq3_xxs, "IQ3_XXS")),
-    "IQ3_S": Unweighted(GridEncoder(encode_iq3_s, "IQ3_S")),
-    "IQ4_NL": Unweighted(encode_iq4_nl),
-    "IQ4_XS": Unweighted(encode_iq4_xs),
-    "TQ1_0": encode_tq1_0,
-    "TQ2_0": encode_tq2_0,
-    "MXFP4": encode_mxfp4,
-    "NVFP4": encode_nvfp4,
-    "Q1_0": encode_q1_0,
-    "Q2_0": encode_q2_0,
+    "Q4_0": Kept("ggml_legacy", "encode_q4_0"),
+    "Q4_1": Kept("ggml_legacy", "encode_q4_1"),
+    "Q5_0": Kept("ggml_legacy", "encode_q5_0"),
+    "Q5_1": Kept("ggml_legacy", "encode_q5_1"),
+    "Q8_0": Kept("ggml_legacy", "encode_q8_0"),
+    "Q2_K": Kept("ggml_k", "encode_q2_k"),
+    "Q3_K": Kept("ggml_k", "encode_q3_k"),
+    "Q4_K": Kept("ggml_k", "encode_q4_k"),
+    "Q5_K": Kept("ggml_k", "encode_q5_k"),
+    "Q6_K": Kept("ggml_k", "encode_q6_k"),
+    "IQ1_M": Unweighted(GridEncoder(Kept("ggml_iq1", "encode_iq1_m"), "IQ1_S")),
+    "IQ2_S": Unweighted(GridEncoder(Kept("ggml_iq2", "encode_iq2_s"), "IQ2_S")),
+    "IQ3_XXS": Unweighted(GridEncoder(Kept("ggml_iq3", "encode_iq3_xxs"), "IQ3_XXS")),
+    "IQ3_S": Unweighted(GridEncoder(Kept("ggml_iq3", "encode_iq3_s"), "IQ3_S")),
+    "IQ4_NL": Unweighted(Kept("ggml_iq4", "encode_iq4_nl")),
+    "IQ4_XS": Unweighted(Kept("ggml_iq4", "encode_iq4_xs")),
+    "TQ1_0": Kept("ggml_ternary", "encode_tq1_0"),
+    "TQ2_0": Kept("ggml_ternary", "encode_tq2_0"),
+    "MXFP4": Kept("ggml_fp4", "encode_mxfp4"),
+    "NVFP4": Kept("ggml_fp4", "encode_nvfp4"),
+    "Q1_0": Kept("ggml_ternary", "encode_q1_0"),
+    "Q2_0": Kept("ggml_ternary", "encode_q2_0"),
 }
 
 #: (values, importance, columns, out): as above, with the importance of one row [columns] or of every row
 #: [rows * columns] beside it. Types that are not here take no notice of an importance, as in ggml.
 WEIGHTED: Final[Mapping[str, Kernel]] = {
-    "Q4_0": encode_q4_0_weighted,
-    "Q4_1": encode_q4_1_weighted,
-    "Q5_0": encode_q5_0_weighted,
-    "Q5_1": encode_q5_1_weighted,
-    "Q2_K": encode_q2_k_weighted,
-    "Q3_K": encode_q3_k_weighted,
-    "Q4_K": encode_q4_k_weighted,
-    "Q5_K": encode_q5_k_weighted,
-    "Q6_K": encode_q6_k_weighted,
-    "IQ1_S": GridEncoder(encode_iq1_s, "IQ1_S"),
-    "IQ1_M": GridEncoder(encode_iq1_m, "IQ1_S"),
-    "IQ2_XXS": GridEncoder(encode_iq2_xxs, "IQ2_XXS"),
-    "IQ2_XS": GridEncoder(encode_iq2_xs, "IQ2_XS"),
-    "IQ2_S": GridEncoder(encode_iq2_s, "IQ2_S"),
-    "IQ3_XXS": GridEncoder(encode_iq3_xxs, "IQ3_XXS"),
-    "IQ3_S": GridEncoder(encode_iq3_s, "IQ3_S"),
-    "IQ4_NL": encode_iq4_nl,
-    "IQ4_XS": encode_iq4_xs,
+    "Q4_0": Kept("ggml_legacy_importance", "encode_q4_0_weighted"),
+    "Q4_1": Kept("ggml_legacy_importance", "encode_q4_1_weighted"),
+    "Q5_0": Kept("ggml_legacy_importance", "encode_q5_0_weighted"),
+    "Q5_1": Kept("ggml_legacy_importance", "encode_q5_1_weighted"),
+    "Q2_K": Kept("ggml_importance", "encode_q2_k_weighted"),
+    "Q3_K": Kept("ggml_importance", "encode_q3_k_weighted"),
+    "Q4_K": Kept("ggml_importance", "encode_q4_k_weighted"),
+    "Q5_K": Kept("ggml_importance", "encode_q5_k_weighted"),
+    "Q6_K": Kept("ggml_importance", "encode_q6_k_weighted"),
+    "IQ1_S": GridEncoder(Kept("ggml_iq1", "encode_iq1_s"), "IQ1_S"),
+    "IQ1_M": GridEncoder(Kept("ggml_iq1", "encode_iq1_m"), "IQ1_S"),
+    "IQ2_XXS": GridEncoder(Kept("ggml_iq2", "encode_iq2_xxs"), "IQ2_XXS"),
+    "IQ2_XS": GridEncoder(Kept("ggml_iq2", "encode_iq2_xs"), "IQ2_XS"),
+    "IQ2_S": GridEncoder(Kept("ggml_iq2", "encode_iq2_s"), "IQ2_S"),
+    "IQ3_XXS": GridEncoder(Kept("ggml_iq3", "encode_iq3_xxs"), "IQ3_XXS"),
+    "IQ3_S": GridEncoder(Kept("ggml_iq3", "encode_iq3_s"), "IQ3_S"),
+    "IQ4_NL": Kept("ggml_iq4", "encode_iq4_nl"),
+    "IQ4_XS": Kept("ggml_iq4", "encode_iq4_xs"),
 }
 
 #: (blocks, out): uint8 [blocks * bytes] to float32 [blocks * values].
 DECODERS: Final[Mapping[str, Kernel]] = {
-    "Q4_0": decode_q4_0,
-    "Q4_1": decode_q4_1,
-    "Q5_0": decode_q5_0,
-    "Q5_1": decode_q5_1,
-    "Q8_0": decode_q8_0,
-    "Q2_K": decode_q2_k,
-    "Q3_K": decode_q3_k,
-    "Q4_K": decode_q4_k,
-    "Q5_K": decode_q5_k,
-    "Q6_K": decode_q6_k,
-    "IQ1_S": GridDecoder(decode_iq1_s, "IQ1_S"),
-    "IQ1_M": GridDecoder(decode_iq1_m, "IQ1_S"),
-    "IQ2_XXS": GridDecoder(decode_iq2_xxs, "IQ2_XXS"),
-    "IQ2_XS": GridDecoder(decode_iq2_xs, "IQ2_XS"),
-    "IQ2_S": GridDecoder(decode_iq2_s, "IQ2_S"),
-    "IQ3_XXS": GridDecoder(decode_iq3_xxs, "IQ3_XXS"),
-    "IQ3_S": GridDecoder(decode_iq3_s, "IQ3_S"),
-    "IQ4_NL": decode_iq4_nl,
-    "IQ4_XS": decode_iq4_xs,
-    "TQ1_0": decode_tq1_0,
-    "TQ2_0": decode_tq2_0,
-    "MXFP4": decode_mxfp4,
-    "NVFP4": decode_nvfp4,
-    "Q1_0": decode_q1_0,
-    "Q2_0": decode_q2_0,
+    "Q4_0": Kept("ggml_decode", "decode_q4_0"),
+    "Q4_1": Kept("ggml_decode", "decode_q4_1"),
+    "Q5_0": Kept("ggml_decode", "decode_q5_0"),
+    "Q5_1": Kept("ggml_decode", "decode_q5_1"),
+    "Q8_0": Kept("ggml_decode", "decode_q8_0"),
+    "Q2_K": Kept("ggml_decode", "decode_q2_k"),
+    "Q3_K": Kept("ggml_decode", "decode_q3_k"),
+    "Q4_K": Kept("ggml_decode", "decode_q4_k"),
+    "Q5_K": Kept("ggml_decode", "decode_q5_k"),
+    "Q6_K": Kept("ggml_decode", "decode_q6_k"),
+    "IQ1_S": GridDecoder(Kept("ggml_iq_decode", "decode_iq1_s"), "IQ1_S"),
+    "IQ1_M": GridDecoder(Kept("ggml_iq_decode", "decode_iq1_m"), "IQ1_S"),
+    "IQ2_XXS": GridDecoder(Kept("ggml_iq_decode", "decode_iq2_xxs"), "IQ2_XXS"),
+    "IQ2_XS": GridDecoder(Kept("ggml_iq_decode", "decode_iq2_xs"), "IQ2_XS"),
+    "IQ2_S": GridDecoder(Kept("ggml_iq_decode", "decode_iq2_s"), "IQ2_S"),
+    "IQ3_XXS": GridDecoder(Kept("ggml_iq_decode", "decode_iq3_xxs"), "IQ3_XXS"),
+    "IQ3_S": GridDecoder(Kept("ggml_iq_decode", "decode_iq3_s"), "IQ3_S"),
+    "IQ4_NL": Kept("ggml_iq4", "decode_iq4_nl"),
+    "IQ4_XS": Kept("ggml_iq4", "decode_iq4_xs"),
+    "TQ1_0": Kept("ggml_ternary", "decode_tq1_0"),
+    "TQ2_0": Kept("ggml_ternary", "decode_tq2_0"),
+    "MXFP4": Kept("ggml_fp4", "decode_mxfp4"),
+    "NVFP4": Kept("ggml_fp4", "decode_nvfp4"),
+    "Q1_0": Kept("ggml_ternary", "decode_q1_0"),
+    "Q2_0": Kept("ggml_ternary", "decode_q2_0"),
 }
 
 
@@ -186,6 +135,8 @@ class BlockCodec:
     def encode_corrected(self, values: Values, out: Parts, start: int, correction: Correction) -> None:
         """As `encode`, but columns after one make up for its error; scales are those that `encode` finds for what the
         weights of a block are then."""
+        from requant.kernels_cpu.ggml_feedback import CODABLE, encode_corrected  # which few conversions need
+
         how, decode = CODABLE.get(self.encoding.label), DECODERS[self.encoding.label]
         if how is None:
             raise UnsupportedError(f"{self.encoding.label} takes no error feedback", hint="leave out --feedback")
@@ -206,6 +157,8 @@ class BlockCodec:
         self._codes()[1](codes, self._blocks(out, len(codes.codes)))
 
     def _codes(self) -> tuple[Callable[[NDArray[np.uint8]], Codes], Callable[[Codes, NDArray[np.uint8]], None]]:
+        from requant.kernels_cpu.ggml_codes import CODES  # which few conversions need
+
         if self.encoding.label not in CODES:
             raise UnsupportedError(f"there are no integers with a scale of their own in {self.encoding.label}")
         return CODES[self.encoding.label]

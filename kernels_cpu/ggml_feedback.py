@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Correction, Values
-from requant.kernels_cpu._jit import Kernel
 from requant.kernels_cpu.feedback import Corrected, Grid
 from requant.kernels_cpu.ggml_iq4 import LEVELS
 
 Codes = NDArray[np.uint8]
 #: Makes one block of each row [rows, values], weighing the errors of columns: [rows, bytes].
 Encode = Callable[[Values, Values], Codes]
+Kernel = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.kernels_cpu._jit import BYTES, NUMBER, OUT_INTS64, OUT_WORDS, WORDS, Kernel, Words, kernel
+from requant.kernels_cpu.kept import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Grid:
     dimensions: int
     bits: int
     packed: NDArray[np.uint64]
-    codes: Words
+    codes: NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class Neighbours:
     """
 
     span: NDArray[np.int64]
-    near: Words
-    index: Words
+    near: NDArray[np.uint16]
+    index: NDArray[np.uint16]
 
     @property
-    def arrays(self) -> tuple[NDArray[np.int64], Words, Words]:
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint16]]:
         """As kernels take them."""
         return self.span, self.near, self.index
 
@@ -63,6 +63,8 @@ _SHELLS: Final[Mapping[str, int]] = {"IQ2_XXS": 2, "IQ2_XS": 2, "IQ2_S": 1, "IQ1
 #: Codes that are looked at together, and the most candidates that one of them may have.
 _CHUNK: Final = 512
 _MOST: Final = 512
+
+_group: Final = Kept("ggml_shells", "group")
 
 
 @cache
@@ -111,61 +113,27 @@ def _distances(grid: Grid, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
     return squares.astype(np.uint8)  # whole numbers, at most 4 * 7**2
 
 
-@kernel(BYTES, WORDS, NUMBER, OUT_WORDS, OUT_INTS64)
-def _group(distances: NDArray[np.uint8], codes: Words, shells: int, near: Words, span: NDArray[np.int64]) -> None:
-    """For every row of distances the points of its nearest shells, by distance and then by index, in groups."""
-    size, first = codes.size, 0
-    counts, order = np.empty(257, np.int64), np.empty(codes.size, np.uint16)
-    for row in range(distances.size // size):
-        for distance in range(257):
-            counts[distance] = 0
-        for j in range(size):
-            counts[distances[size * row + j] + 1] += 1
-        have, length, limit = 0, 0, 0
-        for distance in range(256):
-            if counts[distance + 1] and have < shells:
-                have, length, limit = have + 1, length + counts[distance + 1], distance
-                if distance == 0:
-                    have = shells  # in the grid: its own only neighbour
-            counts[distance + 1] += counts[distance]
-        for j in range(size):
-            distance = distances[size * row + j]
-            if distance <= limit:
-                order[counts[distance]] = codes[j]
-                counts[distance] += 1
-        groups = (length + 7) // 8
-        for j in range(8 * groups):
-            near[8 * (first + j % groups) + j // groups] = order[j if j < length else 0]
-        span[2 * row], span[2 * row + 1] = first, 2 * groups + (limit == 0)
-        first += groups
-
-
-class _Tabled(Kernel):
+class _Tabled:
     """A kernel that takes tables before its output, made on its first call."""
 
-    def __init__(self, kernel: Kernel, tables: Callable[[], tuple[NDArray[Any], ...]]) -> None:
+    def __init__(self, kernel: Callable[..., None], tables: Callable[[], tuple[NDArray[Any], ...]]) -> None:
         self.kernel, self.tables = kernel, tables
-        super().__init__(kernel.function, ())
 
     def __call__(self, *arguments: Any) -> None:
         """All arguments but the tables."""
         *inputs, out = arguments
         self.kernel(*inputs, *self.tables(), out)
 
-    def is_cold(self) -> bool:
-        """As the kernel it stands for."""
-        return self.kernel.is_cold()
-
 
 class GridDecoder(_Tabled):
     """A decoder that takes (blocks, packed grid, values)."""
 
-    def __init__(self, kernel: Kernel, label: str) -> None:
+    def __init__(self, kernel: Callable[..., None], label: str) -> None:
         super().__init__(kernel, lambda: (grid_of(label).packed,))
 
 
 class GridEncoder(_Tabled):
     """An encoder that takes (values, importance, columns, span, near, index, blocks)."""
 
-    def __init__(self, kernel: Kernel, label: str) -> None:
+    def __init__(self, kernel: Callable[..., None], label: str) -> None:
         super().__init__(kernel, lambda: neighbours_of(label).arrays)

@@ -24,6 +24,7 @@ from requant.kernels_cpu.ggml_k import (
     put_two_bits,
     signed_codes,
 )
+from requant.kernels_cpu.room import room
 from requant.kernels_cpu.search import affine_search, gather, positive_search, put_starts, signed_search
 from requant.kernels_cpu.simd import load16, splat16, sqrt, store, store_bytes
 from requant.kernels_cpu.simd_transpose import transpose_rows
@@ -63,38 +64,43 @@ def put_sums(ws: Floats, length: int, out: Floats) -> None:
 
 
 def _encoding(
-    groups: int, factor: int, search: Callable[..., None], width: int, finish: Callable[..., None]
+    groups: int, factor: int, search: Callable[..., None], width: int, sets: int, finish: Callable[..., None]
 ) -> Callable[..., None]:
     """Makes an encoder of super-blocks of `groups` groups, whose variance is `factor` times the mean square.
 
-    width: how many rows of lanes `search` leaves in its last argument. finish: (values, first, last, found, sums, out)
+    width: how many rows of lanes `search` leaves in its last argument, for each of the `sets` of sixteen groups that it
+    takes. finish: (values, first, last, found, sums, out)
     stores the sixteen super-blocks from `first` on; group g of super-block b is lane groups * b + g of found and sums.
     """
     length, together = 256 // groups, 16 // groups
+    size, most, all_groups = 16 * length, 16 * groups * width, 16 * groups
+    taken = sets * size
 
     @inlined
     def encode(values: Floats, importance: Floats, out: Bytes) -> None:
-        xs, ws = np.empty(16 * length, np.float32), np.empty(16 * length, np.float32)
-        scratch, starts = np.empty(16 * length, np.float32), np.empty(16, np.int64)
-        squares, variances = np.empty(16, np.float32), np.empty(16, np.float32)
-        found, sums = np.empty(groups * 16 * width, np.float32), np.empty(groups * 16, np.float32)
+        xs, ws = room(taken, np.float32), room(taken, np.float32)
+        scratch, starts = room(taken, np.float32), room(16, np.int64)
+        squares, variances = room(16, np.float32), room(16, np.float32)
+        found, sums = room(most, np.float32), room(all_groups, np.float32)
         last = values.size // 256 - 1
         for first in range(0, last + 1, 16):
             put_starts(starts, first, last, 256)
             sums_of_squares(values, starts, 256, scratch, squares)
             for part in range(groups):
+                place = part % sets * size
                 for b in range(together):
                     block = part * together + b
                     for g in range(groups):
                         starts[b * groups + g] = 256 * min(first + block, last) + length * g
                         variances[b * groups + g] = _F(factor) * squares[block] / _F(256)
-                gather(values, starts, 0, length, xs)
+                gather(values, starts, 0, length, xs[place:])
                 for k in range(16):
                     starts[k] %= importance.size
-                gather(importance, starts, 0, length, ws)
-                put_weights(xs, ws, variances, length)
-                put_sums(ws, length, sums[16 * part : 16 * part + 16])
-                search(xs, ws, scratch, found[16 * width * part : 16 * width * (part + 1)])
+                gather(importance, starts, 0, length, ws[place:])
+                put_weights(xs[place:], ws[place:], variances, length)
+                put_sums(ws[place:], length, sums[16 * part : 16 * part + 16])
+                if part % sets == sets - 1:
+                    search(xs, ws, scratch, found[16 * width * (part + 1 - sets) :])
             finish(values, first, last, found, sums, out)
 
     return encode
@@ -110,13 +116,13 @@ def _regroup(found: Floats, row: int, width: int, groups: int, out: Floats) -> N
 
 
 def _finishing_affine(groups: int, top: int, put: Callable[..., None]) -> Callable[..., None]:
-    second = positive_search(groups, top)
+    second, lanes = positive_search(groups, top), 16 * groups
 
     @inlined
     def finish(values: Floats, first: int, last: int, found: Floats, sums: Floats, out: Bytes) -> None:
-        xs, ws = np.empty(16 * groups, np.float32), np.empty(16 * groups, np.float32)
-        scales, minima = np.empty(16 * groups, np.int32), np.empty(16 * groups, np.int32)
-        ds, dmins = np.empty(16, np.float32), np.empty(16, np.float32)
+        xs, ws = room(lanes, np.float32), room(lanes, np.float32)
+        scales, minima = room(lanes, np.int32), room(lanes, np.int32)
+        ds, dmins = room(16, np.float32), room(16, np.float32)
         _regroup(sums, 0, 1, groups, ws)
         _regroup(found, 0, 4, groups, xs)
         second(xs, ws, scales, ds)
@@ -146,8 +152,8 @@ def _putting_affine(size: int, clamp: bool, put_codes: Callable[..., None]) -> C
         minima: Ints,
         out: Bytes,
     ) -> None:
-        six, low_six = np.empty(8, np.int32), np.empty(8, np.int32)
-        steps, lows = np.empty(8, np.float32), np.empty(8, np.float32)
+        six, low_six = room(8, np.int32), room(8, np.int32)
+        steps, lows = room(8, np.float32), room(8, np.float32)
         for j in range(8):
             six[j], low_six[j] = scales[16 * j], minima[16 * j]
             if clamp:
@@ -186,9 +192,9 @@ _second_q3: Final = signed_search(16, 32, unbounded=True)
 
 @inlined
 def _finish_q3_k(values: Floats, first: int, last: int, found: Floats, sums: Floats, out: Bytes) -> None:
-    xs, ws, wxs = np.empty(256, np.float32), np.empty(256, np.float32), np.empty(256, np.float32)
-    best, scales, codes = np.empty(48, np.float32), np.empty(16, np.int32), np.empty(256, np.uint8)
-    signed = np.empty(256, np.uint8)
+    xs, ws, wxs = room(256, np.float32), room(256, np.float32), room(256, np.float32)
+    best, scales, codes = room(48, np.float32), room(16, np.int32), room(256, np.uint8)
+    signed = room(256, np.uint8)
     _regroup(sums, 0, 1, 16, ws)
     _regroup(found, 0, 3, 16, xs)
     _second_q3(xs, ws, wxs, best)
@@ -208,14 +214,15 @@ def _finish_q3_k(values: Floats, first: int, last: int, found: Floats, sums: Flo
 
 
 _encode_q2: Final = _encoding(
-    16, 1, affine_search(16, 3, -0.9, 0.05, 36, False), 4, _finishing_affine(16, 15, _put_q2_k)
+    16, 1, affine_search(16, 3, -0.9, 0.05, 36, False), 4, 2, _finishing_affine(16, 15, _put_q2_k)
 )
-_encode_q3: Final = _encoding(16, 2, signed_search(16, 4), 3, _finish_q3_k)
+_encode_q3: Final = _encoding(16, 2, signed_search(16, 4), 3, 1, _finish_q3_k)
 _encode_q4: Final = _encoding(
     8,
     2,
     affine_search(32, 15, -0.9, 0.05, 36, False),
     4,
+    2,
     _finishing_affine(8, 63, _putting_affine(144, False, put_nibbles)),
 )
 _encode_q5: Final = _encoding(
@@ -223,6 +230,7 @@ _encode_q5: Final = _encoding(
     2,
     affine_search(32, 31, -0.9, 0.05, 36, False),
     4,
+    2,
     _finishing_affine(8, 63, _putting_affine(176, True, put_five_bits)),
 )
 _search_q6: Final = signed_search(16, 32)
@@ -255,8 +263,8 @@ def encode_q5_k_weighted(values: Floats, importance: Floats, columns: int, out: 
 @kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
 def encode_q6_k_weighted(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
     """Q6_K, whose weights are the importances themselves."""
-    xs, ws, wxs = np.empty(256, np.float32), np.empty(256, np.float32), np.empty(256, np.float32)
-    found, scales, starts = np.empty(48, np.float32), np.empty(16, np.int32), np.empty(16, np.int64)
+    xs, ws, wxs = room(256, np.float32), room(256, np.float32), room(256, np.float32)
+    found, scales, starts = room(48, np.float32), room(16, np.int32), room(16, np.int64)
     for n in range(values.size // 256):
         put_starts(starts, 16 * n, 16 * n + 15, 16)
         gather(values, starts, 0, 16, xs)

@@ -28,6 +28,7 @@ from requant.kernels_cpu._jit import (
 )
 from requant.kernels_cpu.lattice import clear, copy, nearest_int, sum_of_squares, weigh, weigh_by_size
 from requant.kernels_cpu.lattice_search import make_nearest_point
+from requant.kernels_cpu.room import room, zeros
 from requant.kernels_cpu.simd import (
     F32x8,
     fabs,
@@ -167,11 +168,11 @@ def encode_iq1_s(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 50 bytes."""
-    plain, ws, xs, turned = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    sum_x, sum_w = np.zeros(264, _F), np.zeros(264, _F)
-    ranks, order, cuts = np.empty(256, np.int32), np.empty(256, np.int32), np.empty(8, np.int32)
-    terms, scales, tops = np.empty(64, _F), np.empty(8, _F), np.empty(8, _F)
-    levels, codes, downs = np.empty(32, np.int64), np.empty(4, np.int64), np.empty(8, np.int64)
+    plain, ws, xs, turned = room(256, _F), room(256, _F), room(256, _F), room(256, _F)
+    sum_x, sum_w = zeros(264, _F), zeros(264, _F)
+    ranks, order, cuts = room(256, np.int32), room(256, np.int32), room(8, np.int32)
+    terms, scales, tops = room(64, _F), room(8, _F), room(8, _F)
+    levels, codes, downs = room(32, np.int64), room(4, np.int64), room(8, np.int64)
     for n in range(values.size // 256):
         start, top = 50 * n, _F(0)
         clear(out, start, 50)
@@ -251,11 +252,11 @@ def encode_iq1_m(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 56 bytes; an empty importance for none."""
-    plain, ws, xs, turned = np.empty(256, _F), np.empty(256, _F), np.empty(128, _F), np.empty(128, _F)
-    sum_x, sum_w = np.zeros(272, _F), np.zeros(272, _F)
-    ranks, order, cuts = np.empty(128, np.int32), np.empty(128, np.int32), np.empty(8, np.int32)
-    terms, scales, tops, found = np.empty(64, _F), np.empty(16, _F), np.empty(8, _F), np.empty(8, _F)
-    levels, codes, shifts = np.empty(16, np.int64), np.zeros(32, np.int64), np.empty(16, np.int64)
+    plain, ws, xs, turned = room(256, _F), room(256, _F), room(128, _F), room(128, _F)
+    sum_x, sum_w = zeros(272, _F), zeros(272, _F)
+    ranks, order, cuts = room(128, np.int32), room(128, np.int32), room(8, np.int32)
+    terms, scales, tops, found = room(64, _F), room(16, _F), room(8, _F), room(8, _F)
+    levels, codes, shifts = room(16, np.int64), zeros(32, np.int64), room(16, np.int64)
     for n in range(values.size // 256):
         start, top = 56 * n, _F(0)
         clear(out, start, 56)

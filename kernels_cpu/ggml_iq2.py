@@ -34,7 +34,8 @@ from requant.kernels_cpu.lattice import (
     weigh,
     weigh_by_size,
 )
-from requant.kernels_cpu.lattice_search import make_search, numerators, work_space
+from requant.kernels_cpu.lattice_search import make_search, numerators
+from requant.kernels_cpu.room import room, zeros
 from requant.kernels_cpu.simd import (
     F32x8,
     I32x8,
@@ -62,9 +63,10 @@ def encode_iq2_s(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 82 bytes; an empty importance for none."""
-    xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    work, scales, steps = work_space(), np.empty(16, _F), np.empty(16, np.int64)
-    signs, codes = np.empty(32, np.int64), np.empty(2, np.int64)
+    xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
+    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    scales, steps = room(16, _F), room(16, np.int64)
+    signs, codes = room(32, np.int64), room(2, np.int64)
     for n in range(values.size // 256):
         start, top = 82 * n, _F(0)
         clear(out, start, 82)
@@ -99,9 +101,10 @@ def encode_iq2_xs(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 74 bytes."""
-    xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    work, scales, steps = work_space(), np.empty(16, _F), np.empty(16, np.int64)
-    signs, codes = np.empty(32, np.int64), np.empty(2, np.int64)
+    xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
+    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    scales, steps = room(16, _F), room(16, np.int64)
+    signs, codes = room(32, np.int64), room(2, np.int64)
     for n in range(values.size // 256):
         start, top = 74 * n, _F(0)
         clear(out, start, 74)
@@ -198,10 +201,11 @@ def encode_iq2_xxs(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 66 bytes."""
-    xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    turned_xs, turned_ws, levels = np.empty(256, _F), np.empty(256, _F), np.empty(256, np.int32)
-    work, scales, steps = work_space(), np.empty(8, _F), np.empty(8, np.int64)
-    signs, codes = np.empty(32, np.int64), np.empty(4, np.int64)
+    xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
+    turned_xs, turned_ws, levels = room(256, _F), room(256, _F), room(256, np.int32)
+    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    scales, steps = room(8, _F), room(8, np.int64)
+    signs, codes = room(32, np.int64), room(4, np.int64)
     for n in range(values.size // 256):
         start, top = 66 * n, _F(0)
         clear(out, start, 66)

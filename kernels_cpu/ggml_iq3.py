@@ -32,7 +32,8 @@ from requant.kernels_cpu.lattice import (
     weigh,
     weigh_by_size,
 )
-from requant.kernels_cpu.lattice_search import make_search, numerators, work_space
+from requant.kernels_cpu.lattice_search import make_search, numerators
+from requant.kernels_cpu.room import room, zeros
 
 _F = np.float32
 
@@ -58,9 +59,10 @@ def encode_iq3_s(
     The reference forgets to move on in the indices and signs of a block after 32 values that are all zero: those that
     follow land 8 and 4 bytes too early, and their values decode wrong. So they do here: the bytes are the reference's.
     """
-    xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    work, scales, steps = work_space(), np.empty(8, _F), np.empty(8, np.int64)
-    signs, codes = np.empty(32, np.int64), np.empty(8, np.int64)
+    xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
+    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    scales, steps = room(8, _F), room(8, np.int64)
+    signs, codes = room(32, np.int64), room(8, np.int64)
     for n in range(values.size // 256):
         start = 110 * n
         clear(out, start, 110)
@@ -93,9 +95,10 @@ def encode_iq3_xxs(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 98 bytes; an empty importance for none."""
-    xs, ws, roots = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F)
-    work, scales, steps = work_space(), np.empty(8, _F), np.empty(8, np.int64)
-    signs, codes = np.empty(32, np.int64), np.empty(8, np.int64)
+    xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
+    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    scales, steps = room(8, _F), room(8, np.int64)
+    signs, codes = room(32, np.int64), room(8, np.int64)
     for n in range(values.size // 256):
         start = 98 * n
         clear(out, start, 98)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from requant.kernels_cpu._jit import BYTES, FLOATS, NUMBER, OUT_BYTES, OUT_FLOATS, Bytes, Floats, inlined, kernel
 from requant.kernels_cpu.lattice import nearest_int
+from requant.kernels_cpu.room import room
 from requant.kernels_cpu.simd import (
     F32x8,
     I32x8,
@@ -109,8 +110,8 @@ def _pack(codes: Bytes, k: int, out: Bytes, start: int) -> None:
 @kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
 def encode_iq4_nl(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
     """Blocks of 32 values to 18 bytes; an empty importance for none."""
-    xs, ws, rows, codes = np.empty(256, _F), np.empty(256, _F), np.empty(256, _F), np.empty(256, np.uint8)
-    found = np.empty(8, _F)
+    xs, ws, rows, codes = room(256, _F), room(256, _F), room(256, _F), room(256, np.uint8)
+    found = room(8, _F)
     blocks = values.size // 32
     for first in range(0, blocks, 8):
         count = min(8, blocks - first)
@@ -155,8 +156,8 @@ def _gather(values: Floats, start: int, count: int, rows: Floats, xs: Floats) ->
 @kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
 def encode_iq4_xs(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
     """Blocks of 256 values to 136 bytes; an empty importance for none."""
-    xs, ws, codes = np.empty(256, _F), np.empty(256, _F), np.empty(256, np.uint8)
-    found, steps = np.empty(8, _F), np.empty(8, np.int64)
+    xs, ws, codes = room(256, _F), room(256, _F), room(256, np.uint8)
+    found, steps = room(8, _F), room(8, np.int64)
     for n in range(values.size // 256):
         _gather(values, 256 * n, 256, xs, xs)
         if importance.size:

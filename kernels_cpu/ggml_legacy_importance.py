@@ -14,45 +14,53 @@ from requant.kernels_cpu._jit import FLOATS, NUMBER, OUT_BYTES, Bytes, Floats, i
 from requant.kernels_cpu.ggml_importance import put_weights, sums_of_squares
 from requant.kernels_cpu.ggml_k import affine_codes, put_half, signed_codes
 from requant.kernels_cpu.ggml_legacy import put_high_bits, put_nibbles
+from requant.kernels_cpu.room import room
 from requant.kernels_cpu.search import affine_search, gather, put_starts, signed_search
-from requant.kernels_cpu.simd import load16
+from requant.kernels_cpu.simd import load16, store
 
 _F = np.float32
 
 
 @inlined
-def _variances(values: Floats, columns: int) -> Floats:
-    """The mean square of every row, summed in order."""
-    rows = values.size // columns
-    out, scratch = np.empty(rows + 16, np.float32), np.empty(128, np.float32)
-    starts = np.empty(16, np.int64)
-    for row in range(0, rows, 16):
-        put_starts(starts, row, rows - 1, columns)
-        sums_of_squares(values, starts, columns, scratch, out[row:])
-    return out / _F(columns)
+def _put_variances(values: Floats, columns: int, row: int, scratch: Floats, out: Floats) -> None:
+    """The mean squares of the sixteen rows from `row` on, each summed in order; rows beyond the last are it, again."""
+    starts = room(16, np.int64)
+    put_starts(starts, row, values.size // columns - 1, columns)
+    sums_of_squares(values, starts, columns, scratch, out)
+    store(out, 0, load16(out, 0) / _F(columns))
 
 
-def _encoding(search: Callable[..., None], put: Callable[..., None]) -> Callable[..., None]:
-    """Makes an encoder; put: (left, right values, found, lane, out, number of the block)."""
+def _encoding(search: Callable[..., None], width: int, sets: int, put: Callable[..., None]) -> Callable[..., None]:
+    """Makes an encoder.
+
+    width: how many rows of lanes `search` leaves in its last argument, for each of the `sets` of sixteen blocks that it
+    takes. put: (values, found, lane, number of the block, out).
+    """
+    taken, rows = 512 * sets, 16 * width
 
     @inlined
     def encode(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
         if values.size == 0:
             return
-        xs, ws, scratch = np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32)
-        found, mine, starts = np.empty(64, np.float32), np.empty(16, np.float32), np.empty(16, np.int64)
-        variances, last = _variances(values, columns), values.size // 32 - 1
-        for first in range(0, last + 1, 16):
-            put_starts(starts, first, last, 32)
-            gather(values, starts, 0, 32, xs)
-            for k in range(16):
-                mine[k] = variances[starts[k] // columns]
-                starts[k] %= importance.size
-            gather(importance, starts, 0, 32, ws)
-            put_weights(xs, ws, mine, 32)
+        xs, ws, scratch = room(taken, np.float32), room(taken, np.float32), room(taken, np.float32)
+        found, mine, starts = room(128, np.float32), room(16, np.float32), room(16, np.int64)
+        variances, row, last = room(16, np.float32), -16, values.size // 32 - 1
+        for first in range(0, last + 1, 16 * sets):
+            for part in range(sets):
+                place = 512 * part
+                put_starts(starts, first + 16 * part, last, 32)
+                if starts[15] // columns >= row + 16:  # sixteen blocks lie in sixteen rows at most
+                    row = starts[0] // columns
+                    _put_variances(values, columns, row, scratch, variances)
+                gather(values, starts, 0, 32, xs[place:])
+                for k in range(16):
+                    mine[k] = variances[starts[k] // columns - row]
+                    starts[k] %= importance.size
+                gather(importance, starts, 0, 32, ws[place:])
+                put_weights(xs[place:], ws[place:], mine, 32)
             search(xs, ws, scratch, found)
-            for k in range(min(16, last + 1 - first)):
-                put(values, found, k, first + k, out)
+            for k in range(min(16 * sets, last + 1 - first)):
+                put(values, found[rows * (k // 16) :], k % 16, first + k, out)
 
     return encode
 
@@ -93,10 +101,10 @@ def _put_q5_1(values: Floats, found: Floats, k: int, n: int, out: Bytes) -> None
     put_nibbles(left, right, out, 24 * n + 8)
 
 
-_encode_q4_0: Final = _encoding(signed_search(32, 8), _put_q4_0)
-_encode_q4_1: Final = _encoding(affine_search(32, 15, -0.9, 0.05, 36, False), _put_q4_1)
-_encode_q5_0: Final = _encoding(signed_search(32, 16), _put_q5_0)
-_encode_q5_1: Final = _encoding(affine_search(32, 31, -0.9, 0.05, 36, False), _put_q5_1)
+_encode_q4_0: Final = _encoding(signed_search(32, 8), 3, 1, _put_q4_0)
+_encode_q4_1: Final = _encoding(affine_search(32, 15, -0.9, 0.05, 36, False), 4, 2, _put_q4_1)
+_encode_q5_0: Final = _encoding(signed_search(32, 16), 3, 1, _put_q5_0)
+_encode_q5_1: Final = _encoding(affine_search(32, 31, -0.9, 0.05, 36, False), 4, 2, _put_q5_1)
 
 
 @kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from requant.kernels_cpu._jit import BYTES, FLOATS, OUT_BYTES, OUT_FLOATS, Bytes, Floats, inlined, kernel
+from requant.kernels_cpu.room import room, zeros
 from requant.kernels_cpu.simd import (
     F32x8,
     I32x8,
@@ -91,7 +92,7 @@ def _five(number: I32x8) -> I32x8:
 @kernel(FLOATS, OUT_BYTES)
 def encode_tq1_0(values: Floats, out: Bytes) -> None:
     """Blocks of 256 values to 54 bytes: 32 bytes of 5 trits, 16 of 5, 4 of 4, then d."""
-    four, tail = np.empty(32, _F), np.empty(8, np.uint8)
+    four, tail = room(32, _F), room(8, np.uint8)
     for n in range(values.size // 256):
         start, place = 256 * n, 54 * n
         d = _largest(values, start, 256)
@@ -158,6 +159,9 @@ def encode_q2_0(values: Floats, out: Bytes) -> None:
             out[place + 2 + 2 * i], out[place + 3 + 2 * i] = word & 255, word >> 8
 
 
+_POWERS: Final = (1, 3, 9, 27, 81)
+
+
 @inlined
 def _show_trit(codes: I32x8, power: int, d: np.float32, out: Floats, place: int) -> None:
     store(out, place, to_float(((codes * power & 255) * 3 >> 8) - 1) * d)
@@ -166,20 +170,19 @@ def _show_trit(codes: I32x8, power: int, d: np.float32, out: Floats, place: int)
 @kernel(BYTES, OUT_FLOATS)
 def decode_tq1_0(blocks: Bytes, out: Floats) -> None:
     """Blocks of 54 bytes to 256 values."""
-    powers, tail = np.array([1, 3, 9, 27, 81]), np.zeros(8, np.uint8)
-    work = np.empty(8, _F)
+    work, tail = room(8, _F), zeros(8, np.uint8)
     for n in range(blocks.size // 54):
         place, start = 256 * n, 54 * n
         d = _half(blocks, start + 52)
         for k in range(5):
             for i in range(0, 32, 8):
-                _show_trit(load_bytes(blocks, start + i), powers[k], d, out, place + 32 * k + i)
+                _show_trit(load_bytes(blocks, start + i), _POWERS[k], d, out, place + 32 * k + i)
             for i in range(0, 16, 8):
-                _show_trit(load_bytes(blocks, start + 32 + i), powers[k], d, out, place + 160 + 16 * k + i)
+                _show_trit(load_bytes(blocks, start + 32 + i), _POWERS[k], d, out, place + 160 + 16 * k + i)
         for i in range(4):
             tail[i] = blocks[start + 48 + i]
         for k in range(4):
-            _show_trit(load_bytes(tail, 0), powers[k], d, work, 0)
+            _show_trit(load_bytes(tail, 0), _POWERS[k], d, work, 0)
             for i in range(4):
                 out[place + 240 + 4 * k + i] = work[i]
 

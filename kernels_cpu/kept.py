@@ -1,41 +1,39 @@
-"""Kernels as machine code that an earlier process kept, which is had without the compiler.
+"""Kernels as machine code that an earlier process kept, which is had without numba.
 
-numba takes a third of a second to be imported and to begin, in which half a billion weights can be averaged. So a
-kernel on the way of something that takes little longer is asked for here, by name: where its machine code is kept, only
-llvmlite is imported, to link it; where not, the kernel is compiled as always, and its machine code kept for the next.
+numba takes a third of a second to be imported and to begin, in which half a billion weights can be averaged, and
+seconds to compile a kernel with a search. So kernels are asked for here, by name. Where a kernel's machine code is
+kept, it is only linked, by llvmlite. Where it was compiled ahead, as a wheel has it, to what LLVM makes machine code
+of, that takes LLVM hundredths of a second. Otherwise the kernel is compiled as always. Its machine code is kept for the
+next process.
 
-A file has a line of JSON and the object. Its folder's name has a hash of everything the code depends on, and a digest
-tells a file that was damaged. Only code that calls nothing but memory functions of the C library is kept: of what
-numba's own runtime has, which allocates arrays and raises errors, there is nothing here.
+A file has a line of JSON, and the object or the bitcode. Its folder's name has a hash of everything the code depends
+on, and a digest tells a file that was damaged. Only code that calls nothing but memory functions of the C library is
+kept: of what numba's own runtime has, which allocates arrays and raises errors, there is nothing here.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import hashlib
 import json
 import os
-import shutil
-import stat
 import struct
-import tempfile
 import threading
-import time
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
-_KEPT_DAYS: Final = 30
+from requant.kernels_cpu.cache import ahead_folder, folder, processor
+
 #: What kept code may call.
 _KNOWN: Final = frozenset({"memcpy", "memset", "memmove"})
+#: Called when nobody has an array any more, which never happens to arrays that belong to somebody else.
+_UNUSED: Final = "NRT_MemInfo_call_dtor"
 #: Of a contiguous array of one dimension, as compiled code takes it: who owns it and for whom, how many items of how
 #: many bytes, where they are, and again how many at which distance (numba.core.types.Array, in numba's data model).
 _ARRAY: Final = (*(ctypes.c_void_p,) * 2, *(ctypes.c_int64,) * 2, ctypes.c_void_p, *(ctypes.c_int64,) * 2)
@@ -46,76 +44,60 @@ _lock = threading.Lock()
 _engines: Final[list[Any]] = []  # they own the code
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept.
+class Kept:
+    """The kernel `name` of `requant.kernels_cpu.<module>`, had on its first call; it takes what the one there takes."""
 
-    numba's own cache does not notice that a kernel's imports changed, so the folder's name is a hash of every kernel
-    source, of the compiler's versions and of the processor. `REQUANT_CACHE_DIR` moves it; where the user's cache
-    cannot be written, it lies in the system's temporary folder, if nobody else can write into it there.
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+        self._code: Callable[..., None] | None = None
+
+    def __call__(self, *arguments: Any) -> None:
+        """Run it; the global interpreter lock is free meanwhile."""
+        if self._code is None:
+            self._code = kept(self.module, self.name)
+        self._code(*arguments)
+
+
+class Code(NamedTuple):
+    """A kernel without numba: the symbol of its function, what it takes, and object or bitcode.
+
+    arguments: `integer`, or an array's dtype.
     """
-    numba = find_spec("numba")
-    assert numba is not None and numba.origin is not None
-    digest = hashlib.sha256(Path(numba.origin).with_name("_version.py").read_bytes())
-    seed = [llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    digest.update("\n".join(seed).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    chosen = os.environ.get("REQUANT_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    fallback = Path(tempfile.gettempdir()) / f"requant-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    name = f"kernels-{digest.hexdigest()[:16]}"
-    for root in (Path(chosen) / "requant", fallback):
+
+    symbol: str
+    arguments: list[str]
+    data: bytes
+
+    def write(self, path: Path) -> None:
+        """Keep it, if there is a folder to keep it in."""
+        about = {"symbol": self.symbol, "arguments": self.arguments, "digest": hashlib.sha256(self.data).hexdigest()}
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            (root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.utime(root / name)
+            partial.write_bytes(json.dumps(about).encode() + b"\n" + self.data)
+            partial.replace(path)
         except OSError:
-            continue
-        if os.access(root / name, os.W_OK) and (root != fallback or _is_ours(root, root / name)):
-            return root / name
-    return _of_this_process(name)
+            partial.unlink(missing_ok=True)
 
-
-def _is_ours(*folders: Path) -> bool:
-    """Whether nobody else can put code there, which is run: in the system's temporary folder everybody may write."""
-    if not hasattr(os, "getuid"):
-        return True  # where that folder is each user's own
-    found = [folder.lstat() for folder in folders]
-    return all(stat.S_ISDIR(one.st_mode) and one.st_uid == os.getuid() and not one.st_mode & 0o022 for one in found)
-
-
-@cache
-def _of_this_process(name: str) -> Path:
-    """A folder that goes with the process, where there is none to keep anything in."""
-    place = Path(tempfile.mkdtemp(prefix="requant-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    (place / name).mkdir()
-    return place / name
-
-
-def prune(folder: Path) -> None:
-    """Delete the kernels of other versions that nobody has used for a month."""
-    oldest = time.time() - _KEPT_DAYS * 86400
-    for sibling in folder.parent.glob("kernels-*"):
-        if sibling != folder and sibling.stat().st_mtime < oldest:
-            shutil.rmtree(sibling, ignore_errors=True)
+    @staticmethod
+    def read(path: Path) -> Code | None:
+        """What was kept; None if there is none, or if it was damaged."""
+        try:
+            line, _, data = path.read_bytes().partition(b"\n")
+            about = json.loads(line)
+            whole = about["digest"] == hashlib.sha256(data).hexdigest()
+            return Code(about["symbol"], about["arguments"], data) if whole else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 @cache
-def folder() -> Path:
-    """The cache folder of this process, whose neighbours have been pruned."""
-    here = cache_folder()
-    prune(here)
-    return here
-
-
-@cache
-def _machine() -> Any:
+def machine() -> Any:
     """As numba has it: the processor's own instructions, and no liberty taken with floats."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
+    (name, features), target = processor(), llvm.Target.from_default_triple()
     return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3, reloc="static", codemodel="jitdefault", jit=True
+        cpu=name, features=features, opt=3, reloc="static", codemodel="jitdefault", jit=True
     )
 
 
@@ -128,33 +110,47 @@ def kept(module: str, name: str) -> Callable[..., None]:
 @cache
 def _kept(module: str, name: str) -> Callable[..., None]:
     path = folder() / f"{module}.{name}.object"
-    found = _linked(path)
-    if found is not None:
-        return found
+    if (found := Code.read(path)) is not None:
+        return _linked(found)
+    if (ahead := _ahead(module, name)) is not None:
+        ahead.write(path)
+        return _linked(ahead)
     kernel: Any = getattr(import_module(f"requant.kernels_cpu.{module}"), name)
-    keep(path, *kernel.lowered())
-    return _linked(path) or kernel
+    made = object_of(bitcode(*kernel.lowered()))
+    if made is None:
+        return kernel  # type: ignore[no-any-return]
+    made.write(path)
+    return _linked(made)
 
 
-def keep(path: Path, symbol: str, arguments: list[str], text: str) -> None:
-    """Write a kernel's machine code, if it can be called without numba; a cache that cannot be written is none.
+def _ahead(module: str, name: str) -> Code | None:
+    """The object of a kernel that was compiled ahead."""
+    place = ahead_folder()
+    found = Code.read(place / f"{module}.{name}.bitcode") if place is not None else None
+    try:
+        return object_of(found) if found is not None else None
+    except RuntimeError:  # of a newer LLVM
+        return None
 
-    symbol: of its function in `text`, which is LLVM's assembly language. arguments: `integer`, or an array's dtype.
-    """
+
+def bitcode(symbol: str, arguments: list[str], text: str) -> Code:
+    """A kernel, of which LLVM's assembly language is given, without what it does not call."""
     code = llvm.parse_assembly(text)
+    if any(function.name == _UNUSED for function in code.functions):
+        code.link_in(llvm.parse_assembly(f"define void @{_UNUSED}(ptr %info) {{ ret void }}"))
+        for function in code.functions:
+            if function.name == _UNUSED:
+                function.linkage = "internal"
     passes = llvm.create_new_module_pass_manager()
     passes.add_global_dead_code_eliminate_pass()
-    passes.run(code, llvm.create_pass_builder(_machine(), llvm.create_pipeline_tuning_options()))
-    data = _machine().emit_object(code)
-    if not undefined(data) <= _KNOWN:
-        return
-    about = {"symbol": symbol, "arguments": arguments, "digest": hashlib.sha256(data).hexdigest()}
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(json.dumps(about).encode() + b"\n" + data)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    passes.run(code, llvm.create_pass_builder(machine(), llvm.create_pipeline_tuning_options()))
+    return Code(symbol, arguments, code.as_bitcode())
+
+
+def object_of(code: Code) -> Code | None:
+    """Bitcode as machine code; None if that cannot be called without numba."""
+    data = machine().emit_object(llvm.parse_bitcode(code.data))
+    return code._replace(data=data) if undefined(data) <= _KNOWN else None
 
 
 def undefined(data: bytes) -> set[str]:
@@ -177,20 +173,13 @@ def undefined(data: bytes) -> set[str]:
     return found
 
 
-def _linked(path: Path) -> Callable[..., None] | None:
-    """Kept machine code as a function; None if there is none, or if it was damaged."""
-    try:
-        line, _, data = path.read_bytes().partition(b"\n")
-        about = json.loads(line)
-        if about["digest"] != hashlib.sha256(data).hexdigest():
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
-    engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+def _linked(code: Code) -> Callable[..., None]:
+    """Machine code as a function."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code.data))
     engine.finalize_object()
     _engines.append(engine)
-    return _callable(engine.get_function_address(about["symbol"]), about["arguments"])
+    return _callable(engine.get_function_address(code.symbol), code.arguments)
 
 
 def _callable(address: int, arguments: list[str]) -> Callable[..., None]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from requant.kernels_cpu._jit import Bytes, Floats, Ints64, Kernel, inlined
+from requant.kernels_cpu._jit import Bytes, Floats, Ints64, inlined
 from requant.kernels_cpu.simd import (
     F32x8,
     I32x8,
@@ -25,25 +25,7 @@ from requant.kernels_cpu.simd import (
 )
 
 _F = np.float32
-_NONE: Final = np.empty(0, _F)
 _ROUNDER: Final = _F(12582912)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
-
-
-class Unweighted(Kernel):
-    """A kernel for weighted values, called without an importance."""
-
-    def __init__(self, weighted: Kernel) -> None:
-        self.weighted = weighted
-        super().__init__(weighted.function, ())
-
-    def __call__(self, *arguments: Any) -> None:
-        """(values, out) as (values, no importance, 0, out)."""
-        values, out = arguments
-        self.weighted(values, _NONE, 0, out)
-
-    def is_cold(self) -> bool:
-        """As the kernel it stands for."""
-        return self.weighted.is_cold()
 
 
 @inlined

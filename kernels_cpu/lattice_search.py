@@ -157,12 +157,6 @@ def _make_fit(length: int, dimensions: int, bits: int) -> Any:
     return fit
 
 
-@inlined
-def work_space() -> tuple[Floats, Floats, Ints, Ints]:
-    """What a search writes to: (floats, terms, numbers, chosen), large enough for each of them."""
-    return np.empty(128, _F), np.empty(64, _F), np.zeros(256, np.int32), np.zeros(256, np.int32)
-
-
 def make_search(length: int, dimensions: int, bits: int, candidates: Floats, count: int, again: str) -> Any:
     """The search for groups of `length` values.
 

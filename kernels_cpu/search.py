@@ -1,4 +1,4 @@
-"""The searches of ggml's quantizers for the scale of a group, sixteen groups at a time.
+"""The searches of ggml's quantizers for the scale of a group, sixteen groups at a time, or two times sixteen.
 
 Each function here does in every lane what one scalar function of ggml/src/ggml-quants.c does, in its order. Groups lie
 transposed: element i of lane k at `xs[16 * i + k]`, its weight at the same place of `ws`.
@@ -17,6 +17,7 @@ from requant.kernels_cpu._jit import Floats, Ints, Ints64, inlined
 from requant.kernels_cpu.simd import (
     F32x8,
     F32x16,
+    F32x32,
     I32x8,
     I32x16,
     all_lanes,
@@ -24,23 +25,23 @@ from requant.kernels_cpu.simd import (
     fabs,
     float_bits,
     greater,
-    joined,
     lesser,
-    load,
     load16,
+    load32,
     load_ints16,
-    lower_half,
+    load_pair,
     rint,
-    splat,
     splat16,
+    splat32,
     splat_int16,
     store,
     store_ints,
+    store_pair,
     to_float,
-    upper_half,
     where,
 )
 from requant.kernels_cpu.simd_transpose import transpose_rows
+from requant.kernels_cpu.simd_vectors import I32x32
 
 _F = np.float32
 _ROUNDER: Final = _F(12582912)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
@@ -52,9 +53,11 @@ _TINY: Final = _F(1e-15)  # GROUP_MAX_EPS: a group below it is zero
 def nearest(x: F32x8) -> I32x8: ...
 @overload
 def nearest(x: F32x16) -> I32x16: ...
+@overload
+def nearest(x: F32x32) -> I32x32: ...
 @inlined
 def nearest(x: Any) -> Any:
-    """ggml's nearest_int, of eight or sixteen lanes: ties to even, and for what does not fit (or is NaN) the same
+    """ggml's nearest_int, of any number of lanes: ties to even, and for what does not fit (or is NaN) the same
     nonsense as there.
     """
     return (float_bits(x + _ROUNDER) & 0x7FFFFF) - 0x400000
@@ -76,56 +79,36 @@ def put_starts(starts: Ints64, first: int, last: int, length: int) -> None:
 
 
 @inlined
-def _low_codes(x: F32x8, low: F32x8, inverse: F32x8, top: int) -> F32x8:
+def _low_codes(x: F32x32, low: F32x32, inverse: F32x32, top: int) -> F32x32:
     return greater(rint(inverse * (x - low)), _F(0))
 
 
 @inlined
-def _fast_codes(x: F32x8, low: F32x8, inverse: F32x8, top: int) -> F32x8:
+def _fast_codes(x: F32x32, low: F32x32, inverse: F32x32, top: int) -> F32x32:
     return greater(lesser(rint(inverse * (x - low)), _F(top)), _F(0))
 
 
 @inlined
-def _careful_codes(x: F32x8, low: F32x8, inverse: F32x8, top: int) -> F32x8:
+def _careful_codes(x: F32x32, low: F32x32, inverse: F32x32, top: int) -> F32x32:
     return to_float(greater(lesser(nearest(inverse * (x - low)), top), 0))
 
 
 def _summing(length: int, top: int, codes_of: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes what codes sixteen groups: the weighted sums of the codes, of their squares, of codes times values.
-
-    Long groups eight lanes at a time: the sums of sixteen, and what they are made of, do not fit in the registers of
-    AVX2. For short ones the beginnings and ends of two loops cost more than that.
-    """
+    """Makes what codes the groups: the weighted sums of the codes, of their squares, of codes times values."""
+    apart = 16 * length
 
     @inlined
-    def whole(xs: Floats, ws: Floats, codes: Floats, low: F32x16, inverse: F32x16) -> Any:
-        sum_l, sum_l2, sum_xl = splat16(_F(0)), splat16(_F(0)), splat16(_F(0))
+    def sums(xs: Floats, ws: Floats, codes: Floats, low: F32x32, inverse: F32x32) -> Any:
+        sum_l, sum_l2, sum_xl = splat32(_F(0)), splat32(_F(0)), splat32(_F(0))
         for i in range(length):
-            x, w = load16(xs, 16 * i), load16(ws, 16 * i)
+            x, w = load_pair(xs, 16 * i, apart), load_pair(ws, 16 * i, apart)
             code = codes_of(x, low, inverse, top)
-            store(codes, 16 * i, code)
+            store(codes, 32 * i, code)
             wl = w * code
             sum_l, sum_l2, sum_xl = sum_l + wl, sum_l2 + wl * code, sum_xl + wl * x
         return sum_l, sum_l2, sum_xl
 
-    @inlined
-    def half(xs: Floats, ws: Floats, codes: Floats, lane: int, low: F32x8, inverse: F32x8) -> Any:
-        sum_l, sum_l2, sum_xl = splat(_F(0)), splat(_F(0)), splat(_F(0))
-        for i in range(length):
-            x, w = load(xs, 16 * i + lane), load(ws, 16 * i + lane)
-            code = codes_of(x, low, inverse, top)
-            store(codes, 16 * i + lane, code)
-            wl = w * code
-            sum_l, sum_l2, sum_xl = sum_l + wl, sum_l2 + wl * code, sum_xl + wl * x
-        return sum_l, sum_l2, sum_xl
-
-    @inlined
-    def halves(xs: Floats, ws: Floats, codes: Floats, low: F32x16, inverse: F32x16) -> Any:
-        a, b, c = half(xs, ws, codes, 0, lower_half(low), lower_half(inverse))
-        d, e, f = half(xs, ws, codes, 8, upper_half(low), upper_half(inverse))
-        return joined(a, d), joined(b, e), joined(c, f)
-
-    return halves if length > 16 else whole
+    return sums
 
 
 def _summing_up_to(length: int, top: int) -> Callable[..., Any]:
@@ -142,10 +125,10 @@ def _summing_up_to(length: int, top: int) -> Callable[..., Any]:
         xs: Floats,
         ws: Floats,
         codes: Floats,
-        low: F32x16,
-        inverse: F32x16,
-        lowest: F32x16,
-        spread: F32x16,
+        low: F32x32,
+        inverse: F32x32,
+        lowest: F32x32,
+        spread: F32x32,
         wanted: np.float32,
     ) -> Any:
         if not all_lanes((fabs(inverse * (lowest - low)) < _EXACT_BELOW) & (fabs(inverse * spread) < _EXACT_BELOW)):
@@ -157,15 +140,16 @@ def _summing_up_to(length: int, top: int) -> Callable[..., Any]:
     return sums
 
 
-def _error_of(length: int, absolute: bool) -> Callable[..., F32x16]:
-    """Makes the weighted square (or absolute) error of sixteen groups."""
+def _error_of(length: int, absolute: bool) -> Callable[..., F32x32]:
+    """Makes the weighted square (or absolute) error of the groups."""
+    apart = 16 * length
 
     @inlined
-    def error_of(xs: Floats, ws: Floats, codes: Floats, scale: F32x16, low: F32x16) -> F32x16:
-        total = splat16(_F(0))
+    def error_of(xs: Floats, ws: Floats, codes: Floats, scale: F32x32, low: F32x32) -> F32x32:
+        total = splat32(_F(0))
         for i in range(length):
-            error = scale * load16(codes, 16 * i) + low - load16(xs, 16 * i)
-            total = total + load16(ws, 16 * i) * (fabs(error) if absolute else error * error)
+            error = scale * load32(codes, 32 * i) + low - load_pair(xs, 16 * i, apart)
+            total = total + load_pair(ws, 16 * i, apart) * (fabs(error) if absolute else error * error)
         return total
 
     return error_of
@@ -174,19 +158,21 @@ def _error_of(length: int, absolute: bool) -> Callable[..., F32x16]:
 def affine_search(length: int, top: int, first: float, step: float, tries: int, absolute: bool) -> Callable[..., Any]:
     """make_qkx2_quants and make_qkx3_quants: code * scale + minimum, codes in 0..top.
 
-    The made function is (xs, ws, codes, found) -> None. found: [scale, -minimum, inverse, base] of the lanes; a value
-    has the code `inverse * (x - base)`. codes is scratch, as large as xs.
+    The made function is (xs, ws, codes, found) -> None, of two times sixteen groups, one set after the other: the sums
+    of a group wait for each other, and those of a second set fill the time. found: of each set [scale, -minimum,
+    inverse, base] of the lanes; a value has the code `inverse * (x - base)`. codes is scratch, as large as xs.
     """
+    apart = 16 * length
     start, delta = _F(first), _F(step)
     sums, error_of = _summing_up_to(length, top), _error_of(length, absolute)
 
     @inlined
     def search(xs: Floats, ws: Floats, codes: Floats, found: Floats) -> None:
-        zero = splat16(_F(0))
-        x, w = load16(xs, 0), load16(ws, 0)
+        zero = splat32(_F(0))
+        x, w = load_pair(xs, 0, apart), load_pair(ws, 0, apart)
         low, high, sum_w, sum_x = x, x, w, w * x
         for i in range(1, length):
-            x, w = load16(xs, 16 * i), load16(ws, 16 * i)
+            x, w = load_pair(xs, 16 * i, apart), load_pair(ws, 16 * i, apart)
             low, high = lesser(x, low), greater(x, high)
             sum_w, sum_x = sum_w + w, sum_x + w * x
         lowest, low = low, where(low > zero, zero, low)
@@ -195,7 +181,7 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
         best, scale, best_inverse, base = zero, zero, zero, low
         for attempt in range(-1, tries + 1):
             wanted = _F(top) if attempt < 0 else start + delta * _F(attempt) + _F(top)
-            inverse = where(flat, zero, splat16(wanted) / (high - low))
+            inverse = where(flat, zero, splat32(wanted) / (high - low))
             sum_l, sum_l2, sum_xl = sums(xs, ws, codes, low, inverse, lowest, high - low, wanted)
             if attempt < 0:
                 scale, best_inverse = 1 / inverse, inverse
@@ -216,10 +202,10 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
                 where(better, this_low, low),
             )
 
-        store(found, 0, where(flat, zero, scale))
-        store(found, 16, low * -1)
-        store(found, 32, best_inverse)
-        store(found, 48, base)
+        store_pair(found, 0, 64, where(flat, zero, scale))
+        store_pair(found, 16, 64, low * -1)
+        store_pair(found, 32, 64, best_inverse)
+        store_pair(found, 48, 64, base)
 
     return search
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import cgutils
 from numba.extending import intrinsic
 
+from requant.kernels_cpu.cache import has
 from requant.kernels_cpu.simd import address_of
 from requant.kernels_cpu.simd_vectors import F32x8, I32x8, I32x16, Mask8
 
@@ -21,9 +21,7 @@ _LOW: Final = list(range(16))
 _HIGH: Final = list(range(16, 32))
 #: Where they lie in sixteen words.
 _SPLIT: Final = [*range(0, 32, 2), *range(1, 32, 2)]
-_AVX2: Final = bool(llvmlite.binding.get_host_cpu_features().get("avx2")) and not (
-    config.CPU_NAME or config.CPU_FEATURES
-)
+_AVX2: Final = has("avx2")
 
 
 @intrinsic

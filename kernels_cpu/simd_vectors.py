@@ -31,14 +31,17 @@ class Vector(types.Type):
 
 F32x8: Final = Vector("F32x8", FLOAT, 8)
 F32x16: Final = Vector("F32x16", FLOAT, 16)
+F32x32: Final = Vector("F32x32", FLOAT, 32)
 I32x8: Final = Vector("I32x8", INT, 8)
 I32x16: Final = Vector("I32x16", INT, 16)
+I32x32: Final = Vector("I32x32", INT, 32)
 Mask8: Final = Vector("Mask8", BIT, 8)
 Mask16: Final = Vector("Mask16", BIT, 16)
+Mask32: Final = Vector("Mask32", BIT, 32)
 
-FLOATS: Final = {8: F32x8, 16: F32x16}
-INTS: Final = {8: I32x8, 16: I32x16}
-MASKS: Final = {8: Mask8, 16: Mask16}
+FLOATS: Final = {8: F32x8, 16: F32x16, 32: F32x32}
+INTS: Final = {8: I32x8, 16: I32x16, 32: I32x32}
+MASKS: Final = {8: Mask8, 16: Mask16, 32: Mask32}
 
 
 @register_model(Vector)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from requant.kernels_cpu import _jit, kept, on_compile
+from requant.kernels_cpu import _jit, cache, kept, on_compile
 from requant.kernels_cpu._jit import FLOATS, OUT_FLOATS, Kernel
 
 
@@ -81,33 +81,33 @@ def test_kernels_that_are_made_at_once_are_kept_in_the_same_folder(folder, monke
 
 def test_the_folder_is_where_the_user_says(tmp_path, monkeypatch):
     monkeypatch.setenv("REQUANT_CACHE_DIR", str(tmp_path))
-    assert kept.cache_folder().parent == tmp_path / "requant"
-    assert kept.cache_folder().is_dir()
+    assert cache.cache_folder().parent == tmp_path / "requant"
+    assert cache.cache_folder().is_dir()
 
 
 def test_a_folder_that_cannot_be_written_is_replaced(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     monkeypatch.setenv("REQUANT_CACHE_DIR", str(blocked))
-    monkeypatch.setattr(kept.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert tmp_path in kept.cache_folder().parents
-    assert kept.cache_folder().is_dir()
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert tmp_path in cache.cache_folder().parents
+    assert cache.cache_folder().is_dir()
 
 
 def test_a_folder_into_which_others_write_is_not_used(tmp_path, monkeypatch):
     """What lies there is run."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("REQUANT_CACHE_DIR", str(tmp_path / "file"))
-    monkeypatch.setattr(kept.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
     open_to_all = tmp_path / f"requant-{os.getuid()}"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
-    used = kept.cache_folder()
+    used = cache.cache_folder()
     assert open_to_all not in used.parents
     assert used.is_dir()
     assert used.parent.stat().st_mode & 0o077 == 0
     open_to_all.chmod(0o700)
-    assert open_to_all in kept.cache_folder().parents
+    assert open_to_all in cache.cache_folder().parents
 
 
 def test_kernels_of_other_versions_go_when_nobody_uses_them(tmp_path):
@@ -116,7 +116,7 @@ def test_kernels_of_other_versions_go_when_nobody_uses_them(tmp_path):
         (tmp_path / name / "code.nbc").write_bytes(b"code")
         before = time.time() - days * 86400
         os.utime(tmp_path / name, (before, before))
-    kept.prune(tmp_path / "kernels-mine")
+    cache.prune(tmp_path / "kernels-mine")
     assert {path.name for path in tmp_path.iterdir()} == {"kernels-mine", "kernels-used", "else"}
 
 
@@ -184,7 +184,78 @@ def test_a_cache_that_cannot_be_written_is_none(folder, monkeypatch):
     monkeypatch.setattr(kept, "folder", lambda: folder / "missing")
     from requant.kernels_cpu.merging import round_values
 
-    assert kept.kept("merging", "round_values") is round_values
+    assert rounded(kept.kept("merging", "round_values")) == rounded(round_values)
+    assert not (folder / "missing").exists()
+
+
+def compiled_ahead(folder, name, monkeypatch):
+    """A kernel's bitcode, and where it lies in a wheel."""
+    ahead = folder / "ahead"
+    ahead.mkdir()
+    monkeypatch.setattr(kept, "ahead_folder", lambda: ahead)
+    from requant.kernels_cpu import merging
+
+    code = kept.bitcode(*getattr(merging, name).lowered())
+    code.write(ahead / f"merging.{name}.bitcode")
+    return code, ahead / f"merging.{name}.bitcode"
+
+
+def test_what_was_compiled_ahead_is_not_compiled(folder, told, monkeypatch):
+    from requant.kernels_cpu.merging import round_values
+
+    compiled_ahead(folder, "round_values", monkeypatch)
+    told.clear()
+    assert rounded(kept.kept("merging", "round_values")) == rounded(round_values)
+    assert told == []
+    assert list(folder.glob("*.object"))
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "newer", "empty"])
+def test_what_was_compiled_ahead_and_is_damaged_is_compiled_here(folder, told, monkeypatch, harm):
+    from requant.kernels_cpu.merging import round_values
+
+    code, path = compiled_ahead(folder, "round_values", monkeypatch)
+    told.clear()
+    data = path.read_bytes()
+    if harm == "newer":  # whole, and yet nothing that this LLVM knows
+        code._replace(data=b"BC\xc0\xde" + b"\xff" * 400).write(path)
+    else:
+        middle = len(data) // 2
+        path.write_bytes({"cut": data[:-9], "flipped": data[:middle] + b"!" + data[middle + 1 :], "empty": b""}[harm])
+    assert rounded(kept.kept("merging", "round_values")) == rounded(round_values)
+    assert told == ["round_values"]
+
+
+def test_code_for_another_processor_is_not_taken(monkeypatch):
+    """Nor is that of other sources: both are in the folders' names."""
+    for cached in (cache.processor, cache.has):
+        cached.cache_clear()
+    here, ahead = cache.cache_folder(), cache.ahead_folder()
+    monkeypatch.setenv("NUMBA_CPU_NAME", "x86-64")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "+sse2")
+    for cached in (cache.processor, cache.has):
+        cached.cache_clear()
+    other = cache.cache_folder()
+    monkeypatch.undo()
+    for cached in (cache.processor, cache.has):
+        cached.cache_clear()
+    monkeypatch.setattr(cache, "sources_digest", lambda: "edited")
+    assert len({here, other, cache.cache_folder()}) == 3
+    assert cache.ahead_folder() != ahead or ahead is None
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_folder_that_cannot_be_written_is_said_in_a_line(tmp_path, monkeypatch, beside):
+    said = []
+    monkeypatch.setattr(cache, "on_notice", [said.append])
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("REQUANT_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / ("" if beside else "file")))
+    monkeypatch.setattr(cache, "_of_this_process", lambda name: tmp_path / name)
+    cache.cache_folder()
+    (line,) = said
+    assert str(tmp_path / "file" / "requant") in line
+    assert ("kept in" in line) == beside
 
 
 def test_kept_code_is_had_without_the_compiler():

@@ -118,7 +118,7 @@ def test_only_one_module_asks_for_them():
                 if isinstance(node, ast.Import):
                     found += [f"{path.relative_to(ROOT)}: {name.name}" for name in node.names if name.name in MODULES]
     # which ask whether there is such a thing
-    asking = {"kernels_cpu/kept.py: os.getuid", "requant/extents.py: fcntl", "requant/ollama/sandbox.py: resource"}
+    asking = {"kernels_cpu/cache.py: os.getuid", "requant/extents.py: fcntl", "requant/ollama/sandbox.py: resource"}
     assert set(found) <= asking
 
 
