@@ -64,22 +64,22 @@ def put_sums(ws: Floats, length: int, out: Floats) -> None:
 
 
 def _encoding(
-    groups: int, factor: int, search: Callable[..., None], width: int, sets: int, finish: Callable[..., None]
+    groups: int, factor: int, search: Callable[..., None], width: int, finish: Callable[..., None]
 ) -> Callable[..., None]:
     """Makes an encoder of super-blocks of `groups` groups, whose variance is `factor` times the mean square.
 
-    width: how many rows of lanes `search` leaves in its last argument, for each of the `sets` of sixteen groups that it
-    takes. finish: (values, first, last, found, sums, out)
+    width: how many rows of lanes `search` leaves in its last argument, for each of the two sets of sixteen groups that
+    it takes. finish: (values, first, last, found, sums, out)
     stores the sixteen super-blocks from `first` on; group g of super-block b is lane groups * b + g of found and sums.
     """
     length, together = 256 // groups, 16 // groups
     size, most, all_groups = 16 * length, 16 * groups * width, 16 * groups
-    taken = sets * size
+    both = 2 * size
 
     @inlined
     def encode(values: Floats, importance: Floats, out: Bytes) -> None:
-        xs, ws = room(taken, np.float32), room(taken, np.float32)
-        scratch, starts = room(taken, np.float32), room(16, np.int64)
+        xs, ws = room(both, np.float32), room(both, np.float32)
+        scratch, starts = room(both, np.float32), room(16, np.int64)
         squares, variances = room(16, np.float32), room(16, np.float32)
         found, sums = room(most, np.float32), room(all_groups, np.float32)
         last = values.size // 256 - 1
@@ -87,7 +87,7 @@ def _encoding(
             put_starts(starts, first, last, 256)
             sums_of_squares(values, starts, 256, scratch, squares)
             for part in range(groups):
-                place = part % sets * size
+                place = part % 2 * size
                 for b in range(together):
                     block = part * together + b
                     for g in range(groups):
@@ -99,8 +99,8 @@ def _encoding(
                 gather(importance, starts, 0, length, ws[place:])
                 put_weights(xs[place:], ws[place:], variances, length)
                 put_sums(ws[place:], length, sums[16 * part : 16 * part + 16])
-                if part % sets == sets - 1:
-                    search(xs, ws, scratch, found[16 * width * (part + 1 - sets) :])
+                if part % 2 == 1:
+                    search(xs, ws, scratch, found[16 * width * (part - 1) :])
             finish(values, first, last, found, sums, out)
 
     return encode
@@ -187,7 +187,7 @@ def _put_q2_k(
     put_two_bits(values, n, found, d, dmin, out)
 
 
-_second_q3: Final = signed_search(16, 32, unbounded=True)
+_second_q3: Final = signed_search(16, 32, sets=1, unbounded=True)
 
 
 @inlined
@@ -214,15 +214,14 @@ def _finish_q3_k(values: Floats, first: int, last: int, found: Floats, sums: Flo
 
 
 _encode_q2: Final = _encoding(
-    16, 1, affine_search(16, 3, -0.9, 0.05, 36, False), 4, 2, _finishing_affine(16, 15, _put_q2_k)
+    16, 1, affine_search(16, 3, -0.9, 0.05, 36, False), 4, _finishing_affine(16, 15, _put_q2_k)
 )
-_encode_q3: Final = _encoding(16, 2, signed_search(16, 4), 3, 1, _finish_q3_k)
+_encode_q3: Final = _encoding(16, 2, signed_search(16, 4), 3, _finish_q3_k)
 _encode_q4: Final = _encoding(
     8,
     2,
     affine_search(32, 15, -0.9, 0.05, 36, False),
     4,
-    2,
     _finishing_affine(8, 63, _putting_affine(144, False, put_nibbles)),
 )
 _encode_q5: Final = _encoding(
@@ -230,7 +229,6 @@ _encode_q5: Final = _encoding(
     2,
     affine_search(32, 31, -0.9, 0.05, 36, False),
     4,
-    2,
     _finishing_affine(8, 63, _putting_affine(176, True, put_five_bits)),
 )
 _search_q6: Final = signed_search(16, 32)
@@ -263,13 +261,16 @@ def encode_q5_k_weighted(values: Floats, importance: Floats, columns: int, out: 
 @kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
 def encode_q6_k_weighted(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
     """Q6_K, whose weights are the importances themselves."""
-    xs, ws, wxs = room(256, np.float32), room(256, np.float32), room(256, np.float32)
-    found, scales, starts = room(48, np.float32), room(16, np.int32), room(16, np.int64)
+    xs, ws, wxs = room(512, np.float32), room(512, np.float32), room(512, np.float32)
+    found, scales, starts = room(96, np.float32), room(16, np.int32), room(16, np.int64)
+    last = values.size // 16 - 1
     for n in range(values.size // 256):
-        put_starts(starts, 16 * n, 16 * n + 15, 16)
-        gather(values, starts, 0, 16, xs)
-        first = 256 * n % importance.size // 16
-        put_starts(starts, first, first + 15, 16)
-        gather(importance, starts, 0, 16, ws)
-        _search_q6(xs, ws, wxs, found)
-        put_q6_k(values, n, found, out, scales)
+        if n % 2 == 0:
+            for part in range(2):
+                put_starts(starts, 16 * (n + part), last, 16)
+                gather(values, starts, 0, 16, xs[256 * part :])
+                for k in range(16):
+                    starts[k] %= importance.size
+                gather(importance, starts, 0, 16, ws[256 * part :])
+            _search_q6(xs, ws, wxs, found)
+        put_q6_k(values, n, found[48 * (n % 2) :], out, scales)

@@ -30,23 +30,23 @@ def _put_variances(values: Floats, columns: int, row: int, scratch: Floats, out:
     store(out, 0, load16(out, 0) / _F(columns))
 
 
-def _encoding(search: Callable[..., None], width: int, sets: int, put: Callable[..., None]) -> Callable[..., None]:
+def _encoding(search: Callable[..., None], width: int, put: Callable[..., None]) -> Callable[..., None]:
     """Makes an encoder.
 
-    width: how many rows of lanes `search` leaves in its last argument, for each of the `sets` of sixteen blocks that it
-    takes. put: (values, found, lane, number of the block, out).
+    width: how many rows of lanes `search` leaves in its last argument, for each of two sets of sixteen blocks. put:
+    (values, found, lane, number of the block, out).
     """
-    taken, rows = 512 * sets, 16 * width
+    rows = 16 * width
 
     @inlined
     def encode(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
         if values.size == 0:
             return
-        xs, ws, scratch = room(taken, np.float32), room(taken, np.float32), room(taken, np.float32)
+        xs, ws, scratch = room(1024, np.float32), room(1024, np.float32), room(1024, np.float32)
         found, mine, starts = room(128, np.float32), room(16, np.float32), room(16, np.int64)
         variances, row, last = room(16, np.float32), -16, values.size // 32 - 1
-        for first in range(0, last + 1, 16 * sets):
-            for part in range(sets):
+        for first in range(0, last + 1, 32):
+            for part in range(2):
                 place = 512 * part
                 put_starts(starts, first + 16 * part, last, 32)
                 if starts[15] // columns >= row + 16:  # sixteen blocks lie in sixteen rows at most
@@ -59,7 +59,7 @@ def _encoding(search: Callable[..., None], width: int, sets: int, put: Callable[
                 gather(importance, starts, 0, 32, ws[place:])
                 put_weights(xs[place:], ws[place:], mine, 32)
             search(xs, ws, scratch, found)
-            for k in range(min(16 * sets, last + 1 - first)):
+            for k in range(min(32, last + 1 - first)):
                 put(values, found[rows * (k // 16) :], k % 16, first + k, out)
 
     return encode
@@ -101,10 +101,10 @@ def _put_q5_1(values: Floats, found: Floats, k: int, n: int, out: Bytes) -> None
     put_nibbles(left, right, out, 24 * n + 8)
 
 
-_encode_q4_0: Final = _encoding(signed_search(32, 8), 3, 1, _put_q4_0)
-_encode_q4_1: Final = _encoding(affine_search(32, 15, -0.9, 0.05, 36, False), 4, 2, _put_q4_1)
-_encode_q5_0: Final = _encoding(signed_search(32, 16), 3, 1, _put_q5_0)
-_encode_q5_1: Final = _encoding(affine_search(32, 31, -0.9, 0.05, 36, False), 4, 2, _put_q5_1)
+_encode_q4_0: Final = _encoding(signed_search(32, 8), 3, _put_q4_0)
+_encode_q4_1: Final = _encoding(affine_search(32, 15, -0.9, 0.05, 36, False), 4, _put_q4_1)
+_encode_q5_0: Final = _encoding(signed_search(32, 16), 3, _put_q5_0)
+_encode_q5_1: Final = _encoding(affine_search(32, 31, -0.9, 0.05, 36, False), 4, _put_q5_1)
 
 
 @kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)

@@ -210,14 +210,29 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
     return search
 
 
-def _extremes(length: int) -> Callable[..., Any]:
-    """Makes what finds the value of the largest size in each of sixteen groups, and that size."""
+def _taking(sets: int, apart: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """What loads, stores and spreads the lanes of one set of sixteen groups, or of two that lie `apart`."""
+
+    @inlined
+    def load_both(array: Floats, place: int) -> F32x32:
+        return load_pair(array, place, apart)
+
+    @inlined
+    def store_both(array: Floats, place: int, value: F32x32) -> None:
+        store_pair(array, place, apart, value)
+
+    return (load16, store, splat16) if sets == 1 else (load_both, store_both, splat32)
+
+
+def _extremes(length: int, sets: int) -> Callable[..., Any]:
+    """Makes what finds the value of the largest size in each group, and that size."""
+    lanes, _, spread = _taking(sets, 16 * length)
 
     @inlined
     def extreme_of(xs: Floats) -> Any:
-        extreme, largest = splat16(_F(0)), splat16(_F(0))
+        extreme, largest = spread(_F(0)), spread(_F(0))
         for i in range(length):
-            x = load16(xs, 16 * i)
+            x = lanes(xs, 16 * i)
             size = fabs(x)
             bigger = size > largest
             largest, extreme = where(bigger, size, largest), where(bigger, x, extreme)
@@ -226,59 +241,62 @@ def _extremes(length: int) -> Callable[..., Any]:
     return extreme_of
 
 
-def signed_search(length: int, top: int, unbounded: bool = False) -> Callable[..., Any]:
+def signed_search(length: int, top: int, sets: int = 2, unbounded: bool = False) -> Callable[..., Any]:
     """make_qx_quants with rmse_type 1: code * scale, codes in -top..top-1.
 
     unbounded: the values may be infinite or NaN (scales whose sums overflowed), and round as ggml's integers do.
 
-    The made function is (xs, ws, wxs, found) -> None. found: [scale, inverse, whether the group is not zero] of the
-    lanes; a value has the code `inverse * x`. wxs is scratch, as large as xs.
+    The made function is (xs, ws, wxs, found) -> None, of one or two sets of sixteen groups, one after the other. found:
+    of each set [scale, inverse, whether the group is not zero] of the lanes; a value has the code `inverse * x`. wxs is
+    scratch, as large as xs.
     """
+    lanes, store_lanes, spread = _taking(sets, 16 * length)
+    _, store_found, _ = _taking(sets, 48)
 
     @inlined
-    def fast_code(x: F32x16) -> F32x16:
+    def fast_code(x: Any) -> Any:
         return greater(lesser(rint(x), top - 1), -top)
 
     @inlined
-    def exact_code(x: F32x16) -> F32x16:
+    def exact_code(x: Any) -> Any:
         return to_float(greater(lesser(nearest(x), top - 1), -top))
 
-    code_of, extreme_of = exact_code if unbounded else fast_code, _extremes(length)
+    code_of, extreme_of = exact_code if unbounded else fast_code, _extremes(length, sets)
 
     @inlined
-    def sums(xs: Floats, ws: Floats, wxs: Floats, inverse: F32x16) -> Any:
-        sum_lx, sum_l2 = splat16(_F(0)), splat16(_F(0))
+    def sums(xs: Floats, ws: Floats, wxs: Floats, inverse: Any) -> Any:
+        sum_lx, sum_l2 = spread(_F(0)), spread(_F(0))
         for i in range(length):
-            code = code_of(inverse * load16(xs, 16 * i))
-            sum_lx = sum_lx + load16(wxs, 16 * i) * code
-            sum_l2 = sum_l2 + load16(ws, 16 * i) * code * code
+            code = code_of(inverse * lanes(xs, 16 * i))
+            sum_lx = sum_lx + lanes(wxs, 16 * i) * code
+            sum_l2 = sum_l2 + lanes(ws, 16 * i) * code * code
         return sum_lx, sum_l2
 
     @inlined
     def search(xs: Floats, ws: Floats, wxs: Floats, found: Floats) -> None:
-        zero = splat16(_F(0))
+        zero = spread(_F(0))
         extreme, largest = extreme_of(xs)
         for i in range(length):
-            store(wxs, 16 * i, load16(ws, 16 * i) * load16(xs, 16 * i))
+            store_lanes(wxs, 16 * i, lanes(ws, 16 * i) * lanes(xs, 16 * i))
         empty = largest < _TINY
         extreme = where(empty, _F(1), extreme)
 
-        best_inverse = splat16(_F(-top)) / extreme
+        best_inverse = spread(_F(-top)) / extreme
         sum_lx, sum_l2 = sums(xs, ws, wxs, best_inverse)
         scale = where(sum_l2 != zero, sum_lx / sum_l2, zero)
         best = scale * sum_lx
         for attempt in range(-9, 10):
             if attempt == 0:
                 continue
-            inverse = splat16(-(_F(top) + _F(0.1) * _F(attempt))) / extreme
+            inverse = spread(-(_F(top) + _F(0.1) * _F(attempt))) / extreme
             sum_lx, sum_l2 = sums(xs, ws, wxs, inverse)
             better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
             this_scale = sum_lx / sum_l2
             scale, best = where(better, this_scale, scale), where(better, this_scale * sum_lx, best)
             best_inverse = where(better, inverse, best_inverse)
-        store(found, 0, where(empty, zero, scale))
-        store(found, 16, best_inverse)
-        store(found, 32, where(empty, zero, _F(1)))
+        store_found(found, 0, where(empty, zero, scale))
+        store_found(found, 16, best_inverse)
+        store_found(found, 32, where(empty, zero, _F(1)))
 
     return search
 
@@ -286,27 +304,29 @@ def signed_search(length: int, top: int, unbounded: bool = False) -> Callable[..
 def descending_search(length: int, top: int) -> Callable[..., Any]:
     """make_q3_quants: code * scale, codes in -top..top-1 that are improved one at a time, up to five rounds.
 
-    The made function is (xs, codes, found) -> None. found: the scale of the lanes; codes: as xs, plus top, as floats.
+    The made function is (xs, codes, found) -> None, of two sets of sixteen groups, one after the other. found: of each
+    the scale of the lanes; codes: as xs, plus top, as floats.
     """
-    extreme_of = _extremes(length)
+    lanes, store_lanes, spread = _taking(2, 16 * length)
+    extreme_of = _extremes(length, 2)
 
     @inlined
     def search(xs: Floats, codes: Floats, found: Floats) -> None:
-        zero = splat16(_F(0))
+        zero = spread(_F(0))
         extreme, largest = extreme_of(xs)
         empty = largest < _TINY
-        inverse = splat16(_F(-top)) / where(empty, _F(1), extreme)
+        inverse = spread(_F(-top)) / where(empty, _F(1), extreme)
         sum_lx, sum_l2 = zero, zero
         for i in range(length):
-            x = load16(xs, 16 * i)
+            x = lanes(xs, 16 * i)
             code = greater(lesser(rint(inverse * x), top - 1), -top)
-            store(codes, 16 * i, code)
+            store_lanes(codes, 16 * i, code)
             w = x * x
             sum_lx, sum_l2 = sum_lx + w * x * code, sum_l2 + w * code * code
         for _ in range(5):
             changed = False
             for i in range(length):
-                x, code = load16(xs, 16 * i), load16(codes, 16 * i)
+                x, code = lanes(xs, 16 * i), lanes(codes, 16 * i)
                 w = x * x
                 rest_lx, rest_l2 = sum_lx - w * x * code, sum_l2 - w * code * code
                 other = to_float(greater(lesser(nearest(x * rest_l2 / rest_lx), top - 1), -top))
@@ -315,13 +335,13 @@ def descending_search(length: int, top: int) -> Callable[..., Any]:
                     rest_lx, rest_l2 = rest_lx + w * x * other, rest_l2 + w * other * other
                     gains = rest_lx * rest_lx * sum_l2 > sum_lx * sum_lx * rest_l2
                     moved = moved & (rest_l2 > zero) & gains
-                    store(codes, 16 * i, where(moved, other, code))
+                    store_lanes(codes, 16 * i, where(moved, other, code))
                     sum_lx, sum_l2 = where(moved, rest_lx, sum_lx), where(moved, rest_l2, sum_l2)
                     changed = changed or any_lane(moved)
             if not changed:
                 break
         for i in range(length):
-            store(codes, 16 * i, where(empty, zero, load16(codes, 16 * i) + top))
+            store_lanes(codes, 16 * i, where(empty, zero, lanes(codes, 16 * i) + top))
         store(found, 0, where(empty, zero, where(sum_l2 > zero, sum_lx / sum_l2, zero)))
 
     return search
