@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from math import floor
 from pathlib import PurePath
@@ -33,8 +32,11 @@ def document(found: Choices, mixes: Mapping[str, tuple[int, float]]) -> dict[str
         return round(8 * (nbytes - beside) / weights, 4)
 
     def best(nbytes: int) -> tuple[int, float] | None:
-        place = bisect_right(sizes, nbytes)
-        return curve[place - 1] if place else None
+        """Of at most so many bytes."""
+        if nbytes < sizes[0]:
+            return None
+        chosen = found.knapsack.within(nbytes - found.fixed)
+        return found.fixed + sum(option.nbytes for option in chosen), sum(option.loss for option in chosen)
 
     steps = range(floor(bits(sizes[0]) * _FINENESS) + 1, floor(bits(sizes[-1]) * _FINENESS) + 1)
     asked = [best(int(step / _FINENESS * weights / 8) + beside) for step in steps]

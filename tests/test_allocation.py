@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from requant.allocation import Option, allocated, frontier, reaching
+from requant.allocation import Knapsack, Option
 from requant.divergence import check_statistics, losses_of
 from requant.encodings import BLOCKS, F32
 from requant.errors import PlanError
@@ -49,18 +50,36 @@ tensors = st.lists(
 def test_what_is_chosen_fits_and_is_near_the_best(options, spare):
     """Never above the budget; never worse than the best by more than one tensor's whole loss (the greedy's bound)."""
     budget = sum(min(o.nbytes for o in one) for one in options) + spare
-    chosen = allocated(options, budget)
+    chosen = Knapsack(options).within(budget)
     assert sum(o.nbytes for o in chosen) <= budget
     best = min(sum(o.loss for o in many) for many in product(*options) if sum(o.nbytes for o in many) <= budget)
     worst_one = max(max(o.loss for o in one) for one in options)
     assert sum(o.loss for o in chosen) <= best + worst_one + 1e-9
 
 
+def test_five_hundred_tensors_take_less_than_a_second():
+    """With two as large as a fifth of the model each, which leave gaps that the rest cannot fill well."""
+    random = np.random.default_rng(8)
+    sizes = [*random.integers(10**5, 10**7, 498), 10**9, 10**9]
+    options = [
+        [option(int(size * bits / 8), float(random.random() * size * 4.0**-bits)) for bits in range(1, 15)]
+        for size in sizes
+    ]
+    knapsack, least = Knapsack(options), sum(one[0].nbytes for one in options)
+    began, budget = time.process_time(), 5 * least
+    chosen = knapsack.within(budget)
+    assert time.process_time() - began < 1
+    assert 0.9995 * budget < sum(o.nbytes for o in chosen) <= budget
+    curve = knapsack.frontier()
+    bound = np.interp(budget, [nbytes for nbytes, _ in curve], [loss for _, loss in curve])
+    assert sum(o.loss for o in chosen) < 1.05 * bound
+
+
 def test_upgrades_go_where_they_save_most_for_a_byte():
     options = [[option(10, 8.0), option(20, 1.0)], [option(10, 8.0), option(20, 7.0)]]
-    assert [o.nbytes for o in allocated(options, 30)] == [20, 10]
+    assert [o.nbytes for o in Knapsack(options).within(30)] == [20, 10]
     with pytest.raises(PlanError, match="the smallest types take 20 bytes, and 19"):
-        allocated(options, 19)
+        Knapsack(options).within(19)
 
 
 @given(tensors, st.integers(0, 60))
@@ -68,15 +87,15 @@ def test_upgrades_go_where_they_save_most_for_a_byte():
 def test_a_loss_is_reached_and_the_frontier_is_what_sizes_come_to(options, spare):
     least = sum(min(o.loss for o in one) for one in options)
     asked = least + spare / 10
-    assert sum(o.loss for o in reaching(options, asked)) <= asked + 1e-9
-    curve = frontier(options)
+    assert sum(o.loss for o in Knapsack(options).reaching(asked)) <= asked + 1e-9
+    curve = Knapsack(options).frontier()
     assert all(a[0] < b[0] and a[1] > b[1] - 1e-9 for a, b in pairwise(curve))
     for nbytes, loss in curve:
         best = min(sum(o.loss for o in many) for many in product(*options) if sum(o.nbytes for o in many) <= nbytes)
         assert best == pytest.approx(loss, abs=1e-9)  # what lies on the hull is the best there is
     if least > 0:
         with pytest.raises(PlanError, match="are predicted to diverge by"):
-            reaching(options, least / 2 - 1e-9)
+            Knapsack(options).reaching(least / 2 - 1e-9)
 
 
 def statistics(entries, outputs=None, lookups=None, tokens=2048):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from requant.allocation import Option, allocated, frontier, reaching
+from requant.allocation import Knapsack, Option
 from requant.divergence import Losses, check_statistics, losses_of
 from requant.encodings import Encoding
 from requant.errors import PlanError
@@ -58,7 +59,7 @@ class Allocation:
         return "".join(f"{pattern}={self.word(encoding)}\n" for pattern, encoding in self.patterns)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that the knapsack is made once
 class Choices:
     """What there is to choose from. before: the plan of the recipe itself, with these overrides. options: of the
     tensors of `names`, the smallest first."""
@@ -83,9 +84,9 @@ class Choices:
                     "statistics without gradients predict no divergence that a target could be",
                     hint="requant calibrate --gradients; or --target-bpw",
                 )
-            chosen = reaching(self.options, target.divergence)
+            chosen = self.knapsack.reaching(target.divergence)
         else:
-            chosen = allocated(self.options, self._budget(target))
+            chosen = self.knapsack.within(self._budget(target))
         expected = sum(option.loss for option in chosen) if self.has_gradients else None
         return Allocation(tuple((n, o.encoding) for n, o in zip(self.names, chosen, strict=True)), expected)
 
@@ -111,7 +112,12 @@ class Choices:
 
     def frontier(self) -> list[tuple[int, float]]:
         """(bytes of all files, loss) of the best there are, from small to large."""
-        return [(self.fixed + nbytes, loss) for nbytes, loss in frontier(self.options)]
+        return [(self.fixed + nbytes, loss) for nbytes, loss in self.knapsack.frontier()]
+
+    @cached_property
+    def knapsack(self) -> Knapsack:
+        """What is to be chosen from."""
+        return Knapsack(self.options)
 
 
 #: Gives what is known of tensors already, and takes what is found; see `requant.divergence_cache`.
