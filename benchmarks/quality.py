@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,8 +31,9 @@ from requant.verify.logits import Comparison, Window, scored_blocks, windows
 
 TEXTS = ("c4", "wiki")
 WINDOW = 512
-#: Tokens of a window that are predicted and counted, as llama-perplexity has it.
-SCORED = WINDOW - 1 - WINDOW // 2
+#: Tokens of a window that are only read, and those whose prediction is counted.
+FIRST = 64
+SCORED = WINDOW - 1 - FIRST
 #: Letters of each text at its end that are held out; statistics are of what comes before.
 HELD_OUT = 120_000
 
@@ -86,23 +88,42 @@ def made(folder: Path, source: Path, stats: Path, mix: str) -> tuple[Path, Path,
 
 
 def held_out(folder: Path, llama: LlamaCpp, tokens: int) -> list[Window]:
-    """Windows of both texts, as many of each; half of a window is scored."""
-    chosen = []
-    for text in texts(folder).values():
-        ids = llama.tokenize(text[-HELD_OUT:])
-        chosen += windows(ids, WINDOW, -(-tokens // (len(TEXTS) * SCORED)), None)
-    return chosen
+    """Windows of both texts by turns, as many of each."""
+    number = -(-tokens // (len(TEXTS) * SCORED))
+    each = [windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, number, None) for text in texts(folder).values()]
+    return [Window(window.tokens, FIRST) for pair in zip(*each, strict=True) for window in pair]
 
 
-def measured(folder: Path, source: Path, models: list[Path], tokens: int, threads: int) -> list[Comparison]:
-    """Every model beside the source, token by token in lockstep."""
-    with ExitStack() as stack:
-        llamas = [stack.enter_context(LlamaCpp(path, n_ctx=WINDOW, threads=threads)) for path in (source, *models)]
-        found = [Comparison() for _ in models]
-        for (truth, *logits), targets in scored_blocks(llamas, held_out(folder, llamas[0], tokens)):
-            for comparison, one in zip(found, logits, strict=True):
-                comparison.add(one, truth, targets)
-        return found
+def measured(folder: Path, source: Path, models: list[Path], tokens: int, workers: int) -> list[Comparison]:
+    """Every model beside the source, token by token in lockstep; each worker has all models, and takes its windows."""
+
+    def of_windows(worker: int) -> list[list[Comparison]]:
+        with ExitStack() as stack:
+            llamas = [stack.enter_context(LlamaCpp(path, n_ctx=WINDOW, threads=1)) for path in (source, *models)]
+            found = []
+            for window in held_out(folder, llamas[0], tokens)[worker::workers]:
+                found.append([Comparison() for _ in models])
+                for (truth, *logits), targets in scored_blocks(llamas, [window]):
+                    for comparison, one in zip(found[-1], logits, strict=True):
+                        comparison.add(one, truth, targets)
+                said = "  ".join(f"{comparison.kl.mean():.4f}" for comparison in found[-1])
+                print(f"window {(len(found) - 1) * workers + worker}: {said}", file=sys.stderr, flush=True)
+            return found
+
+    with ThreadPoolExecutor(workers) as pool:
+        parts = [one for part in pool.map(of_windows, range(workers)) for one in part]
+    return [joined([part[n] for part in parts]) for n in range(len(models))]
+
+
+def joined(parts: list[Comparison]) -> Comparison:
+    """Several stretches of text as one."""
+    whole = Comparison()
+    for part in parts:
+        whole.divergences += part.divergences
+        whole.agreed += part.agreed
+        whole.model.costs += part.model.costs
+        whole.reference.costs += part.reference.costs
+    return whole
 
 
 def mix_prediction(source: Path, stats: Path) -> dict[str, float]:
@@ -118,7 +139,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--held-out", type=int, default=8192)
     parser.add_argument("--mixes", default="Q4_K_M,Q3_K_M,Q5_K_M,IQ2_M")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
     words = parser.parse_args()
     words.folder.mkdir(parents=True, exist_ok=True)
     source, stats = prepared(words.folder, words.model, words.tokens)
@@ -126,7 +147,7 @@ def main() -> None:
     predicted = mix_prediction(source, stats)
     models = [path for _, plain, best, _ in rows for path in (plain, best)]
     began = time.perf_counter()
-    found = measured(words.folder, source, models, words.held_out, words.threads)
+    found = measured(words.folder, source, models, words.held_out, words.workers)
     tokens = found[0].model.count
     print(f"{tokens} tokens held out, half c4, half wiki; measured in {time.perf_counter() - began:.0f} s\n")
     print("| size of | bytes | what | expected KL | measured KL | 99 % | top-1 | against the mix |")
