@@ -110,19 +110,22 @@ def kind_of(recipe: str, naming: Naming) -> Kind:
     """What types there are to choose from; `PlanError` for what has one type for all tensors."""
     from requant.encodings.mlx import MlxAffine
     from requant.ir import Naming
-    from requant.operations.allocable import GgufTypes, MlxTypes
+    from requant.operations.allocable import GgufTypes, MlxTypes, PackedTypes
     from requant.passes.recipe import ggml_recipe
     from requant.schemes import scheme_named
+    from requant.schemes.compressed import IntegerWeights
     from requant.schemes.mlx import MlxScheme
 
     if naming is Naming.GGML:
         return GgufTypes(ggml_recipe(recipe))
     scheme = scheme_named(recipe)
+    if isinstance(scheme, IntegerWeights):
+        return PackedTypes(scheme.bits, scheme.group, scheme.symmetric)
     if isinstance(scheme, MlxScheme) and scheme.high is None and isinstance(scheme.main, MlxAffine):
         return MlxTypes(scheme.main)
     raise PlanError(
-        "types are chosen for the tensors of a GGUF, or for the modules of MLX",
-        hint="let the destination's name end in .gguf, or --to MLX-4",
+        "types are chosen for the tensors of a GGUF, and for the layers of MLX and compressed-tensors",
+        hint="let the destination's name end in .gguf, or --to MLX-4, or --to W4A16-64",
     )
 
 
@@ -197,11 +200,11 @@ def _least(text: str) -> tuple[str, Encoding]:
 
 
 def _type_name(word: str) -> str:
-    """A type of blocks by its label, and one of MLX's by its name."""
+    """A type of blocks by its label, and one of folders by its name."""
     from requant.encodings import Blocks
     from requant.recipes import encoding_named
 
-    if word.strip().upper().startswith("MLX-"):
+    if word.strip().upper().startswith(("MLX-", "W4A16", "W8A16")):
         return word.strip().upper()
     encoding = encoding_named(word.strip())
     if not isinstance(encoding, Blocks):

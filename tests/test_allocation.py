@@ -344,4 +344,23 @@ def test_modules_of_mlx_get_bits_for_a_size(tmp_path):
     said = planned(*asked, "--target-bpw", 8, "--types", "MLX-3,MLX-8", "--min-type", "v_proj=MLX-8")
     assert {kind.partition("-g")[0] for kind in types_in(said).values()} <= {"MLX-3b", "MLX-8b", "F32"}
     refused = run(*asked[:4], "GPTQ", *asked[5:], "--target-bpw", 5, "--dry-run")
-    assert refused.exit_code == 4 and "for the modules of MLX" in refused.output
+    assert refused.exit_code == 4 and "for the layers of MLX and compressed-tensors" in refused.output
+
+
+def test_layers_of_compressed_tensors_get_4_or_8_bits(tmp_path):
+    tiny_models.make("llama", tmp_path / "folder")
+    assert run("convert", tmp_path / "folder", tmp_path / "f32.gguf", "--to", "F32", "--no-vocab").exit_code == 0
+    made_up(tmp_path / "f32.gguf", tmp_path / "stats.gguf")
+    asked = ["convert", tmp_path / "folder", tmp_path / "out", "--to", "W4A16-32", "--stats", tmp_path / "stats.gguf"]
+    few, many = (planned(*asked, "--target-kl", kl) for kl in (1e3, 0.2))
+    assert many["output_bytes"] > few["output_bytes"] and many["expected_kl"] < few["expected_kl"]
+    result = run(*asked, "--target-size", many["output_bytes"], "--recipe-out", tmp_path / "recipe.txt")
+    assert result.exit_code == 0, result.output
+    said = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]["config_groups"]
+    assert [group["weights"]["num_bits"] for group in said.values()] == [4, 8]
+    assert said["group_0"]["targets"] == ["Linear"]
+    wide = {name.removesuffix(".weight") for name, kind in types_in(many).items() if kind.startswith("CT-8b-g32")}
+    assert wide and set(said["group_1"]["targets"]) == wide
+    again = [*asked[:2], tmp_path / "again", *asked[3:5], "--tensor-type-file", tmp_path / "recipe.txt"]
+    assert run(*again, "--imatrix", tmp_path / "stats.gguf").exit_code == 0
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()

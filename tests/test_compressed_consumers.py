@@ -15,6 +15,7 @@ from requant.formats import FORMATS, detect
 from requant.losses import LossKind
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import Plan
+from requant.recipes import Overrides, tensor_type
 from tests import tiny_models
 from tests.models import consumer
 from tests.tiny_folder import write_tiny_folder
@@ -60,6 +61,23 @@ def test_the_same_logits(tmp_path, recipe):
     theirs, ours = logits(tmp_path / "quantized", recipe != "FP8-BLOCK"), logits(tmp_path / "dense", quantized=False)
     assert torch.equal(theirs, ours)
     assert not torch.equal(ours, logits(source, quantized=False))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_logits_of_two_widths(tmp_path):
+    """A width for all, and another for layers that are named: one of each module's kinds."""
+    consumer("compressed_tensors"), consumer("accelerate")
+    source = write_tiny_folder(tmp_path / "tiny")
+    wider = Overrides((tensor_type(r"layers\.0\..*(q|down)_proj=W8A16-64"),))
+    for destination, recipe, overrides in (("mixed", "W4A16-64", wider), ("plain", "W4A16-64", Overrides())):
+        plan = plan_conversion(
+            detect(source).read(source), FORMATS["safetensors"], tmp_path / destination, Request(recipe, overrides)
+        )
+        execute(plan, Options(workers=2))
+    convert(tmp_path / "mixed", tmp_path / "dense", "BF16")
+    ours = logits(tmp_path / "dense", quantized=False)
+    assert torch.equal(logits(tmp_path / "mixed", quantized=True), ours)
+    assert not torch.equal(ours, logits(tmp_path / "plain", quantized=True))
 
 
 @pytest.mark.parametrize("recipe", ["W4A16-ASYM", "W8A16-ASYM"])

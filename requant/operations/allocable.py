@@ -1,12 +1,14 @@
-"""What kinds of files types can be chosen for, and which types those are: GGUF's blocks, and MLX's integers."""
+"""What types can be chosen for, and which those are: blocks of GGUF, and integers of MLX and compressed-tensors."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from requant.encodings import BLOCKS, Blocks, Encoding
+from requant.encodings.compressed import Packed
 from requant.encodings.mlx import MlxAffine
 from requant.errors import PlanError
 from requant.ir import Naming
@@ -77,31 +79,8 @@ class GgufTypes(Kind):
         return statistics
 
 
-@dataclass(frozen=True, slots=True)
-class MlxTypes(Kind):
-    """main: what most modules become; the others differ from it in bits alone."""
-
-    main: MlxAffine
-
-    def is_free(self, step: Step) -> bool:
-        """What becomes such integers; a family's own choice for its routers stays."""
-        encoding = step.target.encoding
-        return isinstance(encoding, MlxAffine) and (encoding.bits, encoding.group) == (self.main.bits, self.main.group)
-
-    def candidates(self, step: Step, types: tuple[str, ...], statistics: Statistics) -> list[Encoding]:
-        """Every width; the user's are numbers of bits."""
-        encoding = step.target.encoding
-        assert isinstance(encoding, MlxAffine)
-        known = {f"MLX-{bits}": bits for bits in BITS}
-        strange = [name for name in types if name not in known]
-        if strange:
-            raise PlanError(f"--types: {strange[0]} is no type of MLX's", hint=", ".join(known))
-        return [replace(encoding, bits=bits) for name, bits in known.items() if not types or name in types]
-
-    def word(self, encoding: Encoding) -> str:
-        """Bits and group."""
-        assert isinstance(encoding, MlxAffine)
-        return f"MLX-{encoding.bits}-{encoding.group}"
+class Folder(Kind):
+    """What becomes a Hugging Face folder."""
 
     def statistics(self, plan: Plan, statistics: Statistics) -> Statistics:
         """As Hugging Face names them."""
@@ -115,6 +94,63 @@ class MlxTypes(Kind):
         if fingerprint(tensors) != statistics.provenance.model:
             raise _of_another()
         return in_names_of(said, statistics)
+
+
+@dataclass(frozen=True, slots=True)
+class MlxTypes(Folder):
+    """main: what most modules become; the others differ from it in bits alone."""
+
+    main: MlxAffine
+
+    def is_free(self, step: Step) -> bool:
+        """What becomes such integers; a family's own choice for its routers stays."""
+        encoding = step.target.encoding
+        return isinstance(encoding, MlxAffine) and (encoding.bits, encoding.group) == (self.main.bits, self.main.group)
+
+    def candidates(self, step: Step, types: tuple[str, ...], statistics: Statistics) -> list[Encoding]:
+        """Every width; the user's are numbers of bits."""
+        encoding = step.target.encoding
+        assert isinstance(encoding, MlxAffine)
+        return [replace(encoding, bits=bits) for bits in _chosen({f"MLX-{bits}": bits for bits in BITS}, types)]
+
+    def word(self, encoding: Encoding) -> str:
+        """Bits and group."""
+        assert isinstance(encoding, MlxAffine)
+        return f"MLX-{encoding.bits}-{encoding.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTypes(Folder):
+    """bits, group, symmetric: of what most layers become; the others differ from it in bits alone."""
+
+    bits: int
+    group: int
+    symmetric: bool
+
+    def is_free(self, step: Step) -> bool:
+        """What becomes such integers."""
+        one = step.target.encoding
+        own = (self.bits, self.group, self.symmetric)
+        return isinstance(one, Packed) and (one.bits, one.group, one.symmetric) == own
+
+    def candidates(self, step: Step, types: tuple[str, ...], statistics: Statistics) -> list[Encoding]:
+        """The widths that kernels take."""
+        encoding = step.target.encoding
+        assert isinstance(encoding, Packed)
+        return [replace(encoding, bits=bits) for bits in _chosen({"W4A16": 4, "W8A16": 8}, types)]
+
+    def word(self, encoding: Encoding) -> str:
+        """Bits and group."""
+        assert isinstance(encoding, Packed)
+        return f"W{encoding.bits}A16-{encoding.group}{'' if encoding.symmetric else '-ASYM'}"
+
+
+def _chosen(known: Mapping[str, int], types: tuple[str, ...]) -> list[int]:
+    """Of the types that there are, those that the user names; none are all."""
+    strange = [name for name in types if name not in known]
+    if strange:
+        raise PlanError(f"--types: {strange[0]} is none that these layers can have", hint=", ".join(known))
+    return [bits for name, bits in known.items() if not types or name in types]
 
 
 def _of_another() -> PlanError:

@@ -113,10 +113,10 @@ def wanted_by(said: Translation) -> list[Wanted]:
 
 
 def _refuse_others(overrides: Overrides) -> None:
-    """`PlanError` for types that only modules of MLX have."""
+    """`PlanError` for types that only folders have."""
     for regex, encoding in overrides.tensor_types:
         if not isinstance(encoding, Blocks | Dense):
             raise PlanError(
                 f"--tensor-type {regex}={encoding.label}: no tensor of a GGUF can be stored so",
-                hint="types of MLX are for a folder that becomes MLX's: --to MLX-4",
+                hint="such types are for folders that become of that kind: --to MLX-4, --to W4A16",
             )

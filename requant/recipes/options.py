@@ -86,16 +86,21 @@ def tensor_type(text: str) -> tuple[str, Encoding]:
         raise PlanError(f"{text!r} should be REGEX=TYPE", hint="for example attn_v=q8_0")
     regex = regex.lower()
     compiled(regex)
-    return regex, _of_mlx(label) or encoding_named(label)
+    return regex, _of_folders(label) or encoding_named(label)
 
 
-def _of_mlx(label: str) -> Encoding | None:
-    """A type that only modules of MLX can have; whoever writes a GGUF refuses it."""
-    if not label.upper().startswith("MLX"):
-        return None
-    from requant.recipes.mlx_types import mlx_encoding
+def _of_folders(label: str) -> Encoding | None:
+    """A type that only modules of MLX or layers of compressed-tensors can have; whoever writes a GGUF refuses it."""
+    word = label.upper()
+    if word.startswith("MLX"):
+        from requant.recipes.mlx_types import mlx_encoding
 
-    return mlx_encoding(label)
+        return mlx_encoding(label)
+    if word.startswith(("W4A16", "W8A16")):
+        from requant.recipes.packed_types import packed_encoding
+
+        return packed_encoding(label)
+    return None
 
 
 def tensor_type_file(text: str) -> tuple[tuple[str, Encoding], ...]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from requant.digits import whole
-from requant.encodings import DENSE, Encoding
+from requant.encodings import DENSE, Dense, Encoding
 from requant.encodings.compressed import Packed
 from requant.encodings.exactness import Integers, integers_of
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.losses import Loss, LossKind
 from requant.plan import Move
+from requant.recipes import Overrides, Wanted, unused_overrides
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
 from requant.schemes.scheme import Scheme
 
@@ -38,7 +39,8 @@ _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 class Weights:
     """One group of a configuration.
 
-    format, type and strategy are compressed-tensors' words. dynamic_activations: inputs are quantized to 8 bits of the
+    format, type and strategy are compressed-tensors' words. targets: names of modules, which stand before that of a
+    class. dynamic_activations: inputs are quantized to 8 bits of the
     same type, a scale for each token.
     """
 
@@ -50,6 +52,7 @@ class Weights:
     symmetric: bool = True
     dynamic_activations: bool = False
     scale_dtype: str | None = None
+    targets: tuple[str, ...] = ("Linear",)
 
     def to_json(self) -> Json:
         """As compressed-tensors writes a scheme."""
@@ -61,7 +64,7 @@ class Weights:
             weights["scale_dtype"] = self.scale_dtype
             weights["zp_dtype"] = self.scale_dtype
         return {
-            "targets": ["Linear"],
+            "targets": list(self.targets),
             "format": self.format,
             "weights": weights,
             "input_activations": activations,
@@ -112,6 +115,18 @@ class IntegerWeights(Scheme):
     bits: int
     group: int
     symmetric: bool = True
+    overrides: Overrides = Overrides()
+
+    def overriding(self, overrides: Overrides) -> IntegerWeights:
+        """Widths by a layer's name; nothing else departs from the recipe."""
+        strange = [one.label for _, one in overrides.tensor_types if not isinstance(one, Packed | Dense)]
+        if strange or replace(overrides, tensor_types=()) != Overrides():
+            what = f"not {strange[0]}" if strange else "and no other departure is known"
+            raise PlanError(
+                f"--tensor-type gives layers of compressed-tensors integers of theirs, {what}",
+                hint="--tensor-type down_proj=W8A16-128, or =BF16 to leave them unquantized",
+            )
+        return replace(self, overrides=overrides)
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Linear layers of the blocks are quantized, or carried over where they are such integers already."""
@@ -119,21 +134,36 @@ class IntegerWeights(Scheme):
         encodings: list[Encoding] = []
         losses: list[Loss] = []
         for move in moves:
-            fits = self.group < 0 or move.shape[-1:] == () or move.shape[-1] % self.group == 0
-            encodings.append(self._packed(move) if is_linear(move) and fits else dense_like(move))
+            named = self.overrides.named(move.name) if is_linear(move) else None
+            kind = named if isinstance(named, Packed) else Packed(self.bits, self.group, self.symmetric)
+            fits = kind.group < 0 or move.shape[-1:] == () or move.shape[-1] % kind.group == 0
+            quantized = is_linear(move) and fits and not isinstance(named, Dense)
+            encodings.append(_packed(move, kind) if quantized else dense_like(move))
             if is_linear(move) and not fits:
                 detail = (
                     f"{dense_like(move).label} instead of {self.name}: rows of {move.shape[-1]} are no whole groups"
                 )
                 losses.append(Loss(LossKind.SUBSTITUTED, move.name, detail))
         losses += unloaded_experts(self.name, moves, encodings)
-        strategy = "channel" if self.group < 0 else "group"
-        weights = Weights(
-            "pack-quantized", self.bits, "int", strategy, None if self.group < 0 else self.group, self.symmetric
-        )
+        facing = [Wanted(move.name, move.shape, encoding) for move, encoding in zip(moves, encodings, strict=True)]
+        losses += unused_overrides(self.overrides, facing)
+        groups = [*self._groups(moves, encodings)]
         return Applied(
-            tuple(encodings), compressed_config([weights], dense_modules(moves, encodings)), losses=tuple(losses)
+            tuple(encodings), compressed_config(groups, dense_modules(moves, encodings)), losses=tuple(losses)
         )
+
+    def _groups(self, moves: Sequence[Move], encodings: Sequence[Encoding]) -> Iterator[Weights]:
+        """The recipe's own, which holds for all linear layers, and every other with the names of its modules."""
+        own = (self.bits, self.group, self.symmetric)
+        modules: dict[tuple[int, int, bool], list[str]] = {own: ["Linear"]}
+        for move, encoding in zip(moves, encodings, strict=True):
+            if isinstance(encoding, Packed):
+                kind = (encoding.bits, encoding.group, encoding.symmetric)
+                if kind != own:
+                    modules.setdefault(kind, []).append(move.name.removesuffix(".weight"))
+        for (bits, group, symmetric), names in modules.items():
+            strategy, size = ("channel", None) if group < 0 else ("group", group)
+            yield Weights("pack-quantized", bits, "int", strategy, size, symmetric, targets=tuple(names))
 
     def regrouped(self, moves: Sequence[Move]) -> Iterator[tuple[str, IntegerWeights]]:
         """With every other size of groups, whole rows left out."""
@@ -143,12 +173,14 @@ class IntegerWeights(Scheme):
                 name = f"{kind}-{group}{asymmetric}"
                 yield name, replace(self, name=name, group=group)
 
-    def _packed(self, move: Move) -> Packed:
-        integers = integers_of(move.inputs[0].encoding)
-        if isinstance(integers, Integers) and (integers.bits, integers.symmetric) == (self.bits, self.symmetric):
-            return Packed(self.bits, self.group, self.symmetric, integers.scale)
-        scale = dense_like(move).label
-        return Packed(self.bits, self.group, self.symmetric, scale if scale in ("BF16", "F16") else "F32")
+
+def _packed(move: Move, kind: Packed) -> Packed:
+    """With scales of the source's dtype."""
+    integers = integers_of(move.inputs[0].encoding)
+    if isinstance(integers, Integers) and (integers.bits, integers.symmetric) == (kind.bits, kind.symmetric):
+        return replace(kind, scale=integers.scale)
+    scale = dense_like(move).label
+    return replace(kind, scale=scale if scale in ("BF16", "F16") else "F32")
 
 
 def unloaded_experts(scheme: str, moves: Sequence[Move], encodings: Sequence[Encoding]) -> tuple[Loss, ...]:
