@@ -169,7 +169,7 @@ def say_frontier(
     with measuring(how.quiet):
         found = choices(planner, recipe, overrides, statistics, wish.target(), kind, Cache(wish.stats))
     _tell_of_gradients(wish, statistics, how.quiet)
-    mixes = _mixes(found, planner, statistics.importance) if isinstance(kind, GgufTypes) else {}
+    mixes = _mixes(found, planner, statistics.rounding) if isinstance(kind, GgufTypes) else {}
     said = document(found, mixes)
     if how.as_json:
         say_document("frontier", said)

@@ -1,9 +1,10 @@
 """What storing a tensor as a type is predicted to cost, in Kullback-Leibler divergence per token, in nats.
 
 Half the sum of E[g_i²] E[x_j²] ΔW_ij² over its weights, with ΔW what rounding changes, x its inputs and g the gradients
-at its outputs (see `requant.statistics`); the rows of an embedding count as often as they are looked up. The costs of
-tensors add up. Without gradients: half of what share of a tensor's outputs is error, which compares types of one tensor
-and says little of others.
+at its outputs (see `requant.statistics`). The mean of x_j² weighs each token by its |g|²: some tokens have inputs a
+thousand times as large as others, and hardly matter. The rows of an embedding count as often as they are looked up.
+The costs of tensors add up. Without gradients: half of what share of a tensor's outputs is error, which compares types
+of one tensor and says little of others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from requant.codecs import codec_for
 from requant.encodings import Encoding, rows_of
 from requant.errors import PlanError
 from requant.expressions import Context, Form, Shared
-from requant.importance import Measured
+from requant.importance import Importance, Measured
 from requant.measuring import on_measured
 from requant.plan import Step
 from requant.statistics import LEAST_TOKENS, Statistics
@@ -44,14 +45,17 @@ class Weighing:
 
 def losses_of(steps: Sequence[Step], statistics: Statistics, types: Sequence[Sequence[Encoding]]) -> list[Losses]:
     """What each tensor would lose as each of its `types`; every weight is rounded to every type."""
-    weighed = [list(_weighings(step, statistics)) for step in steps]
+    rounding = statistics.rounding
+    weighed = [list(_weighings(step, statistics, rounding)) for step in steps]
     shared = [Shared() for _ in steps]
     tasks = [(n, encoding, rows) for n, step in enumerate(steps) for encoding in types[n] for rows in _runs(step)]
     found: list[Losses] = [dict.fromkeys((encoding.label for encoding in one), 0.0) for one in types]
 
     def measure(task: tuple[int, Encoding, range]) -> float:
         n, encoding, rows = task
-        return _loss(steps[n], encoding, rows, weighed[n], statistics, Context(shared=shared[n]))
+        importance = rounding.weights_for(steps[n].target.name, steps[n].target.shape)
+        context = Context(shared=shared[n])
+        return _loss(steps[n], encoding, rows, weighed[n], importance, statistics.has_gradients, context)
 
     with ThreadPoolExecutor(processors()) as pool:
         for done, ((n, encoding, _), loss) in enumerate(zip(tasks, pool.map(measure, tasks), strict=True), 1):
@@ -109,11 +113,11 @@ def _runs(step: Step) -> Iterator[range]:
             yield range(matrix * per_matrix + start, matrix * per_matrix + min(start + length, per_matrix))
 
 
-def _weighings(step: Step, statistics: Statistics) -> Iterator[Weighing]:
+def _weighings(step: Step, statistics: Statistics, rounding: Importance) -> Iterator[Weighing]:
     """Of all rows of the tensor; columns [matrices, columns] are those of a row's matrix."""
     name, tokens = step.target.name, statistics.provenance.tokens
     matrices, per_matrix = _matrices(step)
-    inputs, outputs = statistics.importance.entries.get(name), statistics.outputs.get(name)
+    inputs, outputs = rounding.entries.get(name), statistics.outputs.get(name)
     if inputs is not None and (outputs is not None or not statistics.has_gradients):
         seen = np.maximum(np.broadcast_to(inputs.counts, matrices), 1)
         columns: Doubles = inputs.sums.astype(np.float64) / seen[:, None] * (seen / tokens)[:, None]
@@ -148,7 +152,8 @@ def _loss(
     encoding: Encoding,
     rows: range,
     weighed: Sequence[Weighing],
-    statistics: Statistics,
+    importance: NDArray[np.float32] | None,
+    has_gradients: bool,
     context: Context,
 ) -> float:
     """Predicted divergence of some rows; without gradients the error over what goes through the whole tensor."""
@@ -156,7 +161,6 @@ def _loss(
     step.values.fill(Form.VALUES, rows, values, context)
     _, per_matrix = _matrices(step)
     matrix = rows.start // per_matrix
-    importance = statistics.importance.weights_for(step.target.name, step.target.shape)
     stored = {name: np.zeros(part.shape, part.dtype.numpy) for name, part in encoding.parts(values.shape).items()}
     codec, again = codec_for(encoding), np.empty_like(values)
     codec.encode(values, stored, 0, None if importance is None else np.ascontiguousarray(importance[matrix]))
@@ -166,7 +170,7 @@ def _loss(
     for one in weighed:
         columns = one.columns[min(matrix, len(one.columns) - 1)]
         error = float(one.rows[rows.start : rows.stop] @ (squares @ columns))
-        if not statistics.has_gradients:
+        if not has_gradients:
             error /= max(float(one.rows[rows.start : rows.stop] @ (np.square(values) @ columns)), 1e-30)
             error *= len(rows) / one.rows.size
         total += error / 2

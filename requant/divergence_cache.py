@@ -23,7 +23,7 @@ from requant.sources import read
 from requant.statistics import Statistics
 
 #: Changes when what is rounded, or how it is summed up, does.
-_VERSION: Final = 1
+_VERSION: Final = 2
 #: Places of a stored part that are looked at, and bytes at each.
 _PLACES: Final = 16
 _BYTES: Final = 256

@@ -248,7 +248,7 @@ def test_losses_are_measured_once_and_those_of_another_model_anew(model, tmp_pat
     write_tiny_llama(tmp_path / "other.gguf", seed=9)
     planned("requantize", tmp_path / "other.gguf", *asked)
     assert measured == [len([one for one in first["steps"] if one["importance"]])]
-    (tmp_path / "stats.gguf.losses.json").write_text('{"version": 1, "tensors": {"x": []}}')
+    (tmp_path / "stats.gguf.losses.json").write_text('{"version": 2, "tensors": {"x": []}}')
     assert planned("requantize", tmp_path / "model.gguf", *asked) == first and len(measured) == 2
 
 

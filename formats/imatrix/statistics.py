@@ -2,6 +2,8 @@
 
     NAME.in_sum2, NAME.counts        llama-imatrix's
     NAME.out_grad2, NAME.out_counts  squared gradients at the outputs [matrices, rows], and of how many tokens
+    NAME.in_grad2, NAME.in_grad_counts  squared inputs [matrices, columns], each token's times |g|² at its outputs
+    NAME.noise8, NAME.noise_counts   what rounding inputs to 8 bits costs, by 256 columns and by 32; of how many tokens
     NAME.col_grad2, NAME.row_counts  of an embedding: squared gradients [columns], and how often each row was looked up
     NAME.in_outer                    sums of x xᵀ [columns, columns]; NAME.3.in_outer those of expert 3 of a stack
 
@@ -31,6 +33,8 @@ from requant.statistics import Provenance, Statistics
 _PREFIX: Final = "requant.calibration."
 _OUTPUTS: Final = (".out_grad2", ".out_counts")
 _LOOKUPS: Final = (".col_grad2", ".row_counts")
+_WEIGHTED: Final = (".in_grad2", ".in_grad_counts")
+_NOISE: Final = (".noise8", ".noise_counts")
 _OUTER: Final = ".in_outer"
 _SAME: Final = _PREFIX + "same_inputs"
 
@@ -40,7 +44,8 @@ def statistics_checkpoint(statistics: Statistics) -> Checkpoint[Tensor]:
     base = imatrix_checkpoint(statistics.importance)
     said = statistics.provenance
     tensors = list(base.tensors)
-    for table, suffixes in ((statistics.outputs, _OUTPUTS), (statistics.lookups, _LOOKUPS)):
+    tables = (statistics.outputs, statistics.lookups, statistics.weighted, statistics.noise)
+    for table, suffixes in zip(tables, (_OUTPUTS, _LOOKUPS, _WEIGHTED, _NOISE), strict=True):
         for name in sorted(table):
             entry = table[name]
             for suffix, values in zip(suffixes, (entry.sums, entry.counts), strict=True):
@@ -83,9 +88,10 @@ def read_statistics(path: Path) -> Statistics:
     )
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     hessians = _hessians(path, tensors, importance.entries, strings(said.get(_SAME, Typed("[str]", ()))))
-    return Statistics(
-        importance, provenance, _table(path, tensors, _OUTPUTS), _table(path, tensors, _LOOKUPS), hessians
+    outputs, lookups, weighted, noise = (
+        _table(path, tensors, suffixes) for suffixes in (_OUTPUTS, _LOOKUPS, _WEIGHTED, _NOISE)
     )
+    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise)
 
 
 def _squares(hessians: Mapping[str, tuple[Hessian | None, ...]]) -> tuple[list[Tensor], tuple[str, ...]]:

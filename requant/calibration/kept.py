@@ -12,6 +12,7 @@ from requant.calibration.recording import Record, Sums
 from requant.errors import PlanError
 
 _FILE: Final = "found.npz"
+_PARTS: Final = ("columns", "rows", "weighted", "noise")
 
 
 class Kept:
@@ -44,7 +45,8 @@ class Kept:
     def restore(self, record: Record) -> None:
         """Put the sums that were found into an empty record."""
         for n, (kind, name, matrix, inputs, gradients) in enumerate(self._keys if self.done else ()):
-            sums = Sums(self._found[f"columns{n}"], self._found[f"rows{n}"], inputs, gradients)
+            columns, rows, weighted, noise = (self._found[f"{part}{n}"] for part in _PARTS)
+            sums = Sums(columns, rows, inputs, gradients, weighted, noise)
             if kind == "sums":
                 record.sums[name, matrix] = sums
             else:
@@ -58,8 +60,7 @@ class Kept:
         found += [("lookups", name, 0, sums) for name, sums in record.lookups.items()]
         keys = [(kind, name, matrix, sums.inputs, sums.gradients) for kind, name, matrix, sums in found]
         said = json.dumps({"key": self._key, "done": done, "width": width, "keys": keys}).encode()
-        arrays = {f"columns{n}": sums.columns for n, (*_, sums) in enumerate(found)}
-        arrays |= {f"rows{n}": sums.rows for n, (*_, sums) in enumerate(found)}
+        arrays = {f"{part}{n}": getattr(sums, part) for n, (*_, sums) in enumerate(found) for part in _PARTS}
         partial = self._folder / "partial.npz"
         np.savez(partial, said=np.frombuffer(said, np.uint8), **arrays)  # type: ignore[arg-type]
         partial.replace(self._folder / _FILE)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from requant.calibration.outer import Key, Outer
-from requant.calibration.recording import Record, Sums
+from requant.calibration.recording import BLOCKS, Record, Sums
 from requant.hessians import Hessian
 from requant.importance import Measured
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Move, Plan
 from requant.sources import Memory
 
-Tables = tuple[dict[str, Measured], dict[str, Measured], dict[str, Measured]]
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """As `requant.statistics.Statistics` has them."""
+
+    inputs: dict[str, Measured] = field(default_factory=dict)
+    outputs: dict[str, Measured] = field(default_factory=dict)
+    lookups: dict[str, Measured] = field(default_factory=dict)
+    weighted: dict[str, Measured] = field(default_factory=dict)
+    noise: dict[str, Measured] = field(default_factory=dict)
 
 
 def ggml_moves(plan: Plan) -> tuple[Move, ...]:
@@ -34,9 +43,7 @@ def ggml_moves(plan: Plan) -> tuple[Move, ...]:
 
 def in_ggml_names(record: Record, moves: Iterable[Move]) -> Tables:
     """Inputs, outputs and lookups of the tensors of a GGUF; of a tensor whose columns are computed there is nothing."""
-    inputs: dict[str, Measured] = {}
-    outputs: dict[str, Measured] = {}
-    lookups: dict[str, Measured] = {}
+    found = Tables()
     stored = {name for name, _ in record.sums}
     for move in moves:
         if len(move.shape) < 2:
@@ -47,25 +54,25 @@ def in_ggml_names(record: Record, moves: Iterable[Move]) -> Tables:
             continue
         if known[0][0].name in record.lookups:
             rows = [row for _, row in known]
-            found = record.lookups[known[0][0].name]
-            gradients = found.columns[None] if found.gradients else np.zeros((1, len(found.columns)))
-            scale = found.inputs / max(found.gradients, 1)
-            lookups[move.name] = Measured((gradients * scale).astype(np.float32), found.rows[rows].astype(np.int64))
+            own = record.lookups[known[0][0].name]
+            gradients = own.columns[None] if own.gradients else np.zeros((1, len(own.columns)))
+            scale = own.inputs / max(own.gradients, 1)
+            found.lookups[move.name] = Measured((gradients * scale).astype(np.float32), own.rows[rows].astype(np.int64))
         if all(tensor.name in stored for tensor, _ in known):
-            _products(record, move, [(tensor, row) for tensor, row in known], inputs, outputs)
-    return inputs, outputs, lookups
+            _products(record, move, [(tensor, row) for tensor, row in known], found)
+    return found
 
 
 def _products(
     record: Record,
     move: Move,
     origins: list[tuple[Tensor, int]],
-    inputs: dict[str, Measured],
-    outputs: dict[str, Measured],
+    found: Tables,
 ) -> None:
     matrices = move.shape[-3] if len(move.shape) > 2 else 1
     per_matrix = len(origins) // matrices
-    columns, rows, counts, gradients = [], [], [], []
+    columns, rows, counts, gradients, weighted = [], [], [], [], []
+    noise = np.zeros(len(BLOCKS))
     for matrix in range(matrices):
         own = origins[matrix * per_matrix : (matrix + 1) * per_matrix]
         placed = [_place(record, tensor, row) for tensor, row in own]
@@ -74,9 +81,13 @@ def _products(
         counts.append(first.inputs)
         rows.append([sums.rows[row] for sums, row in placed])
         gradients.append(first.gradients)
-    inputs[move.name] = Measured(np.array(columns, np.float32), np.array(counts, np.int64))
+        weighted.append(first.weighted)
+        noise += first.noise
+    found.inputs[move.name] = Measured(np.array(columns, np.float32), np.array(counts, np.int64))
     if any(gradients):
-        outputs[move.name] = Measured(np.array(rows, np.float32), np.array(gradients, np.int64))
+        found.outputs[move.name] = Measured(np.array(rows, np.float32), np.array(gradients, np.int64))
+        found.weighted[move.name] = Measured(np.array(weighted, np.float32), np.array(gradients, np.int64))
+        found.noise[move.name] = Measured(noise[None].astype(np.float32), np.array([max(gradients)], np.int64))
 
 
 def hessians_in_ggml_names(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,36 @@ from requant.calibration.skeleton import Piece, Skeleton
 
 Doubles = NDArray[np.float64]
 
+#: Columns that llama.cpp rounds to 8 bits together before it multiplies: with blocks of 256 (Q8_K), and of 32 (Q8_0).
+BLOCKS: Final = (256, 32)
+
 
 @dataclass(slots=True)
 class Sums:
-    """Of one matrix: squared inputs [columns] of `inputs` tokens, squared gradients at its outputs [rows]."""
+    """Of one matrix: squared inputs [columns] of `inputs` tokens, squared gradients at its outputs [rows].
+
+    weighted: squared inputs [columns], each token's times its gradient's square. noise: what rounding inputs to 8 bits
+    in blocks of `BLOCKS` columns is predicted to cost, over all tokens with gradients.
+    """
 
     columns: Doubles
     rows: Doubles
     inputs: int = 0
     gradients: int = 0
+    weighted: Doubles = field(default_factory=lambda: np.zeros(0))
+    noise: Doubles = field(default_factory=lambda: np.zeros(len(BLOCKS)))
+
+
+def _noise(x: Any, gradients: Any, weight: Any, block: int) -> float:
+    """Half of Σ g² W² δ² over tokens, with δ² what rounding to steps of a 127th of the block's largest is off by.
+
+    x [tokens, columns]; gradients, squared [tokens, rows]; weight [rows, columns].
+    """
+    if x.shape[1] % block:
+        return 0.0
+    peaks = x.abs().reshape(len(x), -1, block).amax(-1).square()
+    squares = weight.detach().square().reshape(len(weight), -1, block).sum(-1)
+    return float(((gradients @ squares) * peaks).sum()) / (2 * 12 * 127**2)
 
 
 class Record:
@@ -44,7 +65,8 @@ class Record:
         for piece in self.skeleton.pieces[parameter]:
             columns, key = self.skeleton.nodes[piece.name].columns, self.key(piece)
             if key not in self.sums:
-                self.sums[key] = Sums(np.zeros(columns), np.zeros(piece.stop - piece.start))
+                rows = np.zeros(piece.stop - piece.start)
+                self.sums[key] = Sums(np.zeros(columns), rows, weighted=np.zeros(columns))
             found[piece] = self.sums[key]
         return found
 
@@ -95,13 +117,16 @@ class Recording(TorchFunctionMode):
                 if self._record.outer is not None:
                     self._record.outer.add(self._record.key(piece), flat)
         if self._gradients and out.requires_grad:
+            given = x.detach().reshape(-1, x.shape[-1])
 
             def note(gradient: Any) -> None:
-                flat = gradient.detach().reshape(-1, gradient.shape[-1])
-                squares = flat.square().sum(0).double().numpy()
+                squares = gradient.detach().reshape(-1, gradient.shape[-1]).square()
                 for piece, sums in own:
-                    sums.rows += squares[piece.start : piece.stop]
-                    sums.gradients += len(flat)
+                    rows = slice(piece.start, piece.stop)
+                    sums.rows += squares[:, rows].sum(0).double().numpy()
+                    sums.gradients += len(squares)
+                    sums.weighted += (squares[:, rows].sum(1) @ given.square()).double().numpy()
+                    sums.noise += [_noise(given, squares[:, rows], weight[rows], block) for block in BLOCKS]
 
             out.register_hook(note)
 

@@ -11,6 +11,7 @@ from requant.encodings import BLOCKS, Blocks, Encoding
 from requant.encodings.compressed import Packed
 from requant.encodings.mlx import MlxAffine
 from requant.errors import PlanError
+from requant.importance import Measured
 from requant.ir import Naming
 from requant.operations.renamed_statistics import in_names_of
 from requant.plan import Plan, Step
@@ -19,9 +20,10 @@ from requant.recipes.importances import needs_importance
 from requant.recipes.mlx_types import BITS
 from requant.statistics import Statistics, fingerprint
 
-#: What is tried where the user names no types; blocks of 32 only where rows have no whole blocks of 256.
+#: What is tried where the user names no types. Blocks of 32 need more bits, and lose less where inputs of very
+#: different sizes would be rounded together.
 _SUPER: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K")
-_LARGE: Final = ("Q5_K", "Q6_K", "Q8_0")
+_LARGE: Final = ("Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1")
 _SMALL: Final = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
 
@@ -35,6 +37,10 @@ class Kind(ABC):
     @abstractmethod
     def candidates(self, step: Step, types: tuple[str, ...], statistics: Statistics) -> list[Encoding]:
         """The types that a tensor may get; `types` are the user's, none for all."""
+
+    def noise(self, encoding: Encoding, measured: Measured | None) -> float:
+        """What it costs that inputs are rounded before they are multiplied; nothing, unless a kind says otherwise."""
+        return 0.0
 
     @abstractmethod
     def word(self, encoding: Encoding) -> str:
@@ -67,6 +73,13 @@ class GgufTypes(Kind):
         if not fitting:
             raise PlanError(f"{name}: none of the types fits rows of {columns}", hint="--types Q4_0,Q8_0")
         return fitting
+
+    def noise(self, encoding: Encoding, measured: Measured | None) -> float:
+        """llama.cpp rounds inputs to 8 bits by as many columns as a block of the type has."""
+        if measured is None or not isinstance(encoding, Blocks):
+            return 0.0
+        of_256, of_32 = (float(one) for one in measured.sums[0] / max(int(measured.counts[0]), 1))
+        return of_256 if encoding.values == 256 else of_32
 
     def word(self, encoding: Encoding) -> str:
         """Its label."""

@@ -138,7 +138,7 @@ def choices(
     Raises `PlanError` for statistics that do not fit, before anything is rounded.
     """
     overrides = _keeping(planner, recipe, overrides, statistics, target.keep)
-    before = planner(recipe, overrides, statistics.importance, True)
+    before = planner(recipe, overrides, statistics.rounding, True)
     free = [step for step in before.steps if kind.is_free(step) and not _is_named(step, overrides)]
     _check_patterns([name for name, _ in target.least], "--min-type", free)
     if not free:
@@ -148,7 +148,7 @@ def choices(
     types = [_candidates(kind, step, target, statistics) for step in free]
     losses = measure(free, statistics, types)
     options = tuple(
-        tuple(sorted(_options(step, one, found), key=lambda option: option.nbytes))
+        tuple(sorted(_options(kind, step, one, found, statistics), key=lambda option: option.nbytes))
         for step, one, found in zip(free, types, losses, strict=True)
     )
     return Choices(before, overrides, tuple(step.target.name for step in free), options, statistics.has_gradients)
@@ -173,7 +173,7 @@ def plan_allocation(
     while True:
         allocation = found.allocation(wanted)
         types = (*found.overrides.tensor_types, *allocation.patterns)
-        plan = planner(recipe, replace(found.overrides, tensor_types=types), statistics.importance, False)
+        plan = planner(recipe, replace(found.overrides, tensor_types=types), statistics.rounding, False)
         over = 0 if target.nbytes is None else plan.layout.nbytes - target.nbytes
         if over <= 0:
             return replace(plan, expected_kl=allocation.expected), replace(allocation, word=kind.word)
@@ -181,9 +181,13 @@ def plan_allocation(
         wanted = replace(wanted, nbytes=(wanted.nbytes or 0) - over)
 
 
-def _options(step: Step, types: Sequence[Encoding], losses: Mapping[str, float]) -> list[Option]:
+def _options(
+    kind: Kind, step: Step, types: Sequence[Encoding], losses: Mapping[str, float], statistics: Statistics
+) -> list[Option]:
+    """With what rounding of inputs costs besides."""
+    shape, noise = step.target.shape, statistics.noise.get(step.target.name)
     return [
-        Option(one, sum(part.nbytes for part in one.parts(step.target.shape).values()), losses[one.label])
+        Option(one, sum(part.nbytes for part in one.parts(shape).values()), losses[one.label] + kind.noise(one, noise))
         for one in types
     ]
 
@@ -194,7 +198,7 @@ def _keeping(
     """The departures, and those that leave tensors as they are stored."""
     if not keep:
         return overrides
-    steps = planner(recipe, overrides, statistics.importance, True).steps
+    steps = planner(recipe, overrides, statistics.rounding, True).steps
     _check_patterns(keep, "--keep", steps)
     patterns = [compiled(pattern) for pattern in keep]
     kept = [

@@ -86,7 +86,7 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         kept = Kept(request.work, _key(plan, windows, graded, request)) if request.work is not None else None
         layers = Layerwise(skeleton, windows, folder, request.seed, outer, kept)
         layers.run(graded, progress)
-    inputs, outputs, lookups = in_ggml_names(layers.record, moves)
+    tables = in_ggml_names(layers.record, moves)
     length = len(windows[0])
     datasets = tuple(label for label, _ in request.texts) or tuple(f"requant:{label}" for label in (*_TEXTS, "chat"))
     provenance = Provenance(
@@ -96,10 +96,11 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         length * graded,
         request.seed,
     )
-    hessians = {} if outer is None else hessians_in_ggml_names(outer, moves, inputs)
-    found = Statistics(Importance(inputs, datasets, len(windows), length), provenance, outputs, lookups, hessians)
+    hessians = {} if outer is None else hessians_in_ggml_names(outer, moves, tables.inputs)
+    importance = Importance(tables.inputs, datasets, len(windows), length)
+    found = Statistics(importance, provenance, tables.outputs, tables.lookups, hessians, tables.weighted, tables.noise)
     check_finite(found)
-    if not inputs:
+    if not tables.inputs:
         raise UnsupportedError("none of the products of this model could be told by a name of GGUF")
     return found
 

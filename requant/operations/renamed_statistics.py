@@ -23,6 +23,7 @@ def in_names_of(said: Translation, statistics: Statistics) -> Statistics:
     inputs: dict[str, Measured] = {}
     outputs: dict[str, Measured] = {}
     lookups: dict[str, Measured] = {}
+    weighted: dict[str, Measured] = {}
     for move in said.moves:
         found = _rows_of(move, rows) if len(move.shape) > 1 else None
         if found is None:
@@ -30,10 +31,11 @@ def in_names_of(said: Translation, statistics: Statistics) -> Statistics:
         matrices = move.shape[-3] if len(move.shape) > 2 else 1
         per_matrix = len(found) // matrices
         firsts = [found[matrix * per_matrix] for matrix in range(matrices)]
-        entries = [_matrix(statistics.importance.entries, name, row, shapes) for name, row in firsts]
-        known = [entry for entry in entries if entry is not None]
-        if len(known) == matrices:
-            inputs[move.name] = Measured(np.stack([s for s, _ in known]), np.array([c for _, c in known], np.int64))
+        for table, own in ((statistics.importance.entries, inputs), (statistics.weighted, weighted)):
+            entries = [_matrix(table, name, row, shapes) for name, row in firsts]
+            known = [entry for entry in entries if entry is not None]
+            if len(known) == matrices:
+                own[move.name] = Measured(np.stack([s for s, _ in known]), np.array([c for _, c in known], np.int64))
         entries = [_matrix(statistics.outputs, name, row, shapes) for name, row in firsts]
         known = [entry for entry in entries if entry is not None]
         if len(known) == matrices and all(name in statistics.outputs for name, _ in found):
@@ -44,7 +46,11 @@ def in_names_of(said: Translation, statistics: Statistics) -> Statistics:
         if (looked_up := statistics.lookups.get(firsts[0][0])) is not None:
             lookups[move.name] = Measured(looked_up.sums, looked_up.counts[[row for _, row in found]])
     return replace(
-        statistics, importance=replace(statistics.importance, entries=inputs), outputs=outputs, lookups=lookups
+        statistics,
+        importance=replace(statistics.importance, entries=inputs),
+        outputs=outputs,
+        lookups=lookups,
+        weighted=weighted,
     )
 
 
