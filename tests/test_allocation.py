@@ -24,11 +24,13 @@ from requant.formats.imatrix.statistics import read_statistics, statistics_check
 from requant.importance import Importance, Measured
 from requant.ir import Tensor, TensorSpec
 from requant.layout import LayoutOptions
+from requant.operations.allocable import GgufTypes
 from requant.operations.convert import Request as Conversion
 from requant.operations.convert import plan_conversion
 from requant.operations.renamed_statistics import in_names_of
 from requant.parts import whole_parts
 from requant.plan import Plan, Step
+from requant.recipes import RECIPES
 from requant.sources import Memory
 from requant.statistics import Provenance, Statistics, fingerprint
 from tests import tiny_models
@@ -126,6 +128,28 @@ def test_predicted_loss_is_the_formula():
         error = np.square(again.reshape(8, 64) - values[e])
         expected += 0.5 * counts[e] / 2048 * float(g2[e] @ error @ x2[e])
     assert losses["Q4_0"] == pytest.approx(expected, rel=1e-4) and losses["Q8_0"] < expected / 50
+
+
+def test_tokens_count_as_much_as_their_gradients():
+    """Both in what is predicted and in how columns are weighed when they are rounded."""
+    random = np.random.default_rng(3)
+    values = random.normal(0, 1, (8, 64)).astype(np.float32)
+    g2, felt = (random.random((1, n)).astype(np.float32) for n in (8, 64))
+    plain = statistics({"m": Measured(np.ones((1, 64), np.float32), np.array([2048]))})
+    counted = np.array([512])
+    found = replace(plain, outputs={"m": Measured(g2 * 512, counted)}, weighted={"m": Measured(felt, counted)})
+    (losses,) = losses_of([step_of("m", values)], found, [[BLOCKS["Q4_0"]]])
+    means = felt[0] / (g2.sum() * 512)
+    packed = libgguf.quantize_rows(values, libgguf.GGMLQuantizationType.Q4_0, means)
+    again = libgguf.dequantize_rows(packed, libgguf.GGMLQuantizationType.Q4_0).reshape(8, 64)
+    assert losses["Q4_0"] == pytest.approx(0.5 * float(g2[0] @ np.square(again - values) @ means), rel=1e-4)
+
+
+def test_what_llama_cpp_rounds_of_inputs_depends_on_the_type():
+    measured = Measured(np.array([[600.0, 40.0]], np.float32), np.array([200]))
+    kind = GgufTypes(RECIPES["Q4_K_M"])
+    found = [kind.noise(BLOCKS[name], measured) for name in ("Q4_K", "IQ2_XS", "Q8_0", "Q5_1")]
+    assert found == pytest.approx([3.0, 3.0, 0.2, 0.2])
 
 
 def test_rows_of_an_embedding_count_as_often_as_they_are_looked_up():
@@ -352,7 +376,8 @@ def test_layers_of_compressed_tensors_get_4_or_8_bits(tmp_path):
     assert run("convert", tmp_path / "folder", tmp_path / "f32.gguf", "--to", "F32", "--no-vocab").exit_code == 0
     made_up(tmp_path / "f32.gguf", tmp_path / "stats.gguf")
     asked = ["convert", tmp_path / "folder", tmp_path / "out", "--to", "W4A16-32", "--stats", tmp_path / "stats.gguf"]
-    few, many = (planned(*asked, "--target-kl", kl) for kl in (1e3, 0.2))
+    few = planned(*asked, "--target-kl", 1e6)
+    many = planned(*asked, "--target-kl", few["expected_kl"] / 2)
     assert many["output_bytes"] > few["output_bytes"] and many["expected_kl"] < few["expected_kl"]
     result = run(*asked, "--target-size", many["output_bytes"], "--recipe-out", tmp_path / "recipe.txt")
     assert result.exit_code == 0, result.output

@@ -103,9 +103,16 @@ def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
     found = calibrate(plan_of(tiny, tmp_path), Request(window=64, gradients=True, seed=3))
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
     layer = model.model.layers[0]
-    noted = {"down": 0.0, "embedding": 0.0}
-    outputs = []
-    layer.mlp.down_proj.register_forward_hook(lambda module, given, out: (out.retain_grad(), outputs.append(out))[1])
+    noted = {"down": 0.0, "embedding": 0.0, "weighted": 0.0, "noise": 0.0}
+    outputs, inputs = [], []
+
+    def note(module, given, out):
+        out.retain_grad()
+        outputs.append(out)
+        inputs[:] = [given[0][0].detach().double().numpy()]
+
+    layer.mlp.down_proj.register_forward_hook(note)
+    weight = layer.mlp.down_proj.weight.detach().double().numpy()
     model.model.embed_tokens.register_forward_hook(lambda module, given, out: outputs.append(out.requires_grad_()))
     for number, window in enumerate(windows):
         outputs.clear()
@@ -116,11 +123,21 @@ def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
         labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
         torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
         noted["down"] = noted["down"] + outputs[0].grad[0].square().sum(0).double().numpy()
+        x, g2 = inputs[0], outputs[0].grad[0].square().double().numpy()
+        noted["weighted"] = noted["weighted"] + (g2.sum(1)[:, None] * x**2).sum(0)
+        steps = np.repeat(np.abs(x).reshape(len(x), -1, 32).max(2), 32, axis=1) / 127
+        noted["noise"] += 0.5 * float((g2 * (steps**2 / 12 @ (weight**2).T)).sum())
         noted["embedding"] = noted["embedding"] + embedding.grad[0].square().sum(0).double().numpy()
     tokens = sum(map(len, windows))
     assert found.provenance.gradient_tokens == tokens
     assert np.allclose(found.outputs["blk.0.ffn_down.weight"].sums[0], noted["down"], rtol=1e-4)
     assert np.allclose(found.lookups["token_embd.weight"].sums[0], noted["embedding"], rtol=1e-4)
+    assert np.allclose(found.weighted["blk.0.ffn_down.weight"].sums[0], noted["weighted"], rtol=1e-4)
+    noise = found.noise["blk.0.ffn_down.weight"]
+    assert np.isclose(noise.sums[0, 1], noted["noise"], rtol=1e-4) and noise.counts.tolist() == [tokens]
+    assert noise.sums[0, 0] == 0  # its rows have no whole blocks of 256
+    means = noted["weighted"] / noted["down"].sum()
+    assert np.allclose(found.rounding.weights("blk.0.ffn_down.weight")[0], means, rtol=1e-4)
     counts = np.bincount(np.ravel(windows), minlength=tiny_models.VOCABULARY)
     assert found.lookups["token_embd.weight"].counts.tolist() == counts.tolist()
     assert set(found.outputs) == set(found.importance.entries)
