@@ -71,7 +71,7 @@ class Asked:
 
         like, overrides = self.gguf.liked(self.choices)
         statistics = statistics_of(self.wish.stats, self.choices)
-        importance = self.choices.importance() if statistics is None else statistics.importance
+        importance = self.choices.importance() if statistics is None else statistics.rounding
         return Request(
             self.recipe,
             overrides,

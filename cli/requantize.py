@@ -85,7 +85,7 @@ def requantize(
     how = replace(how, threads=words.threads or how.threads)
     example, overrides = gguf.liked(choices)
     statistics = statistics_of(wish.stats, choices)
-    importance = choices.importance() if statistics is None else statistics.importance
+    importance = choices.importance() if statistics is None else statistics.rounding
     request = Request(
         words.recipes[0].name,
         overrides,

@@ -219,7 +219,7 @@ def test_a_file_has_the_size_and_comes_again_from_its_recipe(model, tmp_path):
     assert 8 * sum(tensor.nbytes for tensor in one.tensors) <= 6 * weights
     again = ["--tensor-type-file", tmp_path / "recipe.txt", "--imatrix", model / "stats.gguf"]
     assert run("requantize", model / "model.gguf", tmp_path / "two.gguf", "Q4_0", *again).exit_code == 0
-    like = ["--like", tmp_path / "recipe.txt", "--imatrix", model / "stats.gguf"]
+    like = ["--like", tmp_path / "recipe.txt", "--stats", model / "stats.gguf"]
     assert run("requantize", model / "model.gguf", tmp_path / "three.gguf", *like).exit_code == 0
     three = {tensor.name: tensor.encoding for tensor in open_model(tmp_path / "three.gguf").tensors}
     assert three == {tensor.name: tensor.encoding for tensor in one.tensors}
@@ -378,8 +378,8 @@ def test_layers_of_compressed_tensors_get_4_or_8_bits(tmp_path):
     asked = ["convert", tmp_path / "folder", tmp_path / "out", "--to", "W4A16-32", "--stats", tmp_path / "stats.gguf"]
     few = planned(*asked, "--target-kl", 1e6)
     many = planned(*asked, "--target-kl", few["expected_kl"] / 2)
-    assert many["output_bytes"] > few["output_bytes"] and many["expected_kl"] < few["expected_kl"]
-    result = run(*asked, "--target-size", many["output_bytes"], "--recipe-out", tmp_path / "recipe.txt")
+    assert many["bytes_written"] > few["bytes_written"] and many["expected_kl"] < few["expected_kl"]
+    result = run(*asked, "--target-size", many["bytes_written"], "--recipe-out", tmp_path / "recipe.txt")
     assert result.exit_code == 0, result.output
     said = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]["config_groups"]
     assert [group["weights"]["num_bits"] for group in said.values()] == [4, 8]

@@ -62,5 +62,5 @@ class Kept:
         said = json.dumps({"key": self._key, "done": done, "width": width, "keys": keys}).encode()
         arrays = {f"{part}{n}": getattr(sums, part) for n, (*_, sums) in enumerate(found) for part in _PARTS}
         partial = self._folder / "partial.npz"
-        np.savez(partial, said=np.frombuffer(said, np.uint8), **arrays)  # type: ignore[arg-type]
+        np.savez(partial, said=np.frombuffer(said, np.uint8), **arrays)
         partial.replace(self._folder / _FILE)
