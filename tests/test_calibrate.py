@@ -126,7 +126,8 @@ def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
         x, g2 = inputs[0], outputs[0].grad[0].square().double().numpy()
         noted["weighted"] = noted["weighted"] + (g2.sum(1)[:, None] * x**2).sum(0)
         steps = np.repeat(np.abs(x).reshape(len(x), -1, 32).max(2), 32, axis=1) / 127
-        noted["noise"] += 0.5 * float((g2 * (steps**2 / 12 @ (weight**2).T)).sum())
+        off = x - np.round(x / steps) * steps
+        noted["noise"] += 0.5 * float((g2 * (off**2 @ (weight**2).T)).sum())
         noted["embedding"] = noted["embedding"] + embedding.grad[0].square().sum(0).double().numpy()
     tokens = sum(map(len, windows))
     assert found.provenance.gradient_tokens == tokens
@@ -134,7 +135,7 @@ def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
     assert np.allclose(found.lookups["token_embd.weight"].sums[0], noted["embedding"], rtol=1e-4)
     assert np.allclose(found.weighted["blk.0.ffn_down.weight"].sums[0], noted["weighted"], rtol=1e-4)
     noise = found.noise["blk.0.ffn_down.weight"]
-    assert np.isclose(noise.sums[0, 1], noted["noise"], rtol=1e-4) and noise.counts.tolist() == [tokens]
+    assert np.isclose(noise.sums[0, 1], noted["noise"], rtol=1e-3) and noise.counts.tolist() == [tokens]
     assert noise.sums[0, 0] == 0  # its rows have no whole blocks of 256
     means = noted["weighted"] / noted["down"].sum()
     assert np.allclose(found.rounding.weights("blk.0.ffn_down.weight")[0], means, rtol=1e-4)

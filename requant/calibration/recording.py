@@ -36,16 +36,23 @@ class Sums:
     noise: Doubles = field(default_factory=lambda: np.zeros(len(BLOCKS)))
 
 
-def _noise(x: Any, gradients: Any, weight: Any, block: int) -> float:
-    """Half of Σ g² W² δ² over tokens, with δ² what rounding to steps of a 127th of the block's largest is off by.
+def _noise(x: Any, gradients: Any, weight: Any) -> list[float]:
+    """Half of Σ g² W² δ² over tokens, with δ what rounding x to a 127th of the largest of each block is off by.
 
-    x [tokens, columns]; gradients, squared [tokens, rows]; weight [rows, columns].
+    x [tokens, columns]; gradients, squared [tokens, rows]; weight [rows, columns]. One for each size of `BLOCKS`; 0
+    where columns are no whole blocks.
     """
-    if x.shape[1] % block:
-        return 0.0
-    peaks = x.abs().reshape(len(x), -1, block).amax(-1).square()
-    squares = weight.detach().square().reshape(len(weight), -1, block).sum(-1)
-    return float(((gradients @ squares) * peaks).sum()) / (2 * 12 * 127**2)
+    matters = gradients @ weight.detach().square()
+    found = []
+    for block in BLOCKS:
+        if x.shape[1] % block:
+            found.append(0.0)
+            continue
+        blocks = x.reshape(len(x), -1, block)
+        steps = (blocks.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
+        off = (blocks - (blocks / steps).round() * steps).reshape(x.shape)
+        found.append(float((matters * off.square()).sum()) / 2)
+    return found
 
 
 class Record:
@@ -126,7 +133,7 @@ class Recording(TorchFunctionMode):
                     sums.rows += squares[:, rows].sum(0).double().numpy()
                     sums.gradients += len(squares)
                     sums.weighted += (squares[:, rows].sum(1) @ given.square()).double().numpy()
-                    sums.noise += [_noise(given, squares[:, rows], weight[rows], block) for block in BLOCKS]
+                    sums.noise += _noise(given, squares[:, rows], weight[rows])
 
             out.register_hook(note)
 
