@@ -95,7 +95,19 @@ class Knapsack:
             if self._loss(chosen) <= loss:
                 break
             chosen[upgrade.tensor] = upgrade.index
+        self._trim(chosen, loss)
         return [one[index] for one, index in zip(self._options, chosen, strict=True)]
+
+    def _trim(self, chosen: NDArray[np.int64], loss: float) -> None:
+        """Smaller options, the most bytes first, for as long as losses add up to at most `loss`; in place."""
+        while True:
+            slack = loss - self._loss(chosen)
+            lost = self._losses - self._losses[self._rows, chosen][:, None]
+            fewer = np.where(lost <= slack, self._sizes[self._rows, chosen][:, None] - self._sizes, 0)
+            tensor, index = (int(one) for one in np.unravel_index(int(fewer.argmax()), fewer.shape))
+            if fewer[tensor, index] <= 0:
+                return
+            chosen[tensor] = index
 
     def frontier(self) -> list[tuple[int, float]]:
         """(bytes, loss) of the hull's choices, from the smallest to the largest."""

@@ -251,7 +251,8 @@ def test_a_frontier_tells_what_each_size_comes_to(model, tmp_path):
         assert plan["bytes_written"] <= point["bytes"]
         assert plan["expected_kl"] == pytest.approx(point["expected_kl"], rel=1e-6)
         again = planned("requantize", source, *stats, "--target-kl", repr(point["expected_kl"] * (1 + 1e-9)))
-        assert again["bytes_written"] == plan["bytes_written"]
+        assert again["expected_kl"] <= point["expected_kl"] * (1 + 1e-6)
+        assert again["bytes_written"] <= 1.02 * plan["bytes_written"]
     page = (tmp_path / "page.html").read_text()
     assert "<polyline" in page and "nats per token" in page
     assert "bits per weight" in run("requantize", source, *stats, "--frontier").output
