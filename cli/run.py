@@ -97,7 +97,7 @@ def run(
             opened,
             lambda path: options.read_text(Path(path)),
             format_for(output, None),
-            Work(work or output.with_name(f"{output.name}.run")),
+            Work(work or output.with_name(f"{output.name}.run"), keeps=not dry_run),
             progress,
             rehearsal=dry_run,
         )

@@ -125,6 +125,7 @@ def test_a_dry_run_writes_nothing(here):
     assert document["plan"]["steps"] and document["told"]
     told = requant("run", "recipe.yaml", "to=Q8_0", "--dry-run")
     assert "2:4" in told and "to=Q8_0" in told
+    assert "yet to be measured" in requant("run", "calibrated.yaml", "--dry-run")
     assert sorted(here.rglob("*")) == before
 
 

@@ -24,9 +24,10 @@ _RUN: Final = 8 << 20
 
 @dataclass(frozen=True)  # without slots: digests are read once
 class Work:
-    """folder: made when something is kept in it."""
+    """folder: made when something is kept in it. keeps: False for a rehearsal, which finds and keeps nothing new."""
 
     folder: Path
+    keeps: bool = True
 
     def digests(self, paths: Iterable[Path]) -> dict[Path, str]:
         """SHA-256 of files; those that have not changed since are not read again."""
@@ -37,7 +38,7 @@ class Work:
             if key not in self._known:
                 self._known[key], fresh = digest_of(path), True
             found[path] = self._known[key]
-        if fresh:
+        if fresh and self.keeps:
             self.write("digests.json", self._known)
         return found
 
