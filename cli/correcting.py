@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from requant.cli import options
+from requant.errors import PlanError
 
 if TYPE_CHECKING:
     from requant.feedback import Feedback, Smoothing
@@ -70,7 +71,13 @@ class FeedbackOptions:
         if not statistics.hessians:
             raise click.UsageError("--feedback: the statistics have no Hessians; `requant calibrate --hessians` does")
         from requant import feedback
+        from requant.statistics import LEAST_TOKENS
 
+        if statistics.provenance.tokens < LEAST_TOKENS:
+            raise PlanError(
+                f"the statistics are of {statistics.provenance.tokens} tokens, too few for error feedback",
+                hint=f"calibrate with {LEAST_TOKENS} at least; ten times a matrix's columns are usual",
+            )
         said = feedback.FeedbackOptions(
             _DAMPING if self.damping is None else self.damping,
             feedback.ColumnOrder(self.act_order or "none"),

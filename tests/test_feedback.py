@@ -275,6 +275,8 @@ def test_the_commands_say_what_was_done(tiny, tmp_path):
     folder, statistics = tiny
     stats, as_gguf = tmp_path / "stats.gguf", tmp_path / "f32.gguf"
     _write(statistics, stats, overwrite=False)
+    few = replace(statistics, provenance=replace(statistics.provenance, tokens=1000))
+    _write(few, tmp_path / "few.gguf", overwrite=False)
     assert run("convert", folder, as_gguf, "--to", "F32", "--no-vocab", "-q").exit_code == 0
     words = ["--stats", stats, "--json"]
     for command, options, tensors in (
@@ -295,6 +297,7 @@ def test_the_commands_say_what_was_done(tiny, tmp_path):
         (["--feedback"], "need --stats"),
         (["--stats", stats, "--damping", "0.1"], "go with --feedback"),
         (["--stats", stats, "--imatrix", stats], "leave out --imatrix"),
+        (["--stats", tmp_path / "few.gguf", "--feedback"], "of 1000 tokens, too few for error feedback"),
     ):
         result = run("convert", folder, tmp_path / "d.gguf", "--to", "Q4_0", *options)
-        assert result.exit_code == 2 and complaint in result.output
+        assert result.exit_code in (2, 4) and complaint in result.output
