@@ -182,9 +182,12 @@ def _metadata(checkpoint: Checkpoint[Tensor]) -> dict[str, object]:
 def _looked_at(rows: Sequence[Row], quiet: bool) -> tuple[list[Row], list[str]]:
     """The rows with the figures of their tensors, and what is strange about these."""
     from requant.cli.execution import telling_of_compilation
-    from requant.inspection.figures import oddities, surveyed
+    from requant.inspection.figures import oddities, sparseness, surveyed
 
     tensors = [row.tensor for row in rows]
     with byte_bar(sum(tensor.nbytes for tensor in tensors), "reading", quiet) as bar, telling_of_compilation(quiet):
         figures = list(surveyed(tensors, bar.update))
-    return [Row(row.placed, found) for row, found in zip(rows, figures, strict=True)], oddities(tensors, figures)
+    return [Row(row.placed, found) for row, found in zip(rows, figures, strict=True)], [
+        *oddities(tensors, figures),
+        *sparseness(tensors, figures),
+    ]

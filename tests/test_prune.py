@@ -339,6 +339,14 @@ def test_the_plan_says_what_becomes_zero_and_that_nobody_gains(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_inspect_says_how_much_is_zero(model, tmp_path):
+    requant("prune", model, tmp_path / "out", "--sparsity", "2:4", "-q")
+    told = " ".join(requant("inspect", tmp_path / "out", "--values").split())
+    count = sum(tensor.numel() for name, tensor in weights(model).items() if name in pruned_names(weights(model)))
+    assert f"of {count:,} weights in 14 matrices are zero (50." in told
+    assert "are zero" not in requant("inspect", model, "--values")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [

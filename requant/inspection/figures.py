@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Values, codec_for
-from requant.encodings import rows_of
+from requant.encodings import Dense, rows_of
 from requant.errors import UnsupportedError
 from requant.expressions import Node, Reduction, Stored
 from requant.ir import Json, Tensor
@@ -25,6 +25,8 @@ BINS: Final = 64
 #: Where the BF16 number 0 stands among all of them in order.
 _ZERO: Final = 1 << 15
 _LARGEST: Final = 0x7F80
+#: One zero of so many numbers is no accident.
+_MANY: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,24 @@ def oddities(tensors: Sequence[Tensor], figures: Sequence[Figures | None]) -> li
         f"{names[0] if len(names) == 1 else f'{pattern} ({len(names)} tensors)'}: {what}"
         for (pattern, what), names in groups.items()
     ]
+
+
+def sparseness(tensors: Sequence[Tensor], figures: Sequence[Figures | None]) -> list[str]:
+    """How much of a model's dense matrices is zero, where that is much of them, and who gains from it."""
+    found = [one for tensor, one in zip(tensors, figures, strict=True) if one is not None and _is_sparse(tensor, one)]
+    zeros, weights = sum(one.zeros for one in found), sum(one.count for one in found)
+    if not found:
+        return []
+    return [
+        f"{zeros:,} of {weights:,} weights in {len(found)} matrices are zero ({zeros / weights:.1%}): dense, they take "
+        "as much room and time as any others"
+    ]
+
+
+def _is_sparse(tensor: Tensor, found: Figures) -> bool:
+    """Whether many of a dense matrix's numbers are zero; where all are, that is told apart."""
+    dense = isinstance(tensor.encoding, Dense) and len(tensor.shape) > 1
+    return dense and found.count < _MANY * found.zeros < _MANY * found.count
 
 
 def _figures(moments: NDArray[np.float64], counts: NDArray[np.int64]) -> Figures:
