@@ -1,4 +1,4 @@
-"""How a conversion scales over Dask workers: `python benchmarks/cluster.py MODEL [--to Q8_0] [--rate 4e6]`.
+"""How a conversion scales over Dask workers: `python benchmarks/cluster.py MODEL [--to Q8_0] [--rate 1e6]`.
 
 Workers are processes of this machine. What each may read and write in a second is bounded (`throttled.py`), as it is by
 the network of a node, so that two processors can show what eight nodes do. Kernels are compiled before.
@@ -18,14 +18,21 @@ from requant.formats import FORMATS
 from requant.operations.convert import Request, plan_conversion
 
 
+def _ready() -> None:
+    """On a worker: what a conversion imports."""
+    import requant.cluster
+    import requant.kernels_cpu.dense
+    import requant.kernels_cpu.ggml_legacy  # noqa: F401
+
+
 def main() -> None:
     """Print a line for each number of workers."""
-    from distributed import LocalCluster
+    from distributed import Client, LocalCluster
 
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--to", default="Q8_0")
-    parser.add_argument("--rate", type=float, default=4e6, help="Bytes a second of each worker.")
+    parser.add_argument("--rate", type=float, default=1e6, help="Bytes a second of each worker.")
     parser.add_argument("--workers", default="1,2,4,8")
     asked = parser.parse_args()
     os.environ["REQUANT_RATE"] = str(asked.rate)
@@ -38,7 +45,8 @@ def main() -> None:
             preload = [str(Path(__file__).with_name("throttled.py"))]
             options = {"processes": True, "dashboard_address": None, "preload": preload}
             with LocalCluster(n_workers=number, threads_per_worker=1, **options) as cluster:
-                execute_together([plan], overwrite=True, dask=cluster.scheduler_address)  # what workers import
+                with Client(cluster.scheduler_address) as client:
+                    client.run(_ready)
                 began = time.monotonic()
                 (receipt,) = execute_together([plan], overwrite=True, dask=cluster.scheduler_address)
                 seconds = time.monotonic() - began

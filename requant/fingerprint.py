@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,8 @@ def beginning_of(plans: Iterable[Plan], inputs: Iterable[Source], how: object) -
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # which takes its time to import
+
     try:
         return version("requant")
     except PackageNotFoundError:
