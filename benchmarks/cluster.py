@@ -18,16 +18,9 @@ from requant.formats import FORMATS
 from requant.operations.convert import Request, plan_conversion
 
 
-def _ready() -> None:
-    """On a worker: what a conversion imports."""
-    import requant.cluster
-    import requant.kernels_cpu.dense
-    import requant.kernels_cpu.ggml_legacy  # noqa: F401
-
-
 def main() -> None:
     """Print a line for each number of workers."""
-    from distributed import Client, LocalCluster
+    from distributed import LocalCluster
 
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
@@ -45,8 +38,7 @@ def main() -> None:
             preload = [str(Path(__file__).with_name("throttled.py"))]
             options = {"processes": True, "dashboard_address": None, "preload": preload}
             with LocalCluster(n_workers=number, threads_per_worker=1, **options) as cluster:
-                with Client(cluster.scheduler_address) as client:
-                    client.run(_ready)
+                execute_together([plan], overwrite=True, dask=cluster.scheduler_address)  # kernels are loaded
                 began = time.monotonic()
                 (receipt,) = execute_together([plan], overwrite=True, dask=cluster.scheduler_address)
                 seconds = time.monotonic() - began

@@ -30,7 +30,7 @@ from requant.worker import Options, Worker
 
 #: Input bytes of a chunk, at most and at least; between them, so many chunks for each worker.
 _MOST: Final = 64 << 20
-_LEAST: Final = 2 << 20
+_LEAST: Final = 1 << 20
 _FOR_EACH: Final = 16
 #: Seconds to wait for the scheduler.
 _PATIENCE: Final = 20
