@@ -18,7 +18,6 @@ import numpy as np
 from requant.kernels_cpu._jit import INTS, NUMBER, OUT_BYTES, OUT_INTS, Bytes, Ints, inlined, kernel, spliced
 from requant.kernels_cpu.simd import (
     I32x16,
-    Mask16,
     any_lane,
     lanes16,
     products,
@@ -26,6 +25,7 @@ from requant.kernels_cpu.simd import (
     store_ints,
     where,
 )
+from requant.kernels_cpu.simd_vectors import Mask16
 
 _FIRST: Final = 0xD2511F53
 _SECOND: Final = 0xCD9E8D57

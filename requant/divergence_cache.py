@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from requant.divergence import Losses, losses_of
 from requant.encodings import Encoding
+from requant.errors import FormatError
+from requant.json_values import TOKENIZER, parse_json
 from requant.plan import Step
 from requant.sources import read
 from requant.statistics import Statistics
@@ -56,11 +58,11 @@ class Cache:
     def _read(self) -> dict[str, Losses]:
         """Nothing where there is no such file, or it is of other statistics or damaged."""
         try:
-            said: Any = json.loads(self.path.read_text("utf-8"))
+            said: Any = parse_json(self.path.read_bytes(), self.path, TOKENIZER).value
             if (said["version"], said["statistics"]) != (_VERSION, self._digest):
                 return {}
             found = {str(key): {str(n): float(v) for n, v in one.items()} for key, one in said["tensors"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, FormatError, ValueError, KeyError, TypeError, AttributeError):
             return {}
         sane = all(math.isfinite(value) and value >= 0 for one in found.values() for value in one.values())
         return found if sane else {}

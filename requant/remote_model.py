@@ -7,7 +7,6 @@ s3://bucket/path/model-Q4_K_M.gguf    the same in an object store, where folders
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,10 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
-from requant.errors import PlanError
+from requant.errors import FormatError, PlanError
 from requant.formats.gguf.shards import series_of
 from requant.glimpse import WEIGHTS, Glimpse, look
 from requant.hub import HubModel, choose
+from requant.json_values import TOKENIZER, parse_json
 from requant.ranges import Http, Missing, RemoteFile, Store, store_of
 
 SCHEMES: Final = ("https", "http", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
@@ -123,8 +123,9 @@ def _probed(url: str, query: str) -> Iterator[str]:
     if _INDEX in found and "model.safetensors" not in found:
         text = _file(f"{url}/{_INDEX}{query}").read(0, _SMALL)
         try:
-            yield from sorted(set(map(str, json.loads(text)["weight_map"].values())))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise PlanError(f"{url}/{_INDEX}: this is no index of safetensors") from None
+            shards = parse_json(text, Path(_INDEX), TOKENIZER).get("weight_map").object()
+        except FormatError as error:
+            raise PlanError(f"{url}/{_INDEX}: this is no index of safetensors ({error})") from None
+        yield from sorted(set(map(str, shards.values())))
     elif not {"model.safetensors", _INDEX} & set(found):
         raise PlanError(f"{url}: there is no model.safetensors", hint="name the file, or the folder it lies in")

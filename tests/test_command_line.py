@@ -116,7 +116,7 @@ def test_the_help_of_convert_lists_every_recipe():
         (["convert", "hf", "out", "--to", "BF16", "--tensor-type", "q=F32"], 4, "the destination is none"),
         (["convert", "hf", "out.gguf", "--tensor-type", "atn_v=F32", "--fail-on-loss"], 4, "no tensor has such a name"),
         (["requantize", "tiny.gguf", "out.gguf", "F16", "--tensor-type", "atn=F32", "--fail-on-loss"], 4, "no tensor"),
-        (["convert", "https://x.org/a/b.gguf", "out.gguf"], 4, "https://x.org/a/b.gguf: no address of a model"),
+        (["convert", "ftp://x.org/a/b.gguf", "out.gguf"], 4, "ftp://x.org/a/b.gguf: no address of a model"),
         (["convert", "hf/model.safetensors", "out.gguf"], 3, "convert the folder"),
         (["types", "--tensor", "hf:model.norm"], 4, "there is no tensor 'model.norm'"),
         (["types", "--tensor", "model.norm"], 4, "'model.norm' should be PATH:NAME"),

@@ -13,6 +13,7 @@ SHARDS = ("formats/safetensors/shards.py", "formats/gguf/shards.py", "requant/ir
 #: What may be taken away by the user, and why following that is right.
 REMOVABLE = {
     r"remove .*--force|choose another name|remove it": "a file at the destination, which is not the model",
+    r"remove .* to begin anew": "what a calibration keeps that was not finished",
     r"or remove the link": "a link that leads nowhere holds nothing",
     r"surely no part of the model may be removed": "the user knows that it is none, and is told what else it may be",
     r"remove it from the checkpoint": "a head that is not meant, beside a tied embedding",

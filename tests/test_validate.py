@@ -431,7 +431,8 @@ def test_nothing_is_found_in_any_recipe(tmp_path):
 
 def test_llama_cpp_knows_these_pre_tokenizers():
     source = (models.llama_cpp_sources() / "src" / "llama-vocab.cpp").read_text()
-    assert set(re.findall(r'tokenizer_pre == "([^"]*)"', source)) == PRE_TOKENIZERS
+    later = {"k2-horizon"}  # in the runtime that the tests run, and not in these sources, which are older
+    assert set(re.findall(r'tokenizer_pre == "([^"]*)"', source)) == PRE_TOKENIZERS - later
 
 
 @pytest.mark.slow

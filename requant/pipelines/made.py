@@ -13,13 +13,14 @@ import numpy as np
 
 from requant import formats
 from requant.calibration.naming import ggml_moves
-from requant.errors import PlanError, VerifyError
+from requant.errors import FormatError, PlanError, VerifyError
 from requant.execution import Options, Receipt, execute, existing
 from requant.expressions import Stored
 from requant.formats.imatrix import read_imatrix
 from requant.formats.imatrix.statistics import statistics_checkpoint
 from requant.importance import Importance, Measured
 from requant.ir import Json
+from requant.json_values import TOKENIZER, parse_json
 from requant.layout import Format, LayoutOptions
 from requant.operations.calibrate import check_installed
 from requant.operations.convert import Request
@@ -170,10 +171,10 @@ class Pipeline:
     def _finished(self, plan: Plan, told: Mapping[str, Any]) -> dict[str, Any] | None:
         """The receipt of an earlier process that has made the same, if its output is still what it tells."""
         try:
-            found = json.loads(self.receipt.read_text("utf-8"))
-        except (OSError, ValueError):
+            found = parse_json(self.receipt.read_bytes(), self.receipt, TOKENIZER).object()
+        except (OSError, FormatError):
             return None
-        if not isinstance(found, dict) or found.get("address") != told["address"]:
+        if found.get("address") != told["address"]:
             return None
         there = all((plan.layout.root / file.name).is_file() for file in plan.layout.files)
         return found if there and found.get("outputs") == _digests(plan) else None

@@ -15,7 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from requant.errors import FormatError
 from requant.execution import inputs_of
+from requant.json_values import TOKENIZER, parse_json
 from requant.plan import Plan
 from requant.sources import FileSlice, Identity
 
@@ -45,10 +47,10 @@ class Work:
     def read(self, name: str) -> dict[str, Any]:
         """What is kept under a name; {} where nothing is, or where it is damaged: it is made again."""
         try:
-            found = json.loads((self.folder / name).read_text("utf-8"))
-        except (OSError, ValueError):
+            path = self.folder / name
+            return parse_json(path.read_bytes(), path, TOKENIZER).object()
+        except (OSError, FormatError):
             return {}
-        return found if isinstance(found, dict) else {}
 
     def write(self, name: str, content: Mapping[str, object]) -> None:
         """Keep it, whole or not at all."""
