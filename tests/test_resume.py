@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,13 +256,14 @@ def ended(folder, how, number, *words):
         pytest.param(("convert", "hf", "out", "--to", "F32", "--max-shard-tensors", "4"), marks=pytest.mark.slow),
         pytest.param(("convert", "hf", "out-{}.gguf", "--to", "Q8_0,F16"), marks=pytest.mark.slow),
         pytest.param(
-            ("merge", "hf", "hf", "--method", "linear", "--weight", "1,2", "-o", "out"), marks=pytest.mark.slow
+            ("merge", "hf", "hf-twin", "--method", "linear", "--weight", "1,2", "-o", "out"), marks=pytest.mark.slow
         ),
     ],
     ids=lambda words: words[0] + words[-1],
 )
 def test_a_kill_and_an_interrupt_in_a_row(folder, tmp_path, words):
     (tmp_path / "hf").symlink_to(folder / "hf")
+    shutil.copytree(folder / "hf", tmp_path / "hf-twin")
     words = (*words, "--threads", "1", "-q")
     assert ended(tmp_path, "SIGKILL", 10**6, *words).returncode == 0
     quiet = {name: said for name, said in digests(tmp_path).items() if not name.startswith("hf")}

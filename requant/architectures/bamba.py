@@ -53,7 +53,7 @@ def _inner(config: Config) -> Json:
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
     heads, width = sizes["linear_heads"], config.get("mamba_d_head", "auto")
-    if sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
+    if not heads or sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
         raise PlanError(f"config.json: {heads} heads of {shown(width)} are not the {sizes['inner']} of the state")
     if 2 * sizes["rotary"] != sizes["head"]:
         raise PlanError(f"config.json: {sizes['rotary']} of {sizes['head']} numbers are rotated; Bamba rotates half")
@@ -62,7 +62,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     inner, hidden, heads = sizes["inner"], sizes["hidden"], sizes["linear_heads"]
-    if inner % hidden or inner % heads:
+    if not heads or inner % hidden or inner % heads:
         raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads in a model of {hidden}")
     chosen: Json = [n for n, attends in enumerate(ATTENDING["attends"](values)) if attends]
     config: dict[str, Json] = {

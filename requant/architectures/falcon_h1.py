@@ -82,7 +82,7 @@ def _inner(config: Config) -> Json:
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
     heads, width = sizes["linear_heads"], config.get("mamba_d_head", "auto")
-    if sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
+    if not heads or sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
         raise PlanError(f"config.json: {heads} heads of {shown(width)} are not the {sizes['inner']} of the state")
     normed = bool(config.get("mamba_rms_norm", False))
     if normed != any(tensor.name.endswith(".mamba.norm.weight") for tensor in checkpoint.tensors):
@@ -94,7 +94,7 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     inner, heads = sizes["inner"], sizes["linear_heads"]
-    if inner % heads:
+    if not heads or inner % heads:
         raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads")
     ones: dict[str, Json] = dict.fromkeys(_SINGLE, 1.0)
     lists: dict[str, Json] = {name: [1.0] * count for name, count in _SEVERAL.items()}

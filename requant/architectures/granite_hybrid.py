@@ -62,14 +62,14 @@ def _width(config: Config) -> Json:
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
     heads, width = sizes["linear_heads"], config.get("mamba_d_head", "auto")
-    if sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
+    if not heads or sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
         raise PlanError(f"config.json: {heads} heads of {width} are not the {sizes['inner']} numbers of the state")
     return ToGgml({_ROTATED: Typed("bool", config.get("position_embedding_type") == "rope")})
 
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     inner, hidden, heads = sizes["inner"], sizes["hidden"], sizes["linear_heads"]
-    if inner % hidden or inner % heads:
+    if not heads or inner % hidden or inner % heads:
         raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads in a model of {hidden}")
     types: Json = ["attention" if attends else "mamba" for attends in ATTENDING["attends"](values)]
     experts = sizes["experts"]

@@ -106,7 +106,7 @@ def _one_width(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> 
 
 def _heads(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     heads, inner, hidden = sizes["linear_heads"], sizes["inner"], sizes["hidden"]
-    if inner % heads or inner % hidden:
+    if not heads or inner % heads or inner % hidden:
         raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads in a model of {hidden}")
     return ToHf({"num_heads": heads, "head_dim": inner // heads, "expand": inner // hidden})
 

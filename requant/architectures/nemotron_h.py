@@ -103,7 +103,7 @@ def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
         "full_attention" if attends else forward if feeds else "linear_attention" for attends, feeds in layers
     ]
     inner, heads = sizes["inner"], sizes["linear_heads"]
-    if inner % heads:
+    if not heads or inner % heads:
         raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads")
     config: dict[str, Json] = {
         "layers_block_type": kinds,

@@ -66,9 +66,10 @@ def _first(values: Config) -> Sequence[bool]:
 
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    if sizes["hidden"] % sizes["wkv_head"]:
-        raise PlanError(f"config.json: hidden_size is {sizes['hidden']}, which are no heads of {sizes['wkv_head']}")
-    if abs(sizes["wkv_head"] * number(config, "norm_eps", 1e-5) - _EPSILON) > 1e-9:
+    head = sizes.get("wkv_head", 0)
+    if not head or sizes["hidden"] % head:
+        raise PlanError(f"config.json: hidden_size is {sizes['hidden']}, which are no heads of {head}")
+    if abs(head * number(config, "norm_eps", 1e-5) - _EPSILON) > 1e-9:
         raise PlanError(f"config.json: head_dim times norm_eps is not {_EPSILON:g}, which llama.cpp has for heads")
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     base = "model." if "model.embeddings.weight" in tensors else ""
