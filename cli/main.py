@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "edit": "Change what a file says of itself: keys, template, tokens, names; in place.",
     "hash": "Print or verify checksums of a model's tensors.",
     "check": "Load a GGUF in the real llama.cpp, let it answer, and measure it.",
+    "recommend": "Tell which recipe of a model fits a memory, and what it is expected to lose.",
     "types": "List every tensor type of GGUF.",
     "families": "List the model families, and what is lost of each.",
     "completion": "Make bash, zsh or fish complete commands, options and values.",

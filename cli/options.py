@@ -418,10 +418,20 @@ def cut(max_shard_size: str | None, max_shard_tensors: int | None, option: str =
 
     if max_shard_size is None:
         return LayoutOptions(None, max_shard_tensors)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", max_shard_size.strip().upper())
-    if match is None or not 0 < float(match[1]) < 1e12:
-        raise click.BadParameter(f"{max_shard_size!r} is not a size such as 500M or 5GB", param_hint=option)
-    return LayoutOptions(int(float(match[1]) * _UNITS[match[2]]), max_shard_tensors)
+    return LayoutOptions(size_of(max_shard_size, option), max_shard_tensors)
+
+
+def size_of(text: str, option: str) -> int:
+    """Bytes; raises `click.BadParameter` for what is no size.
+
+    >>> size_of("1.5GB", "--memory"), size_of("2GiB", "--memory"), size_of("500k", "--memory")
+    (1500000000, 2147483648, 500000)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
+    if match is None or not 0 < float(match[1]) < 1e12 or (match[3] and not match[2]):
+        raise click.BadParameter(f"{text!r} is not a size such as 500M, 5GB or 5GiB", param_hint=option)
+    unit = 1 << 10 * "KMGT".index(match[2]) + 10 if match[3] else _UNITS[match[2]]
+    return int(float(match[1]) * unit)
 
 
 def refuse_to_overwrite(destination: Path, force: bool) -> None:

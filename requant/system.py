@@ -54,6 +54,14 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def physical_memory() -> int | None:
+    """Bytes of memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows; systems without these names
+        return None
+
+
 def write_at(descriptor: int, data: memoryview, offset: int) -> int:
     """Write at a place of a file, from any thread; how many bytes were."""
     if hasattr(os, "pwrite"):

@@ -14,6 +14,7 @@ from requant.cli.documents.inspecting import InspectionDocument, InspectionsDocu
 from requant.cli.documents.measuring import CalibrationDocument, CheckDocument, FrontierDocument
 from requant.cli.documents.pipelines import PipelineDocument, PipelineReceiptDocument
 from requant.cli.documents.plans import PlanDocument, PlansDocument, ReceiptDocument, ReceiptsDocument
+from requant.cli.documents.recommending import RecommendDocument
 from requant.cli.documents.shared import ErrorDocument
 from requant.cli.documents.tables import EditDocument, FamiliesDocument, HashDocument, TypesDocument
 
@@ -37,5 +38,6 @@ DOCUMENTS: Final[Mapping[str, type]] = {
     "diff": DiffDocument,
     "validation": ValidationDocument,
     "rules": RulesDocument,
+    "recommend": RecommendDocument,
     "error": ErrorDocument,
 }

@@ -48,6 +48,7 @@ class Request:
     projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`). like: a GGUF whose
     tensors' types are copied (`--like`); what it has not follows the recipe. prune: layers to leave out of a GGUF.
     feedback: by names of GGML. smoothing: of inputs, by the importance.
+    rehearsal: the plan will not be run, so that it may lack importance data, and nothing is measured.
     """
 
     recipe: str | None = None
@@ -61,6 +62,7 @@ class Request:
     prune: tuple[int, ...] = ()
     feedback: Feedback | None = None
     smoothing: Smoothing | None = None
+    rehearsal: bool = False
 
 
 def plan_conversion(
@@ -128,7 +130,7 @@ def hf_to_ggml(request: Request, target: Format, destination: Path) -> list[Pass
         General(Naming.GGML),
         TokenizerToGgml(request.vocabulary),
         *([PrunedNames(request.prune)] if request.prune else []),
-        Mix(recipe, request.overrides, known.importance, request.key_values, request.like),
+        _mix(recipe, known),
         ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
         *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
@@ -168,7 +170,7 @@ def projector_to_ggml(request: Request, target: Format, destination: Path) -> li
         Unwrap(Naming.GGML),
         Encoders(),
         ProjectorGeneral(),
-        Mix(recipe, request.overrides, request.importance, request.key_values, request.like),
+        _mix(recipe, request),
         ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
         *([Agreement(request.key_values)] if request.key_values else []),
         Steps(),
@@ -184,7 +186,7 @@ def ggml_to_ggml(request: Request, target: Format, destination: Path) -> list[Pa
         Claim(Naming.GGML),
         OwnNames(),
         *([PrunedNames(request.prune)] if request.prune else []),
-        Mix(recipe, request.overrides, request.importance, request.key_values, request.like),
+        _mix(recipe, request),
         ConvertedMetadata(recipe, request.key_values, request.importance, request.like),
         *([PrunedMetadata(request.prune)] if request.prune else []),
         *([Agreement(request.key_values)] if request.key_values else []),
@@ -228,6 +230,18 @@ def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
         Place(target, destination, request.cut),
         Losses(Naming.HF),
     ]
+
+
+def _mix(recipe: str, request: Request) -> Mix:
+    """The types of a GGUF's tensors."""
+    return Mix(
+        recipe,
+        request.overrides,
+        request.importance,
+        request.key_values,
+        request.like,
+        rehearsal=request.rehearsal,
+    )
 
 
 #: (naming of the source, of the target) -> the list of passes between them.
@@ -313,7 +327,10 @@ def _scheme(request: Request) -> Scheme | None:
     from requant.schemes import scheme_named
 
     scheme = scheme_named(request.recipe)
-    return None if scheme is None else scheme.overriding(request.overrides)
+    if scheme is None:
+        return None
+    scheme = scheme.overriding(request.overrides)
+    return scheme.rehearsed() if request.rehearsal else scheme
 
 
 def _dense(name: str) -> Dense:

@@ -123,7 +123,7 @@ def running(checkpoint: Checkpoint[Tensor], placed: Sequence[Placed], weights: i
     """None where the hyperparameters are not in the file. weights: bytes of all tensors."""
     metadata, architecture = metadata_of(checkpoint)
     caches, trained = caches_of(metadata, architecture), number(metadata, f"{architecture}.context_length")
-    vocabulary = _vocabulary(checkpoint)
+    vocabulary = vocabulary_of(checkpoint)
     if caches is None or not vocabulary or not 0 < trained < 1 << 40:
         return None
     compute = 4 * MICRO_BATCH * vocabulary
@@ -138,11 +138,18 @@ def _speed(
 ) -> SpeedBound | None:
     if architecture in WITHOUT:
         return None
+    weights, experts = bytes_for_a_token(placed, metadata, architecture)
+    return SpeedBound(weights, experts, memory.context, memory.kv_cache, bandwidth)
+
+
+def bytes_for_a_token(
+    placed: Sequence[Placed], metadata: Mapping[str, Typed], architecture: str
+) -> tuple[int, tuple[int, int]]:
+    """Bytes of weights that one token reads, and how many of how many experts are among them (see `SpeedBound`)."""
     used, count = (number(metadata, f"{architecture}.{key}") for key in ("expert_used_count", "expert_count"))
     experts = (used, count) if 0 < used <= count else (0, 0)
     layers = number(metadata, f"{architecture}.block_count") - number(metadata, f"{architecture}.nextn_predict_layers")
-    weights = _read_for_a_token([one for one in placed if one.layer is None or one.layer < layers], experts)
-    return SpeedBound(weights, experts, memory.context, memory.kv_cache, bandwidth)
+    return _read_for_a_token([one for one in placed if one.layer is None or one.layer < layers], experts), experts
 
 
 def _read_for_a_token(placed: Sequence[Placed], experts: tuple[int, int]) -> int:
@@ -164,7 +171,7 @@ def _is_of_experts(tensor: Tensor, count: int) -> bool:
     return bool(_EXPERT.search(tensor.name)) or (len(shape) == 3 and shape[0] == count and shape[1] > 1)
 
 
-def _vocabulary(checkpoint: Checkpoint[Tensor]) -> int | None:
+def vocabulary_of(checkpoint: Checkpoint[Tensor]) -> int | None:
     """How many tokens there are logits of."""
     if checkpoint.naming is Naming.HF:
         return first_count(flat_config(checkpoint.config), "vocab_size")

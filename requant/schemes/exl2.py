@@ -7,7 +7,7 @@ a multiple-choice knapsack spends the bits where they save most. Nothing is cali
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -112,11 +112,13 @@ class Exl2Scheme(Scheme):
 
     head_bits: width of the output matrix.
     importance: by the names of the moves; the errors of inputs that matter more weigh more.
+    guessed: errors are not measured, but a quarter for each bit more.
     """
 
     bits: float | None
     head_bits: int = 6
     importance: Importance | None = None
+    guessed: bool = False
 
     def weighing(self, importance: Importance) -> Exl2Scheme:
         """The same with an importance matrix."""
@@ -130,7 +132,11 @@ class Exl2Scheme(Scheme):
     @property
     def measures(self) -> bool:
         """The options of every layer are tried."""
-        return True
+        return not self.guessed
+
+    def rehearsed(self) -> Exl2Scheme:
+        """Without a look at the weights: the budget is spent all the same."""
+        return replace(self, guessed=True)
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Measure every layer's options, and choose; the embedding, norms and what is no linear layer become F16."""
@@ -141,7 +147,7 @@ class Exl2Scheme(Scheme):
             return _kept(moves, config)
         target, weights = self.bits or 4.0, sum(prod(moves[i].shape) for _, slot in slots for i in slot)
         budget = int(target * weights)
-        options = _measured(moves, slots, self.importance)
+        options = _measured(moves, slots, self._errors)
         least = sum(candidates[0].bits for candidates in options)
         if least > budget:
             raise PlanError(
@@ -168,6 +174,13 @@ class Exl2Scheme(Scheme):
             if is_linear(move) and not isinstance(encoding, Exl2)
         ]
         return Applied(tuple(encodings), quantization, losses=tuple(losses))
+
+    def _errors(self, move: Move, texts: Sequence[str]) -> dict[str, float]:
+        """What each parameter set costs a layer."""
+        if self.guessed:
+            return {text: _guess(move, text) for text in texts}
+        importance = None if self.importance is None else self.importance.weights_for(move.name, move.shape)
+        return _errors(move, texts, importance)
 
 
 def exl2(parameters: Sequence[str]) -> Exl2Scheme:
@@ -278,7 +291,9 @@ def _slots(moves: Sequence[Move]) -> list[tuple[str, dict[int, int]]]:
 
 
 def _measured(
-    moves: Sequence[Move], slots: Sequence[tuple[str, dict[int, int]]], importance: Importance | None
+    moves: Sequence[Move],
+    slots: Sequence[tuple[str, dict[int, int]]],
+    errors_of: Callable[[Move, Sequence[str]], dict[str, float]],
 ) -> list[list[Option]]:
     """The options of every slot, from cheap to dear."""
     tables = {kind: [[part.strip() for part in row.split(",")] for row in rows] for kind, rows in _OPTIONS.items()}
@@ -290,10 +305,7 @@ def _measured(
 
     def measure(item: tuple[int, list[str]]) -> tuple[int, dict[str, float]]:
         index, texts = item
-        move = moves[index]
-        return index, _errors(
-            move, texts, None if importance is None else importance.weights_for(move.name, move.shape)
-        )
+        return index, errors_of(moves[index], texts)
 
     with ThreadPoolExecutor(processors()) as pool:
         for index, found in pool.map(measure, wanted):
@@ -314,6 +326,11 @@ def _measured(
 
 
 _OPTIONS: Final = {"attention": _ATTENTION, "mlp": _MLP}
+
+
+def _guess(move: Move, text: str) -> float:
+    outputs, inputs = move.shape
+    return float(4.0 ** -(stored_bits(encoding_of(text, inputs), outputs) / (outputs * inputs)))
 
 
 def _errors(move: Move, texts: Sequence[str], importance: NDArray[np.float32] | None) -> dict[str, float]:

@@ -38,6 +38,13 @@ class Scheme(ABC):
         """The same scheme for weights that are rounded with error feedback, of which config.json may say more."""
         return self
 
+    def rehearsed(self) -> Self:
+        """The same for a plan that will not be run: what it would measure is guessed, so that sizes are nearly right.
+
+        Most measure nothing.
+        """
+        return self
+
     def regrouped(self, moves: Sequence[Move]) -> Iterable[tuple[str, Scheme]]:
         """The same scheme with each other size of its groups, as `--to` names it; the largest first.
 
