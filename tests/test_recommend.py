@@ -1,6 +1,7 @@
 """`requant recommend`: the sizes are those of conversions, and the advice follows from them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -88,6 +89,15 @@ def test_the_least_loss_that_fits_is_recommended(folder):
         assert chosen is not None and chosen in fitting
         assert all(offer.kl is None or offer.kl >= chosen.kl for offer in fitting)
     assert best(offers, room_of(memory=1000)) is None
+
+
+def test_where_some_are_not_measured_the_most_bits_are_recommended(folder):
+    room = room_of("exllama")
+    offers = [replace(offer, kl=None) for offer in Model(opened(folder), room.runtime).offers(room)[0]]
+    offers = [offer for offer in offers if offer.recipe != AS_IT_IS]
+    some = [replace(offer, kl=9.0) if offer.recipe.startswith("GPTQ") else offer for offer in offers]
+    chosen = best(some, room)
+    assert chosen is not None and chosen.recipe == "EXL2-8.0"
 
 
 def test_what_a_runtime_loads_already_is_taken_as_it_is(folder, tmp_path):

@@ -63,4 +63,16 @@ MEASURED: Final[Mapping[tuple[str, str], float]] = {
     ("safetensors", "FP8"): 0.02007,  # ± 0.00100
     ("safetensors", "FP8-BLOCK"): 0.01753,  # ± 0.00071
     ("safetensors", "W8A8"): 0.00408,  # ± 0.00021
+    ("safetensors", "W8A16"): 0.00408,  # ± 0.00021
+    ("safetensors", "GPTQ-8-128"): 0.00212,  # ± 0.00008
+    ("safetensors", "W4A16"): 0.61761,  # ± 0.01931
+    ("safetensors", "W4A16-ASYM"): 0.47042,  # ± 0.01534
+    ("safetensors", "W4A16-32"): 0.38814,  # ± 0.01282
+    ("safetensors", "GPTQ-4-128"): 0.62759,  # ± 0.01952
+    ("safetensors", "AWQ-4-128"): 0.47349,  # ± 0.01559
+    ("safetensors", "NVFP4"): 0.23081,  # ± 0.00873
+    ("safetensors", "MXFP4"): 0.59145,  # ± 0.02003
+    ("safetensors", "NF4"): 0.35934,  # ± 0.01272
+    ("safetensors", "MLX-8"): 0.00169,  # ± 0.00007
+    ("safetensors", "MLX-6"): 0.02448,  # ± 0.00077
 }

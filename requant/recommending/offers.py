@@ -191,10 +191,9 @@ class Model:
 def best(offers: Sequence[Offer], room: Room) -> Offer | None:
     """Of those that fit, the one that loses least; of those that lose the same, the smallest. None where none fits.
 
-    One whose loss nobody has measured is taken if no other fits, by its bits.
+    Where nobody has measured some of them, the one with the most bits.
     """
     fitting = [offer for offer in offers if offer.total <= room.memory]
-    measured = [offer for offer in fitting if offer.kl is not None]
-    if measured:
-        return min(measured, key=lambda offer: (offer.kl, offer.nbytes))
-    return max(fitting, key=lambda offer: offer.bits_per_weight, default=None)
+    if all(offer.kl is not None for offer in fitting):
+        return min(fitting, key=lambda offer: (offer.kl, offer.nbytes), default=None)
+    return max(fitting, key=lambda offer: offer.bits_per_weight)
