@@ -107,11 +107,7 @@ class BitmaskScheme(Scheme):
             why = "" if found is None else self._why_not(move, found, dense)
             if found is None or why:
                 encodings.append(dense)
-                losses += (
-                    [Loss(LossKind.SUBSTITUTED, move.name, f"{dense.label} instead of {self.name}: {why}")]
-                    if why
-                    else []
-                )
+                losses += _told(move, dense, self.name, why)
                 continue
             size = prod(move.shape)
             stored, total = stored + found.stored, total + size
@@ -168,9 +164,7 @@ class Marlin24Scheme(Scheme):
             why = "" if found is None else self._why_not(move, found)
             fits = found is not None and not why
             encodings.append(Marlin24(self.bits, self.group) if fits else dense)
-            losses += (
-                [Loss(LossKind.SUBSTITUTED, move.name, f"{dense.label} instead of {self.name}: {why}")] if why else []
-            )
+            losses += _told(move, dense, self.name, why)
         if not any(isinstance(encoding, Marlin24) for encoding in encodings):
             raise PlanError(
                 f"no layer of the model can be stored as {self.name}: {next(_reasons(losses), 'it has none')}",
