@@ -22,11 +22,10 @@ from requant.pruning.choosing import Measured, chosen_units
 from requant.pruning.masks import Masks, Outer, Squares, Thinned, thinned
 from requant.pruning.squares import experts_of, hessians_of, squares_of
 from requant.pruning.structure import Cut, Kept, Wanted, cut
+from requant.schemes.linear import TRANSPOSED
 
 #: Files of a model that say what the result is not, or that are said anew.
 _LEFT: Final = frozenset({"gguf_metadata.json", "model.safetensors.index.json", *QUANTIZATION_FILES})
-#: Families whose matrices lie in files as [in, out].
-_TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def plan_prune(model: Model, target: Format, destination: Path, options: Options
         hints.append(f"cut: {', '.join(smaller.told)}")
     tensors = dict(model.tensors)
     if options.masks is not None:
-        found = thinned(tensors, options.masks, squares, outer, transposed=_is_transposed(model))
+        found = thinned(tensors, options.masks, squares, outer, transposed=model.value("model_type") in TRANSPOSED)
         tensors, losses = dict(found.tensors), [*losses, *found.losses]
         hints.append(_told(found))
     request = options.conversion
@@ -102,10 +101,6 @@ def _told(found: Thinned) -> str:
         f"{found.zeros:,} of {found.weights:,} weights in {found.count} tensors become zero ({share:.1%}); stored as "
         f"dense numbers they take as much room and time as any others"
     )
-
-
-def _is_transposed(model: Model) -> bool:
-    return model.value("model_type") in _TRANSPOSED
 
 
 def _own_dtype(model: Model) -> Dense:

@@ -35,7 +35,7 @@ _ROUTERS: Final = re.compile(r"\.(?:gate|router|shared_expert_gate)\.weight$")
 _IN_BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|layer|blocks)\.\d+\.")
 
 #: Families whose matrices lie in files as [in, out].
-_TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
 
 def is_linear(move: Move) -> bool:
@@ -71,7 +71,7 @@ def dense_modules(moves: Sequence[Move], encodings: Sequence[Encoding]) -> list[
 
 def refuse_transposed(config: Mapping[str, Json], scheme: str) -> None:
     """`PlanError` for families whose matrices lie in files as [in, out]: no quantized format of theirs is read."""
-    if config.get("model_type") in _TRANSPOSED:
+    if config.get("model_type") in TRANSPOSED:
         raise PlanError(
             f"{config['model_type']} keeps its matrices transposed; they cannot be stored as {scheme}",
             hint="choose a dense type, or a GGUF destination",
