@@ -107,7 +107,7 @@ class Corrections:
     def nbytes(self) -> int:
         """What making and holding a correction takes at most."""
         columns = max((one.columns for one in self.hessians if one is not None), default=0)
-        return columns * columns * (4 + 3 * (8 if columns <= _DOUBLES else 4))
+        return factor_bytes(columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,6 +207,11 @@ def inverse_factor(mean: Square, damping: float, name: str) -> NDArray[np.float3
         _invert_upper(upper)
         return upper.astype(np.float32, copy=False)
     raise PlanError(f"{name}: its Hessian is not positive definite", hint="the statistics are damaged")
+
+
+def factor_bytes(columns: int) -> int:
+    """What `inverse_factor` takes at most, with the E[x xᵀ] that it is given and the factor."""
+    return columns * columns * (4 + 3 * (8 if columns <= _DOUBLES else 4))
 
 
 def _invert_upper(square: NDArray[Any]) -> None:

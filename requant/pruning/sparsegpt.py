@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from requant.codecs import Values
 from requant.encodings import Encoding, Shape
 from requant.expressions import Context, Form, InGranules, Node
-from requant.feedback import inverse_factor
+from requant.feedback import factor_bytes, inverse_factor
 from requant.hessians import Hessian, Square
 from requant.pruning.sparsity import Sparsity
 
 _BLOCK: Final = 128
 DAMPING: Final = 0.01
-#: Up to so many columns a factor is made in double precision, as `inverse_factor` does.
-_DOUBLES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +68,7 @@ class SparseGpt(InGranules):
 
     def granule_bytes(self, form: Form, rows: int, width: int) -> int:
         """The child's rows, a block, its errors and scores; and what the factor is made of."""
-        wide = max(one.columns for one in self.hessians)
-        factor = wide * wide * (4 + 3 * (8 if wide <= _DOUBLES else 4))
+        factor = factor_bytes(max(one.columns for one in self.hessians))
         return self.of.run_bytes(form, rows, width, straight=True) + 5 * 4 * rows * _BLOCK + rows * width + factor
 
     def fill_granules(self, form: Form, start: int, stop: int, out: NDArray[Any], context: Context) -> None:
