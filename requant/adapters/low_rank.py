@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from requant.codecs import Values
 from requant.encodings import Encoding, Shape
-from requant.expressions import Context, Form, InGranules, Node, Reduction
+from requant.expressions import Arithmetic, Context, Form, InGranules, Node, Reduction
 
 
 class Norms(Enum):
@@ -23,7 +23,7 @@ class Norms(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank(InGranules):
+class LowRank(InGranules, Arithmetic):
     """of + scale * up @ down in float32, each number of the product added up in the order of the rank.
 
     of: [rows, columns]. up: [rows, rank]. down: [rank, columns]. lengths: of each row, or of each column, as `norms`
@@ -65,14 +65,6 @@ class LowRank(InGranules):
     def encodings(self) -> tuple[Encoding, ...]:
         """Those of the matrix: what is added to it is not what the model is stored in."""
         return self.of.encodings()
-
-    def forms(self, target: Encoding) -> Form:
-        """Float32."""
-        return Form.VALUES
-
-    def holds(self, target: Encoding) -> bool:
-        """Not for all one can know."""
-        return False
 
     @property
     def granule(self) -> int:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Values
 from requant.encodings import Dense, Encoding, Shape
-from requant.expressions import Arithmetic, Context, Form, Node, Reduction
+from requant.expressions import Arithmetic, Context, Form, Reduction, Single
 from requant.pruning.bounds import Bound, bound_of, in_tensor, ties_of
 from requant.pruning.scores import Scores
 from requant.pruning.sparsity import Sparsity
 
 
 @dataclass(frozen=True, slots=True)
-class Masked(Arithmetic):
+class Masked(Single, Arithmetic):
     """What is left of `of`. norms: as of `Scores`. method: what the plan calls it."""
 
-    of: Node
     sparsity: Sparsity
     method: str
     norms: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
@@ -31,15 +29,6 @@ class Masked(Arithmetic):
     def shape(self) -> Shape:
         """The child's."""
         return self.of.shape
-
-    @property
-    def children(self) -> tuple[Node, ...]:
-        """The one."""
-        return (self.of,)
-
-    def over(self, children: Sequence[Node]) -> Self:
-        """The same of another."""
-        return replace(self, of=children[0])
 
     def explain(self) -> str:
         """For example `wanda(q_proj, 2:4)`."""

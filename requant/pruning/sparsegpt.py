@@ -7,16 +7,15 @@ rows of a block; damping by a hundredth of the mean of H's diagonal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from requant.codecs import Values
-from requant.encodings import Encoding, Shape
-from requant.expressions import Context, Form, InGranules, Node
+from requant.encodings import Shape
+from requant.expressions import Arithmetic, Context, Form, InGranules, Single
 from requant.feedback import factor_bytes, inverse_factor
 from requant.hessians import Hessian, Square
 from requant.pruning.sparsity import Sparsity
@@ -26,11 +25,10 @@ DAMPING: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class SparseGpt(InGranules):
+class SparseGpt(Single, InGranules, Arithmetic):
     """What is left of `of`, matrix by matrix. hessians: of each matrix. chosen: which of the columns that they are of
     the matrix still has; None for all."""
 
-    of: Node
     sparsity: Sparsity
     hessians: tuple[Hessian, ...] = field(compare=False, repr=False)
     chosen: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
@@ -40,26 +38,9 @@ class SparseGpt(InGranules):
         """The child's."""
         return self.of.shape
 
-    @property
-    def children(self) -> tuple[Node, ...]:
-        """The one."""
-        return (self.of,)
-
-    def over(self, children: Sequence[Node]) -> Self:
-        """The same of another."""
-        return replace(self, of=children[0])
-
     def explain(self) -> str:
         """For example `sparsegpt(q_proj, 50%)`."""
         return f"sparsegpt({self.of.explain()}, {self.sparsity})"
-
-    def forms(self, target: Encoding) -> Form:
-        """Float32."""
-        return Form.VALUES
-
-    def holds(self, target: Encoding) -> bool:
-        """Weights are computed."""
-        return False
 
     @property
     def granule(self) -> int:
