@@ -136,15 +136,12 @@ class _Activations:
 
     def _given(self, axis: Axis, layer: int, expert: int = -1) -> Doubles:
         """What the matrix is given whose columns are these units."""
-        for name, place in self._places.items():
-            if place.columns is axis and (place.layer, place.expert) == (layer, expert):
-                found = self._measured.squares.get(name)
-                if found is not None:
-                    return np.asarray(found[0], np.float64)
-        raise PlanError(
-            f"the statistics say nothing of the {axis.value} of layer {layer}",
-            hint="requant calibrate of this very model makes them; --importance magnitude needs none",
+        matrices = (
+            name
+            for name, place in self._places.items()
+            if place.columns is axis and (place.layer, place.expert) == (layer, expert)
         )
+        return self._first(matrices, f"the {axis.value} of layer {layer}")
 
     def hidden(self, layers: Iterable[int]) -> Doubles:
         """What the norms before attention and before the feed-forward layer give, over all layers."""
@@ -155,15 +152,20 @@ class _Activations:
         return total
 
     def _normed(self, layer: int, rows: tuple[Axis, ...]) -> Doubles:
-        for name, place in self._places.items():
-            if place.layer == layer and place.rows in rows and place.columns is Axis.HIDDEN:
-                found = self._measured.squares.get(name)
-                if found is not None:
-                    return np.asarray(found[0], np.float64)
-        raise PlanError(
-            f"the statistics say nothing of what the norms of layer {layer} give",
-            hint="requant calibrate of this very model makes them; --importance magnitude needs none",
+        matrices = (
+            name
+            for name, place in self._places.items()
+            if place.layer == layer and place.rows in rows and place.columns is Axis.HIDDEN
         )
+        return self._first(matrices, f"what the norms of layer {layer} give")
+
+    def _first(self, matrices: Iterable[str], what: str) -> Doubles:
+        """What the first of some matrices is given of which that was measured."""
+        for name in matrices:
+            found = self._measured.squares.get(name)
+            if found is not None:
+                return np.asarray(found[0], np.float64)
+        raise _unmeasured(what)
 
     def heads(self, layer: int) -> Doubles:
         """Of each head."""
@@ -177,8 +179,12 @@ class _Activations:
         """Of each expert."""
         found = self._measured.experts.get(layer)
         if found is None or len(found) != self._sizes.experts:
-            raise PlanError(
-                f"the statistics say nothing of the experts of layer {layer}",
-                hint="requant calibrate of this very model makes them; --importance magnitude needs none",
-            )
+            raise _unmeasured(f"the experts of layer {layer}")
         return found
+
+
+def _unmeasured(what: str) -> PlanError:
+    return PlanError(
+        f"the statistics say nothing of {what}",
+        hint="requant calibrate of this very model makes them; --importance magnitude needs none",
+    )
