@@ -119,9 +119,9 @@ def _check_loads(model: Model, before: Sizes, after: Sizes) -> None:
 
 def cut(model: Model, wanted: Wanted, kept: Kept, squares: Squares) -> Cut:
     """The model with these units only. squares: of the whole model's tensors."""
-    count = stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
-    layers = tuple(range(count)) if wanted.layers is None else wanted.layers
     stack = main_stack(model.tensors)
+    count = stacks_of(model.tensors).get(stack or "", 0)
+    layers = tuple(range(count)) if wanted.layers is None else wanted.layers
     sizes = Sizes.of(model)
     tensors: dict[str, Node] = {}
     measured, origins = {}, {}
@@ -138,8 +138,11 @@ def cut(model: Model, wanted: Wanted, kept: Kept, squares: Squares) -> Cut:
                 continue
             expert = expert if staying is None else staying.index(expert)
         new = name if number < 0 else renamed(name, layers.index(number), expert)
-        tensors[new] = _rescaled(name, _cut_node(name, node, place, kept, sizes), kept, model) if kept else node
         columns = _members(place.columns, place, kept, sizes)
+        if kept:
+            node = _cut_node(name, node, _members(place.rows, place, kept, sizes), columns)
+            node = _rescaled(name, node, kept, model, sizes)
+        tensors[new] = node
         origins[new] = (name, columns)
         if name in squares:
             measured[new] = squares[name] if columns is None else squares[name][:, list(columns)]
@@ -156,14 +159,13 @@ def _by_layer(name: str) -> int:
     return 0 if layered is None else layered[1]
 
 
-def _cut_node(name: str, node: Node, place: Place, kept: Kept, sizes: Sizes) -> Node:
-    rows = _members(place.rows, place, kept, sizes)
-    columns = _members(place.columns, place, kept, sizes)
+def _cut_node(name: str, node: Node, rows: tuple[int, ...] | None, columns: tuple[int, ...] | None) -> Node:
+    """With these rows and columns only; None for all."""
     if len(node.shape) == 1:
         node = node if rows is None else Columns(node, _run(rows))
     else:
         first, last = (columns, rows) if is_turned(name) else (rows, columns)
-        node = node if first is None else Chosen(node, tuple(first))
+        node = node if first is None else Chosen(node, first)
         node = node if last is None else Columns(node, _run(last))
     return node
 
@@ -189,13 +191,13 @@ def _run(numbers: Sequence[int]) -> range | tuple[int, ...]:
     return found if len(found) == len(numbers) else tuple(numbers)
 
 
-def _rescaled(name: str, node: Node, kept: Kept, model: Model) -> Node:
+def _rescaled(name: str, node: Node, kept: Kept, model: Model, sizes: Sizes) -> Node:
     """Where a model multiplies its embeddings by the root of its width, they are divided by what that changes; a head
     that is tied to them has it made good by the norm before it."""
     left, kind = kept.get((Axis.HIDDEN, -1, -1)), str(model.value("model_type"))
     if left is None or kind not in ROOTED:
         return node
-    factor = sqrt(Sizes.of(model).hidden / len(left))
+    factor = sqrt(sizes.hidden / len(left))
     if is_embedding(name):
         return Affine(node, factor)
     if model.head is None and layer_of(name) is None and name.endswith("norm.weight") and not is_head(name):
