@@ -85,9 +85,9 @@ class Same(Reduction):
         """Of a slab."""
         from requant.kernels_cpu.pruning import count_same
 
-        counts = np.zeros(len(rows), np.int64)
+        counts, bits = np.zeros(len(rows), np.int64), self.found(known).bits
         for where, flat, norms in self.scores.pieces(values[0], rows):
-            count_same(flat, norms, self.scores.of.columns, self.found(known).bits, counts[where])
+            count_same(flat, norms, self.scores.of.columns, bits, counts[where])
         return counts
 
     def merge(self, one: Counts, other: Counts) -> Counts:

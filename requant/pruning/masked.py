@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from requant.codecs import Values
 from requant.encodings import Dense, Encoding, Shape
 from requant.expressions import Arithmetic, Context, Form, Reduction, Single
-from requant.pruning.bounds import Bound, bound_of, in_tensor, ties_of
+from requant.pruning.bounds import Bound, Same, bound_of, in_tensor, ties_of
 from requant.pruning.scores import Scores
 from requant.pruning.sparsity import Sparsity
 
@@ -96,8 +96,6 @@ class MaskedInTensor(Masked):
     def reductions(self) -> tuple[Reduction, ...]:
         """Counts of scores."""
         if self.bound is not None:
-            from requant.pruning.bounds import Same
-
             return (Same(self.scores, self.bound),)
         return in_tensor(self.scores, self._pruned)
 
