@@ -11,6 +11,7 @@ from typing import Final
 from requant.adapters.applied import applied
 from requant.adapters.applied_ggml import ggml_applied
 from requant.adapters.changes import Adapter
+from requant.encodings import BF16, F16, F32, Dense
 from requant.errors import PlanError
 from requant.expressions import Node
 from requant.ir import Checkpoint, Json, Naming, Tensor, flat_config
@@ -76,6 +77,12 @@ class Model:
     def rows(self) -> int:
         """Rows of the embedding; 0 if it has none."""
         return 0 if self.embedding is None else self.tensors[self.embedding].shape[0]
+
+    @property
+    def dtype(self) -> Dense:
+        """In what numbers are stored of which nothing else says: as config.json has it, or BF16."""
+        named = str(self.value("torch_dtype") or self.value("dtype") or "").removeprefix("torch.")
+        return {"float16": F16, "float32": F32}.get(named, BF16)
 
     def vocabulary(self, known: dict[bytes, Vocabulary]) -> Vocabulary | None:
         """Its tokenizer; `known` as for `Vocabulary.of`."""

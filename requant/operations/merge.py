@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from requant.encodings import BF16, DENSE, F16, F32, Dense, Encoding
+from requant.encodings import DENSE, Dense, Encoding
 from requant.errors import PlanError
 from requant.expressions import Node
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Naming, Tensor
@@ -174,7 +174,7 @@ def _described(
     config = config_of(first.config, first.tensors, layers)
     config = _with(config, "vocab_size", tokens.rows) if tokens.rows else config
     config = _with(config, "tie_word_embeddings", result.tied)
-    own = _own_dtype(recipe, first)
+    own = first.dtype
     tensors = tuple(stand_in(name, node, _encoding(recipe, node, own)) for name, node in result.tensors.items())
     files = {name: source for name, source in first.files.items() if name not in _LEFT}
     files |= tokens.files
@@ -193,12 +193,6 @@ def _with(config: Mapping[str, Json], key: str, value: Json) -> dict[str, Json]:
     if isinstance(text, dict) and key not in config:
         return {**config, "text_config": {**text, key: value}}
     return {**config, key: value}
-
-
-def _own_dtype(recipe: Recipe, first: Model) -> Dense:
-    """In what the result is stored where neither the recipe nor the inputs' own dtype says."""
-    named = str(first.value("torch_dtype") or first.value("dtype") or "").removeprefix("torch.")
-    return {"float16": F16, "float32": F32}.get(named, BF16)
 
 
 def _encoding(recipe: Recipe, node: Node, own: Dense) -> Encoding:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from requant.encodings import BF16, F16, F32, Dense, Encoding
+from requant.encodings import Dense, Encoding
 from requant.expressions import Node
 from requant.hessians import Hessian
 from requant.importance import Importance
@@ -71,7 +71,7 @@ def plan_prune(model: Model, target: Format, destination: Path, options: Options
         tensors, losses = dict(found.tensors), [*losses, *found.losses]
         hints.append(_told(found))
     request = options.conversion
-    own = _own_dtype(model)
+    own = model.dtype  # of what was quantized
     if target.naming is Naming.HF and request.recipe is None and any(map(_is_quantized, tensors.values())):
         request = replace(request, recipe=own.label)
         hints.append(f"the model was quantized; what is written is {own.label} (--to chooses)")
@@ -101,12 +101,6 @@ def _told(found: Thinned) -> str:
         f"{found.zeros:,} of {found.weights:,} weights in {found.count} tensors become zero ({share:.1%}); stored as "
         f"dense numbers they take as much room and time as any others"
     )
-
-
-def _own_dtype(model: Model) -> Dense:
-    """In what numbers are stored that were quantized: as config.json says, or BF16."""
-    named = str(model.value("torch_dtype") or model.value("dtype") or "").removeprefix("torch.")
-    return {"float16": F16, "float32": F32}.get(named, BF16)
 
 
 def _is_quantized(node: Node) -> bool:
