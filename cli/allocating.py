@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli import options, paths
+from requant.cli import options, outputs, paths
 from requant.cli.terminal import remark, say
 from requant.errors import PlanError
 
@@ -64,7 +64,7 @@ class AllocationOptions:
         """As the operation takes it."""
         from requant.operations.allocate import Target
 
-        nbytes = options.cut(self.target_size, None, "--target-size").shard_bytes if self.target_size else None
+        nbytes = outputs.cut(self.target_size, None, "--target-size").shard_bytes if self.target_size else None
         names = tuple(_type_name(word) for word in self.types.split(",")) if self.types else ()
         least = tuple(_least(text) for text in self.min_types)
         return Target(nbytes, self.target_bpw, self.target_kl, names, least, self.keep)

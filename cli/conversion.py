@@ -17,6 +17,7 @@ from requant.cli.carded import Cards
 from requant.cli.correcting import FeedbackOptions, statistics_of
 from requant.cli.destinations import MARK, named_by, stem_of
 from requant.cli.execution import carry_out, measuring
+from requant.cli.outputs import format_for
 from requant.cli.several import carry_out_several, destination_for, names_of
 from requant.cli.terminal import remark
 from requant.errors import Error, PlanError
@@ -247,15 +248,3 @@ def _measures(recipe: str | None, target: Format) -> bool:
 
     scheme = scheme_named(recipe)
     return scheme is not None and scheme.measures
-
-
-def format_for(destination: Path, name: str | None) -> Format:
-    """The format asked for, or the one the destination's name means."""
-    if name is not None:
-        return FORMATS[name]
-    suffix = destination.suffix.lower()
-    if suffix == ".gguf":
-        return FORMATS["gguf"]
-    if suffix in (".bin", ".pt", ".pth", ".onnx", ".ggml"):
-        raise PlanError(f"{destination}: such files are not written", hint="use .gguf, .safetensors or a folder")
-    return FORMATS["safetensors"]

@@ -7,12 +7,9 @@ from typing import Final
 
 import click
 
-from requant.cli import options, values
+from requant.cli import options, outputs
 from requant.cli.allocating import AllocationOptions, allocation_options
 from requant.cli.correcting import FeedbackOptions, feedback_options
-
-#: Formats that can store plain numbers at all; the others are only read.
-WRITABLE: Final = ("gguf", "safetensors")
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -53,15 +50,9 @@ class _Command(options.RoundingCommand):
 @click.command(cls=_Command, epilog=_EXAMPLES)
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--to",
-    "recipe",
-    metavar="RECIPE",
-    shell_complete=values.recipes,
-    help="Q4_K_M, BF16, NF4, ...; without it, exact stays exact.",
-)
-@click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
-@click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
+@outputs.recipe_option
+@outputs.format_option
+@outputs.shard_size_option
 @click.option("--max-shard-tensors", type=click.IntRange(1), help="Split into files of at most so many tensors.")
 @click.option(
     "--gptq-format",
@@ -70,7 +61,7 @@ class _Command(options.RoundingCommand):
 )
 @click.option("--base", metavar="MODEL", help="The model of an adapter; by default as its adapter_config.json says.")
 @click.option("--mmproj", is_flag=True, help="Write what sees or hears in a model, instead of its text model.")
-@click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
+@outputs.no_vocab_option
 @options.prune_option
 @options.gguf_options
 @allocation_options
@@ -121,7 +112,7 @@ def convert(
             base,
             projector=mmproj,
             vocabulary=not no_vocab,
-            cut=options.cut(max_shard_size, max_shard_tensors),
+            cut=outputs.cut(max_shard_size, max_shard_tensors),
             prune=prune,
             gguf=gguf,
             wish=wish,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from requant.cli import options
+from requant.cli import options, outputs
 from requant.errors import PlanError
 
 _EXAMPLES: Final = """\b
@@ -111,7 +111,7 @@ def edit(
 def _room(reserve: str | None) -> int:
     if reserve is None:
         return 0
-    size = options.cut(reserve, None, "--reserve").shard_bytes or 0
+    size = outputs.cut(reserve, None, "--reserve").shard_bytes or 0
     if size > 32 << 20:
         raise click.BadParameter("more than 32 MiB of room", param_hint="--reserve")
     return size

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from requant.cli import options, values
-from requant.cli.convert import WRITABLE
+from requant.cli import options, outputs, values
 
 if TYPE_CHECKING:
     from requant.plan import Plan
@@ -71,9 +70,9 @@ _MAPPINGS: Final = ("uniform", "ends", "top-heavy", "alternating", "first", "las
     shell_complete=values.recipes,
     help="Q4_K_M, BF16, NF4, ...; without it as the recipe says.",
 )
-@click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
-@click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
-@click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
+@outputs.format_option
+@outputs.shard_size_option
+@outputs.no_vocab_option
 @options.gguf_options
 @options.rounding_options
 @options.stream_option
@@ -100,7 +99,6 @@ def merge(
     Models may be of any format that requant reads, and are named as for `convert`; so is the destination. Merging
     computes run by run in little memory, whatever the size.
     """
-    from requant.cli.conversion import format_for
     from requant.cli.execution import carry_out
     from requant.cli.references import opened_reference
     from requant.merging.recipe import recipes_from
@@ -108,7 +106,7 @@ def merge(
     from requant.operations.convert import Request
     from requant.operations.merge import Options, plan_merge
 
-    target = format_for(destination, format_name)
+    target = outputs.format_for(destination, format_name)
     gguf.check(target)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
 
@@ -136,7 +134,7 @@ def merge(
         choices.importance(),
         gguf.metadata(),
         like=like,
-        cut=options.cut(max_shard_size, None),
+        cut=outputs.cut(max_shard_size, None),
         vocabulary=not no_vocab,
     )
     plan = plan_merge(recipes, opened, target, destination, Options(seed or 0, allow_crimes, request))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -25,7 +24,7 @@ if TYPE_CHECKING:  # whoever asks for help waits for none of these
     from requant.glimpse import Glimpse
     from requant.importance import Importance
     from requant.ir import Checkpoint, Tensor, Typed
-    from requant.layout import Format, LayoutOptions
+    from requant.layout import Format
     from requant.plan import Plan
     from requant.recipes import Overrides
 
@@ -41,8 +40,6 @@ LARGEST: Final = 65504.0
 _ORDER: Final = "requant.order"
 #: And under this one all words that it was given.
 _WORDS: Final = "requant.words"
-
-_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def gathered(argument: str, kind: type, *options: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -406,32 +403,6 @@ def read_text(path: Path) -> str:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(path, "this is not UTF-8 text", offset=error.start) from None
-
-
-def cut(max_shard_size: str | None, max_shard_tensors: int | None, option: str = "--max-shard-size") -> LayoutOptions:
-    """How to cut the output into files.
-
-    >>> cut("2G", None).shard_bytes
-    2000000000
-    """
-    from requant.layout import LayoutOptions
-
-    if max_shard_size is None:
-        return LayoutOptions(None, max_shard_tensors)
-    return LayoutOptions(size_of(max_shard_size, option), max_shard_tensors)
-
-
-def size_of(text: str, option: str) -> int:
-    """Bytes; raises `click.BadParameter` for what is no size.
-
-    >>> size_of("1.5GB", "--memory"), size_of("2GiB", "--memory"), size_of("500k", "--memory")
-    (1500000000, 2147483648, 500000)
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
-    if match is None or not 0 < float(match[1]) < 1e12 or (match[3] and not match[2]):
-        raise click.BadParameter(f"{text!r} is not a size such as 500M, 5GB or 5GiB", param_hint=option)
-    unit = 1 << 10 * "KMGT".index(match[2]) + 10 if match[3] else _UNITS[match[2]]
-    return int(float(match[1]) * unit)
 
 
 def refuse_to_overwrite(destination: Path, force: bool) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli import options, paths, values
-from requant.cli.convert import WRITABLE
+from requant.cli import options, outputs, paths
 
 if TYPE_CHECKING:
     from requant.merging.model import Model
@@ -60,16 +59,10 @@ _COUNT: Final = click.IntRange(1)
     type=paths.FILE,
     help="REGEX=SHARE or REGEX=N:M, a line each: of tensors whose name has a match; the first that matches counts.",
 )
-@click.option(
-    "--to",
-    "recipe",
-    metavar="RECIPE",
-    shell_complete=values.recipes,
-    help="Q4_K_M, BF16, NF4, ...; without it, exact stays exact.",
-)
-@click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
-@click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE, such as 5G.")
-@click.option("--no-vocab", is_flag=True, help="Write a GGUF without tokenizer.")
+@outputs.recipe_option
+@outputs.format_option
+@outputs.shard_size_option
+@outputs.no_vocab_option
 @options.rounding_options
 @options.run_options
 def prune(
@@ -107,7 +100,6 @@ def prune(
     the source: model.layers.0.mlp.down_proj.weight.
     """
     from requant import formats
-    from requant.cli.conversion import format_for
     from requant.cli.execution import carry_out, measuring
     from requant.formats.imatrix import read_imatrix
     from requant.formats.imatrix.statistics import read_statistics
@@ -135,14 +127,14 @@ def prune(
         raise click.UsageError("--importance chooses heads, neurons, experts and width, of which none is cut")
     if stats is not None and method == "magnitude" and not owl and not (units.cuts_units and kind == "activation"):
         raise click.UsageError("--stats says nothing of magnitudes; choose --method wanda")
-    target = format_for(destination, format_name)
+    target = outputs.format_for(destination, format_name)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     model = model_of(Reference(source), formats.open(options.located(source, how.quiet, headers=how.dry_run)))
     request = Request(
         recipe,
         choices.overrides(),
         choices.importance(),
-        cut=options.cut(max_shard_size, None),
+        cut=outputs.cut(max_shard_size, None),
         vocabulary=not no_vocab,
     )
     units = replace(units, layers=_layers(model, keep_layers, drop_layers))

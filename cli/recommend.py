@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli import options
+from requant.cli import options, outputs
 from requant.cli.options import Number
 from requant.cli.saying import say_document
 from requant.cli.terminal import say
@@ -69,7 +69,7 @@ def recommend(
 
     found = device_named(device)
     runs = runtime_for(runtime, found)
-    nbytes = None if memory is None else options.size_of(memory, "--memory")
+    nbytes = None if memory is None else outputs.size_of(memory, "--memory")
     room = runs.room(found, nbytes, None if bandwidth is None else bandwidth * 1e9, context, sequences, cache)
     _, source = formats.opened(options.located(model, quiet, headers=True))
     about = Model(source, runs)

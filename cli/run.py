@@ -68,9 +68,9 @@ def run(
     """
     from requant import formats
     from requant.cli import interrupts
-    from requant.cli.conversion import format_for
     from requant.cli.execution import measuring
     from requant.cli.execution import run as carried_out
+    from requant.cli.outputs import format_for
     from requant.cli.saying import say_document
     from requant.cli.stages import bars
     from requant.cli.terminal import say

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options
+from requant.cli import options, outputs
 from requant.errors import PlanError
 
 #: Where neither limit is given, as llama-gguf-split has it.
@@ -56,7 +56,7 @@ def split(
     of_gguf = model.naming is Naming.GGML
     if bare_first and not of_gguf:
         raise click.UsageError("--no-tensor-first-split is of GGUF files; the index of a folder has no metadata")
-    cut = options.cut(max_size, max_tensors or (None if max_size else _TENSORS), "--max-size")
+    cut = outputs.cut(max_size, max_tensors or (None if max_size else _TENSORS), "--max-size")
     cut = replace(cut, numbered=True, bare_first=bare_first)
     options.refuse_to_overwrite(destination, how.force or how.dry_run or of_gguf)
     if not of_gguf and destination.suffix == ".safetensors":

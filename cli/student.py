@@ -7,8 +7,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options, values
-from requant.cli.convert import WRITABLE
+from requant.cli import options, outputs, values
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -37,7 +36,7 @@ _COUNT: Final = click.IntRange(1)
 @click.option(
     "--to", "recipe", metavar="RECIPE", shell_complete=values.recipes, help="BF16, F32, ...; without it as it is."
 )
-@click.option("--format", "format_name", type=click.Choice(WRITABLE), help="Default: by the destination's name.")
+@outputs.format_option
 @options.run_options
 def student(
     teacher: str,
@@ -62,7 +61,6 @@ def student(
     largest. Models are named as for `convert`; docs/training.md trains the student.
     """
     from requant import formats
-    from requant.cli.conversion import format_for
     from requant.cli.execution import carry_out, measuring
     from requant.merging.model import model_of
     from requant.merging.reference import Reference
@@ -75,7 +73,7 @@ def student(
         raise click.UsageError("--like says depth and width; leave out the other options of them")
     if mapping is not None and layers is None:
         raise click.UsageError("--mapping goes with --layers")
-    target = format_for(destination, format_name)
+    target = outputs.format_for(destination, format_name)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
     model = model_of(Reference(teacher), formats.open(options.located(teacher, how.quiet, headers=how.dry_run)))
     asked = LIKE[like](model) if like is not None else Student(layers, mapping or "uniform", units)

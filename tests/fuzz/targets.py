@@ -19,7 +19,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options
+from requant.cli import outputs
 from requant.cli.execution import plan_text
 from requant.cli.inspection import About, metadata_text, summary
 from requant.cli.requantize import arguments
@@ -525,7 +525,7 @@ def _read_as_option(text: str, random: Random) -> None:
         case 5:
             scheme_named(text)
         case 6:
-            options.cut(text, None)
+            outputs.cut(text, None)
         case 7:
             HubModel.named(text)
         case _:
