@@ -225,7 +225,7 @@ def _adapter_plan(source: Checkpoint[Tensor], asked: Asked, target: Format, dest
     """The GGUF that llama.cpp loads beside a model."""
     from requant.adapters.peft import peft_adapter
     from requant.adapters.written import Base, plan_adapter
-    from requant.merging.model import model_of
+    from requant.cli.references import opened_reference
     from requant.merging.reference import Reference
 
     adapter = peft_adapter(source)
@@ -233,7 +233,7 @@ def _adapter_plan(source: Checkpoint[Tensor], asked: Asked, target: Format, dest
     if not name:
         raise PlanError(f"{source.path}: which model it is for is not said", hint="--base MODEL")
     try:
-        model = model_of(Reference(name), formats.open(options.located(name, asked.how.quiet)))
+        model = opened_reference(Reference(name), asked.how.quiet, headers=False)
     except Error as error:
         hint = error.hint if asked.base else f"--base MODEL, if it lies elsewhere than its adapter says ({name})"
         raise type(error)(str(error), hint=hint) from None

@@ -155,12 +155,12 @@ def _extraction(sources: tuple[str, ...], destination: Path, rank: int | None, h
     """The adapter that makes the second model of the first, nearly."""
     from requant import formats
     from requant.adapters.extracted import plan_extraction
-    from requant.merging.model import model_of
+    from requant.cli.references import opened_reference
     from requant.merging.reference import Reference
 
     if rank is None or len(sources) != 2:
         raise click.UsageError("--extract-lora takes two models, the base first, and --rank")
-    one, other = (model_of(Reference(name), formats.open(options.located(name, how.quiet))) for name in sources)
+    one, other = (opened_reference(Reference(name), how.quiet, headers=False) for name in sources)
     opened = (*one.source.opened, *other.source.opened)
     target = formats.FORMATS["safetensors"]
     return plan_extraction(one.tensors, other.tensors, rank, target, destination, sources[0], opened)

@@ -99,11 +99,10 @@ def prune(
     models are named as for `convert`. Names that --skip and --sparsity-file match are those of Hugging Face, whatever
     the source: model.layers.0.mlp.down_proj.weight.
     """
-    from requant import formats
     from requant.cli.execution import carry_out, measuring
+    from requant.cli.references import opened_reference
     from requant.formats.imatrix import read_imatrix
     from requant.formats.imatrix.statistics import read_statistics
-    from requant.merging.model import model_of
     from requant.merging.reference import Reference
     from requant.operations.convert import Request
     from requant.operations.prune import Options, plan_prune
@@ -129,7 +128,7 @@ def prune(
         raise click.UsageError("--stats says nothing of magnitudes; choose --method wanda")
     target = outputs.format_for(destination, format_name)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
-    model = model_of(Reference(source), formats.open(options.located(source, how.quiet, headers=how.dry_run)))
+    model = opened_reference(Reference(source), how.quiet, headers=how.dry_run)
     request = Request(
         recipe,
         choices.overrides(),

@@ -60,9 +60,8 @@ def student(
     stretches), alternating, top-heavy, first, last. Of heads, neurons, experts and columns those stay whose weights are
     largest. Models are named as for `convert`; docs/training.md trains the student.
     """
-    from requant import formats
     from requant.cli.execution import carry_out, measuring
-    from requant.merging.model import model_of
+    from requant.cli.references import opened_reference
     from requant.merging.reference import Reference
     from requant.operations.convert import Request
     from requant.pruning.structure import Wanted
@@ -75,7 +74,7 @@ def student(
         raise click.UsageError("--mapping goes with --layers")
     target = outputs.format_for(destination, format_name)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
-    model = model_of(Reference(teacher), formats.open(options.located(teacher, how.quiet, headers=how.dry_run)))
+    model = opened_reference(Reference(teacher), how.quiet, headers=how.dry_run)
     asked = LIKE[like](model) if like is not None else Student(layers, mapping or "uniform", units)
     with measuring(how.quiet):
         plan = plan_student(model, asked, target, destination, Request(recipe))
