@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from requant.cli import options, outputs, values
+from requant.merging.layers import MAPPINGS
 
 if TYPE_CHECKING:
     from requant.plan import Plan
@@ -41,8 +42,6 @@ A recipe:
   dtype: bfloat16
 """
 
-_MAPPINGS: Final = ("uniform", "ends", "top-heavy", "alternating", "first", "last")
-
 
 @click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
 @click.argument("sources", metavar="RECIPE.yaml | MODEL...", nargs=-1, required=True)
@@ -58,7 +57,9 @@ _MAPPINGS: Final = ("uniform", "ends", "top-heavy", "alternating", "first", "las
 @click.option("--keep-layers", metavar="LIST", help="Of one model, these layers in this order: 0-3,8,8,12.")
 @click.option("--drop-layers", metavar="LIST", help="Of one model, all layers but these.")
 @click.option("--student", type=click.IntRange(1), metavar="N", help="Of one model, N layers to start a student with.")
-@click.option("--mapping", type=click.Choice(_MAPPINGS), help="How --student chooses its layers (default: uniform).")
+@click.option(
+    "--mapping", type=click.Choice(tuple(MAPPINGS)), help="How --student chooses its layers (default: uniform)."
+)
 @click.option("--extract-lora", is_flag=True, help="Of two models, make an adapter of the second's difference.")
 @click.option("--rank", type=click.IntRange(1), help="Of the adapter that --extract-lora makes.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Of DARE and DELLA (default 0).")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from requant.merging.layers import layer_list, student_layers
+from requant.merging.layers import layer_list, layers_left, student_layers
 from requant.merging.methods import METHODS
 from requant.merging.methods.method import Base, Method
 from requant.merging.modules import main_stack, stacks_of
@@ -102,8 +102,7 @@ def _layers(short: Mapping[str, Any], count: int) -> tuple[int, ...] | None:
         return student_layers(count, short["student"], short["mapping"] or "uniform")
     if short["keep_layers"] is not None:
         return layer_list(short["keep_layers"], count, "--keep-layers")
-    dropped = layer_list(short["drop_layers"], count, "--drop-layers")
-    kept = tuple(n for n in range(count) if n not in dropped)
+    kept = layers_left(short["drop_layers"], count, "--drop-layers", keeps=False)
     if not kept:
         raise click.UsageError("--drop-layers leaves no layer")
     return kept

@@ -147,18 +147,16 @@ def prune(
 
 def _layers(model: Model, keep: str | None, drop: str | None) -> tuple[int, ...] | None:
     """The layers that are left; None for all."""
-    from requant.merging.layers import layer_list
-    from requant.merging.modules import main_stack, stacks_of
+    from requant.merging.layers import layers_left
+    from requant.students import depth_of
 
     if keep is not None and drop is not None:
         raise click.UsageError("--keep-layers and --drop-layers cannot be used together")
     if keep is None and drop is None:
         return None
-    count = stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
     if keep is not None:
-        return tuple(sorted(set(layer_list(keep, count, "--keep-layers"))))
-    dropped = layer_list(drop or "", count, "--drop-layers")
-    left = tuple(n for n in range(count) if n not in dropped)
+        return layers_left(keep, depth_of(model), "--keep-layers", keeps=True)
+    left = layers_left(drop or "", depth_of(model), "--drop-layers", keeps=False)
     if not left:
         raise click.UsageError("--drop-layers leaves no layer")
     return left

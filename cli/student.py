@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from requant.cli import options, outputs, values
+from requant.merging.layers import MAPPINGS
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -16,7 +17,6 @@ Examples:
   requant student ./SmolLM2-135M ./student --layers 10 --hidden 384 --ffn 1024 --kv-heads 2
   requant student teacher-Q8_0.gguf ./student --layers 12 --to BF16 --dry-run
 """
-_MAPPINGS: Final = ("uniform", "ends", "top-heavy", "alternating", "first", "last")
 _LIKE: Final = ("distilbert", "tinybert")
 _COUNT: Final = click.IntRange(1)
 
@@ -26,7 +26,7 @@ _COUNT: Final = click.IntRange(1)
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--like", type=click.Choice(_LIKE), help="Depth and width as a student of the literature.")
 @click.option("--layers", type=_COUNT, help="How many layers of the teacher's.")
-@click.option("--mapping", type=click.Choice(_MAPPINGS), help="Which of them (default: uniform).")
+@click.option("--mapping", type=click.Choice(tuple(MAPPINGS)), help="Which of them (default: uniform).")
 @click.option("--hidden", type=_COUNT, help="The width of the states between layers.")
 @click.option("--heads", type=_COUNT, help="Attention heads.")
 @click.option("--kv-heads", type=_COUNT, help="Groups of keys and values, with their heads.")

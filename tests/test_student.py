@@ -96,7 +96,8 @@ def test_students_of_the_literature(tmp_path):
 
 
 def test_the_options_are_those_of_the_tables():
-    assert tuple(LIKE) == command._LIKE and set(MAPPINGS) == set(command._MAPPINGS)
+    (mapping,) = (option for option in command.student.params if option.name == "mapping")
+    assert tuple(LIKE) == command._LIKE and set(MAPPINGS) == set(mapping.type.choices)
 
 
 @pytest.mark.parametrize(

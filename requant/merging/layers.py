@@ -27,6 +27,16 @@ def layer_list(text: str, count: int, option: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+def layers_left(text: str, count: int, option: str, *, keeps: bool) -> tuple[int, ...]:
+    """The layers of a list (`keeps`), or all others, each once and in order; () where none is left.
+
+    >>> layers_left("8,0-3", 12, "--drop-layers", keeps=False)
+    (4, 5, 6, 7, 9, 10, 11)
+    """
+    listed = layer_list(text, count, option)
+    return tuple(n for n in range(count) if (n in listed) == keeps)
+
+
 def _has(count: int) -> str:
     return f"the model has {count}, numbered from 0"
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from requant.errors import PlanError
 from requant.formats import FORMATS
 from requant.merging.entry import Entry
-from requant.merging.layers import MAPPINGS, layer_list
+from requant.merging.layers import MAPPINGS, layers_left
 from requant.merging.recipe import recipes_from
 from requant.operations import calibrate
 from requant.operations.convert import Request
@@ -27,7 +27,6 @@ from requant.students import LIKE, Student, depth_of, plan_student
 
 if TYPE_CHECKING:
     from requant.importance import Importance
-    from requant.merging.model import Model
     from requant.statistics import Statistics
 
 _FOLDER: Final = FORMATS["safetensors"]
@@ -140,12 +139,14 @@ class Prune:
 
     def apply(self, flow: Flow, tools: Tools) -> Flow:
         """Raises `PlanError` where nothing was measured that chooses."""
-        from dataclasses import replace
-
         model = flow.known
         if flow.importance is None and (not self.by_size or (self.masks is not None and self.masks.method == "wanda")):
             raise PlanError("prune needs what a calibration has measured", hint="put a stage `calibrate` before it")
-        units = replace(self.units, layers=_left(model, *self.layers)) if self.layers else self.units
+        units = self.units
+        if self.layers is not None:
+            option, text = self.layers
+            left = layers_left(text, depth_of(model), option, keeps=option == "keep_layers")
+            units = replace(units, layers=left)
         options = PruneOptions(units, self.by_size, self.masks, flow.importance)
         plan = plan_prune(model, _FOLDER, Path(PREVIOUS), options)
         pruned = flow.then(plan, *(f"prune: {hint}" for hint in plan.hints))
@@ -169,13 +170,6 @@ def _masks(said: Mapping[str, Entry], entry: Entry) -> Masks | None:
         tuple((_regex(one, name), sparsity_from(str(one.value), one.where)) for name, one in each),
         tuple(_regex(one, one.text()) for one in said["skip"].items()) if "skip" in said else (),
     )
-
-
-def _left(model: Model, option: str, text: str) -> tuple[int, ...]:
-    """The layers that are left."""
-    count = depth_of(model)
-    listed = layer_list(text, count, option)
-    return tuple(n for n in range(count) if (n in listed) == (option == "keep_layers"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +232,6 @@ class Calibrate:
 
     def apply(self, flow: Flow, tools: Tools) -> Flow:
         """The same model, and what was measured of it."""
-        from dataclasses import replace
-
         return replace(flow, importance=tools.measured(self, flow))
 
     def found(self, flow: Flow, texts: Callable[[str], str], progress: calibrate.Progress) -> Statistics:
