@@ -144,23 +144,18 @@ def _merged(paths: tuple[str, ...]) -> Statistics:
 
 
 def _write(found: Statistics, output: Path, *, overwrite: bool) -> None:
-    from requant import formats
     from requant.execution import execute
-    from requant.expressions import Stored
     from requant.formats.imatrix.legacy import legacy_bytes
-    from requant.formats.imatrix.statistics import statistics_checkpoint
-    from requant.layout import Layout, LayoutOptions, OutputFile
-    from requant.plan import Plan, Step
+    from requant.layout import Layout, OutputFile
+    from requant.operations.calibrate import plan_statistics
+    from requant.plan import Plan
 
     if output.suffix.lower() == ".dat":
         data = legacy_bytes(found.importance)
-        layout = Layout(output.parent, (OutputFile(output.name, data, len(data)),))
-        execute(Plan((), layout), overwrite=overwrite)
-        return
-    checkpoint = statistics_checkpoint(found)
-    steps = tuple(Step(Stored(tensor), tensor) for tensor in checkpoint.tensors)
-    layout = formats.FORMATS["gguf"].layout(checkpoint, output, LayoutOptions())
-    execute(Plan(steps, layout), overwrite=overwrite)
+        plan = Plan((), Layout(output.parent, (OutputFile(output.name, data, len(data)),)))
+    else:
+        plan = plan_statistics(found, output)
+    execute(plan, overwrite=overwrite)
 
 
 def document(found: Statistics, output: Path) -> dict[str, object]:

@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from requant.errors import PlanError, UnsupportedError, VerifyError
+from requant.expressions import Stored
+from requant.formats import FORMATS
+from requant.formats.imatrix.statistics import statistics_checkpoint
 from requant.importance import Importance
-from requant.plan import Plan
+from requant.layout import LayoutOptions
+from requant.plan import Plan, Step
 from requant.statistics import LEAST_TOKENS, Provenance, Statistics, check_finite, fingerprint
 
 if TYPE_CHECKING:
@@ -103,6 +107,13 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
     if not tables.inputs:
         raise UnsupportedError("none of the products of this model could be told by a name of GGUF")
     return found
+
+
+def plan_statistics(found: Statistics, destination: Path) -> Plan:
+    """What was found, as a GGUF."""
+    checkpoint = statistics_checkpoint(found)
+    steps = tuple(Step(Stored(tensor), tensor) for tensor in checkpoint.tensors)
+    return Plan(steps, FORMATS["gguf"].layout(checkpoint, destination, LayoutOptions()))
 
 
 @contextmanager

@@ -11,26 +11,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from requant import formats
 from requant.calibration.naming import ggml_moves
 from requant.errors import FormatError, PlanError, VerifyError
 from requant.execution import Options, Receipt, execute, existing
-from requant.expressions import Stored
 from requant.formats.imatrix import read_imatrix
-from requant.formats.imatrix.statistics import statistics_checkpoint
 from requant.importance import Importance, Measured
 from requant.ir import Json
 from requant.json_values import TOKENIZER, parse_json
-from requant.layout import Format, LayoutOptions
-from requant.operations.calibrate import check_installed
+from requant.layout import Format
+from requant.operations.calibrate import check_installed, plan_statistics
 from requant.operations.convert import Request
 from requant.pipelines.flow import Flow, Opened, dense
 from requant.pipelines.recipe import Recipe
 from requant.pipelines.stages import Calibrate, Check, Quantize
 from requant.pipelines.work import Work, address, digest_of, files_of, put
-from requant.plan import Plan, Step
+from requant.plan import Plan
 from requant.sources import Identity
-from requant.statistics import Statistics
 
 #: Version of what is kept: another one finds nothing of the old.
 _KEPT: Final = 1
@@ -119,7 +115,7 @@ class Pipeline:
             return _rehearsed(plan)
         else:
             self.work.folder.mkdir(parents=True, exist_ok=True)
-            _keep(stage.found(flow, self.texts, self.progress), place)
+            execute(plan_statistics(stage.found(flow, self.texts, self.progress), place), Options(1))
         return replace(read_imatrix(place), source=name)
 
     # Carrying it out
@@ -235,11 +231,3 @@ def _rehearsed(plan: Plan) -> Importance:
             sums = np.ones((matrices, move.shape[-1]), np.float32)
             entries[move.name] = Measured(sums, np.ones(matrices, np.int64))
     return Importance(entries)
-
-
-def _keep(found: Statistics, place: Path) -> None:
-    """Write statistics, whole or not at all."""
-    checkpoint = statistics_checkpoint(found)
-    steps = tuple(Step(Stored(tensor), tensor) for tensor in checkpoint.tensors)
-    layout = formats.FORMATS["gguf"].layout(checkpoint, place, LayoutOptions())
-    execute(Plan(steps, layout), Options(1))
