@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from requant.codecs import Values
+from requant.encodings import Encoding
 from requant.expressions import Node
 from requant.expressions.elementwise import Elementwise
 from requant.merging.precision import Precision
+
+
+def as_stored(values: Node, encoding: Encoding) -> Node:
+    """Values as a reader finds those that were written so, where `encoding` is a plain type that mergekit knows."""
+    if encoding.label not in Precision.__members__ or values.holds(encoding):
+        return values
+    return Narrowed(values, Precision(encoding.label))
 
 
 @dataclass(frozen=True, slots=True)

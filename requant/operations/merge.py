@@ -20,9 +20,8 @@ from requant.losses import Loss
 from requant.merging import card, chat
 from requant.merging.model import Model
 from requant.merging.modules import config_of
-from requant.merging.narrowed import Narrowed
+from requant.merging.narrowed import as_stored
 from requant.merging.planning import Merge, Result
-from requant.merging.precision import Precision
 from requant.merging.recipe import Recipe, ordered, with_base
 from requant.merging.reference import Reference
 from requant.merging.vocabularies import Tokens, tokens_of
@@ -38,6 +37,8 @@ _LEFT: Final = frozenset(
 )
 _RECIPE: Final = "merge_recipe.yml"
 _CARD: Final = "README.md"
+#: Files that tell how a model was made, which another made of it does not have.
+TOLD: Final = frozenset({_CARD, _RECIPE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def described(recipes: Sequence[Recipe], opened: Callable[[Reference], Model]) -
     """What one recipe makes, as a model whose tensors stand for others, and what computes them; for `compare`."""
     (recipe,) = recipes
     found = _merged(recipe, opened, Path(str(recipe.references()[0])), Options())
-    files = {name: body for name, body in found.source.files.items() if name not in (_CARD, _RECIPE)}
+    files = {name: body for name, body in found.source.files.items() if name not in TOLD}
     first = found.models[0].source
     metadata = first.metadata if first.naming is Naming.HF else {}
     return replace(found.source, files=files, metadata=metadata), Graft(found.values)
@@ -113,13 +114,9 @@ class Described:
 
     def as_model(self, reference: Reference) -> Model:
         """As an input of another merge, with numbers as they would be stored."""
-        tensors = {}
-        for tensor in self.source.tensors:
-            node, encoding = self.values[tensor.name], tensor.encoding
-            known = encoding.label in Precision.__members__
-            exact = not known or node.holds(encoding)
-            tensors[tensor.name] = node if exact else Narrowed(node, Precision(encoding.label))
-        files = {name: source for name, source in self.source.files.items() if name not in (_CARD, _RECIPE)}
+        stands = self.source.tensors
+        tensors = {tensor.name: as_stored(self.values[tensor.name], tensor.encoding) for tensor in stands}
+        files = {name: source for name, source in self.source.files.items() if name not in TOLD}
         return Model(reference, replace(self.source, files=files), self.source.config, files, tensors)
 
 

@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Final
 
 from requant.errors import PlanError
-from requant.expressions import Node
 from requant.formats import FORMATS
 from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.layout import Format
 from requant.merging.model import Model, model_of, with_adapter
-from requant.merging.narrowed import Narrowed
-from requant.merging.precision import Precision
+from requant.merging.narrowed import as_stored
 from requant.merging.reference import Reference
 from requant.operations.convert import Request, check_vocabulary, plan_conversion
+from requant.operations.merge import TOLD
 from requant.operations.prune import Options, plan_prune
 from requant.passes.graft import stand_in
-from requant.plan import Plan, Step
+from requant.plan import Plan
 
 #: What a stage calls the model that the stage before it has made.
 PREVIOUS: Final = "previous"
-#: Files that tell how an intermediate model was made.
-_CARDS: Final = frozenset({"README.md", "merge_recipe.yml"})
 
 #: The checkpoint, or the adapter, that a user names.
 Opened = Callable[[str], Checkpoint[Tensor]]
@@ -92,19 +89,11 @@ def resolved(reference: Reference, opened: Opened, flow: Flow | None = None) -> 
 def model_from(plan: Plan) -> Model:
     """What a plan would write, as expressions over what it reads: numbers are rounded as they would be stored."""
     said = plan.passes[-1].after
-    tensors = {step.target.name: _values(step) for step in plan.steps}
+    tensors = {step.target.name: as_stored(step.values, step.target.encoding) for step in plan.steps}
     stands = tuple(stand_in(step.target.name, step.values, step.target.encoding) for step in plan.steps)
-    files = {name: source for name, source in said.files.items() if name not in _CARDS}
+    files = {name: source for name, source in said.files.items() if name not in TOLD}
     architecture = str(said.config.get("model_type") or "")
     source: Checkpoint[Tensor] = Checkpoint(
         Naming.HF, architecture, stands, said.config, {}, files, opened=plan.opened, path=Path(PREVIOUS)
     )
     return Model(Reference(PREVIOUS), source, said.config, files, tensors, plan.losses)
-
-
-def _values(step: Step) -> Node:
-    """As a reader of the folder would find them."""
-    encoding = step.target.encoding
-    if encoding.label not in Precision.__members__ or step.values.holds(encoding):
-        return step.values
-    return Narrowed(step.values, Precision(encoding.label))
