@@ -12,19 +12,18 @@ from typing import Any, Final
 import numpy as np
 
 from requant.calibration.naming import ggml_moves
-from requant.errors import FormatError, PlanError, VerifyError
+from requant.errors import PlanError, VerifyError
 from requant.execution import Options, Receipt, execute, existing
 from requant.formats.imatrix import read_imatrix
 from requant.importance import Importance, Measured
 from requant.ir import Json
-from requant.json_values import TOKENIZER, parse_json
 from requant.layout import Format
 from requant.operations.calibrate import check_installed, plan_statistics
 from requant.operations.convert import Request
 from requant.pipelines.flow import Flow, Opened, dense
 from requant.pipelines.recipe import Recipe
 from requant.pipelines.stages import Calibrate, Check, Quantize
-from requant.pipelines.work import Work, address, digest_of, files_of, put
+from requant.pipelines.work import Work, address, digest_of, files_of, kept, put
 from requant.plan import Plan
 from requant.sources import Identity
 
@@ -95,10 +94,6 @@ class Pipeline:
 
     # What stages are given
 
-    def text(self, path: str) -> str:
-        """A text that a calibration reads."""
-        return self.texts(path)
-
     def measured(self, stage: Calibrate, flow: Flow) -> Importance:
         """From the file that its content names; made now where there is none."""
         check_installed()
@@ -166,10 +161,7 @@ class Pipeline:
 
     def _finished(self, plan: Plan, told: Mapping[str, Any]) -> dict[str, Any] | None:
         """The receipt of an earlier process that has made the same, if its output is still what it tells."""
-        try:
-            found = parse_json(self.receipt.read_bytes(), self.receipt, TOKENIZER).object()
-        except (OSError, FormatError):
-            return None
+        found = kept(self.receipt)
         if found.get("address") != told["address"]:
             return None
         there = all((plan.layout.root / file.name).is_file() for file in plan.layout.files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,8 +119,3 @@ def _stage(entry: Entry) -> Stage:
     if options.value is None:
         options = Entry(options.file, options.where, {})
     return STAGES[name](options)
-
-
-def written(options: object) -> str:
-    """Options as a text that is the same for the same options."""
-    return json.dumps(options, sort_keys=True, default=str)

@@ -40,10 +40,6 @@ class Tools(Protocol):
         """Opens a model or an adapter that a recipe names."""
         ...
 
-    def text(self, path: str) -> str:
-        """A text file that a recipe names; what is in it counts."""
-        ...
-
     def measured(self, stage: Calibrate, flow: Flow) -> Importance:
         """What a calibration finds of a model; of one that was made before, what is kept of it."""
         ...
@@ -127,7 +123,7 @@ class Prune:
         said = entry.members(
             ("sparsity", "method", "scope", "skip", "each", "importance", "keep_layers", "drop_layers", *_UNITS)
         )
-        units = Wanted(None, *(said[name].integer() if name in said else None for name in _UNITS))
+        units = _units(said)
         layers = next(((name, str(said[name].value)) for name in ("keep_layers", "drop_layers") if name in said), None)
         if "keep_layers" in said and "drop_layers" in said:
             raise entry.wrong("keep_layers and drop_layers contradict each other")
@@ -152,6 +148,10 @@ class Prune:
         pruned = flow.then(plan, *(f"prune: {hint}" for hint in plan.hints))
         kept = flow.importance if units == Wanted() else None  # of matrices that are still there
         return replace(pruned, importance=kept)
+
+
+def _units(said: Mapping[str, Entry]) -> Wanted:
+    return Wanted(None, *(said[name].integer() if name in said else None for name in _UNITS))
 
 
 def _masks(said: Mapping[str, Entry], entry: Entry) -> Masks | None:
@@ -189,7 +189,7 @@ class Beginning:
             if len(said) > 1:
                 raise entry.wrong("like says all of it")
             return cls(entry.value, None, _one_of(said["like"], tuple(LIKE), ""))
-        units = Wanted(None, *(said[name].integer() if name in said else None for name in _UNITS))
+        units = _units(said)
         layers = said["layers"].integer() if "layers" in said else None
         return cls(entry.value, Student(layers, _one_of(said.get("mapping"), tuple(MAPPINGS), "uniform"), units), None)
 

@@ -13,15 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from requant.errors import FormatError
 from requant.execution import inputs_of
 from requant.json_values import TOKENIZER, parse_json
 from requant.plan import Plan
 from requant.sources import FileSlice, Identity
-
-_RUN: Final = 8 << 20
 
 
 @dataclass(frozen=True)  # without slots: digests are read once
@@ -45,12 +43,8 @@ class Work:
         return found
 
     def read(self, name: str) -> dict[str, Any]:
-        """What is kept under a name; {} where nothing is, or where it is damaged: it is made again."""
-        try:
-            path = self.folder / name
-            return parse_json(path.read_bytes(), path, TOKENIZER).object()
-        except (OSError, FormatError):
-            return {}
+        """What is kept under a name."""
+        return kept(self.folder / name)
 
     def write(self, name: str, content: Mapping[str, object]) -> None:
         """Keep it, whole or not at all."""
@@ -60,6 +54,14 @@ class Work:
     @cached_property
     def _known(self) -> dict[str, str]:
         return {key: str(value) for key, value in self.read("digests.json").items()}
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What is kept in a file; {} where nothing is, or where it is damaged: it is made again."""
+    try:
+        return parse_json(path.read_bytes(), path, TOKENIZER).object()
+    except (OSError, FormatError):
+        return {}
 
 
 def put(path: Path, text: str) -> None:
@@ -74,11 +76,8 @@ def put(path: Path, text: str) -> None:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while data := file.read(_RUN):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(plan: Plan) -> list[Path]:
