@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
@@ -10,9 +10,6 @@ from requant.cli import options, outputs
 from requant.cli.options import Number
 from requant.cli.saying import say_document
 from requant.cli.terminal import say
-
-if TYPE_CHECKING:
-    from requant.recommending.runtimes import Room
 
 #: Runtimes by the name of `--for`; the table of them takes its time to import.
 _RUNTIMES: Final = ("llama.cpp", "vllm", "mlx", "exllama")
@@ -64,7 +61,7 @@ def recommend(
     from requant import formats
     from requant.cli.recommended import document, text
     from requant.recommending.devices import device_named
-    from requant.recommending.offers import Model
+    from requant.recommending.offers import Model, best
     from requant.recommending.runtimes import runtime_for
 
     found = device_named(device)
@@ -78,9 +75,5 @@ def recommend(
         say_document("recommend", document(model, about, room, offers, refused))
     else:
         say(text(model, about, room, offers, refused))
-    if not _any_fits(room, [offer.total for offer in offers]):
+    if best(offers, room) is None:
         click.get_current_context().exit(1)
-
-
-def _any_fits(room: Room, totals: list[int]) -> bool:
-    return any(total <= room.memory for total in totals)

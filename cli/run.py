@@ -12,6 +12,7 @@ from requant.cli import options, paths
 from requant.cli.options import MAX_THREADS
 from requant.errors import PlanError
 from requant.printable import printable
+from requant.system import processors
 
 if TYPE_CHECKING:
     from requant.execution import Receipt
@@ -81,15 +82,14 @@ def run(
     from requant.pipelines.work import Work
 
     read = recipe_from(options.read_text(recipe), recipe.name, dict(map(_setting, settings)))
-    output = Path(read.output)
+    output, workers = Path(read.output), threads or processors()
     finish_around(output)
 
     def opened(name: str) -> Checkpoint[Tensor]:
         return formats.open(options.located(name, quiet, headers=dry_run))
 
     def executed(plan: Plan, overwrite: bool) -> Receipt:
-        how = Options() if threads is None else Options(threads)
-        return carried_out(plan, how, quiet, overwrite=overwrite, resume=True)
+        return carried_out(plan, Options(workers), quiet, overwrite=overwrite, resume=True)
 
     with interrupts.cleaning_up(), bars(quiet) as progress:
         pipeline = Pipeline(
@@ -107,9 +107,9 @@ def run(
             found = pipeline.run(planned, executed, lambda path, check: _checked(path, check, quiet), overwrite=force)
     if dry_run:
         if as_json:
-            say_document("pipeline", {**_plan_document(pipeline, planned, threads)})
+            say_document("pipeline", _plan_document(pipeline, planned, workers))
         else:
-            say(_plan_text(pipeline, planned, threads))
+            say(_plan_text(pipeline, planned, workers))
     elif as_json:
         say_document("pipeline receipt", {**found, "reused": pipeline.reused})
     elif not quiet:
@@ -148,9 +148,8 @@ def _checked(path: Path, check: Check, quiet: bool) -> dict[str, Any]:
         return dict(check_model(path, trial, limits, reference, progress).to_json())
 
 
-def _plan_document(pipeline: Pipeline, planned: Planned, threads: int | None) -> dict[str, object]:
+def _plan_document(pipeline: Pipeline, planned: Planned, workers: int) -> dict[str, object]:
     from requant.execution import peak_bytes
-    from requant.system import processors
 
     return {
         "stages": list(pipeline.done),
@@ -158,19 +157,18 @@ def _plan_document(pipeline: Pipeline, planned: Planned, threads: int | None) ->
         "pending": list(planned.pending),
         "reused": list(pipeline.reused),
         "destination": str(pipeline.output),
-        "plan": {**planned.plan.to_json(), "peak_bytes": peak_bytes(planned.plan, threads or processors())},
+        "plan": {**planned.plan.to_json(), "peak_bytes": peak_bytes(planned.plan, workers)},
     }
 
 
-def _plan_text(pipeline: Pipeline, planned: Planned, threads: int | None) -> str:
+def _plan_text(pipeline: Pipeline, planned: Planned, workers: int) -> str:
     from requant.cli.execution import plan_text
-    from requant.system import processors
 
     lines = [f"{number}. {stage['stage']}{_said(stage)}" for number, stage in enumerate(pipeline.done, 1)]
     lines += [f"   {printable(one, 1000)}" for one in planned.told]
     lines += [f"   {name} is there, and is not measured again" for name in pipeline.reused]
     lines += [f"   {name} is yet to be measured" for name in planned.pending]
-    return "\n".join(lines) + "\n\n" + plan_text(planned.plan, threads or processors())
+    return "\n".join(lines) + "\n\n" + plan_text(planned.plan, workers)
 
 
 def _said(stage: Mapping[str, Any]) -> str:
