@@ -15,12 +15,12 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 from requant import sources, system
 from requant.errors import Error, FormatError, PlanError, UnsupportedError, VerifyError
+from requant.fingerprint import own_version
 from requant.jobs import Job, Stored, Task, Tasks
 from requant.plan import Step
 from requant.run_journal import Outcome
@@ -144,8 +144,8 @@ class Cluster:
         wanted = [(str(path), path.stat().st_size) for path in paths]
         for worker, said in self._client.run(_about, wanted).items():
             found, trouble = said
-            if found != _version():
-                raise PlanError(f"worker {worker} has requant {found or 'unknown'}, and here is {_version()}")
+            if found != own_version():
+                raise PlanError(f"worker {worker} has requant {found or 'unknown'}, and here is {own_version()}")
             if trouble:
                 raise PlanError(f"worker {worker} does not see {trouble}", hint="storage that all machines share?")
 
@@ -225,17 +225,10 @@ def _about(wanted: Sequence[tuple[str, int]]) -> tuple[str, str]:
     for name, nbytes in wanted:
         try:
             if Path(name).stat().st_size != nbytes:
-                return _version(), f"{name} with its {nbytes} bytes"
+                return own_version(), f"{name} with its {nbytes} bytes"
         except OSError:
-            return _version(), name
-    return _version(), ""
-
-
-def _version() -> str:
-    try:
-        return version("requant")
-    except PackageNotFoundError:
-        return ""
+            return own_version(), name
+    return own_version(), ""
 
 
 def _error(kind: str, message: str, hint: str) -> Error:

@@ -21,7 +21,7 @@ from requant.sources import FileSlice, Source, described
 def beginning_of(plans: Iterable[Plan], inputs: Iterable[Source], how: object) -> Beginning:
     """What plans are, and the files that they read. how: whatever else decides on the bytes that are written."""
     digest = hashlib.sha256()
-    for one in (_version(), how, *chain.from_iterable((plan.layout.files, plan.steps) for plan in plans)):
+    for one in (own_version(), how, *chain.from_iterable((plan.layout.files, plan.steps) for plan in plans)):
         _add(digest, one)
     files = {}
     for source in inputs:
@@ -31,7 +31,8 @@ def beginning_of(plans: Iterable[Plan], inputs: Iterable[Source], how: object) -
     return Beginning(digest.hexdigest(), files)
 
 
-def _version() -> str:
+def own_version() -> str:
+    """The version of requant; empty where it is not installed."""
     from importlib.metadata import PackageNotFoundError, version  # which takes its time to import
 
     try:

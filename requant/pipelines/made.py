@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import numpy as np
 from requant.calibration.naming import ggml_moves
 from requant.errors import PlanError, VerifyError
 from requant.execution import Options, Receipt, execute, existing
+from requant.fingerprint import own_version
 from requant.formats.imatrix import read_imatrix
 from requant.importance import Importance, Measured
 from requant.ir import Json
@@ -101,7 +101,7 @@ class Pipeline:
         texts = [digest_of(Path(path)) for path in stage.texts]
         files = sorted(self.work.digests(files_of(plan)).values())
         values = [(step.target.name, step.target.shape, step.values.explain()) for step in plan.steps]
-        name = f"calibrate-{address(_KEPT, made_by(), self.done, stage.options, texts, files, values)[:16]}.gguf"
+        name = f"calibrate-{address(_KEPT, own_version(), self.done, stage.options, texts, files, values)[:16]}.gguf"
         place = self.work.folder / name
         if place.exists():
             self.reused.append(name)
@@ -149,9 +149,9 @@ class Pipeline:
         settings = {name: str(value) for name, value in self.recipe.settings.items()}
         layout = [(file.name, file.nbytes, address(file.head.hex())) for file in plan.layout.files]
         values = [(step.target.name, step.target.encoding.label, step.values.explain()) for step in plan.steps]
-        own = address(_KEPT, made_by(), self.done, sorted(inputs.values()), layout, values)
+        own = address(_KEPT, own_version(), self.done, sorted(inputs.values()), layout, values)
         return {
-            "requant": made_by(),
+            "requant": own_version(),
             "address": own,
             "recipe": self.recipe.text,
             "settings": settings,
@@ -178,14 +178,6 @@ class Pipeline:
             for file in plan.layout.files
         )
         return whole and begun.get("address") == told["address"] and now is not None and begun.get("before") != now
-
-
-def made_by() -> str:
-    """The version of requant."""
-    try:
-        return version("requant")
-    except PackageNotFoundError:
-        return ""
 
 
 def options_of(options: object) -> Mapping[str, Any]:
