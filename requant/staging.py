@@ -39,8 +39,8 @@ _IN_THE_WAY: Final = "move it away, or choose another destination"
 
 
 def partial_of(path: Path) -> Path:
-    """Where `path` is made."""
-    return path.with_name(path.name + SUFFIX)
+    """Where `path` is made: beside it, and of a file system's root in it."""
+    return path.parent / (path.name + SUFFIX)
 
 
 def staged_name(name: str) -> str:

@@ -22,7 +22,7 @@ from requant.layout import Layout, OutputFile
 from requant.operations.convert import Request, plan_conversion
 from requant.output import OutputSet
 from requant.sources import read as read_source
-from requant.staging import Staging
+from requant.staging import Staging, partial_of
 from tests.faults import campaign
 from tests.interrupts import heed_interrupts
 from tests.tiny_folder import write_tiny_folder
@@ -612,3 +612,11 @@ def test_a_sample_of_the_campaign_of_faults():
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert int(process.stdout.rsplit("\n", 2)[-2].split()[0]) > 100
+
+
+def test_a_file_systems_root_is_a_folder_as_any_other():
+    """Only root may write there: what begins a conversion looks for what was left, and finds nothing."""
+    root = Path(Path.cwd().anchor)
+    assert partial_of(root) == root / ".partial"
+    finish_around(root / "no-such-model.gguf")
+    finish_around(root)
