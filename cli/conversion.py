@@ -45,6 +45,7 @@ class Asked:
     gptq_format: str | None
     base: str | None
     projector: bool
+    beside: Path | None
     vocabulary: bool
     cut: LayoutOptions
     prune: tuple[int, ...]
@@ -81,6 +82,7 @@ class Asked:
             cut=self.cut,
             vocabulary=self.vocabulary,
             projector=self.projector,
+            mmproj=None if self.beside is None else formats.open(self.beside),
             like=like,
             prune=self.prune,
             feedback=self.correcting.of(statistics, self.recipe),

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options, outputs
+from requant.cli import options, outputs, paths
 from requant.cli.allocating import AllocationOptions, allocation_options
 from requant.cli.correcting import FeedbackOptions, feedback_options
 
@@ -20,6 +20,7 @@ Examples:
   requant convert model.gguf ./hf-folder --to BF16
   requant convert ./fp32-folder ./bf16-folder --to BF16 --max-shard-size 2G
   requant convert ./gemma-3-4b-it mmproj.gguf --mmproj --to F16
+  requant convert gemma-3-4b-it.gguf ./gemma-3-4b-it --with-mmproj mmproj.gguf
   requant convert ./adapter adapter.gguf --base ./SmolLM2-135M
   requant convert ./model best.gguf --stats stats.gguf --target-bpw 4.8
   requant convert ./model out.gguf --to Q4_K_M --tensor-type ffn_down=Q6_K --dry-run
@@ -61,6 +62,12 @@ class _Command(options.RoundingCommand):
 )
 @click.option("--base", metavar="MODEL", help="The model of an adapter; by default as its adapter_config.json says.")
 @click.option("--mmproj", is_flag=True, help="Write what sees or hears in a model, instead of its text model.")
+@click.option(
+    "--with-mmproj",
+    metavar="MMPROJ",
+    type=paths.ANYTHING,
+    help="The GGUF of what SOURCE sees or hears with: one folder of both.",
+)
 @outputs.no_vocab_option
 @options.prune_option
 @options.gguf_options
@@ -80,6 +87,7 @@ def convert(
     gptq_format: str | None,
     base: str | None,
     mmproj: bool,
+    with_mmproj: Path | None,
     no_vocab: bool,
     prune: tuple[int, ...],
     gguf: options.GgufOptions,
@@ -111,6 +119,7 @@ def convert(
             gptq_format,
             base,
             projector=mmproj,
+            beside=with_mmproj,
             vocabulary=not no_vocab,
             cut=outputs.cut(max_shard_size, max_shard_tensors),
             prune=prune,

@@ -30,9 +30,9 @@ Examples:
 def families(word: str, as_json: bool) -> None:
     """List the model families, from Hugging Face to GGUF and back: classes, architectures, and what is lost.
 
-    Then the projectors that --mmproj writes for models that see or hear.
+    Then the projectors that --mmproj writes for models that see or hear, and what --with-mmproj makes of them again.
 
-    WORD: only those whose architecture, model type or class has it in it. Every family goes both ways.
+    WORD: only those whose architecture, model type or class has it in it. Every text model goes both ways.
     """
     rows, projectors = _families(word.lower()), _projectors(word.lower())
     if not rows and not projectors:
@@ -46,8 +46,10 @@ def families(word: str, as_json: bool) -> None:
         say_document("families", {"families": rows, "projectors": projectors})
         return
     body = [[row["architecture"], row["model_type"], " ".join(row["classes"])] for row in rows]
-    seeing = [[row["projector"], ", ".join(row["kinds"]), " ".join(row["classes"])] for row in projectors]
+    seeing = [[row["projector"], ", ".join(row["kinds"]), _marked(row)] for row in projectors]
     notes = [note for row in rows for note in _notes(row)]
+    if any(row["back"] for row in projectors):
+        notes.append("* with a text model's GGUF a projector becomes a folder of it again (--with-mmproj)")
     parts = [
         *([table([["GGUF", "config.json", "classes"], *body])] if body else []),
         *([table([["projector", "in the GGUF", "classes (--mmproj)"], *seeing])] if seeing else []),
@@ -82,10 +84,16 @@ def _projectors(word: str) -> list[ProjectorRow]:
             "kinds": [*item.kinds],
             "classes": [*item.classes],
             "lost": [*item.lost],
+            "back": [folder.name for folder in item.folders],
         }
         for item in sorted(index.every(), key=lambda item: item.name)
         if any(word in name.lower() for name in (item.name, *item.kinds, *item.classes))
     ]
+
+
+def _marked(row: ProjectorRow) -> str:
+    """The classes, those with a star that a folder can be of again."""
+    return " ".join(f"{name}*" if name in row["back"] else name for name in row["classes"])
 
 
 def _notes(row: FamilyRow) -> list[str]:

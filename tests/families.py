@@ -96,10 +96,15 @@ def projectors():
     taken = {name for row in rows for name in row.classes}
     done = [names for names in CONVERTERS if taken & set(names)]
     missing = sorted(name for names in CONVERTERS for name in names if name not in taken)
-    lines = ["| projector | `clip.projector_type` | classes | lost where a model has it |", "|---|---|---|---|"]
-    lines += [
-        f"| {row.name} | {', '.join(row.kinds)} | {', '.join(row.classes)} | {'; '.join(row.lost)} |" for row in rows
+    lines = [
+        "| projector | `clip.projector_type` | classes | with a text model's GGUF, a folder of | lost |",
+        "|---|---|---|---|---|",
     ]
+    for row in rows:
+        back = ", ".join(f"{folder.name} ({', '.join(folder.texts)})" for folder in row.folders)
+        lines.append(
+            f"| {row.name} | {', '.join(row.kinds)} | {', '.join(row.classes)} | {back} | {'; '.join(row.lost)} |"
+        )
     count = (
         f"Of the {len(CONVERTERS)} converters that llama.cpp has for projectors (b11549, October 2026), requant does "
         f"the work of {len(done)}."

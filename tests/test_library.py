@@ -59,7 +59,8 @@ SIGNATURES = {
     "plan_requantization": "(source, target, destination, request)",
     "Options": "(workers=<factory>, replace_nan=None, measure=False, any_value=False)",
     "Request": "(recipe=None, overrides=<Overrides>, importance=None, key_values=(), cut=<LayoutOptions>, "
-    "vocabulary=True, projector=False, like=None, prune=(), feedback=None, smoothing=None, rehearsal=False)",
+    "vocabulary=True, projector=False, mmproj=None, like=None, prune=(), feedback=None, smoothing=None, "
+    "rehearsal=False)",
     "Receipt": "(files, seconds, bytes_read, errors, replaced, resumed=0, fetched=None, cluster=None)",
     "Plan": "(steps, layout, losses=(), obsolete=(), passes=(), opened=(), hints=(), expected_kl=None)",
     "Tensor": "(name, shape, encoding, sources)",

@@ -9,7 +9,7 @@ import pytest
 
 from requant.errors import UnsupportedError
 from requant.formats import FORMATS, detect
-from requant.ir import Naming
+from requant.ir import Checkpoint, Naming
 from requant.operations import convert, requantize
 from requant.passes import Fact
 from requant.passes.claim import Claim
@@ -33,6 +33,7 @@ LISTS = [
     *((convert.ggml_to_ggml, convert.Request("Q4_K_M", prune=prune)) for prune in ((), (1,))),
     (convert.ggml_to_ggml, convert.Request()),
     *((convert.ggml_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
+    (convert.ggml_to_hf, convert.Request(mmproj=Checkpoint(Naming.GGML, "clip", ()))),
     *((convert.hf_to_hf, convert.Request(recipe)) for recipe in TO_FOLDER),
     *((requantize.requantized, requantize.Request("Q4_K_M", prune=prune)) for prune in ((), (1,))),
 ]
@@ -97,6 +98,7 @@ def test_what_nobody_knows_stops_at_the_claim(tiny):
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "passes.md"
+TOGETHER = {"`--with-mmproj`": convert.Request(mmproj=Checkpoint(Naming.GGML, "clip", ()))}
 PRUNED = {"`--prune-layers`": convert.Request("Q4_K_M", prune=(1,))}
 
 
@@ -108,7 +110,7 @@ PLAIN, MIXES, PROJECTOR = recipes(None, "BF16", "GPTQ", "EXL2-4.0"), recipes(Non
 DIRECTIONS = {
     "A Hugging Face folder to a GGUF": (convert.hf_to_ggml, MIXES | PRUNED),
     "What sees or hears in a Hugging Face folder to a GGUF (`--mmproj`)": (convert.projector_to_ggml, PROJECTOR),
-    "A GGUF to a Hugging Face folder": (convert.ggml_to_hf, PLAIN),
+    "A GGUF to a Hugging Face folder": (convert.ggml_to_hf, PLAIN | TOGETHER),
     "A Hugging Face folder to another": (convert.hf_to_hf, PLAIN),
     "A GGUF to another, by `convert`": (convert.ggml_to_ggml, MIXES | PRUNED),
 }

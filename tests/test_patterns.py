@@ -190,6 +190,7 @@ ELSEWHERE = {
     "requant/patterns.py": "the user's own",
     "requant/recipes/forced.py": "a table of types that llama.cpp insists on",
     "requant/projectors/translate.py": "the tables of projectors",
+    "requant/projectors/to_hf.py": "the tables of projectors",
     "requant/calibration/skeleton.py": "names of layers and weights, escaped or from a table",
     "requant/pruning/units.py": "its own table",
     "requant/pruning/masks.py": "the user's own, of --skip and --sparsity-file",

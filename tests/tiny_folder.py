@@ -1,6 +1,7 @@
 """A Hugging Face folder small enough to be made in a test: a llama of 0.9 M random weights, byte-level vocabulary."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,17 @@ SPECIAL = ["<s>", "</s>"]
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("a", "n"), ("Ġ", "a")]
 
 
-def write_tokenizer(folder: Path) -> int:
-    """tokenizer.json and tokenizer_config.json of a byte-level BPE with a few merges; its size."""
-    tokens = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in MERGES]
+def write_tokenizer(folder: Path, more: Sequence[str] = ()) -> int:
+    """tokenizer.json and tokenizer_config.json of a byte-level BPE with a few merges; its size.
+
+    more: special tokens besides the usual ones, behind which they come.
+    """
+    special = [*SPECIAL, *more]
+    tokens = special + sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in MERGES]
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens(special)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

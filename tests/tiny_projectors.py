@@ -706,13 +706,17 @@ MODELS = {
 
 
 def make(name: str, folder: Path, *, hub: bool = True) -> Any:
+    """`make_one` of the model of this name."""
+    return make_one(MODELS[name], folder, hub=hub)
+
+
+def make_one(tiny: Tiny, folder: Path, *, hub: bool = True) -> Any:
     """Save the model into `folder`, in bfloat16, and return it (None where transformers has no class for it).
 
     hub: by the names of folders of the Hub, where transformers 5 has others.
 
     Every weight is random and depends on its name alone, so that goldens hold for every version of transformers.
     """
-    tiny = MODELS[name]
     model = None
     if tiny.made:
         kind = getattr(transformers, tiny.made)

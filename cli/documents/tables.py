@@ -62,6 +62,7 @@ class ProjectorRow(TypedDict):
     kinds: Annotated[list[str], "the `clip.projector_type`s that it may write"]
     classes: Annotated[list[str], "that config.json may name, of the model or of its vision model"]
     lost: Annotated[list[str], "what is left out where a model has it, and why"]
+    back: Annotated[list[str], "classes of the folder that it and a text model become (`--with-mmproj`)"]
 
 
 class FamiliesDocument(Document):

@@ -38,7 +38,7 @@ class Sections:
 
     def pair(self) -> Irregular:
         """For the table of a family."""
-        return Irregular(self.to_ggml, self.to_hf)
+        return Irregular(self.to_ggml, self.to_hf, replace(self, kept=True).to_hf)
 
     def to_ggml(self, checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
         """The rope's keys and the sections. `mrope`, a type of transformers 4, is the usual rope in sections."""
@@ -82,7 +82,7 @@ class Sections:
             **(scaling if isinstance(scaling, dict) else {}),
             "rope_theta": said.config["rope_theta"],
             _HF: [*sections],
-            _INTERLEAVED: self.interleaved,
+            **({_INTERLEAVED: True} if self.interleaved else {}),
         }
         if "partial_rotary_factor" in said.config:
             rope["partial_rotary_factor"] = said.config["partial_rotary_factor"]

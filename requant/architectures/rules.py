@@ -264,11 +264,13 @@ class ToHf:
 class Irregular:
     """A part of a family that is no table: a pair of functions, each the other's inverse.
 
-    to_ggml(checkpoint, config, sizes); to_hf(keys without prefix, tensors by name, sizes).
+    to_ggml(checkpoint, config, sizes); to_hf(keys without prefix, tensors by name, sizes). seeing: in place of `to_hf`
+    where the model gets back what it sees with.
     """
 
     to_ggml: Callable[[Checkpoint[Tensor], Config, Sizes], ToGgml]
     to_hf: Callable[[Config, Mapping[str, Tensor], Sizes], ToHf]
+    seeing: Callable[[Config, Mapping[str, Tensor], Sizes], ToHf] | None = None
 
 
 @dataclass(frozen=True, slots=True)

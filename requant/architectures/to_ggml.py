@@ -42,7 +42,7 @@ from requant.expressions import (
     Transposed,
     reshaped,
 )
-from requant.ir import Tensor, flat_config
+from requant.ir import Json, Tensor, flat_config, text_config
 from requant.losses import Loss
 from requant.plan import Move, Translation
 
@@ -64,6 +64,7 @@ def sized(said: Translation) -> Translation:
     tensors = with_embedding(family, config, tensors)
     base = base_of(family, tensors)
     tensors = _with_head(tensors, base)
+    config |= _tying(said.source.config, tensors)
     vocabulary = _vocabulary(family, config, tensors, base)
     present = {flag: any(re.search(f"{end}$", name) for name in tensors) for flag, end in family.present.items()}
     config |= present
@@ -215,6 +216,18 @@ def _vocabulary(family: Family, config: Config, tensors: Mapping[str, Tensor], b
             hint="the embedding was resized without its config, or the other way round",
         )
     return rows
+
+
+def _tying(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Json]:
+    """What the tensors say of a tied head, where a model that sees says it twice, and not the same.
+
+    Releases of transformers since 5 go by the whole model's word and write a default beside it, older ones by the text
+    model's.
+    """
+    whole, text = (place.get("tie_word_embeddings") for place in (config, text_config(config)))
+    if {whole, text} != {True, False}:
+        return {}
+    return {"tie_word_embeddings": "lm_head.weight" not in tensors}
 
 
 def _untied(

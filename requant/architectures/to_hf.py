@@ -183,9 +183,8 @@ def _family_of(checkpoint: Checkpoint[Tensor], families: Sequence[Family]) -> Fa
             return family
     if checkpoint.architecture == PROJECTOR:
         raise UnsupportedError(
-            "a projector (what sees or hears) makes no folder: that needs its text model, too, whose GGUF does not say "
-            "what it could see with",
-            hint="keep the folder that it was made from; requant inspect shows what it is made for",
+            "a projector (what sees or hears) makes no folder alone: that needs its text model, too",
+            hint=f"requant convert MODEL.gguf FOLDER --with-mmproj {checkpoint.path.name or 'MMPROJ.gguf'}",
         )
     what = f"general.architecture is {checkpoint.architecture!r}, which is not supported"
     raise unsupported(what, families, lambda f: f.ggml)

@@ -45,7 +45,8 @@ class Request:
 
     recipe: a name as users type it; None keeps what can be kept. importance: from an imatrix file.
     key_values: metadata to set in a GGUF (`--override-kv`). vocabulary: False leaves the tokenizer out of a GGUF.
-    projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`). like: a GGUF whose
+    projector: of a model that sees or hears, what does, instead of its text model (`--mmproj`). mmproj: a GGUF of that
+    kind, which makes a folder together with the source (`--with-mmproj`). like: a GGUF whose
     tensors' types are copied (`--like`); what it has not follows the recipe. prune: layers to leave out of a GGUF.
     feedback: by names of GGML. smoothing: of inputs, by the importance.
     rehearsal: the plan will not be run, so that it may lack importance data, and nothing is measured.
@@ -58,6 +59,7 @@ class Request:
     cut: LayoutOptions = LayoutOptions()
     vocabulary: bool = True
     projector: bool = False
+    mmproj: Checkpoint[Tensor] | None = None
     like: Checkpoint[Tensor] | None = None
     prune: tuple[int, ...] = ()
     feedback: Feedback | None = None
@@ -81,9 +83,19 @@ def plan_conversion(
                 hint="requant convert FOLDER mmproj.gguf --mmproj",
             )
         listed = projector_to_ggml
+    _check_mmproj(request, source, target)
     check_like(request, target)
     _check_pruning(request, target)
     return planned(listed(request, target, destination), unchanged(source))
+
+
+def _check_mmproj(request: Request, source: Checkpoint[Tensor], target: Format) -> None:
+    """`PlanError` where there is nothing that a projector could stand beside."""
+    if request.mmproj is not None and (source.naming, target.naming) != (Naming.GGML, Naming.HF):
+        raise PlanError(
+            "--with-mmproj makes a Hugging Face folder of a GGUF and a projector",
+            hint="requant convert MODEL.gguf FOLDER --with-mmproj MMPROJ.gguf",
+        )
 
 
 def _check_pruning(request: Request, target: Format) -> None:
@@ -200,22 +212,39 @@ def ggml_to_ggml(request: Request, target: Format, destination: Path) -> list[Pa
 def ggml_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:
     """A GGUF becomes a Hugging Face folder."""
     scheme = _scheme(request)
+    before, after = _with_projector(request, scheme)
     return [
         Claim(Naming.HF),
         FoldScales(),
         Family(Naming.HF),
+        *before,
         Hyperparameters(Naming.HF),
         Names(Naming.HF),
         Besides(Naming.HF),
         Leftovers(Naming.HF),
         General(Naming.HF),
         TokenizerToHf(),
+        *after,
         *_layers(request, scheme, fuse=False),
         *_types(request, scheme),
         Spellings(),
         Place(target, destination, request.cut),
         Losses(Naming.HF),
     ]
+
+
+def _with_projector(request: Request, scheme: Scheme | None) -> tuple[list[Pass], list[Pass]]:
+    """What the way back needs of a projector's GGUF, once the family is known and once all is said of the text."""
+    if request.mmproj is None:
+        return [], []
+    from requant.passes.projector import Seeing, Together
+
+    if scheme is not None:
+        raise PlanError(
+            f"--with-mmproj makes a folder of plain numbers, and {request.recipe} is a way of quantizing",
+            hint="make the folder with --to BF16, and quantize that",
+        )
+    return [Seeing(request.mmproj)], [Together(request.mmproj)]
 
 
 def hf_to_hf(request: Request, target: Format, destination: Path) -> list[Pass]:

@@ -10,9 +10,11 @@ from math import isqrt
 from typing import Final
 
 from requant.architectures.rules import Config, Order, Rule
+from requant.encodings import Shape
 from requant.ir import Json
-from requant.projectors.rules import Projector, computed
+from requant.projectors.rules import Folder, Projector, computed
 from requant.projectors.settings import whole
+from requant.projectors.sizes import count
 from requant.projectors.towers import (
     POSITIONS_F32,
     epsilon,
@@ -43,6 +45,18 @@ def _scale(config: Config) -> Json:
     return factor if factor not in (0, 4) else None
 
 
+def _told(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """The tokens of a picture; pictures are squares of the size that the tower is made for."""
+    edge = count(values, "vision.image_size")
+    factor = count(values, "vision.projector.scale_factor") if "vision.projector.scale_factor" in values else 4
+    tokens = (edge // count(values, "vision.patch_size") // factor) ** 2
+    return {
+        "mm_tokens_per_image": tokens,
+        "preprocessor.image_seq_length": tokens,
+        "preprocessor.size": {"height": edge, "width": edge},
+    }
+
+
 GEMMA3: Final = Projector(
     name="gemma3",
     classes=("Gemma3ForConditionalGeneration",),
@@ -69,4 +83,24 @@ GEMMA3: Final = Projector(
     ),
     ignored=(pooling_head(r"vision_tower\."),),
     forced=((r"mm\.input_projection\.weight", "F16"), POSITIONS_F32, (r"v\.patch_embd\..*", "F32")),
+    folders=(
+        Folder(
+            ("gemma3",),
+            "Gemma3ForConditionalGeneration",
+            "gemma3",
+            "language_model.model.",
+            settings={
+                "vision_config.model_type": "siglip_vision_model",
+                "vision_config.vision_use_head": False,
+                "preprocessor.image_processor_type": "Gemma3ImageProcessor",
+                "preprocessor.processor_class": "Gemma3Processor",
+            },
+            told=_told,
+            tokens={
+                "image_token_index": "<image_soft_token>",
+                "boi_token_index": "<start_of_image>",
+                "eoi_token_index": "<end_of_image>",
+            },
+        ),
+    ),
 )

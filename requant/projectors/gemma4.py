@@ -15,7 +15,7 @@ from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.projectors.changes import ColoursFirst, Positive
-from requant.projectors.rules import Projector, computed, norm, without, written
+from requant.projectors.rules import Folder, Projector, computed, norm, without, written
 from requant.projectors.settings import whole
 from requant.projectors.sizes import divided
 from requant.projectors.towers import POSITIONS_F32, TEXT_WIDTH, epsilon, vision_keys, vision_sizes
@@ -182,6 +182,43 @@ def _sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes
     )
 
 
+_FIRST: Final = _LAYER.format(n=0)
+
+
+def _told(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """What only the shapes of tensors say; where there are none, there are none to take them from."""
+    head = shapes.get(_FIRST + "self_attn.q_norm.weight", (1,))[-1]
+    vision = {
+        "layer_norm_eps": None,
+        "rms_norm_eps": values.get("vision.attention.layer_norm_epsilon"),
+        "head_dim": head,
+        "num_key_value_heads": shapes.get(_FIRST + "self_attn.k_proj.weight", (head,))[0] // head,
+        "position_embedding_size": shapes.get("vision_tower.patch_embedder.position_embedding_table", (0, 0))[1],
+        "standardize": "vision_tower.std_bias" in shapes,
+        "use_clipped_linears": _FIRST + "self_attn.q_proj.input_min" in shapes,
+    }
+    found: dict[str, Json] = {_VISION + key: value for key, value in vision.items()}
+    if values.get("has_audio_encoder") is not True:
+        return {**found, "audio_config": None}
+    first, start = _EAR.format(n=0), "audio_tower.subsample_conv_projection.layer"
+    channels: list[Json] = [shapes.get(f"{start}{k}.conv.weight", (0,))[0] for k in (0, 1)]
+    audio = {
+        "model_type": "gemma4_audio",
+        "hidden_size": values.get("audio.embedding_length"),
+        "num_hidden_layers": values.get("audio.block_count"),
+        "num_attention_heads": values.get("audio.attention.head_count"),
+        "rms_norm_eps": values.get("audio.attention.layer_norm_epsilon"),
+        "subsampling_conv_channels": channels,
+        "conv_kernel_size": shapes.get(first + "lconv1d.depthwise_conv1d.weight", (0,))[-1],
+        "output_proj_dims": shapes.get("audio_tower.output_proj.weight", (0,))[0],
+        "use_clipped_linears": first + "self_attn.q_proj.input_min" in shapes,
+    }
+    return found | {_AUDIO + key: value for key, value in audio.items()}
+
+
+#: Layers that transformers wraps, to clip what goes in and out.
+_WRAPPED: Final = r"(?:[qkvo]|gate|up|down)_proj|ffw_layer_\d|post|linear_(?:start|end)"
+
 GEMMA4: Final = Projector(
     name="gemma4",
     classes=("Gemma4ForConditionalGeneration", "EmbeddingGemma2Model"),
@@ -258,5 +295,31 @@ GEMMA4: Final = Projector(
     forced=(
         POSITIONS_F32,
         (r"a\.(?:conv1d\.\d+|input_projection|blk\.\d+\.conv_dw)\.weight", "F32"),
+    ),
+    folders=(
+        Folder(
+            ("gemma4",),
+            "Gemma4ForConditionalGeneration",
+            "gemma4",
+            spelled=(
+                (rf"(\.layers\.\d+\..*\.(?:{_WRAPPED}))\.weight$", r"\1.linear.weight"),
+                (r"^((?:vision|audio)_tower|embed_(?:vision|audio))\.", r"model.\1."),
+            ),
+            settings={
+                "vision_config.model_type": "gemma4_vision",
+                "preprocessor.image_processor_type": "Gemma4ImageProcessor",
+                "preprocessor.processor_class": "Gemma4Processor",
+            },
+            told=_told,
+            tokens={
+                "image_token_id": "<|image|>",
+                "boi_token_id": "<|image>",
+                "eoi_token_id": "<image|>",
+                "audio_token_id": "<|audio|>",
+                "boa_token_id": "<|audio>",
+                "eoa_token_index": "<audio|>",
+                "video_token_id": "<|video|>",
+            },
+        ),
     ),
 )

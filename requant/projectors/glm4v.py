@@ -5,6 +5,7 @@ Facts: llama.cpp's conversion/qwen3vl.py and tools/mtmd/models/glm4v.cpp.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -14,7 +15,7 @@ from requant.encodings import Shape
 from requant.ir import Json
 from requant.projectors.changes import frames
 from requant.projectors.qwen_vl import BLOCK, CONSTANTS, MERGED, NAMES, WITHOUT_MODEL, fused, gated, norms
-from requant.projectors.rules import PREPROCESSOR, Projector, computed, linear, norm
+from requant.projectors.rules import PREPROCESSOR, Folder, Projector, computed, linear, norm
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count, divided
 from requant.projectors.towers import activation, epsilon, kind, vision_keys, vision_sizes
@@ -36,6 +37,47 @@ def _glm_sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> S
     }
 
 
+_TABLE: Final = "visual.embeddings.position_embedding.weight"
+
+
+def _told(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """Biases, and the width of the merger's output; the network of its blocks is as wide as that."""
+    return {
+        _VISION + "out_hidden_size": shapes.get("visual.downsample.weight", (0,))[0],
+        _VISION + "attention_bias": "visual.blocks.0.attn.qkv.bias" in shapes,
+        _VISION + "hidden_act": "gelu" if values.get("use_gelu") is True else "silu",
+        PREPROCESSOR + "patch_size": values.get("vision.patch_size"),
+    }
+
+
+def _folder(text: str, name: str, model_type: str, *, table: bool) -> Folder:
+    """One of these models. table: whether its tower has one of positions."""
+    return Folder(
+        (text,),
+        name,
+        model_type,
+        spelled=((r"^visual\.", "model.visual."),),
+        settings={
+            _VISION + "model_type": f"{model_type}_vision",
+            PREPROCESSOR + "merge_size": 2,
+            PREPROCESSOR + "temporal_patch_size": 2,
+            PREPROCESSOR + "image_processor_type": "Glm4vImageProcessor",
+        },
+        told=_told,
+        tokens={
+            "image_token_id": "<|image|>",
+            "video_token_id": "<|video|>",
+            **{
+                f"{kind}_{at}_token_id": f"<|{word}_of_{kind}|>"
+                for kind in ("image", "video")
+                for at, word in (("start", "begin"), ("end", "end"))
+            },
+        },
+        text_type=f"{model_type}_text",
+        suits=lambda values, shapes: (_TABLE in shapes) is table,
+    )
+
+
 GLM4V: Final = Projector(
     name="glm4v",
     classes=("Glm4vForConditionalGeneration", "Glm4vMoeForConditionalGeneration", "GlmOcrForConditionalGeneration"),
@@ -49,9 +91,7 @@ GLM4V: Final = Projector(
     rules=(
         *frames("visual.patch_embed.proj.weight"),
         Rule("visual.patch_embed.proj.bias", "v.patch_embd.bias", ("embd",)),
-        Rule(
-            "visual.embeddings.position_embedding.weight", "v.position_embd.weight", ("positions", "embd"), when="table"
-        ),
+        Rule(_TABLE, "v.position_embd.weight", ("positions", "embd"), when="table"),
         Rule("visual.post_conv_layernorm.weight", "v.norm_embd.weight", ("embd",), when="first_norm"),
         *norms(None),
         *fused("qkv_bias"),
@@ -69,13 +109,18 @@ GLM4V: Final = Projector(
     sizes=_glm_sizes,
     renamed=WITHOUT_MODEL,
     present={
-        "table": r"visual\.embeddings\.position_embedding\.weight",
+        "table": re.escape(_TABLE),
         "first_norm": r"visual\.post_conv_layernorm\.weight",
         "qkv_bias": r"visual\.blocks\.\d+\.attn\.qkv\.bias",
         "head_norms": r"visual\.blocks\.\d+\.attn\.q_norm\.weight",
         "mlp_bias": r"visual\.blocks\.\d+\.mlp\.gate_proj\.bias",
     },
     assumptions=(*CONSTANTS, MERGED),
+    folders=(
+        _folder("glm4", "Glm4vForConditionalGeneration", "glm4v", table=True),
+        _folder("glm4", "GlmOcrForConditionalGeneration", "glm_ocr", table=False),
+        _folder("glm4moe", "Glm4vMoeForConditionalGeneration", "glm4v_moe", table=True),
+    ),
 )
 
 
@@ -95,6 +140,7 @@ GLM5_NEXT: Final = replace(
     GLM4V,
     name="glm5-next",
     classes=("Glm5NextForConditionalGeneration",),
+    folders=(),
     kinds=("glm5v",),
     keys=(
         *(kind("glm5v") if key.ggml == "projector_type" else key for key in GLM4V.keys),

@@ -15,7 +15,7 @@ from requant.architectures.rules import Assumption, Config, Rule, Sizes
 from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
-from requant.projectors.rules import Projector, computed, linear, norm
+from requant.projectors.rules import Folder, Projector, computed, linear, norm
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count
 from requant.projectors.towers import epsilon, gelu, kind, positions, siglip_layers, vision_keys, vision_sizes
@@ -48,6 +48,19 @@ def _sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes
         "input": whole(config, _VISION + "projector_input_dim", output),
         "output": output,
         "vision": whole(config, _VISION + "vision_output_dim", output),
+    }
+
+
+def _told(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """The widths behind the tower, which only tensors say."""
+    edge = values.get("vision.image_size")
+    adapter = "vision_model.vision_adapter.mlp.fc{}.weight"
+    return {
+        _VISION + "pixel_shuffle_ratio": 1 / count(values, "vision.projector.scale_factor"),
+        _VISION + "projector_input_dim": shapes.get(adapter.format(1), (0,))[0],
+        _VISION + "projector_output_dim": shapes.get(adapter.format(2), (0,))[0],
+        _VISION + "vision_output_dim": shapes.get("multi_modal_projector.linear_1.weight", (0,))[-1],
+        "preprocessor.size": {"height": edge, "width": edge},
     }
 
 
@@ -84,4 +97,23 @@ LLAMA4: Final = Projector(
     ),
     sizes=_sizes,
     assumptions=(Assumption(_VISION + "hidden_act", ("gelu",), "gelu"),),
+    folders=(
+        Folder(
+            ("llama4",),
+            "Llama4ForConditionalGeneration",
+            "llama4",
+            "language_model.model.",
+            settings={
+                "vision_config.model_type": "llama4_vision_model",
+                "preprocessor.image_processor_type": "Llama4ImageProcessor",
+                "preprocessor.processor_class": "Llama4Processor",
+            },
+            told=_told,
+            tokens={
+                "image_token_index": "<|patch|>",
+                "boi_token_index": "<|image_start|>",
+                "eoi_token_index": "<|image_end|>",
+            },
+        ),
+    ),
 )

@@ -12,8 +12,9 @@ from typing import Final
 from requant.architectures.rules import Assumption, Config, Key, Order, Rule, Sizes, always
 from requant.encodings import Shape
 from requant.errors import PlanError
+from requant.ir import Json
 from requant.projectors.changes import Row
-from requant.projectors.rules import Projector, linear, norm
+from requant.projectors.rules import Folder, Projector, linear, norm
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count
 from requant.projectors.towers import activation, epsilon, kind, vision_keys, vision_sizes
@@ -44,6 +45,24 @@ def _break(config: Config, vocabulary: int) -> int:
         raise PlanError(f"tokenizer.json: {BREAK} is token {found}, but the embedding has {vocabulary} rows")
     return found
 
+
+def _told(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """Whether the projector has biases, and what the tower's networks compute."""
+    return {
+        _VISION + "hidden_act": "silu" if values.get("use_silu") is True else "gelu",
+        "multimodal_projector_bias": "multi_modal_projector.linear_1.bias" in shapes,
+        "preprocessor.patch_size": values.get("vision.patch_size"),
+        "preprocessor.size": {"longest_edge": values.get("vision.image_size")},
+    }
+
+
+_SETTINGS: Final[Mapping[str, Json]] = {
+    "vision_config.model_type": "pixtral",
+    "projector_hidden_act": "gelu",
+    "preprocessor.image_processor_type": "PixtralImageProcessor",
+    "preprocessor.processor_class": "PixtralProcessor",
+}
+_MERGE: Final = "vision.spatial_merge_size"
 
 PIXTRAL: Final = Projector(
     name="pixtral",
@@ -114,6 +133,28 @@ PIXTRAL: Final = Projector(
         Assumption(_VISION + "num_channels", (3,), 3),
     ),
     tokens={BREAK_TOKEN: BREAK},
+    folders=(
+        Folder(
+            ("llama", "mistral3"),
+            "Mistral3ForConditionalGeneration",
+            "mistral3",
+            "language_model.model.",
+            settings=_SETTINGS,
+            told=_told,
+            tokens={"image_token_index": "[IMG]"},
+            suits=lambda values, shapes: _MERGE in values,
+        ),
+        Folder(
+            ("llama",),
+            "LlavaForConditionalGeneration",
+            "llava",
+            "language_model.model.",
+            settings={**_SETTINGS, "vision_feature_select_strategy": "full"},
+            told=_told,
+            tokens={"image_token_index": "[IMG]"},
+            suits=lambda values, shapes: _MERGE not in values,
+        ),
+    ),
 )
 
 LIGHTON_OCR: Final = replace(
@@ -128,4 +169,5 @@ LIGHTON_OCR: Final = replace(
         *PIXTRAL.renamed,
     ),
     tokens={},
+    folders=(),
 )

@@ -18,6 +18,7 @@ from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.projectors.changes import frames
+from requant.projectors.qwen_folders import DEEPSTACK, FULL, VISUAL, folder, told_2, told_3, told_25
 from requant.projectors.rules import PREPROCESSOR, Projector, computed, linear, norm, split
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count
@@ -26,8 +27,6 @@ from requant.projectors.towers import POSITIONS_F32, epsilon, gelu, kind, silu, 
 BLOCK: Final = "visual.blocks.{n}."
 NAMES: Final = {"num_hidden_layers": ("depth",), "num_attention_heads": ("num_heads",)}
 _VISION: Final = "vision_config."
-_FULL: Final = _VISION + "fullatt_block_indexes"
-_DEEPSTACK: Final = _VISION + "deepstack_visual_indexes"
 #: Two frames make a patch, four patches a token; llama.cpp has both as constants.
 CONSTANTS: Final = (
     Assumption(_VISION + "temporal_patch_size", (2,), 2),
@@ -87,13 +86,13 @@ def _sizes(values: Config, config: Config, shapes: Mapping[str, Shape]) -> Sizes
 
 def _period(config: Config) -> Json:
     """Every how many layers one attends to all patches."""
-    listed = config.get(_FULL)
+    listed = config.get(FULL)
     if not isinstance(listed, list) or not listed or not all(isinstance(one, int) for one in listed):
-        raise PlanError(f"config.json: {_FULL} is {shown(listed)}, a list of layers is needed")
+        raise PlanError(f"config.json: {FULL} is {shown(listed)}, a list of layers is needed")
     period = int(str(listed[0])) + 1
     if listed != [period * (k + 1) - 1 for k in range(len(listed))]:
         raise PlanError(
-            f"config.json: {_FULL} is {shown(listed)}; llama.cpp knows layers at regular intervals only, such as 7, 15"
+            f"config.json: {FULL} is {shown(listed)}; llama.cpp knows layers at regular intervals only, such as 7, 15"
         )
     return period
 
@@ -145,6 +144,7 @@ QWEN2_VL: Final = Projector(
     renamed=WITHOUT_MODEL,
     assumptions=(*CONSTANTS, MERGED, Assumption(_VISION + "hidden_act", ("quick_gelu",), "quick_gelu")),
     forced=(POSITIONS_F32,),
+    folders=(folder("qwen2vl", "Qwen2VLForConditionalGeneration", "qwen2_vl", told_2, base="model."),),
 )
 
 
@@ -179,6 +179,7 @@ QWEN25_VL: Final = Projector(
     renamed=WITHOUT_MODEL,
     assumptions=(*CONSTANTS, MERGED, Assumption(_VISION + "hidden_act", ("silu",), "silu")),
     forced=(POSITIONS_F32,),
+    folders=(folder("qwen2vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl", told_25, base="model."),),
 )
 
 EXAONE45: Final = Projector(
@@ -194,7 +195,7 @@ EXAONE45: Final = Projector(
         Key((_VISION + "num_key_value_heads",), "vision.attention.head_count_kv", "u32", always(None)),
         Key((_VISION + "rms_norm_eps", "rms_norm_eps"), "vision.attention.layer_norm_epsilon", "f32", always(1e-6)),
         Key((_VISION + "window_size",), "vision.window_size", "u32", always(None)),
-        computed("vision.n_wa_pattern", "u32", lambda config: _period(config) if config.get(_FULL) else None),
+        computed("vision.n_wa_pattern", "u32", lambda config: _period(config) if config.get(FULL) else None),
     ),
     rules=(
         *frames("visual.patch_embed.proj.weight"),
@@ -225,12 +226,12 @@ def _square(config: Config) -> Json:
 def _deepstack_layers(config: Config) -> list[bool]:
     """The layers after which pictures enter the text model once more."""
     layers = whole(config, _VISION + "depth")
-    listed = config.get(_DEEPSTACK) or []
+    listed = config.get(DEEPSTACK) or []
     known = isinstance(listed, list) and all(isinstance(one, int) and 0 <= one < layers for one in listed)
     if not known or not isinstance(listed, list) or sorted(map(str, listed)) != sorted(set(map(str, listed))):
-        raise PlanError(f"config.json: {_DEEPSTACK} is {shown(listed)}; layers below {layers} are needed")
+        raise PlanError(f"config.json: {DEEPSTACK} is {shown(listed)}; layers below {layers} are needed")
     if listed != sorted(int(str(one)) for one in listed):
-        raise PlanError(f"config.json: {_DEEPSTACK} is {shown(listed)}, which is not in ascending order")
+        raise PlanError(f"config.json: {DEEPSTACK} is {shown(listed)}, which is not in ascending order")
     return [n in listed for n in range(layers)]
 
 
@@ -282,6 +283,15 @@ QWEN3_VL: Final = Projector(
     renamed=WITHOUT_MODEL,
     flags=_qwen3_flags,
     assumptions=(*CONSTANTS, MERGED),
+    folders=tuple(
+        folder(text, f"{name}ForConditionalGeneration", model_type, told_3, spelled=VISUAL)
+        for text, name, model_type in (
+            ("qwen3vl", "Qwen3VL", "qwen3_vl"),
+            ("qwen3vlmoe", "Qwen3VLMoe", "qwen3_vl_moe"),
+            ("qwen35", "Qwen3_5", "qwen3_5"),
+            ("qwen35moe", "Qwen3_5Moe", "qwen3_5_moe"),
+        )
+    ),
 )
 
 
@@ -306,6 +316,7 @@ PPLX: Final = replace(
     QWEN3_VL,
     name="pplx-decider",
     classes=("PplxDeciderModel",),
+    folders=(),
     keys=(
         *QWEN3_VL.keys,
         computed("vision.image_min_pixels", "u32", _edge("shortest_edge")),

@@ -13,6 +13,7 @@ from typing import Final
 
 from requant.architectures.rules import Assumption, Config, Flags, Ignored, Key, Rule, Sizes, always
 from requant.encodings import Shape
+from requant.ir import Json
 
 #: Sizes by name, from the GGUF keys without prefix, config.json by paths, and the shapes of the tensors by name.
 Measure = Callable[[Config, Config, Mapping[str, Shape]], Sizes]
@@ -29,6 +30,38 @@ def no_flags(config: Config) -> Flags:
     return {}
 
 
+def nothing_more(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """All settings have a key of their own."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A model of transformers, which a projector and the GGUF of a text model make together.
+
+    texts: the architectures of such text models. name, model_type: its class, and what its config.json calls it.
+    base: the prefix of the text model's tensors. spelled: patterns for the beginnings of names in rules, and what they
+    are in files of this class. settings: of config.json, by paths, the same for every model. told: those that follow
+    from the projector's keys (without `clip.`) and the shapes of its tensors by their names in rules; None takes away
+    what a key says. tokens: settings
+    that are the numbers of tokens, and the tokens. flags: see `Projector.flags`, where the tensors do not tell them.
+    text_type: what `text_config` calls the text model, if not what its own config.json would. suits: whether it is
+    this model, of the same as `told`.
+    """
+
+    texts: tuple[str, ...]
+    name: str
+    model_type: str
+    base: str = "model.language_model."
+    spelled: tuple[tuple[str, str], ...] = ()
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    told: Callable[[Config, Mapping[str, Shape]], Mapping[str, Json]] = nothing_more
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    flags: Flags = field(default_factory=dict)
+    text_type: str = ""
+    suits: Callable[[Config, Mapping[str, Shape]], bool] = lambda values, shapes: True
+
+
 @dataclass(frozen=True, slots=True)
 class Projector:
     """One converter of llama.cpp for projectors.
@@ -40,7 +73,7 @@ class Projector:
     the whole or of each layer; rules may have `{k}` in their HF names, which counts the layers that have them.
     takes: whether a model of these classes is one that llama.cpp can see or hear with; the reason if it is not.
     ignored: its own tensors that llama.cpp does without. forced: see `Forced`. tokens: settings that are the numbers of
-    tokens of the text model, and the tokens.
+    tokens of the text model, and the tokens. folders: what it makes together with a text model, the way back.
     """
 
     name: str
@@ -57,6 +90,7 @@ class Projector:
     ignored: tuple[Ignored, ...] = ()
     forced: Forced = ()
     tokens: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[Folder, ...] = ()
 
     @property
     def lost(self) -> tuple[str, ...]:

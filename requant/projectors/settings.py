@@ -23,7 +23,7 @@ def settings_of(checkpoint: Checkpoint[Tensor]) -> dict[str, Json]:
 
     Raises `FormatError` for a file that is no JSON object.
     """
-    found = dict(_paths(checkpoint.config, ""))
+    found = flattened(checkpoint.config)
     for name, nested in _FILES:
         if name not in checkpoint.files:
             continue
@@ -32,6 +32,11 @@ def settings_of(checkpoint: Checkpoint[Tensor]) -> dict[str, Json]:
         for part in (said, inner if isinstance(inner, dict) else {}):
             found |= {PREPROCESSOR + key: value for key, value in part.items()}
     return found
+
+
+def flattened(config: Config) -> dict[str, Json]:
+    """Every value of config.json by its path."""
+    return dict(_paths(config, ""))
 
 
 def _paths(config: Mapping[str, Json], before: str) -> Iterator[tuple[str, Json]]:

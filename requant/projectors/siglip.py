@@ -18,7 +18,7 @@ from requant.ir import Json
 from requant.projectors.changes import ColoursFirst
 from requant.projectors.gemma3 import SIGLIP_DEFAULTS
 from requant.projectors.qwen_vl import pixels
-from requant.projectors.rules import PREPROCESSOR, Projector, computed, linear, norm, without, written
+from requant.projectors.rules import PREPROCESSOR, Folder, Projector, computed, linear, norm, without, written
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count, divided
 from requant.projectors.towers import (
@@ -51,6 +51,14 @@ def _longest(config: Config) -> Json:
     return edge if edge is not None else config.get(_VISION + "image_size")
 
 
+def _pictures(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """How large pictures are made before they are cut, and their parts."""
+    return {
+        f"{PREPROCESSOR}size": {"longest_edge": values.get("vision.preproc_image_size")},
+        f"{PREPROCESSOR}max_image_size": {"longest_edge": values.get("vision.image_size")},
+    }
+
+
 SMOLVLM: Final = Projector(
     name="idefics3",
     classes=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
@@ -81,6 +89,21 @@ SMOLVLM: Final = Projector(
     ),
     renamed=((r"^vision_model\.", "model.vision_model."), (r"^connector\.", "model.connector.")),
     forced=(_EMBEDDINGS_F32,),
+    folders=(
+        Folder(
+            ("llama",),
+            "SmolVLMForConditionalGeneration",  # an Idefics 3 is the same by another name
+            "smolvlm",
+            "model.text_model.",
+            settings={
+                "vision_config.model_type": "smolvlm_vision",
+                f"{PREPROCESSOR}image_processor_type": "SmolVLMImageProcessor",
+                f"{PREPROCESSOR}processor_class": "SmolVLMProcessor",
+            },
+            told=_pictures,
+            tokens={"image_token_id": "<image>"},
+        ),
+    ),
 )
 
 

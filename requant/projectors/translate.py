@@ -65,17 +65,17 @@ def translated(said: Translation) -> Translation:
         **{flag: any(re.search(pattern, name) for name in tensors) for flag, pattern in projector.present.items()},
     }
     moves, used = [], set()
-    for item in _expected(projector, sizes, flags, len(tensors)):
+    for item in expected(projector, sizes, flags, len(tensors)):
         tensor = find(item, item.hf[0], item.shape, tensors)
         used.add(item.hf[0])
         moves.append(Move(item.ggml, reshaped(_values(item, tensor, sizes), item.ggml_shape)))
     left = [name for name in tensors if name not in used]
-    metadata = {_full_key(key): typed for key, typed in written.items()}
+    metadata = {full_key(key): typed for key, typed in written.items()}
     said = replace(said, architecture=PROJECTOR, moves=tuple(moves), metadata=metadata, config={}, files={})
     return said.losing(*losses, *_leftovers(projector, tensors, left))
 
 
-def _full_key(key: str) -> str:
+def full_key(key: str) -> str:
     """A key as it stands in the file."""
     return key.removeprefix(OUTSIDE) if key.startswith(OUTSIDE) else f"{PROJECTOR}.{key}"
 
@@ -120,7 +120,7 @@ def _by_usual_name(projector: Projector, source: Checkpoint[Tensor]) -> dict[str
     return found
 
 
-def _expected(projector: Projector, sizes: Sizes, flags: Flags, tensors: int) -> Iterator[Expected]:
+def expected(projector: Projector, sizes: Sizes, flags: Flags, tensors: int) -> Iterator[Expected]:
     """Every tensor of a projector of these sizes."""
     for size in _STACKS.values():
         if sizes.get(size, 0) > tensors:
