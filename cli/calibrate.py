@@ -11,14 +11,14 @@ import click
 
 from requant.cli import interrupts, options, paths
 from requant.cli.saying import say_document
-from requant.cli.stages import bars
+from requant.cli.stages import bars, byte_bar
 from requant.cli.tables import count
 from requant.cli.terminal import say
 from requant.errors import PlanError
 from requant.printable import printable
 
 if TYPE_CHECKING:
-    from requant.plan import Plan
+    from requant.operations.calibrate import Progress, Request
     from requant.statistics import Statistics
 
 _EXAMPLES: Final = """\b
@@ -26,6 +26,7 @@ Examples:
   requant calibrate ./SmolLM2-135M -o stats.gguf --gradients
   requant calibrate model-Q8_0.gguf -o imatrix.gguf --text wiki.txt --text code.txt --tokens 65536
   requant calibrate model.gguf -o stats.gguf --hessians
+  requant calibrate model-BF16.gguf -o imatrix.gguf --engine llama
   requant calibrate --merge one.gguf two.gguf -o both.gguf
   requant requantize model-f16.gguf model-q4.gguf Q4_K_M --imatrix stats.gguf
 """
@@ -43,6 +44,13 @@ _SHOWN: Final = 16
     multiple=True,
     type=paths.FILE,
     help="Text to read; default: prose, code, languages and conversations of our own. Repeatable.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["torch", "llama"]),
+    default="torch",
+    show_default=True,
+    help="What runs MODEL: transformers, or llama.cpp (requant[llama]), which has no gradients and Hessians.",
 )
 @click.option("--tokens", type=click.IntRange(1), help="Read at most so many, spread over the text.")
 @click.option("--ctx", type=click.IntRange(32, 1 << 20), default=512, show_default=True, help="Tokens of a window.")
@@ -67,6 +75,7 @@ def calibrate(
     models: tuple[str, ...],
     output: Path,
     texts: tuple[Path, ...],
+    engine: str,
     tokens: int | None,
     ctx: int,
     gradients: bool,
@@ -83,11 +92,11 @@ def calibrate(
 
     MODEL is anything that `convert` reads, quantized or not. transformers runs it layer by layer (extra
     requant[torch]): one layer is in memory at a time, and what goes from one to the next lies in the folder for
-    temporary files. llama.cpp and --imatrix read what is written; --gradients and where it came from lie beside, in
-    keys and tensors that they pass over.
+    temporary files. --engine llama runs a GGUF as it is, of every architecture that llama.cpp knows; of another MODEL
+    it makes one first, in the folder for temporary files. llama.cpp and --imatrix read what is written; --gradients and
+    where it came from lie beside, in keys and tensors that they pass over.
     """
-    from requant.operations.calibrate import GRADIENT_TOKENS, Request, check_installed
-    from requant.operations.calibrate import calibrate as run
+    from requant.operations.calibrate import GRADIENT_TOKENS, Request
 
     if output.suffix.lower() not in (".gguf", ".dat"):
         raise click.UsageError(f"{output}: statistics are .gguf, or .dat for an importance matrix of the old form")
@@ -99,6 +108,8 @@ def calibrate(
         )
     if gradient_tokens is not None and not gradients:
         raise click.UsageError("--gradient-tokens goes with --gradients")
+    if engine == "llama" and (gradients or hessians or resume):
+        raise click.UsageError("--gradients, --hessians and --resume are of --engine torch; llama.cpp has none of them")
     options.refuse_to_overwrite(output, force)
     with interrupts.cleaning_up(), bars(quiet) as progress:
         if merge:
@@ -106,14 +117,13 @@ def calibrate(
         elif len(models) != 1:
             raise click.UsageError("calibrate runs one MODEL; --merge adds statistics up")
         else:
-            check_installed()
             named = tuple((path.name, options.read_text(path)) for path in texts)
             with tempfile.TemporaryDirectory(prefix="requant-plan-") as folder:
                 kept = Path(folder) if hessians else None
                 work = output.with_name(f"{output.name}.unfinished") if resume else None
                 graded = gradient_tokens or GRADIENT_TOKENS
                 request = Request(named, tokens, ctx, gradients, seed, kept, graded, work)
-                found = run(_dense(models[0], Path(folder) / "model", quiet), request, progress)
+                found = _RUN[engine](models[0], Path(folder), request, progress, quiet)
                 _write(found, output, overwrite=force)
                 if work is not None:
                     shutil.rmtree(work, ignore_errors=True)
@@ -123,13 +133,42 @@ def calibrate(
         say(text(found, output))
 
 
-def _dense(model: str, folder: Path, quiet: bool) -> Plan:
+def _in_torch(model: str, folder: Path, request: Request, progress: Progress, quiet: bool) -> Statistics:
     """The model as a folder of plain numbers, planned and not carried out."""
     from requant import formats
-    from requant.operations.convert import Request, plan_conversion
+    from requant.operations.calibrate import calibrate, check_installed
+    from requant.operations.convert import Request as Conversion
+    from requant.operations.convert import plan_conversion
 
+    check_installed()
     source = formats.open(options.located(model, quiet))
-    return plan_conversion(source, formats.FORMATS["safetensors"], folder, Request("F32"))
+    plan = plan_conversion(source, formats.FORMATS["safetensors"], folder / "model", Conversion("F32"))
+    return calibrate(plan, request, progress)
+
+
+def _in_llama_cpp(model: str, folder: Path, request: Request, progress: Progress, quiet: bool) -> Statistics:
+    """A GGUF as it is; anything else as one that is made of it, with every number as it is stored."""
+    from requant import formats
+    from requant.execution import execute
+    from requant.operations.calibrate_in_llama_cpp import calibrate_in_llama_cpp
+    from requant.operations.convert import Request as Conversion
+    from requant.operations.convert import plan_conversion
+    from requant.together import input_bytes
+    from requant.verify.llama_cpp import find_library
+
+    find_library()  # before anything is converted
+    path = options.located(model, quiet)
+    found, source = formats.opened(path)
+    if found.name != "gguf" or not path.is_file():
+        path = folder / "model.gguf"
+        plan = plan_conversion(source, formats.FORMATS["gguf"], path, Conversion())
+        with byte_bar(input_bytes([plan]), "converting", quiet) as bar:
+            execute(plan, progress=bar.update)
+        source = formats.open(path)
+    return calibrate_in_llama_cpp(path, source, request, progress)
+
+
+_RUN: Final = {"torch": _in_torch, "llama": _in_llama_cpp}
 
 
 def _merged(paths: tuple[str, ...]) -> Statistics:
@@ -167,6 +206,7 @@ def document(found: Statistics, output: Path) -> dict[str, object]:
         "gradient_tokens": found.provenance.gradient_tokens,
         "hessians": found.sums_of_outer_products,
         "window": found.importance.chunk_tokens,
+        "engine": found.provenance.engine,
         "model": found.provenance.model,
         "texts": list(found.provenance.texts),
         "unreached": found.unreached(),

@@ -132,6 +132,7 @@ class CalibrationDocument(Document):
     gradient_tokens: Annotated[int, "of which gradients were taken"]
     hessians: Annotated[int, "sums of x xᵀ in the file: matrices that are given the same share one"]
     window: Annotated[int, "tokens of a window"]
+    engine: Annotated[str, "what ran the model: torch, or llama.cpp"]
     model: Annotated[str, "SHA-256 of the names and shapes of its tensors"]
     texts: Annotated[list[str], "SHA-256 of the tokens of each calibration"]
     unreached: Annotated[dict[str, int], "tensor -> how many of its experts no token reached"]

@@ -85,6 +85,7 @@ def read_statistics(path: Path) -> Statistics:
         _number(path, said, "tokens"),
         _number(path, said, "gradient_tokens"),
         _number(path, said, "seed"),
+        str(said.get(_PREFIX + "engine", Typed("str", "torch")).value),
     )
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     hessians = _hessians(path, tensors, importance.entries, strings(said.get(_SAME, Typed("[str]", ()))))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -124,13 +123,3 @@ def _place(record: Record, tensor: Tensor, row: int) -> tuple[Sums, int]:
         return record.sums[tensor.name, 0], row
     matrix, inside = divmod(row, tensor.shape[-2])
     return record.sums[tensor.name, matrix], inside
-
-
-def tokens_hash(tokens: Iterable[int]) -> str:
-    """Of the tokens that were read."""
-    return hashlib.sha256(np.fromiter(tokens, np.int64).astype("<i8").tobytes()).hexdigest()
-
-
-def shapes_of(moves: Iterable[Move]) -> Mapping[str, tuple[int, ...]]:
-    """By name."""
-    return {move.name: move.shape for move in moves}

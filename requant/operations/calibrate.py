@@ -6,8 +6,8 @@ import hashlib
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ from requant.errors import PlanError, UnsupportedError, VerifyError
 from requant.expressions import Stored
 from requant.formats import FORMATS
 from requant.formats.imatrix.statistics import statistics_checkpoint
-from requant.importance import Importance
+from requant.importance import Importance, Measured
 from requant.layout import LayoutOptions
 from requant.plan import Plan, Step
 from requant.statistics import LEAST_TOKENS, Provenance, Statistics, check_finite, fingerprint
@@ -33,6 +33,8 @@ GRADIENT_TOKENS: Final = 8192
 _TEXTS: Final = ("prose.txt", "code.txt", "languages.txt")
 
 Progress = Callable[[str, float], None]
+#: A conversation: of each turn, its `role` and its `content`.
+Turns = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,6 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         ggml_moves,
         hessians_in_ggml_names,
         in_ggml_names,
-        tokens_hash,
     )
     from requant.calibration.outer import Outer
     from requant.calibration.skeleton import Skeleton
@@ -91,22 +92,39 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         layers = Layerwise(skeleton, windows, folder, request.seed, outer, kept)
         layers.run(graded, progress)
     tables = in_ggml_names(layers.record, moves)
+    described = [(move.name, move.shape) for move in moves]
+    importance, provenance = said_of(request, windows, tables.inputs, described, "torch", graded)
+    hessians = {} if outer is None else hessians_in_ggml_names(outer, moves, tables.inputs)
+    found = Statistics(importance, provenance, tables.outputs, tables.lookups, hessians, tables.weighted, tables.noise)
+    check_finite(found)
+    return found
+
+
+def said_of(
+    request: Request,
+    windows: Sequence[tuple[int, ...]],
+    inputs: Mapping[str, Measured],
+    described: Iterable[tuple[str, tuple[int, ...]]],
+    engine: str,
+    graded: int = 0,
+) -> tuple[Importance, Provenance]:
+    """The inputs and where they came from. described: names and shapes of the model's tensors, as in a GGUF.
+
+    graded: of how many windows gradients were taken. Raises `UnsupportedError` where nothing was measured.
+    """
+    if not inputs:
+        raise UnsupportedError("none of the products of this model could be told by a name of GGUF")
     length = len(windows[0])
     datasets = tuple(label for label, _ in request.texts) or tuple(f"requant:{label}" for label in (*_TEXTS, "chat"))
     provenance = Provenance(
-        fingerprint((move.name, move.shape) for move in moves),
-        (tokens_hash(token for window in sorted(windows) for token in window),),
+        fingerprint(described),
+        (_tokens_hash(token for window in sorted(windows) for token in window),),
         length * len(windows),
         length * graded,
         request.seed,
+        engine,
     )
-    hessians = {} if outer is None else hessians_in_ggml_names(outer, moves, tables.inputs)
-    importance = Importance(tables.inputs, datasets, len(windows), length)
-    found = Statistics(importance, provenance, tables.outputs, tables.lookups, hessians, tables.weighted, tables.noise)
-    check_finite(found)
-    if not tables.inputs:
-        raise UnsupportedError("none of the products of this model could be told by a name of GGUF")
-    return found
+    return Importance(inputs, datasets, len(windows), length), provenance
 
 
 def plan_statistics(found: Statistics, destination: Path) -> Plan:
@@ -131,10 +149,9 @@ def _folder_of(request: Request) -> Iterator[Path]:
 
 def _key(plan: Plan, windows: Sequence[Sequence[int]], graded: int, request: Request) -> str:
     """Of all that changes what is found."""
-    from requant.calibration.naming import tokens_hash
     from requant.divergence_cache import digest_of
 
-    found = hashlib.sha256(tokens_hash(token for window in windows for token in window).encode())
+    found = hashlib.sha256(_tokens_hash(token for window in windows for token in window).encode())
     found.update(f"{len(windows)} {graded} {request.seed}".encode())
     for step in plan.steps:
         found.update(digest_of(step).encode())
@@ -145,7 +162,6 @@ def windows_of(skeleton: Skeleton, folder: Path, request: Request) -> list[tuple
     """Windows of tokens in an order drawn by the seed; cut from the texts as llama-imatrix does."""
     import transformers
 
-    from requant.verify.logits import windows
     from requant.verify.transformers import quiet
 
     with quiet():
@@ -153,8 +169,21 @@ def windows_of(skeleton: Skeleton, folder: Path, request: Request) -> list[tuple
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # whatever its many loaders raise
             raise VerifyError(f"transformers cannot load the model's tokenizer: {error}") from error
-        ids = [int(token) for text in _texts(tokenizer, request) for token in tokenizer(text)["input_ids"]]
+        plain, chats = texts_of(request)
+        texts = [*plain, *(_chat(tokenizer, turns) or as_prose(turns) for turns in chats)]
+        ids = [int(token) for text in texts for token in tokenizer(text)["input_ids"]]
+    first = tokenizer("").get("input_ids") or []
     vocabulary = skeleton.model.get_input_embeddings().weight.shape[0]
+    return cut(ids, vocabulary, int(first[0]) if first else None, request)
+
+
+def cut(ids: Sequence[int], vocabulary: int, first: int | None, request: Request) -> list[tuple[int, ...]]:
+    """Tokens of a text in windows. vocabulary: rows of the embedding; first: what each window begins with, if it does.
+
+    Raises `PlanError` for a text that is too short.
+    """
+    from requant.verify.logits import windows
+
     if ids and max(ids) >= vocabulary:
         raise PlanError(f"the tokenizer gives token {max(ids)}, and the embedding has {vocabulary} rows")
     if len(ids) < min(LEAST_TOKENS, request.tokens or LEAST_TOKENS) or len(ids) < request.window:
@@ -162,8 +191,7 @@ def windows_of(skeleton: Skeleton, folder: Path, request: Request) -> list[tuple
             f"the text has {len(ids)} tokens, too few to calibrate with",
             hint=f"give at least {max(LEAST_TOKENS, request.window)}; tens of thousands are usual",
         )
-    first = tokenizer("").get("input_ids") or []
-    found = windows(ids, request.window, None, int(first[0]) if first else None)
+    found = windows(ids, request.window, None, first)
     most = len(found) if request.tokens is None else max(1, request.tokens // request.window)
     chosen = [
         found[i].tokens for i in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
@@ -172,20 +200,27 @@ def windows_of(skeleton: Skeleton, folder: Path, request: Request) -> list[tuple
     return [chosen[i] for i in order]
 
 
-def _texts(tokenizer: Any, request: Request) -> Sequence[str]:
+def texts_of(request: Request) -> tuple[list[str], list[Turns]]:
+    """What is read: the user's texts as one; or our own, and conversations besides."""
     if request.texts:
-        return ["".join(text for _, text in request.texts)]
+        return ["".join(text for _, text in request.texts)], []
     here = files("requant.calibration")
-    plain = [(here / name).read_text("utf-8") for name in _TEXTS]
-    chats = json.loads((here / "chat.json").read_text("utf-8"))
-    return [*plain, *(_chat(tokenizer, turns) for turns in chats)]
+    return [(here / name).read_text("utf-8") for name in _TEXTS], json.loads((here / "chat.json").read_text("utf-8"))
 
 
-def _chat(tokenizer: Any, turns: Sequence[dict[str, str]]) -> str:
-    """A conversation in the model's own template, or as plain text where it has none that takes it."""
-    if getattr(tokenizer, "chat_template", None):
-        try:
-            return str(tokenizer.apply_chat_template(turns, tokenize=False))
-        except Exception:  # templates are programs, and some refuse a system's turn
-            pass
+def as_prose(turns: Turns) -> str:
+    """A conversation of which the model has no template."""
     return "\n\n".join(turn["content"] for turn in turns) + "\n\n"
+
+
+def _chat(tokenizer: Any, turns: Turns) -> str | None:
+    """A conversation in the model's own template; None where it has none that takes it."""
+    if getattr(tokenizer, "chat_template", None):
+        with suppress(Exception):  # templates are programs, and some refuse a system's turn
+            return str(tokenizer.apply_chat_template(turns, tokenize=False))
+    return None
+
+
+def _tokens_hash(tokens: Iterable[int]) -> str:
+    """Of the tokens that were read."""
+    return hashlib.sha256(np.fromiter(tokens, np.int64).astype("<i8").tobytes()).hexdigest()

@@ -204,7 +204,7 @@ def _check_decoder(
 
 def answer(llama: LlamaCpp, trial: Trial) -> Answer:
     """Greedy answer to the prompt."""
-    chat = None if trial.raw else llama.chat(trial.prompt)
+    chat = None if trial.raw else llama.chat([("user", trial.prompt)])
     tokens = llama.tokenize(trial.prompt if chat is None else chat, parse_special=chat is not None)
     if tokens[:2] == [llama.info.bos] * 2:  # some templates write the bos that the tokenizer adds
         tokens = tokens[1:]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from ctypes import CFUNCTYPE, POINTER, byref, c_bool, c_char_p, c_float, c_int8, c_int32, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_void_p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from requant.verify.llama_channel import Channel, Refused
+from requant.verify.llama_inputs import INPUTS_BATCH, Inputs
 from requant.verify.logits import BATCH
 
 TESTED = ("2026.10.11549",)  # of xllamacpp; the build number in its shared object is always 0
@@ -47,7 +48,9 @@ class ContextParams(ctypes.Structure):
         ("n_threads_batch", c_int32),  # 32
         ("_kinds", ctypes.c_ubyte * 16),
         ("flash_attn_type", c_int32),  # 52
-        ("_rope", ctypes.c_ubyte * 48),
+        ("_rope", ctypes.c_ubyte * 32),
+        ("cb_eval", c_void_p),  # 88
+        ("cb_eval_user_data", c_void_p),  # 96
         ("type_k", c_int32),  # 104
         ("type_v", c_int32),  # 108
         ("_callbacks", ctypes.c_ubyte * 24),
@@ -145,15 +148,25 @@ class CApi:
         self.model = self.vocab = self.context = None
         self.batch, self.n_batch = Batch(), 0
         self.past = 0
+        self.inputs: Inputs | None = None
 
     def _progress(self, fraction: float, _: object) -> bool:
         self.channel.send({"progress": fraction})
         return True
 
     def load(
-        self, model: str, vocab_only: bool, n_ctx: int, threads: int, precise: bool, embeddings: bool
+        self,
+        model: str,
+        vocab_only: bool,
+        n_ctx: int,
+        threads: int,
+        precise: bool,
+        embeddings: bool,
+        measured: list[str],
     ) -> dict[str, Any]:
         """Read the file and, unless it is only a vocabulary, make a context for it."""
+        if measured:
+            self.inputs = Inputs(self.library, measured, lambda fraction: self.channel.send({"progress": fraction}))
         library = self.library
         params = library.llama_model_default_params()
         params.vocab_only = vocab_only
@@ -179,10 +192,13 @@ class CApi:
         params = self.library.llama_context_default_params()
         params.n_ctx = n_ctx
         # A model without a cache sees its whole input at once, so for embeddings a batch is the context.
-        params.n_batch = params.n_ubatch = n_ctx if embeddings else min(BATCH, n_ctx)
+        most = n_ctx if embeddings else BATCH if self.inputs is None else INPUTS_BATCH
+        params.n_batch = params.n_ubatch = min(most, n_ctx)
         params.n_threads = params.n_threads_batch = threads
         params.embeddings = embeddings
         params.swa_full = False  # as in llama-server: layers with a window cache no more than they see
+        if self.inputs is not None:
+            params.cb_eval = ctypes.cast(self.inputs.callback, c_void_p)
         if precise:
             params.type_k = params.type_v = GGML_TYPE_F32
             params.flash_attn_type = FLASH_ATTN_DISABLED
@@ -239,15 +255,17 @@ class CApi:
                 return text.raw[:n]
             room = -n
 
-    def chat(self, prompt: str) -> dict[str, Any]:
-        """`prompt` as a user's turn in the model's chat template; None where llama.cpp does not know it."""
+    def chat(self, turns: list[list[str]], reply: bool) -> dict[str, Any]:
+        """Turns (role, text) in the model's chat template; None where llama.cpp does not know it."""
         template = self.library.llama_model_chat_template(self.model, None)
         if not template:
             return {"text": None}
-        turn = ChatMessage(b"user", prompt.encode("utf-8", "surrogateescape"))
-        room = 4096 + 4 * len(prompt)
+        said = (ChatMessage * len(turns))(
+            *(ChatMessage(*(part.encode("utf-8", "surrogateescape") for part in turn)) for turn in turns)
+        )
+        room = 4096 + sum(256 + 4 * len(text) for _, text in turns)
         text = ctypes.create_string_buffer(room)
-        n = self.library.llama_chat_apply_template(template, byref(turn), 1, True, text, room)
+        n = self.library.llama_chat_apply_template(template, said, len(turns), reply, text, room)
         return {"text": text.raw[:n].decode("utf-8", "surrogateescape") if 0 <= n <= room else None}
 
     def evaluate(self, tokens: list[int], reset: bool, first: int) -> tuple[dict[str, Any], NDArray[np.float32]]:
@@ -299,6 +317,19 @@ class CApi:
         shape = (1 if pooled else len(tokens), width(self.model))
         values = np.ctypeslib.as_array(pointer or library.llama_get_embeddings(self.context), shape)
         return {"shape": list(shape)}, values
+
+    def measure(self, tokens: list[int], reset: bool) -> dict[str, Any]:
+        """One batch, whose inputs are summed up."""
+        assert self.inputs is not None
+        self.inputs.begin()
+        seconds = self._decode(tokens, reset, 0)  # as if all were predicted from: the last layer sees no others
+        self.inputs.end()
+        return {"seconds": seconds}
+
+    def measured(self) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        """What was summed up."""
+        assert self.inputs is not None
+        return self.inputs.answer()
 
     def generate(self, tokens: list[int], limit: int) -> dict[str, Any]:
         """Greedy continuation: the likeliest token each time, to an end token or `limit`."""

@@ -27,7 +27,9 @@ import numpy as np
 
 import requant
 from requant.errors import UnsupportedError, VerifyError
+from requant.importance import Measured
 from requant.system import apart, processors, read_at, read_pipe
+from requant.verify.llama_inputs import INPUTS_BATCH
 from requant.verify.logits import BATCH, Logits
 
 LOG_TAIL = 4000  # bytes of llama.cpp's log that go into an error
@@ -73,7 +75,8 @@ class LlamaCpp:
 
     vocab_only: only the tokenizer (works for files without tensors). n_ctx: tokens that fit at once.
     threads: None for all cores. precise: keep keys and values in F32 instead of llama.cpp's usual F16, for comparisons.
-    embeddings: open the model for `embed`. timeout: seconds without a sign of life after which the child is killed.
+    embeddings: open the model for `embed`. measured: tensors whose inputs `measure` sums up, by name.
+    timeout: seconds without a sign of life after which the child is killed.
     progress: called with 0…1 while the model loads and while text is generated.
 
     Raises UnsupportedError where xllamacpp is not installed and VerifyError where llama.cpp refuses the file or dies.
@@ -88,6 +91,7 @@ class LlamaCpp:
         threads: int | None = None,
         precise: bool = False,
         embeddings: bool = False,
+        measured: Sequence[str] = (),
         timeout: float = 600.0,
         progress: Progress | None = None,
     ) -> None:
@@ -110,6 +114,7 @@ class LlamaCpp:
                 threads=threads or processors(),
                 precise=precise,
                 embeddings=embeddings,
+                measured=list(measured),
             )
             self.info = ModelInfo(**answer, seconds=time.perf_counter() - start)
         except BaseException:
@@ -150,9 +155,12 @@ class LlamaCpp:
         answer = self._ask("pieces", tokens=list(tokens), special=special)
         return [bytes.fromhex(piece) for piece in answer["pieces"]]
 
-    def chat(self, prompt: str) -> str | None:
-        """`prompt` in the model's chat template, or None where it has none that llama.cpp knows."""
-        text: str | None = self._ask("chat", prompt=prompt)["text"]
+    def chat(self, turns: Sequence[tuple[str, str]], *, reply: bool = True) -> str | None:
+        """Turns (role, text) in the model's chat template, or None where it has none that llama.cpp knows.
+
+        reply: with what an answer begins with.
+        """
+        text: str | None = self._ask("chat", turns=list(turns), reply=reply)["text"]
         return text
 
     @property
@@ -192,6 +200,28 @@ class LlamaCpp:
         """The pooled, not normalized embedding [1, n_embd], or [len(tokens), n_embd] without pooling."""
         answer, values = self._exchange("embed", tokens=list(tokens))
         return values.reshape(answer["shape"])
+
+    def measure(self, tokens: Sequence[int]) -> None:
+        """Sum up what the tensors named at the opening are given for one sequence, which an encoder sees at once."""
+        for start in range(0, len(tokens), self.measured_at_once):
+            piece = tokens[start : start + self.measured_at_once]
+            self.seconds_reading += self._ask("measure", tokens=list(piece), reset=start == 0)["seconds"]
+            self.tokens_read += len(piece)
+
+    @property
+    def measured_at_once(self) -> int:
+        """Tokens of one evaluation."""
+        return INPUTS_BATCH if self.info.causal else self.n_ctx
+
+    def measured(self) -> dict[str, Measured]:
+        """What `measure` has summed up so far, as llama-imatrix does; nothing of what was never multiplied."""
+        answer, values = self._exchange("measured")
+        found, start = {}, 0
+        for name, rows, columns, counts in answer["entries"]:
+            sums = values[start : start + rows * columns].reshape(rows, columns)
+            found[name] = Measured(sums, np.array(counts, np.int64))
+            start += sums.size
+        return found
 
     def generate(self, tokens: Sequence[int], limit: int) -> Generation:
         """Continue `tokens` with the likeliest token each time, to an end token or `limit` tokens."""
@@ -286,7 +316,7 @@ def find_library() -> tuple[Path, str]:
     ]
     if not found:
         raise UnsupportedError(
-            "checking a model in llama.cpp needs the package xllamacpp", hint='pip install "requant[llama]"'
+            "running a model in llama.cpp needs the package xllamacpp", hint='pip install "requant[llama]"'
         )
     return found[0], importlib.metadata.version("xllamacpp")
 

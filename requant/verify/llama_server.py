@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from requant.verify.llama_capi import TESTED
 from requant.verify.llama_channel import Channel, Refused
 
 
@@ -29,13 +30,22 @@ class ServerApi:
         self.past: list[int] = []
 
     def load(
-        self, model: str, vocab_only: bool, n_ctx: int, threads: int, precise: bool, embeddings: bool
+        self,
+        model: str,
+        vocab_only: bool,
+        n_ctx: int,
+        threads: int,
+        precise: bool,
+        embeddings: bool,
+        measured: list[str],
     ) -> dict[str, Any]:
         """Start the server on the file."""
         import xllamacpp
 
         if vocab_only:
             raise Refused("this release of xllamacpp cannot load a vocabulary alone")
+        if measured:
+            raise Refused(f"this release of xllamacpp cannot show what matrices are given; {TESTED[-1]} can")
         params = xllamacpp.CommonParams()
         params.model.path, params.n_ctx, params.n_parallel = model, n_ctx, 1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
@@ -97,10 +107,10 @@ class ServerApi:
         texts = (self._post("/detokenize", {"tokens": [token]})["content"] for token in tokens)
         return {"pieces": [text.encode().hex() for text in texts]}
 
-    def chat(self, prompt: str) -> dict[str, Any]:
-        """`prompt` as a user's turn in the model's chat template."""
-        turn = {"role": "user", "content": prompt}
-        return {"text": self._post("/apply-template", {"messages": [turn]})["prompt"]}
+    def chat(self, turns: list[list[str]], reply: bool) -> dict[str, Any]:
+        """Turns (role, text) in the model's chat template."""
+        said = [{"role": role, "content": text} for role, text in turns]
+        return {"text": self._post("/apply-template", {"messages": said, "add_generation_prompt": reply})["prompt"]}
 
     def evaluate(self, tokens: list[int], reset: bool, first: int) -> tuple[dict[str, Any], NDArray[np.float32]]:
         """Log-probabilities after each token from `first` on, [len(tokens) - first, n_vocab] float32."""

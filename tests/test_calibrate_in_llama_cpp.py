@@ -1,0 +1,212 @@
+"""`requant calibrate --engine llama`: llama.cpp's products seen through its callback, beside llama-imatrix's own sums
+(fixtures/imatrix) and beside the engine torch."""
+
+import ctypes
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+
+from requant.errors import PlanError, VerifyError
+from requant.formats import open as open_model
+from requant.formats.imatrix import read_imatrix
+from requant.formats.imatrix.statistics import read_statistics
+from requant.operations.calibrate import Request, calibrate
+from requant.operations.calibrate_in_llama_cpp import calibrate_in_llama_cpp
+from requant.verify import llama_cpp
+from requant.verify.llama_channel import Refused
+from requant.verify.llama_inputs import Inputs, Tensor
+from tests.command import run
+from tests.models import llama_cpp_sources, minilm, smollm2
+from tests.test_calibrate import FIXTURES, assert_alike, plan_of, script
+from tests.tiny_gguf import write_tiny_llama
+
+LETTERS = "the cat sat on a mat, and did not! " * 60
+
+
+def in_llama_cpp(path, text, window, tokens=None):
+    return calibrate_in_llama_cpp(path, open_model(path), Request((("text.txt", text),), tokens=tokens, window=window))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.mark.parametrize(("architecture", "golden"), (("llama", "experts-f32"), ("qwen3moe", "qwen3moe")))
+def test_a_mixture_of_experts_has_the_sums_of_llama_imatrix(tmp_path, monkeypatch, architecture, golden):
+    made, path = script("make", monkeypatch), tmp_path / "model.gguf"
+    made.write_model(path, llama_cpp_sources() / "models/ggml-vocab-llama-spm.gguf", architecture)
+    found = in_llama_cpp(path, made.TEXT[:160], 16, 32)  # two windows, as `--chunks 2` has them
+    golden = read_imatrix(FIXTURES / f"{golden}.gguf")
+    assert_alike(found.importance, golden, 1e-3)
+    assert set(found.importance.entries) - set(golden.entries) == {"token_embd.weight"}  # as the head
+    assert found.unreached()
+
+
+@pytest.mark.slow
+def test_smollm2_has_the_sums_of_llama_imatrix(tmp_path, monkeypatch):
+    path = tmp_path / "f32.gguf"
+    assert run("convert", smollm2(), path, "--to", "F32", "-q").exit_code == 0
+    found = in_llama_cpp(path, script("make_exact", monkeypatch).SMOLLM2_TEXT, 128, 256)
+    assert_alike(found.importance, read_imatrix(FIXTURES / "smollm2.gguf"), 1e-3)
+
+
+def test_both_engines_find_the_same(tiny, tmp_path):
+    """Windows of more than one evaluation, of which all but the first end before the head."""
+    found = in_llama_cpp(tiny, LETTERS, 640, 1920)
+    beside = calibrate(plan_of(tiny, tmp_path), Request((("text.txt", LETTERS),), tokens=1920, window=640))
+    assert found.provenance == replace(beside.provenance, engine="llama.cpp")
+    assert set(found.importance.entries) == set(beside.importance.entries)
+    assert_alike(found.importance, beside.importance, 1e-3)
+
+
+def test_an_encoder_of_a_folder_is_measured(tmp_path):
+    """It is converted first, and sees each window at once."""
+    text, out = tmp_path / "text.txt", tmp_path / "stats.gguf"
+    text.write_text("The ferry left at seven, and nobody but the baker was on board. " * 20)
+    result = run(
+        "calibrate", minilm(), "-o", out, "--engine", "llama", "--text", text, "--tokens", 128, "--ctx", 64, "--json"
+    )
+    assert result.exit_code == 0, result.output
+    said, found = json.loads(result.stdout), read_statistics(out)
+    assert (said["engine"], said["tensors"], found.provenance.engine) == ("llama.cpp", 36, "llama.cpp")
+    beside = calibrate(plan_of(minilm(), tmp_path), Request((("text.txt", text.read_text()),), 128, 64))
+    for name, entry in beside.importance.entries.items():
+        own = found.importance.entries[name]
+        off = np.abs(own.sums - entry.sums) / entry.sums
+        before_gelu = name.startswith("blk.0.") and "ffn_down" not in name  # which llama.cpp computes by tanh
+        assert off.max() < 1e-3 if before_gelu else np.median(off) < 5e-3, name
+        assert own.counts.tolist() == entry.counts.tolist()
+
+
+def test_the_packages_own_texts_are_read_without_any(tiny, tmp_path):
+    out = tmp_path / "stats.gguf"
+    result = run("calibrate", tiny, "-o", out, "--engine", "llama", "--tokens", 1024)
+    assert result.exit_code == 0 and "15 tensors, 1,024 tokens in windows of 512" in result.output
+    assert read_imatrix(out).datasets[-1] == "requant:chat"
+
+
+@pytest.mark.parametrize("option", ("--gradients", "--hessians", "--resume"))
+def test_what_llama_cpp_has_not_is_refused(tiny, tmp_path, option):
+    result = run("calibrate", tiny, "-o", tmp_path / "stats.gguf", "--engine", "llama", option)
+    assert result.exit_code == 2 and "are of --engine torch" in result.output
+    with pytest.raises(PlanError, match="no more"):
+        calibrate_in_llama_cpp(tiny, open_model(tiny), Request(gradients=True))
+
+
+def test_damaged_weights_are_told_by_name(tmp_path):
+    path = write_tiny_llama(tmp_path / "damaged.gguf")
+    tensors = {tensor.name: tensor for tensor in GGUFReader(path, "r+").tensors}
+    tensors["blk.0.attn_v.weight"].data[:] = np.nan
+    tensors["blk.0.attn_v.weight"].data.flush()
+    with pytest.raises(VerifyError, match=r"the inputs of blk\.0\.attn_output\.weight hold NaN"):
+        in_llama_cpp(path, LETTERS, 64, 64)
+
+
+def test_another_release_of_xllamacpp_is_refused(tiny, monkeypatch):
+    library, _ = llama_cpp.find_library()
+    monkeypatch.setattr(llama_cpp, "find_library", lambda: (library, "2020.1.1"))
+    with pytest.raises(VerifyError, match=r"cannot show what matrices are given; 2026\.10\.11549 can"):
+        in_llama_cpp(tiny, LETTERS, 64)
+
+
+class Graph:
+    """Nodes of ggml in memory of this test, with a library that reads them; `host`: whether it may be read directly."""
+
+    def __init__(self, host=True):
+        self.kept, self.fetched = [], 0
+
+        def fetch(address, destination, offset, nbytes):
+            self.fetched += 1
+            ctypes.memmove(destination, Tensor.from_address(address).data + offset, nbytes)
+
+        self.library = SimpleNamespace(
+            ggml_op_name=lambda n: (b"NONE", b"MUL_MAT", b"MUL_MAT_ID")[n],
+            ggml_nbytes=lambda address: self._nbytes(Tensor.from_address(address)),
+            ggml_backend_buffer_is_host=lambda buffer: host,
+            ggml_backend_tensor_get=fetch,
+        )
+        for function in vars(self.library).values():
+            self.kept.append(function)
+
+    @staticmethod
+    def _nbytes(tensor):
+        return 4 + sum((n - 1) * step for n, step in zip(tensor.ne, tensor.nb, strict=True))
+
+    def tensor(self, values, name="", kind=0):
+        values = values[(None,) * (4 - values.ndim)]
+        made = Tensor(type=kind, name=name.encode(), data=values.ctypes.data)
+        made.ne[:], made.nb[:] = values.shape[::-1], values.strides[::-1]
+        self.kept += [made, values]
+        return made
+
+    def node(self, op, *sources):
+        made = Tensor(op=op)
+        for n, source in enumerate(sources):
+            made.src[n] = ctypes.addressof(source)
+        self.kept.append(made)
+        return ctypes.addressof(made)
+
+
+def inputs_of(graph, *nodes, names=("w",)):
+    inputs = Inputs(graph.library, names, lambda fraction: None)
+    inputs.begin()
+    shown = [node for node in nodes if inputs._called(node, True, None)]
+    assert all(inputs._called(node, False, None) for node in shown) or inputs._error
+    inputs.end()
+    message, values = inputs.answer()
+    return message["entries"], values
+
+
+@pytest.mark.parametrize("host", (True, False))
+def test_rows_that_lie_apart_and_are_elsewhere_are_read(host):
+    graph, whole = Graph(host), np.random.default_rng(0).standard_normal((7, 9)).astype(np.float32)
+    x = whole[::2, :5]
+    weight = graph.tensor(np.zeros((3, 5), np.float32), "CUDA0#w#0")
+    entries, values = inputs_of(graph, graph.node(1, weight, graph.tensor(x)))
+    assert entries == [["w", 1, 5, [4]]] and graph.fetched == (not host)
+    assert np.allclose(values, (x**2).sum(0))
+
+
+def test_a_stack_of_matrices_has_its_columns_one_after_another():
+    """Two matrices, each for two of four, as ggml spreads them."""
+    graph, x = Graph(), np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
+    weight = graph.tensor(np.zeros((2, 6, 5), np.float32), "w")
+    entries, values = inputs_of(graph, graph.node(1, weight, graph.tensor(x)))
+    assert entries == [["w", 1, 10, [6]]]
+    assert np.allclose(values.reshape(2, 5), (x**2).sum(1).reshape(2, 2, 5).sum(1))
+
+
+@pytest.mark.parametrize("shared", (True, False))
+def test_experts_are_given_what_chose_them(shared):
+    """shared: one input of a token for all of its experts, or each its own; ids are a part of longer rows."""
+    graph, rng = Graph(), np.random.default_rng(0)
+    ids = rng.permuted(np.tile(np.arange(4, dtype=np.int32), (6, 1)), axis=1)[:, :2]
+    x = rng.standard_normal((6, 1 if shared else 2, 5)).astype(np.float32)
+    weight = graph.tensor(np.zeros((5, 3, 5), np.float32), "w")
+    entries, values = inputs_of(graph, graph.node(2, weight, graph.tensor(x), graph.tensor(ids, kind=26)))
+    counts, sums = np.zeros(5, int), np.zeros((5, 5))
+    for token, row in enumerate(ids):
+        for place, expert in enumerate(row):
+            counts[expert] += 1
+            sums[expert] += x[token, 0 if shared else place] ** 2
+    assert entries == [["w", 5, 5, counts.tolist()]]
+    assert np.allclose(values.reshape(5, 5), sums, rtol=1e-5)
+
+
+def test_an_evaluation_that_multiplies_others_is_refused():
+    graph = Graph()
+    product = graph.node(1, graph.tensor(np.zeros((3, 5), np.float32), "w"), graph.tensor(np.ones((4, 5), np.float32)))
+    inputs = Inputs(graph.library, ["w"], lambda fraction: None)
+    for times in (1, 2):
+        inputs.begin()
+        for _ in range(times):
+            assert inputs._called(product, False, None)
+        if times == 1:
+            inputs.end()
+    with pytest.raises(Refused, match="multiplied 2 matrices, and 1"):
+        inputs.end()
