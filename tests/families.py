@@ -17,6 +17,31 @@ CLASSES = (ROOT / "fixtures" / "architectures" / "classes.txt").read_text().spli
 PROJECTORS = ROOT / "docs" / "projectors.md"
 #: The classes of each of its converters for projectors, a line each.
 CONVERTERS = [line.split() for line in (ROOT / "fixtures" / "projectors" / "classes.txt").read_text().splitlines()]
+_DRAFTS = """DFlash2DraftModel DFlashDraftModel DSparkDraftModel DSparkSpeculator DeepseekV4DSparkModel Eagle3DraftModel
+    Eagle3LlamaForCausalLM Eagle3Speculator Gemma4AssistantForCausalLM Gemma4DSparkModel
+    Gemma4UnifiedAssistantForCausalLM Lfm2DSparkDraftModel LingDSparkModel LlamaForCausalLMEagle3
+    MuseGlimmerAssistantModel Qwen3DSparkModel"""
+_TO_COMPARE = """ChameleonForCausalLM ChameleonForConditionalGeneration DeepseekV4ForCausalLM Dots3NoteForCausalLM
+    Dots3NoteForConditionalGeneration Dots3NoteTextForCausalLM EmbeddingGemma2Model Glm5NextForConditionalGeneration
+    HYV4ForCausalLM HrmTextForCausalLM HunYuanVLForConditionalGeneration LagunaForCausalLM MiMoV2FlashForCausalLM
+    MiniMaxM3SparseForConditionalGeneration Qwen4ExpForCausalLM Qwen4ExpForConditionalGeneration
+    Step3p7ForConditionalGeneration"""
+_REST = "no table yet, and no class in transformers that their logits could be compared with"
+#: Why classes that llama.cpp's converter takes are not taken here; `_REST` of all others.
+WHY = {
+    "drafts, which guess tokens for another model and are nothing without it": _DRAFTS,
+    "they make sounds": "Lfm25AudioTokenizer PocketTTSModel Qwen3TTSForConditionalGeneration WavTokenizerDec",
+    "no text model: llama.cpp's converter refuses it, too, and takes its projector": "UltravoxModel",
+    "llama.cpp computes something else: SiLU, where the model squares what is positive": "BitNetForCausalLM",
+    "llama.cpp computes something else: tanh before the last layer, where the model has ReLU": (
+        "DistilBertForSequenceClassification"
+    ),
+    "the converter rounds the weights, and llama.cpp does not round what goes into layers, as the model does": (
+        "BitnetForCausalLM"
+    ),
+    "the converter has the sizes of one model as constants": "PlamoForCausalLM",
+    "no table yet; transformers has a class to compare with": _TO_COMPARE,
+}
 _TABLE = re.compile("(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEAD = """# Model families
 
@@ -44,6 +69,9 @@ the function of gates; what llama.cpp would take anyway; lists of windows that i
 whatever config.json says (Hunyuan, hybrids of Granite and Nemotron); half of Solar's rotation. `WITHOUT_GOLDEN` there
 are the models that it cannot convert or takes for others: CamemBERT, Jina 3 by transformers' names, Baichuan, Granite
 Speech, StableLM with norms of heads, Mistral 4 without eyes, Bamba.
+
+InternVL, LFM2-VL, Cohere 2 Vision and LightOnOCR see around a text model of any of these families: config.json says
+which, in `text_config` (or `llm_config`), and it is converted as that (`requant/architectures/around.py`).
 
 NeoBERT's GGUF has the rows of queries, keys and values in the order of llama.cpp's graph. Its converter leaves them in
 that of the release, by heads, and what llama.cpp computes from its file is not what NeoBERT computes (b11549).
@@ -74,7 +102,16 @@ def page():
         "Not compared with transformers, which has no class that computes the same (llama.cpp loads and runs them; "
         f"tensors and metadata are those of its converter): {', '.join(unseen())}."
     )
-    return "\n".join([_HEAD, count, "", *lines, "", alone, "", "Not taken: " + ", ".join(missing) + ".", ""])
+    return "\n".join([_HEAD, count, "", *lines, "", alone, "", "Not taken:", "", *reasons(missing), ""])
+
+
+def reasons(missing):
+    """A line for each reason, with the classes that are not taken for it; every class stands in one."""
+    groups = {why: names.split() for why, names in WHY.items()}
+    explained = [name for names in groups.values() for name in names]
+    assert len(explained) == len(set(explained)) and set(explained) <= set(missing), set(explained) - set(missing)
+    groups[_REST] = [name for name in missing if name not in explained]
+    return [f"- {why}: {', '.join(names)}." for why, names in groups.items()]
 
 
 def unseen():

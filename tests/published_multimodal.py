@@ -39,10 +39,11 @@ def _seeing(
     *lost: str,
     renamed: Sequence[tuple[str, str]] = ((r"^", "language_model."),),
     nested: bool = True,
+    section: str = "text_config",
     **more: Any,
 ) -> Published:
-    text = {**_SIZES, "rope_theta": 10000.0, **text}
-    config = {"text_config": text} if nested else {key: value for key, value in text.items() if key != "model_type"}
+    text = {key: value for key, value in {**_SIZES, "rope_theta": 10000.0, **text}.items() if value is not None}
+    config = {section: text} if nested else {key: value for key, value in text.items() if key != "model_type"}
     config = {"architectures": [architecture], "model_type": model_type, **config, **more}
     return Published(config, twin, renamed, _with(*lost))
 
@@ -129,8 +130,68 @@ _LINEAR: Final = {
     },
 }
 
+_LFM2: Final = {
+    "num_hidden_layers": 2,
+    "layer_types": ["conv", "full_attention"],
+    "norm_eps": 1e-5,
+    "conv_L_cache": 3,
+    "block_auto_adjust_ff_dim": False,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_multiple_of": 256,
+    "rope_theta": 10000.0,
+}
+_COHERE2: Final = {"layer_norm_eps": 1e-5, "logit_scale": 0.25, "sliding_window": 64, "rope_theta": 10000.0}
+
 #: name -> model
 MULTIMODAL: Final[Mapping[str, Published]] = {
+    "qwen2-internvl": _seeing(
+        "InternVLForConditionalGeneration",
+        "internvl",
+        {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+        _QWEN2,
+        "model.vision_tower.embeddings.cls_token",
+        "model.multi_modal_projector.linear_1.weight",
+        renamed=((r"^model\.", "model.language_model."),),
+    ),
+    "qwen2-internvl-chat": _seeing(
+        "InternVLChatModel",
+        "internvl_chat",
+        {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+        _QWEN2,
+        "vision_model.embeddings.class_embedding",
+        "mlp1.1.weight",
+        section="llm_config",
+    ),
+    "lfm2-vl": _seeing(
+        "Lfm2VlForConditionalGeneration",
+        "lfm2_vl",
+        {
+            **_LFM2,
+            "model_type": "lfm2",
+            "architectures": ["Lfm2ForCausalLM"],
+            "tie_word_embeddings": True,
+            "rms_norm_eps": None,
+            "hidden_act": None,
+        },
+        ("Lfm2ForCausalLM", "Lfm2Config", {**_LFM2, "tie_word_embeddings": True}),
+        "model.vision_tower.vision_model.encoder.weight",
+        "model.multi_modal_projector.linear_1.weight",
+        renamed=((r"^model\.", "model.language_model."),),
+    ),
+    "cohere2-vision": _seeing(
+        "Cohere2VisionForConditionalGeneration",
+        "cohere2_vision",
+        {
+            **_COHERE2,
+            "model_type": "cohere2",
+            "architectures": ["Cohere2ForCausalLM"],
+            "tie_word_embeddings": True,
+            "rms_norm_eps": None,
+        },
+        ("Cohere2ForCausalLM", "Cohere2Config", {**_COHERE2, "tie_word_embeddings": True}),
+        "vision_tower.vision_model.encoder.weight",
+        "multi_modal_projector.linear_1.weight",
+    ),
     "llama-llava": _seeing(
         "LlavaForConditionalGeneration",
         "llava",

@@ -59,6 +59,7 @@ OTHERWISE = {
     "jais": {"mup_embeddings_scale", "mup_output_alpha", "mup_width_scale"},
     "internlm3": {"architectures", "model_type", "bias", "qkv_bias"},
     "llamaembed": {"tie_word_embeddings"},
+    "lfm2-vl": {"architectures", "model_type", "block_ffn_dim_multiplier", "block_multiple_of"},
     "lfm2-bidirectional": {"tie_word_embeddings", "block_ffn_dim_multiplier", "block_multiple_of"},
     # of another norm; and of text alone
     "stablelm-llava": {"architectures", "model_type", "rms_norm_eps"},
@@ -79,7 +80,7 @@ VISION = re.compile(r"(model\.)?(visual|vision_\w+|multi_modal_projector)\..*")
 #: What else the published ones have beside their text model.
 BESIDE = re.compile(
     r"((model|thinker)\.)?(visual|vision_tower|vision_model|multi_modal_projector|mm_projector|audio_tower|connector|"
-    r"aligner|generation_head|talker|token2wav|encoder|projector|mtp|siglip2|merger|mlp_AR)\..*|norm\.weight"
+    r"aligner|generation_head|talker|token2wav|encoder|projector|mtp|siglip2|merger|mlp_AR|mlp1)\..*|norm\.weight"
 )
 #: Families whose GGUF becomes another class: a Mistral without its window computes what a Llama does, and GGUF has one
 #: architecture for both; the text model of one that sees is a model of its own.
@@ -191,7 +192,7 @@ def test_there_and_back(name, folders, tmp_path):
     if name in PUBLISHED:
         written = flat_config(PUBLISHED[name].config)
         skipped = NOT_OURS | OTHERWISE.get(name, {"architectures", "model_type"} if name in MULTIMODAL else set())
-        for key in written.keys() - skipped - {"text_config", "thinker_config"}:
+        for key in written.keys() - skipped - {"text_config", "thinker_config", "llm_config"}:
             assert normal(back.config.get(key)) == normal(written[key]), key
         return
     (tmp_path / "config.json").write_text(json.dumps(back.config))
@@ -236,6 +237,7 @@ MORE = {
     "gptoss-windows": {"gpt-oss.rope.scaling.yarn_truncate", "gpt-oss.attention.sliding_window_pattern"},
     # what llama.cpp would take anyway
     "mixtral": {"llama.attention.key_length", "llama.attention.value_length"},
+    "cohere2-vision": {"cohere2.attention.key_length", "cohere2.attention.value_length"},
     "gemma": {"gemma.rope.freq_base"},
     "xverse": {"xverse.rope.freq_base", "xverse.attention.head_count_kv"},
     "orion": {"orion.rope.freq_base"},

@@ -195,6 +195,11 @@ def test_unknown_architecture():
     refused(replace(gguf(), architecture="strange"), "strange", "llama", error=UnsupportedError)
 
 
+def test_no_familys_word_stands_before_the_list_of_all():
+    other = {"architectures": ["StrangeForCausalLM"], "model_type": "strange", "layer_types": ["odd", "odder"]}
+    refused(hf(other), "StrangeForCausalLM", "llama", error=UnsupportedError)
+
+
 def test_what_sees_around_a_llama_is_no_llama():
     text = dict(hf().config)
     config = {"architectures": ["SeeingForConditionalGeneration"], "model_type": "seeing", "text_config": text}

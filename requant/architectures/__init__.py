@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from requant.architectures import index
+from requant.architectures.around import inside
 from requant.architectures.joined import joined as _joined
 from requant.architectures.own_names import Kept
 from requant.architectures.own_names import kept_as as _kept_as
@@ -44,6 +45,8 @@ def _candidates(source: Checkpoint[Tensor]) -> tuple[Family, ...]:
 
 def _words(config: Config, architecture: str) -> Iterable[str]:
     """What names the family of a checkpoint: classes and model types, or the architecture of a GGUF."""
+    text = inside(config)
+    config, architecture = (text, "") if text else (config, architecture)
     named = config.get("architectures")
     found = (*(named if isinstance(named, list) else ()), config.get("model_type"), architecture)
     return [word for word in found if isinstance(word, str)]

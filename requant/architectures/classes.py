@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from requant.architectures.around import inside, seen
 from requant.architectures.rules import Config, Family
 from requant.errors import UnsupportedError
 from requant.losses import Loss, LossKind
@@ -37,9 +38,12 @@ def class_of(config: Config, model_type: str, families: Sequence[Family]) -> Mod
     """The family by class where a known one is given, else by model type.
 
     config: as it lies on disk, not that of its text model: what sees or hears around a llama has other names, and
-    computes other things. Raises `UnsupportedError` for a class whose head has no place in the family's GGUF, and for
-    model types of no family.
+    computes other things. What may see around any text model is read by what it says of that. Raises
+    `UnsupportedError` for a class whose head has no place in the family's GGUF, and for model types of no family.
     """
+    if text := inside(config):
+        found = class_of(text, "", families)
+        return replace(found, family=seen(found.family))
     named = config.get("architectures")
     classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     types = [name for name in (config.get("model_type"), model_type) if isinstance(name, str) and name]

@@ -7,6 +7,7 @@ Facts: llama.cpp's conversion/nemotron.py and src/models/nemotron-h.cpp; transfo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -58,7 +59,10 @@ def _kinds(config: Config) -> list[str]:
 
 
 def _sparse(config: Config) -> bool:
-    return "moe" in _kinds(config)
+    """Whether a layer has experts, of any config.json: one that is not understood is told when its layers are read."""
+    with suppress(PlanError):
+        return "moe" in _kinds(config)
+    return False
 
 
 def _widths(kind: str, name: str, absent: int) -> Callable[[Config], Json]:
