@@ -90,6 +90,9 @@ NAMES = [
     "llama4",
     "glm4v",
     "glm-ocr",
+    "internvl",
+    "lfm2vl",
+    "cohere2vision",
 ]
 
 
@@ -118,6 +121,14 @@ def back(text, mmproj, out, recipe=None):
 
 #: Of each, what a GGUF does not say, and transformers does not compute by; or what is told as lost.
 UNSAID = {
+    "internvl": {"image_seq_length"},  # which follows from the others, but not in the small model
+    # the width comes back as it is, not as it is computed
+    "lfm2vl": {
+        "text_config.tie_word_embeddings",
+        "text_config.block_auto_adjust_ff_dim",
+        "text_config.intermediate_size",
+    },
+    "cohere2vision": {"text_config.tie_word_embeddings"},
     "qwen3vlmoe": {"text_config.tie_word_embeddings"},  # transformers goes by the other one
     "gemma3": {"vision_config.vision_use_head"},  # the head that makes one vector of a picture
     "pixtral": {"text_config.model_type"},  # a Mistral without a window is a Llama
@@ -127,7 +138,7 @@ UNSAID = {
 #: Numbers of tokens, which only a tokenizer says.
 NUMBERS = re.compile(r"_name_or_path|(text_config\.)?_?(bos|eos|pad)_token_id")
 #: Not run for every change; the others are of the same kind.
-SLOW = {"qwen2vl", "qwen3.5moe", "idefics3", "gemma4", "glm-ocr", "pixtral", "smolvlm"}
+SLOW = {"qwen2vl", "qwen3.5moe", "idefics3", "gemma4", "glm-ocr", "pixtral", "smolvlm", "lfm2vl", "cohere2vision"}
 
 
 def flat(config, path=""):

@@ -16,7 +16,7 @@ from requant.architectures.changes import Rotated
 from requant.architectures.decoders import LAYER, SIZES, VOCABULARY_SIZE, decoder, norm, rms_norm_eps
 from requant.architectures.llama import MLP, SILU, TRUNK, attention, head_width
 from requant.architectures.mamba import UNLIMITED, grouped_scan
-from requant.architectures.numbers import number, shown
+from requant.architectures.numbers import number
 from requant.architectures.rope import Rope
 from requant.architectures.rules import (
     Assumption,
@@ -31,6 +31,7 @@ from requant.architectures.rules import (
     ToHf,
     always,
 )
+from requant.architectures.states import check_width, expansion, width_of_heads
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
 
@@ -52,24 +53,19 @@ def _inner(config: Config) -> Json:
 
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    heads, width = sizes["linear_heads"], config.get("mamba_d_head", "auto")
-    if not heads or sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
-        raise PlanError(f"config.json: {heads} heads of {shown(width)} are not the {sizes['inner']} of the state")
+    check_width(config, sizes)
     if 2 * sizes["rotary"] != sizes["head"]:
         raise PlanError(f"config.json: {sizes['rotary']} of {sizes['head']} numbers are rotated; Bamba rotates half")
     return ToGgml()
 
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
-    inner, hidden, heads = sizes["inner"], sizes["hidden"], sizes["linear_heads"]
-    if not heads or inner % hidden or inner % heads:
-        raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads in a model of {hidden}")
     chosen: Json = [n for n, attends in enumerate(ATTENDING["attends"](values)) if attends]
     config: dict[str, Json] = {
         "attn_layer_indices": chosen,
         "num_key_value_heads": sizes["kv_heads"],
-        "mamba_d_head": inner // heads,
-        "mamba_expand": inner // hidden,
+        "mamba_d_head": width_of_heads(sizes),
+        "mamba_expand": expansion(sizes),
         "attn_rotary_emb": sizes["rotary"],
     }
     return ToHf(config)

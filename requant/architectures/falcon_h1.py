@@ -29,6 +29,7 @@ from requant.architectures.rules import (
     ToHf,
     always,
 )
+from requant.architectures.states import check_width, width_of_heads
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
 
@@ -81,9 +82,7 @@ def _inner(config: Config) -> Json:
 
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    heads, width = sizes["linear_heads"], config.get("mamba_d_head", "auto")
-    if not heads or sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
-        raise PlanError(f"config.json: {heads} heads of {shown(width)} are not the {sizes['inner']} of the state")
+    check_width(config, sizes)
     normed = bool(config.get("mamba_rms_norm", False))
     if normed != any(tensor.name.endswith(".mamba.norm.weight") for tensor in checkpoint.tensors):
         raise PlanError(f"config.json: mamba_rms_norm is {normed}, which the tensors contradict")
@@ -93,15 +92,12 @@ def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> To
 
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
-    inner, heads = sizes["inner"], sizes["linear_heads"]
-    if not heads or inner % heads:
-        raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads")
     ones: dict[str, Json] = dict.fromkeys(_SINGLE, 1.0)
     lists: dict[str, Json] = {name: [1.0] * count for name, count in _SEVERAL.items()}
     normed = "blk.0.ssm_norm.weight" in tensors
     config: dict[str, Json] = {
-        "mamba_d_ssm": inner,
-        "mamba_d_head": inner // heads,
+        "mamba_d_ssm": sizes["inner"],
+        "mamba_d_head": width_of_heads(sizes),
         "mamba_rms_norm": normed,
         "mamba_norm_before_gate": not normed,
     }

@@ -30,7 +30,7 @@ from requant.architectures.rules import (
     ToHf,
     always,
 )
-from requant.errors import PlanError
+from requant.architectures.states import check_width, expansion, width_of_heads
 from requant.ir import Checkpoint, Json, Tensor, Typed
 
 #: What config.json calls the two kinds of layers: on the hub, and as transformers 5 saves it.
@@ -61,25 +61,20 @@ def _width(config: Config) -> Json:
 
 
 def _to_ggml(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> ToGgml:
-    heads, width = sizes["linear_heads"], config.get("mamba_d_head", "auto")
-    if not heads or sizes["inner"] % heads or width not in ("auto", None, sizes["inner"] // heads):
-        raise PlanError(f"config.json: {heads} heads of {width} are not the {sizes['inner']} numbers of the state")
+    check_width(config, sizes)
     return ToGgml({_ROTATED: Typed("bool", config.get("position_embedding_type") == "rope")})
 
 
 def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
-    inner, hidden, heads = sizes["inner"], sizes["hidden"], sizes["linear_heads"]
-    if not heads or inner % hidden or inner % heads:
-        raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads in a model of {hidden}")
     types: Json = ["attention" if attends else "mamba" for attends in ATTENDING["attends"](values)]
     experts = sizes["experts"]
     config: dict[str, Json] = {
         "layer_types": types,
         "num_key_value_heads": sizes["kv_heads"],
         "position_embedding_type": "rope" if values.get(_ROTATED, True) else None,
-        "mamba_n_heads": heads,
-        "mamba_d_head": inner // heads,
-        "mamba_expand": inner // hidden,
+        "mamba_n_heads": sizes["linear_heads"],
+        "mamba_d_head": width_of_heads(sizes),
+        "mamba_expand": expansion(sizes),
         "num_experts_per_tok": int(number(values, "expert_used_count", 0)),
         "intermediate_size": sizes["ffn"],
         "shared_intermediate_size": sizes["shared_ffn"] if experts else sizes["ffn"],

@@ -29,6 +29,7 @@ from requant.architectures.rules import (
     always,
     unsaid,
 )
+from requant.architectures.states import expansion, width_of_heads
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
 from requant.losses import Loss, LossKind
@@ -105,10 +106,8 @@ def _one_width(checkpoint: Checkpoint[Tensor], config: Config, sizes: Sizes) -> 
 
 
 def _heads(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
-    heads, inner, hidden = sizes["linear_heads"], sizes["inner"], sizes["hidden"]
-    if not heads or inner % heads or inner % hidden:
-        raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads in a model of {hidden}")
-    return ToHf({"num_heads": heads, "head_dim": inner // heads, "expand": inner // hidden})
+    heads = sizes["linear_heads"]
+    return ToHf({"num_heads": heads, "head_dim": width_of_heads(sizes), "expand": expansion(sizes)})
 
 
 _TRUNK: Final = (

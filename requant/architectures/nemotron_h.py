@@ -31,6 +31,7 @@ from requant.architectures.rules import (
     always,
     same_as,
 )
+from requant.architectures.states import width_of_heads
 from requant.errors import PlanError
 from requant.ir import Checkpoint, Json, Tensor
 
@@ -106,13 +107,10 @@ def _to_hf(values: Config, tensors: Mapping[str, Tensor], sizes: Sizes) -> ToHf:
     kinds: list[Json] = [
         "full_attention" if attends else forward if feeds else "linear_attention" for attends, feeds in layers
     ]
-    inner, heads = sizes["inner"], sizes["linear_heads"]
-    if not heads or inner % heads:
-        raise PlanError(f"metadata: ssm.inner_size is {inner}, of {heads} heads")
     config: dict[str, Json] = {
         "layers_block_type": kinds,
         "hybrid_override_pattern": "".join({v: k for k, v in _LETTERS.items()}[str(kind)] for kind in kinds),
-        "mamba_head_dim": inner // heads,
+        "mamba_head_dim": width_of_heads(sizes),
         "num_key_value_heads": sizes["kv_heads"],
     }
     if forward == "mlp":

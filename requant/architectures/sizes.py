@@ -40,20 +40,8 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
     compressed = _compressed(values, heads)
     if not compressed and _count(values, "attention.value_length", head) != head:
         raise PlanError(f"keys of {head} and values of {values['attention.value_length']} numbers per head")
-    experts = 0 if values.get("expert_count") == 0 else _count(values, "expert_count", 0)
-    absent = _count(values, "expert_feed_forward_length", 0) if experts else 0 if state_alone else None
-    ffn = _count(values, "feed_forward_length", absent)
-    for what, count in (("experts", experts), ("numbers per head", head)):
-        if count > _MOST:
-            raise PlanError(f"{count} {what}, where no model has more than {_MOST}")
-    if experts and not 0 < _count(values, "expert_used_count") <= experts:
-        raise PlanError(f"{values['expert_used_count']} experts used out of {experts}")
-    expert_ffn, shared = _count(values, "expert_feed_forward_length", ffn), 0
-    if values.get("expert_shared_count"):
-        shared = _count(values, "expert_shared_count")
-    shared_ffn = _count(values, "expert_shared_feed_forward_length", shared * expert_ffn if shared else ffn)
-    streams = _count(values, "altup.num_inputs", 0)
-    per_layer = _count(values, _PER_LAYER) if values.get(_PER_LAYER) else 0
+    if head > _MOST:
+        raise PlanError(f"{head} numbers per head, where no model has more than {_MOST}")
     return {
         "layers": max(layers, _count(values, "decoder_block_count", 0)),
         "hidden": hidden,
@@ -67,36 +55,62 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "kv": kv_heads * head,
         "kv_pair": 2 * kv_heads * head,
         "qkv": (heads + 2 * kv_heads) * head,
-        "ffn": ffn,
-        "ffn_pair": 2 * ffn,
-        "ffn_half": ffn // 2,
-        "expert_ffn": expert_ffn,
-        "expert_pair": 2 * expert_ffn,
-        "shared_ffn": shared_ffn,
-        "shared_ffn_pair": 2 * shared_ffn,
-        "experts": experts,
-        "chunk_experts": experts // _count(values, "experts_per_group", 1),
-        "chunk_ffn": _count(values, "expert_chunk_feed_forward_length", 0),
-        "buckets": _count(values, "attention.relative_buckets_count", 0),
-        "one": 1,
-        "streams": streams,
-        "stream_pairs": streams * streams,
-        "other_streams": max(0, streams - 1),
-        "laurel": 64,
-        "per_layer": per_layer,
-        "all_per_layer": layers * per_layer,
-        "rotary": _count(values, "rope.dimension_count", head),
-        "positions": _count(values, "context_length"),
         "query_and_gate": 2 * heads * head,
         "query_group": heads // max(1, kv_heads) * head,
-        "expert_rows": experts * expert_ffn,
+        "rotary": _count(values, "rope.dimension_count", head),
+        "positions": _count(values, "context_length"),
+        "buckets": _count(values, "attention.relative_buckets_count", 0),
+        "types": _count(values, "tokenizer.ggml.token_type_count", 0),
+        "one": 1,
+        **_forward(values, state_alone=state_alone),
+        **_streams(values, layers),
         **_recurrent(values),
         "latent": _count(values, "moe_latent_size", hidden),
         **_receptive(values, hidden),
         "delta_head": _count(values, "kda.head_dim", 0),
         "delta": heads * _count(values, "kda.head_dim", 0),
         **compressed,
-        "types": _count(values, "tokenizer.ggml.token_type_count", 0),
+    }
+
+
+def _forward(values: Config, *, state_alone: bool) -> dict[str, int]:
+    """Widths of feed-forward networks, and of experts how many and how wide. state_alone: there may be neither."""
+    experts = 0 if values.get("expert_count") == 0 else _count(values, "expert_count", 0)
+    absent = _count(values, "expert_feed_forward_length", 0) if experts else 0 if state_alone else None
+    ffn = _count(values, "feed_forward_length", absent)
+    if experts > _MOST:
+        raise PlanError(f"{experts} experts, where no model has more than {_MOST}")
+    if experts and not 0 < _count(values, "expert_used_count") <= experts:
+        raise PlanError(f"{values['expert_used_count']} experts used out of {experts}")
+    expert_ffn = _count(values, "expert_feed_forward_length", ffn)
+    shared = _count(values, "expert_shared_count") if values.get("expert_shared_count") else 0
+    shared_ffn = _count(values, "expert_shared_feed_forward_length", shared * expert_ffn if shared else ffn)
+    return {
+        "ffn": ffn,
+        "ffn_pair": 2 * ffn,
+        "ffn_half": ffn // 2,
+        "experts": experts,
+        "expert_ffn": expert_ffn,
+        "expert_pair": 2 * expert_ffn,
+        "expert_rows": experts * expert_ffn,
+        "shared_ffn": shared_ffn,
+        "shared_ffn_pair": 2 * shared_ffn,
+        "chunk_experts": experts // _count(values, "experts_per_group", 1),
+        "chunk_ffn": _count(values, "expert_chunk_feed_forward_length", 0),
+    }
+
+
+def _streams(values: Config, layers: int) -> dict[str, int]:
+    """Of Gemma 3n and 4: streams beside each other, and the embeddings that layers have of their own."""
+    streams = _count(values, "altup.num_inputs", 0)
+    per_layer = _count(values, _PER_LAYER) if values.get(_PER_LAYER) else 0
+    return {
+        "streams": streams,
+        "stream_pairs": streams * streams,
+        "other_streams": max(0, streams - 1),
+        "laurel": 64,
+        "per_layer": per_layer,
+        "all_per_layer": layers * per_layer,
     }
 
 

@@ -14,7 +14,7 @@ from requant.architectures.rules import Assumption, Config, Default, Key, Rule, 
 from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
-from requant.projectors.rules import Projector, computed, linear, norm, split
+from requant.projectors.rules import Folder, Projector, computed, linear, norm, split
 from requant.projectors.sizes import count
 from requant.projectors.towers import activation, epsilon, kind, positions, vision_keys, vision_sizes
 
@@ -89,6 +89,44 @@ def _when(rule: Rule, flag: str, bias: str = "") -> Rule:
     return replace(rule, when="+".join(filter(None, (flag, more))))
 
 
+def _told(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """Squares as lists, and what only tensors say."""
+    edge, patch = count(values, "vision.image_size"), count(values, "vision.patch_size")
+    scale = count(values, "vision.projector.scale_factor")
+    first = _LAYER.format(n=0)
+    return {
+        _VISION + "image_size": [edge, edge],
+        _VISION + "patch_size": [patch, patch],
+        _VISION + "attention_bias": first + "attn.q.bias" in shapes,
+        _VISION + "use_qk_norm": first + "attn.q_norm.weight" in shapes,
+        _VISION + "norm_type": "layer_norm" if first + "norm1.bias" in shapes else "rms_norm",
+        _VISION + "hidden_act": "silu" if values.get("use_silu") is True else "gelu",
+        "llm_config.hidden_size": None,
+        "downsample_ratio": 1 / scale,
+        "image_seq_length": (edge // patch // scale) ** 2,
+        "min_dynamic_patch": values.get("vision.preproc_min_tiles"),
+        "max_dynamic_patch": values.get("vision.preproc_max_tiles"),
+        "preprocessor.size": {"height": edge, "width": edge},
+    }
+
+
+#: Names of transformers' own class; folders of InternVL's authors become one of its kind.
+_SPELLED: Final = (
+    (r"^vision\.class_embedding$", "vision_tower.embeddings.cls_token"),
+    (r"^vision\.position_embedding$", "vision_tower.embeddings.position_embeddings"),
+    (r"^vision\.patch_embedding\.", "vision_tower.embeddings.patch_embeddings.projection."),
+    (r"^vision\.layers\.", "vision_tower.encoder.layer."),
+    (r"\.attn\.proj\.", ".attention.projection_layer."),
+    (r"\.attn\.([qkv])\.", r".attention.\1_proj."),
+    (r"\.attn\.([qk])_norm\.", r".attention.\1_norm."),
+    (r"(^vision_tower\..*)\.norm1\.", r"\1.layernorm_before."),
+    (r"(^vision_tower\..*)\.norm2\.", r"\1.layernorm_after."),
+    (r"\.ls([12])$", r".lambda_\1"),
+    (r"^mlp1\.0\.", "multi_modal_projector.layer_norm."),
+    (r"^mlp1\.1\.", "multi_modal_projector.linear_1."),
+    (r"^mlp1\.3\.", "multi_modal_projector.linear_2."),
+)
+
 INTERNVL: Final = Projector(
     name="internvl",
     classes=("InternVisionModel", "InternVLForConditionalGeneration", "InternVLChatModel"),
@@ -141,4 +179,22 @@ INTERNVL: Final = Projector(
         "norm_bias": r"vision\.layers\.\d+\.norm1\.bias",
     },
     assumptions=(Assumption(_VISION + "num_channels", (3,), 3),),
+    folders=(
+        Folder(
+            ("qwen2", "qwen3", "qwen3moe", "llama", "internlm2", "gpt-oss"),
+            "InternVLForConditionalGeneration",
+            "internvl",
+            "language_model.model.",
+            spelled=_SPELLED,
+            settings={
+                _VISION + "model_type": "internvl_vision",
+                _VISION + "architectures": ["InternVisionModel"],
+                "preprocessor.image_processor_type": "GotOcr2ImageProcessor",
+                "preprocessor.processor_class": "InternVLProcessor",
+            },
+            told=_told,
+            tokens={"image_token_id": "<IMG_CONTEXT>"},
+            flags={"fused": False},
+        ),
+    ),
 )

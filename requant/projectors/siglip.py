@@ -41,6 +41,8 @@ _FLAT: Final = (
     (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
     (r"^vision_tower\.vision_model\.", "vision_tower."),
 )
+#: As transformers 5 saves both.
+_WITH_MODEL: Final = ((r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),)
 _EMBEDDINGS_F32: Final = (r"v\.(?:patch|position)_embd\..*", "F32")
 
 
@@ -126,6 +128,20 @@ def _dropped(config: Config) -> int:
     return -(layer + 1)
 
 
+def _told_lfm2(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
+    """Widths and biases of the projector; of the tower, the layers that it sees the output of."""
+    ways = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
+    return {
+        _VISION + "image_size": None,
+        _VISION + "num_hidden_layers": values.get("vision.block_count"),
+        _VISION + "num_patches": shapes.get("vision_tower.embeddings.position_embedding.weight", (0,))[0],
+        "projector_hidden_size": shapes.get("multi_modal_projector.linear_1.weight", (0,))[0],
+        "projector_bias": "multi_modal_projector.linear_1.bias" in shapes,
+        "projector_use_layernorm": "multi_modal_projector.layer_norm.weight" in shapes,
+        f"{PREPROCESSOR}resample": ways.get(str(values.get("vision.image_resize_algo"))),
+    }
+
+
 _LFM2_LAYERS: Final = _VISION + "num_hidden_layers"
 LFM2_VL: Final = Projector(
     name="lfm2",
@@ -174,6 +190,22 @@ LFM2_VL: Final = Projector(
     },
     assumptions=(Assumption(_VISION + "patch_size", (16,), 16),),
     ignored=(pooling_head(r"vision_tower\."),),
+    folders=(
+        Folder(
+            ("lfm2", "lfm2moe"),
+            "Lfm2VlForConditionalGeneration",
+            "lfm2_vl",
+            spelled=_WITH_MODEL,
+            settings={
+                _VISION + "model_type": "siglip2_vision_model",
+                _VISION + "vision_use_head": False,
+                f"{PREPROCESSOR}image_processor_type": "Lfm2VlImageProcessor",
+                f"{PREPROCESSOR}processor_class": "Lfm2VlProcessor",
+            },
+            told=_told_lfm2,
+            tokens={"image_token_id": "<image>"},
+        ),
+    ),
 )
 
 
@@ -206,6 +238,24 @@ COHERE2_VISION: Final = Projector(
     renamed=_FLAT,
     ignored=(pooling_head(r"vision_tower\."),),
     forced=(_EMBEDDINGS_F32,),
+    folders=(
+        Folder(
+            ("cohere2",),
+            "Cohere2VisionForConditionalGeneration",
+            "cohere2_vision",
+            spelled=_WITH_MODEL,
+            settings={
+                _VISION + "model_type": "siglip_vision_model",
+                _VISION + "vision_use_head": False,
+                f"{PREPROCESSOR}image_processor_type": "Cohere2VisionImageProcessor",
+                f"{PREPROCESSOR}processor_class": "Cohere2VisionProcessor",
+            },
+            told=lambda values, shapes: {
+                "alignment_intermediate_size": shapes.get("multi_modal_projector.linear_1.weight", (0,))[0]
+            },
+            tokens={"image_token_id": "<|IMG_PATCH|>"},
+        ),
+    ),
 )
 
 
