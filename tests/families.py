@@ -59,9 +59,10 @@ Of sentence-transformers' modules, the way of pooling becomes `pooling_type`, an
 `--sentence-transformers-dense-modules`, and in LFM2. Embeddings are then those behind the modules
 (`tests/test_dense_modules.py`). Other modules are told as lost; from folder to folder they are carried along.
 
-The logits of RWKV 7 are those of its paper's formulas in numpy (`tests/test_rwkv.py`). Where an indexer chooses tokens
-(DeepSeek V3.2, GLM-5), llama.cpp chooses those that transformers chooses, but for scores as close as rounding lets them
-be.
+The logits of RWKV 7 are those of its paper's formulas in numpy (`tests/test_rwkv.py`); those of a T5 are transformers'
+before it divides them by the root of the model's width, which llama.cpp does not, and which is told. Where an indexer
+chooses tokens (DeepSeek V3.2, GLM-5), llama.cpp chooses those that transformers chooses, but for scores as close as
+rounding lets them be.
 
 Where a GGUF says more than the converter's, or something else, `tests/test_architectures.py` lists every key with the
 reason (`MORE`, `OTHER`, `REORDERED`): what transformers 5 no longer writes and the converter so leaves out, above all

@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from requant.encodings import Blocks
 from requant.execution import execute
 from requant.formats.gguf import Gguf
 from requant.formats.safetensors import Safetensors
@@ -28,7 +32,7 @@ from tests.tiny_published import PUBLISHED
 TOLERANCE = 1e-3
 
 
-def to_gguf(folder, path, *, encoder=False):
+def to_gguf(folder, path, *, encoder=False, recipe="F32"):
     source = Safetensors().read(folder)
     words = ()
     if encoder:  # llama.cpp asks an encoder for a vocabulary, whatever it is
@@ -38,7 +42,7 @@ def to_gguf(folder, path, *, encoder=False):
             ("tokenizer.ggml.tokens", Typed("[str]", [f"▁{n}" for n in range(count)])),
             ("tokenizer.ggml.token_type", Typed("[i32]", [1] * count)),
         )
-    execute(plan_conversion(source, Gguf(), path, Request(recipe="F32", vocabulary=False, key_values=words)))
+    execute(plan_conversion(source, Gguf(), path, Request(recipe, vocabulary=False, key_values=words)))
     return path
 
 
@@ -129,6 +133,44 @@ def test_embeddings(name, tmp_path):
             theirs = inner(torch.tensor([text])).last_hidden_state[0].numpy()
             agree(ours, theirs[: len(ours)])  # of the first token alone where the GGUF says so
             assert len(ours) == (1 if name == "neobert" else len(text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [24, 1100])
+@pytest.mark.parametrize("name", sorted(TWO_STACKS))
+def test_logits_of_two_stacks(name, length, tmp_path):
+    """What the decoder says of a text that the encoder has read, but for a factor that a loss tells llama.cpp lacks."""
+    model = make(name, tmp_path / "hf")
+    path = to_gguf(tmp_path / "hf", tmp_path / "model.gguf")
+    asked = {"read": tokens(length), "write": tokens(length)[::-1]}
+    source, out = tmp_path / "in.json", tmp_path / "out.npy"
+    source.write_text(json.dumps(asked))
+    command = [sys.executable, "-m", "tests.two_stacks", *map(str, (path, source, out))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with torch.inference_mode():
+        read, write = (torch.tensor([asked[part]]) for part in ("read", "write"))
+        theirs = model(input_ids=read, decoder_input_ids=write).logits[0].numpy()
+    assert model.config.tie_word_embeddings
+    # scores of attention are not scaled down in a T5, so that its softmax makes much of little
+    agree(np.load(out) * model.config.d_model**-0.5, theirs, 3e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in TWO_STACKS])
+def test_q4_k_m_runs(name, tmp_path):
+    """llama.cpp computes with what most people convert to, and nearly the same but for routers that choose others."""
+    make(name, tmp_path / "hf")
+    embeds = name in ENCODERS | DIFFUSION
+    text, found = tokens(24), []
+    for recipe in ("F32", "Q4_K_M"):
+        path = to_gguf(tmp_path / "hf", tmp_path / f"{recipe}.gguf", encoder=embeds, recipe=recipe)
+        with LlamaCpp(path, n_ctx=32, embeddings=embeds, precise=True) as runtime:
+            found.append((runtime.embed if embeds else runtime.logits)(text))
+    exact, quantized = found
+    blocks = [tensor for tensor in Gguf().read(tmp_path / "Q4_K_M.gguf").tensors if isinstance(tensor.encoding, Blocks)]
+    assert blocks and np.isfinite(quantized).all() and quantized.shape == exact.shape
+    assert np.abs(quantized - exact).max() > 0 and np.corrcoef(quantized.ravel(), exact.ravel())[0, 1] > 0.5
 
 
 def test_embeddings_of_minilm(tmp_path):
