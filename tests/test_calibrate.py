@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from requant.errors import FormatError, PlanError
+from requant.errors import FormatError, PlanError, VerifyError
 from requant.formats import FORMATS
 from requant.formats import open as open_model
 from requant.formats.imatrix import read_imatrix
@@ -232,8 +232,55 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
 
 
+@pytest.mark.parametrize("gradients", (False, True))
+def test_tables_as_large_as_the_vocabulary_stay_out_of_memory(tiny, tmp_path, monkeypatch, gradients):
+    """Gradients begin at the head: it alone is there, while they do."""
+    from requant.calibration.skeleton import Skeleton
+
+    filled, genuine = [], Skeleton._values
+
+    def noted(self, name, shape):
+        filled.append(name)
+        return genuine(self, name, shape)
+
+    ids_as_text(monkeypatch)
+    monkeypatch.setattr(Skeleton, "_values", noted)
+    found = calibrate(plan_of(tiny, tmp_path), Request(window=64, gradients=gradients))
+    assert "model.norm.weight" in filled and "model.embed_tokens.weight" not in filled
+    assert filled.count("lm_head.weight") == gradients
+    assert found.importance.entries["output.weight"].counts.tolist() == [18 * 64]
+
+
+@pytest.mark.parametrize("name", ("model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"))
+def test_damaged_weights_are_told_by_name(tmp_path, monkeypatch, name):
+    from safetensors.torch import load_file, save_file
+
+    tiny_models.make("llama", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name].fill_(np.nan)
+    save_file(tensors, path, {"format": "pt"})
+    ids_as_text(monkeypatch)
+    with pytest.raises(VerifyError, match=f"{name} holds NaN"):
+        calibrate(plan_of(tmp_path / "model", tmp_path), Request(window=64))
+
+
+def test_states_that_were_cut_off_are_told(tmp_path):
+    import torch
+
+    from requant.calibration.states import States
+
+    states = States(tmp_path / "0.states", 4, 3).make_room(2)
+    states[1] = torch.arange(12.0).reshape(4, 3)
+    assert torch.equal(states[1][0], torch.arange(12.0).reshape(4, 3))
+    with (tmp_path / "0.states").open("r+b") as file:
+        file.truncate(90)
+    with pytest.raises(PlanError, match=r"0\.states is cut off"):
+        states[1]
+
+
 def test_a_full_disk_is_an_error_and_no_crash(tiny, tmp_path, monkeypatch):
-    """What lies between layers is written through a map, for which room must be found first."""
+    """Room for what lies between layers is found before anything is written there."""
     import errno
 
     from requant import system

@@ -199,9 +199,11 @@ def test_experts_are_given_what_chose_them(shared):
 
 
 def test_an_evaluation_that_multiplies_others_is_refused():
+    """The head comes last at first, and later not."""
     graph = Graph()
-    product = graph.node(1, graph.tensor(np.zeros((3, 5), np.float32), "w"), graph.tensor(np.ones((4, 5), np.float32)))
-    inputs = Inputs(graph.library, ["w"], lambda fraction: None)
+    given = graph.tensor(np.ones((4, 5), np.float32), "result_norm")
+    product = graph.node(1, graph.tensor(np.zeros((3, 5), np.float32), "output.weight"), given)
+    inputs = Inputs(graph.library, ["output.weight"], lambda fraction: None)
     for times in (1, 2):
         inputs.begin()
         for _ in range(times):

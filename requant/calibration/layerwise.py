@@ -7,20 +7,19 @@ Every window has the same length and is a batch by itself, so that what the mode
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from requant import system
 from requant.calibration.kept import Kept
 from requant.calibration.outer import Outer
-from requant.calibration.recording import Record, Recording
+from requant.calibration.recording import HeadReached, Record, Recording
 from requant.calibration.skeleton import Skeleton
+from requant.calibration.states import States
 from requant.errors import UnsupportedError, VerifyError
 
 #: What is being done, and how much of it is.
@@ -50,7 +49,9 @@ class Layerwise:
         self._windows = [torch.tensor([list(window)]) for window in windows]
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._around = tuple(
-            name for name, _ in skeleton.model.named_parameters() if not name.startswith(f"{skeleton.layers_name}.")
+            name
+            for name, _ in skeleton.model.named_parameters()
+            if not name.startswith(f"{skeleton.layers_name}.") and name not in skeleton.tables.values()
         )
         self.record = Record(skeleton, outer)
         self._kept = kept or Kept(None, "")
@@ -80,17 +81,13 @@ class Layerwise:
                 yield partial(self._backward, n, graded), "gradients", (layers - n) / layers
             yield partial(self._leave, graded), "gradients", 1.0
 
-    def _states(self, name: str, windows: int | None = None) -> Any:
-        """What lies in a file of states: of all windows, or of the first ones, where the others are cut off."""
-        shape = (windows or len(self._windows), self._windows[0].shape[1], self._width)
-        return np.memmap(self._path(name), np.float32, "r+", shape=shape)
+    def _states(self, name: str) -> States:
+        """What lies in a file of states."""
+        return States(self._path(name), self._windows[0].shape[1], self._width)
 
-    def _new_states(self, name: str, windows: int | None = None) -> Any:
-        """Room for them first: a map of a file for which there is none would end the process."""
-        with self._path(name).open("wb") as file:
-            count = windows or len(self._windows)
-            system.reserve(file.fileno(), 4 * count * self._windows[0].shape[1] * self._width)
-        return self._states(name, windows)
+    def _new_states(self, name: str, windows: int | None = None) -> States:
+        """Of all windows, or of the first ones."""
+        return self._states(name).make_room(windows or len(self._windows))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.states"
@@ -98,7 +95,10 @@ class Layerwise:
     @torch.no_grad()
     def _catch(self) -> None:
         """What every layer is given besides states."""
-        with self._skeleton.filled(*self._around):
+        with (
+            self._skeleton.filled(*self._around) as places,
+            Recording(self.record, places, inputs=False, gradients=False, lookups=False),
+        ):
             calls = [self._caught(window) for window in (self._windows[0], self._windows[-1])]
             if not all(_same(one, other) for one, other in zip(*calls, strict=True)):
                 raise UnsupportedError("this model gives its layers more than states, masks and positions")
@@ -107,7 +107,7 @@ class Layerwise:
     @torch.no_grad()
     def _enter(self) -> Callable[[], None]:
         """States before the first layer."""
-        states: Any = None
+        states: States | None = None
         with (
             self._skeleton.filled(*self._around) as places,
             Recording(self.record, places, inputs=True, gradients=False),
@@ -118,7 +118,7 @@ class Layerwise:
                 if states is None:
                     self._width = found.shape[-1]
                     states = self._new_states("0")
-                states[n] = found[0].numpy()
+                states[n] = found[0]
         self._end_layer()
         return _nothing
 
@@ -173,10 +173,9 @@ class Layerwise:
         ):
             for number in range(len(self._windows)):
                 self._begin_window()
-                out = self._layer(n, torch.from_numpy(np.array(before[number : number + 1])))
-                after[number] = out[0].numpy()
+                after[number] = self._layer(n, before[number])[0]
         self._end_layer()
-        if not np.isfinite(after[:1]).all():
+        if not torch.isfinite(after[0]).all():
             raise VerifyError(f"layer {n} gives NaN or infinities", hint="its weights are damaged")
         if not keep:
             return partial(self._discard, str(n))
@@ -186,24 +185,32 @@ class Layerwise:
         """The inputs of what comes after the layers; and the gradients that begin there."""
         layers = len(self._skeleton.layers)
         last = self._states(str(layers))
-        gradients: Any = self._new_states(f"gradients{layers}", gradient_windows) if gradient_windows else None
-        with self._skeleton.filled(*self._around) as places:
-            for number, window in enumerate(self._windows):
-                self._begin_window()
-                graded = number < gradient_windows
-                states = torch.from_numpy(np.array(last[number : number + 1])).requires_grad_(graded)
-                passing = [lambda given, *args, **kwargs: given] * (len(self._skeleton.layers) - 1)
-                with (
-                    torch.set_grad_enabled(graded),
-                    Recording(self.record, places, inputs=True, gradients=graded, lookups=False),
-                    self._patched([*passing, lambda given, *args, states=states, **kwargs: states]),
-                ):
-                    logits = self._skeleton.model(window, use_cache=False).logits[0]
-                    if graded:
+        gradients = self._new_states(f"gradients{layers}", gradient_windows) if gradient_windows else None
+        if gradients is not None:
+            with self._skeleton.filled(*self._around, *filter(None, [self._skeleton.head])) as places:
+                for number in range(gradient_windows):
+                    states = last[number].requires_grad_()
+                    with self._before_head(states, places, gradients=True):
+                        logits = self._skeleton.model(self._windows[number], use_cache=False).logits[0]
                         self._drawn_loss(logits, number).backward()
-                        gradients[number] = _gradient(states)
+                    gradients[number] = _gradient(states)
+        with self._skeleton.filled(*self._around) as places, torch.no_grad():
+            for number in range(gradient_windows, len(self._windows)):
+                with suppress(HeadReached), self._before_head(last[number], places, gradients=False):
+                    self._skeleton.model(self._windows[number], use_cache=False)
         self._end_layer()
         return partial(self._discard, str(layers))
+
+    @contextmanager
+    def _before_head(self, states: Any, places: Mapping[int, str], *, gradients: bool) -> Iterator[None]:
+        """Within, these states come out of the last layer, and what comes after it is recorded."""
+        self._begin_window()
+        passing = [lambda given, *args, **kwargs: given] * (len(self._skeleton.layers) - 1)
+        with (
+            Recording(self.record, places, inputs=True, gradients=gradients, lookups=False),
+            self._patched([*passing, lambda given, *args, **kwargs: states]),
+        ):
+            yield
 
     def _discard(self, *names: str) -> None:
         for name in names:
@@ -224,28 +231,28 @@ class Layerwise:
         return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
     def _backward(self, n: int, windows: int) -> Callable[[], None]:
-        after, before = self._states(f"gradients{n + 1}", windows), self._states(str(n), windows)
+        after, before = self._states(f"gradients{n + 1}"), self._states(str(n))
         gradients = self._new_states(f"gradients{n}", windows)
         with (
             self._skeleton.filled(f"{self._skeleton.layers_name}.{n}.") as places,
             Recording(self.record, places, inputs=False, gradients=True),
         ):
             for number in range(windows):
-                states = torch.from_numpy(np.array(before[number : number + 1])).requires_grad_()
-                self._layer(n, states).backward(torch.from_numpy(np.array(after[number : number + 1])))
+                states = before[number].requires_grad_()
+                self._layer(n, states).backward(after[number])
                 gradients[number] = _gradient(states)
         return partial(self._discard, str(n), f"gradients{n + 1}")
 
     def _leave(self, windows: int) -> Callable[[], None]:
         """Gradients from the first layer's input to what the embeddings looked up."""
-        gradients = self._states("gradients0", windows)
+        gradients = self._states("gradients0")
         with (
             self._skeleton.filled(*self._around) as places,
             Recording(self.record, places, inputs=False, gradients=True),
         ):
             for number in range(windows):
                 found = self._before_first(self._windows[number])
-                found.backward(torch.from_numpy(np.array(gradients[number : number + 1])))
+                found.backward(gradients[number])
         return partial(self._discard, "gradients0")
 
 
@@ -254,7 +261,7 @@ def _nothing() -> None:
 
 
 def _gradient(states: Any) -> Any:
-    return states.grad[0].numpy()
+    return states.grad[0]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -82,11 +82,17 @@ class Record:
         return piece.name, piece.matrix if len(self.skeleton.nodes[piece.name].shape) > 2 else 0
 
 
+class HeadReached(Exception):
+    """The head's inputs are known, and nobody has asked for what it makes of them."""
+
+
 class Recording(TorchFunctionMode):
     """Within, products with the parameters at `places` (storage -> name) are recorded.
 
     inputs: squared inputs are summed up. gradients: so are squared gradients at outputs, once they flow back.
-    lookups: what embeddings look up is recorded, too.
+    lookups: what embeddings look up is recorded, too. Tables that are not filled work all the same: rows of an
+    embedding are made when they are looked up, and a head ends the evaluation by `HeadReached` once its inputs are
+    recorded.
     """
 
     def __init__(
@@ -99,20 +105,23 @@ class Recording(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every call of torch comes through here."""
         kwargs = kwargs or {}
+        if func is not functional.linear and func is not functional.embedding:
+            return func(*args, **kwargs)
+        given, weight = (args[n] if len(args) > n else kwargs[key] for n, key in enumerate(("input", "weight")))
+        table = self._record.skeleton.tables.get(id(weight))
+        name = table or self._places.get(weight.untyped_storage().data_ptr())
+        if func is functional.embedding:
+            out = func(*args, **kwargs) if table is None else self._record.skeleton.rows(table, given)
+            return self._lookup(name, given, out) if name is not None and self._lookups else out
+        if table is not None:
+            self._product(table, weight, given)
+            raise HeadReached
         out = func(*args, **kwargs)
-        if func is functional.linear:
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
-            name = self._places.get(weight.untyped_storage().data_ptr())
-            if name is not None:
-                self._product(name, weight, args[0] if args else kwargs["input"], out)
-        elif func is functional.embedding and self._lookups:
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
-            name = self._places.get(weight.untyped_storage().data_ptr())
-            if name is not None:
-                out = self._lookup(name, args[0] if args else kwargs["input"], out)
+        if name is not None:
+            self._product(name, weight, given, out)
         return out
 
-    def _product(self, name: str, weight: Any, x: Any, out: Any) -> None:
+    def _product(self, name: str, weight: Any, x: Any, out: Any = None) -> None:
         matrix = weight.storage_offset() // weight.numel()
         own = [(piece, sums) for piece, sums in self._record.matrices(name).items() if piece.matrix == matrix]
         if self._inputs:
@@ -123,7 +132,7 @@ class Recording(TorchFunctionMode):
                 sums.inputs += len(flat)
                 if self._record.outer is not None:
                     self._record.outer.add(self._record.key(piece), flat)
-        if self._gradients and out.requires_grad:
+        if self._gradients and out is not None and out.requires_grad:
             given = x.detach().reshape(-1, x.shape[-1])
 
             def note(gradient: Any) -> None:

@@ -21,6 +21,8 @@ from requant.system import processors
 
 #: Values of a tensor that are made at once.
 _RUN: Final = 1 << 20
+#: Rows of a table that are made at once.
+_TABLE_ROWS: Final = 16
 _EXPERTS: Final = re.compile(r"(.*\blayers\.\d+\.)(?:.*\.)?experts\.(gate_up_proj|down_proj)$")
 #: Names of single experts, in transformers' old words and in mixtral's, of what is stacked.
 _SINGLE: Final = {"gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")), "down_proj": (("down_proj", "w2"),)}
@@ -40,7 +42,9 @@ class Skeleton:
     """model: the module of transformers. layers: its decoder layers; pieces: what each parameter is made of, by name.
 
     plan: the model as a folder of plain numbers, whose expressions are read when a module is filled; nothing of it is
-    written but configuration and tokenizer, into `folder`.
+    written but configuration and tokenizer, into `folder`. tables: names of the embedding of tokens and of the
+    `head`, by the identity of what stands for them; they are as large as the vocabulary and need not be filled
+    (`requant.calibration.recording`).
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
@@ -64,7 +68,19 @@ class Skeleton:
         self.causal = causal and not getattr(config, "is_encoder_decoder", False)
         self.layers_name, self.layers = self._find_layers(config)
         self.pieces = {name: self._pieces(name) for name, _ in self.model.named_parameters()}
-        self._meta = dict(self.model.named_parameters())
+        self._meta: dict[str, Any] = dict(self.model.named_parameters())
+        embedding, self.head = (
+            self._table(module) for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+        )
+        self.tables = {id(self._meta[name]): name for name in (embedding, self.head) if name is not None}
+
+    def _table(self, module: Any) -> str | None:
+        """The name of its weight; a head that is the embedding has the same."""
+        import torch
+
+        if not isinstance(module, torch.nn.Embedding | torch.nn.Linear):
+            return None
+        return next(name for name, weight in self._meta.items() if weight is module.weight)
 
     def _find_layers(self, config: Any) -> tuple[str, list[Any]]:
         import torch
@@ -125,6 +141,25 @@ class Skeleton:
             for module, key, parameter in changed:
                 module._parameters[key] = parameter
 
+    def rows(self, name: str, ids: Any) -> Any:
+        """What a table that is not filled has for these tokens, [*ids, columns]."""
+        import torch
+
+        node = self.nodes[self.pieces[name][0].name]
+        found, places = np.unique(ids.numpy(), return_inverse=True)
+        if found[-1] >= node.shape[0]:
+            raise UnsupportedError(f"{name} has {node.shape[0]} rows, and the text token {found[-1]}")
+        out = np.empty((len(found), node.columns), np.float32)
+        length = node.granule * -(-_TABLE_ROWS // node.granule)
+        shared = Shared()
+        for start in np.unique(found // length * length).tolist():
+            part = np.empty((min(length, node.shape[0] - start), node.columns), np.float32)
+            node.fill(Form.VALUES, range(start, start + len(part)), part, Context(shared=shared))
+            inside = (found >= start) & (found < start + len(part))
+            out[inside] = part[found[inside] - start]
+        _check_finite(name, out)
+        return torch.from_numpy(out[places.reshape(ids.shape)])
+
     def _values(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         out = np.empty(shape, np.float32)
         stack = out.reshape(-1, *shape[-2:]) if len(shape) > 2 else out.reshape(1, shape[0], -1)
@@ -134,9 +169,13 @@ class Skeleton:
                 raise UnsupportedError(f"{piece.name} is {list(node.shape)}, transformers' {name} {list(shape)}")
             first = piece.matrix * len(target) if len(node.shape) > 2 else 0
             fill(node, first, target if len(node.shape) > 1 else target.reshape(1, -1))
-        if not np.isfinite(out).all():
-            raise VerifyError(f"{name} holds NaN or infinities", hint="the weights are damaged")
+        _check_finite(name, out)
         return out
+
+
+def _check_finite(name: str, values: NDArray[np.float32]) -> None:
+    if not np.isfinite(values).all():
+        raise VerifyError(f"{name} holds NaN or infinities", hint="the weights are damaged")
 
 
 def _predicts(config: Any) -> bool:

@@ -107,7 +107,7 @@ class Inputs:
             inputs = [given for _, given in self._seen]
             if self._seen and self._seen[-1][0] in _HEADS and inputs.count(inputs[-1]) == 1:
                 self._head = self._seen[-1]
-        if len(self._seen) != self._products:
+        if self._head is not None and len(self._seen) != self._products:  # it would have ended too early
             raise Refused(f"llama.cpp multiplied {len(self._seen)} matrices, and {self._products} for the first tokens")
 
     def _called(self, address: int, ask: bool, _: object) -> bool:
