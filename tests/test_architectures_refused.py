@@ -195,6 +195,24 @@ def test_unknown_architecture():
     refused(replace(gguf(), architecture="strange"), "strange", "llama", error=UnsupportedError)
 
 
+@pytest.mark.parametrize("value", [[], {}, "yes", 1, None])
+def test_a_tying_that_is_none(value):
+    """Of the whole model and of its text model: no traceback, whatever stands there."""
+    told = translate(hf({"tie_word_embeddings": value, "text_config": {"tie_word_embeddings": False}}), Naming.GGML)
+    assert "output.weight" in {move.name for move in told.moves}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_tying_said_twice(whole):
+    """The tensors tell which word counts: transformers 5 goes by the whole model's, earlier releases by the other."""
+    twice = {"tie_word_embeddings": whole, "text_config": {"tie_word_embeddings": not whole}}
+    names = {move.name for move in translate(hf(twice), Naming.GGML).moves}
+    assert "output.weight" in names
+    assert names - {move.name for move in translate(hf(twice, without=["lm_head.weight"]), Naming.GGML).moves} == {
+        "output.weight"
+    }
+
+
 def test_no_familys_word_stands_before_the_list_of_all():
     other = {"architectures": ["StrangeForCausalLM"], "model_type": "strange", "layer_types": ["odd", "odder"]}
     refused(hf(other), "StrangeForCausalLM", "llama", error=UnsupportedError)

@@ -225,9 +225,9 @@ def _tying(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Json]:
     model's.
     """
     whole, text = (place.get("tie_word_embeddings") for place in (config, text_config(config)))
-    if {whole, text} != {True, False}:
-        return {}
-    return {"tie_word_embeddings": "lm_head.weight" not in tensors}
+    if isinstance(whole, bool) and isinstance(text, bool) and whole != text:
+        return {"tie_word_embeddings": "lm_head.weight" not in tensors}
+    return {}
 
 
 def _untied(
