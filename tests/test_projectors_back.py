@@ -274,13 +274,15 @@ def test_keys_that_are_wrong(name, tmp_path):
     assert refused > 50
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gemma4-hearing", "qwen2.5vl", "qwen3vl", "llama4"])
+@pytest.mark.parametrize("name", ["gemma3", "gemma4-hearing", "qwen2.5vl", "qwen3vl", "llama4", "smolvlm", "internvl"])
 def test_tensors_that_are_wrong(name, tmp_path):
     """A tensor that is missing, of another shape, or unknown is named."""
     text, mmproj = both(made(name, tmp_path / "model"), tmp_path)
     for tensor in mmproj.tensors:
         others = [other for other in mmproj.tensors if other is not tensor]
-        for changed in ([], [replace(tensor, shape=(*tensor.shape, 1, 1))], [replace(tensor, name="v.unknown")]):
+        # one number is one, however many dimensions it has
+        shapes = [(*tensor.shape, 1, 1), (0,), *([()] if tensor.shape != (1,) else [])]
+        for changed in ([], *([replace(tensor, shape=shape)] for shape in shapes), [replace(tensor, name="v.unknown")]):
             request = Request(mmproj=replace(mmproj, tensors=(*others, *changed)))
             with pytest.raises(Error):
                 plan_conversion(text, Safetensors(), tmp_path / "out", request)

@@ -142,13 +142,15 @@ def _spoken(projector: Projector, keys: Config) -> dict[str, Json]:
 def _shapes_in_rules(projector: Projector, mmproj: Checkpoint[Tensor]) -> dict[str, Shape]:
     """The shapes of tensors by the names that rules have for them; of layers, those of the first.
 
-    The shapes are those of a folder wherever sizes or flags are told by them.
+    The shapes are those of a folder wherever sizes or flags are told by them. What has not as many dimensions as its
+    rule is left out here, and refused when it is looked for.
     """
     shapes = {tensor.name: tensor.shape for tensor in mmproj.tensors}
     found = {}
     for rule in projector.rules:
-        shape = shapes.get(rule.ggml.format(n=0))
-        if shape is not None and "{k}" not in rule.hf:
+        shape = shapes.get(rule.ggml.format(n=0), ())
+        shape = (*(1,) * (len(rule.ggml_shape) - len(shape)), *shape) if shape else shape
+        if len(shape) == len(rule.ggml_shape) and 0 not in shape and "{k}" not in rule.hf:
             found[rule.hf.format(n=0)] = shape
     return found
 

@@ -58,7 +58,7 @@ def translated(said: Translation) -> Translation:
     prepared = any(name.startswith(PREPROCESSOR) for name in config)
     settings, written = to_ggml(projector.keys, config, prepared=prepared)
     values = {key: plain(typed.value) for key, typed in written.items()}
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    shapes = {name: tensor.shape or (1,) for name, tensor in tensors.items()}  # a number alone has no rows to count
     sizes = Sums(projector.sizes(values, settings, shapes))
     flags: Flags = {
         **projector.flags(settings),
