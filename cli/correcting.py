@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from requant.cli import options
-from requant.errors import PlanError
 
 if TYPE_CHECKING:
     from requant.feedback import Feedback, Smoothing
     from requant.importance import Importance
     from requant.statistics import Statistics
 
-#: Schemes whose name stands for error feedback: with statistics that have Hessians they get it unasked.
-_OF_ITSELF: Final = ("GPTQ", "W4A16", "W8A16")
 #: What is added to the diagonal of a Hessian, as a part of its mean.
 _DAMPING: Final = 0.05
 #: What --smooth says without a power.
@@ -63,28 +60,21 @@ class FeedbackOptions:
                     "which `requant calibrate --hessians` makes"
                 )
             return None
-        named = (recipe or "").upper().split("-")[0] in _OF_ITSELF and bool(statistics.hessians)
+        from requant import feedback
+
+        named = feedback.stands_for_feedback(recipe) and bool(statistics.hessians)
         if not (named if self.feedback is None else self.feedback):
             if detailed:
                 raise click.UsageError("--damping, --act-order and --scales go with --feedback")
             return None
         if not statistics.hessians:
             raise click.UsageError("--feedback: the statistics have no Hessians; `requant calibrate --hessians` does")
-        from requant import feedback
-        from requant.statistics import LEAST_TOKENS
-
-        if statistics.provenance.tokens < LEAST_TOKENS:
-            raise PlanError(
-                f"the statistics are of {statistics.provenance.tokens} tokens, too few for error feedback",
-                hint=f"calibrate with {LEAST_TOKENS} at least; ten times a matrix's columns are usual",
-            )
         said = feedback.FeedbackOptions(
             _DAMPING if self.damping is None else self.damping,
             feedback.ColumnOrder(self.act_order or "none"),
             feedback.Scales(self.scales or "mse"),
         )
-        provenance = statistics.provenance
-        return feedback.Feedback(statistics.hessians, said, provenance.texts, provenance.tokens)
+        return feedback.feedback_by(statistics, said)
 
 
 def statistics_of(stats: Path | None, choices: options.Choices) -> Statistics | None:

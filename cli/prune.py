@@ -22,6 +22,7 @@ Examples:
   requant prune model-Q8_0.gguf ./sparse --sparsity 0.6 --skip 'layers\\.0\\.' --skip down_proj
   requant prune ./SmolLM2-135M ./sparse --sparsity 2:4 --dry-run --tensors
   requant prune ./SmolLM2-135M ./smaller --kv-heads 2 --ffn 1024 --hidden 512 --stats stats.gguf
+  requant prune ./SmolLM2-135M ./shallower --layers 24 --stats stats.gguf
   requant prune ./SmolLM2-135M smaller-q8.gguf --drop-layers 20-23 --sparsity 2:4 --to Q8_0
 """
 _METHODS: Final = ("magnitude", "wanda", "sparsegpt")
@@ -36,6 +37,7 @@ _COUNT: Final = click.IntRange(1)
 @click.option("--sparsity", metavar="SHARE|N:M", help="Zeros: 0.5 or 50%; or N kept of every M neighbours: 2:4.")
 @click.option("--method", type=click.Choice(_METHODS), default="magnitude", show_default=True, help="What is kept.")
 @click.option("--scope", type=click.Choice(_SCOPES), help="What is compared: in a row (wanda), tensor, or the model.")
+@click.option("--layers", type=_COUNT, help="Layers that are left: those that change most what goes through them.")
 @click.option("--keep-layers", metavar="LIST", help="These layers only: 0-3,8,12.")
 @click.option("--drop-layers", metavar="LIST", help="All layers but these.")
 @click.option("--heads", type=_COUNT, help="Attention heads that are left, as many of each group.")
@@ -71,6 +73,7 @@ def prune(
     sparsity: str | None,
     method: str,
     scope: str | None,
+    layers: int | None,
     keep_layers: str | None,
     drop_layers: str | None,
     heads: int | None,
@@ -110,7 +113,11 @@ def prune(
     from requant.pruning.structure import Wanted
 
     units = Wanted(None, hidden, heads, kv_heads, ffn, experts, expert_ffn)
-    cuts = units.cuts_units or keep_layers is not None or drop_layers is not None
+    chosen = {"--layers": layers, "--keep-layers": keep_layers, "--drop-layers": drop_layers}
+    named = [name for name, value in chosen.items() if value is not None]
+    if len(named) > 1:
+        raise click.UsageError(f"{named[0]} and {named[1]} cannot be used together")
+    cuts = units.cuts_units or bool(named)
     masks = _masks(sparsity, method, scope, skip, sparsity_file, cuts)
     if owl and masks is not None:
         masks = replace(masks, owl=Owl(owl_outliers, owl_spread))
@@ -122,9 +129,12 @@ def prune(
             f"{f'--method {method}' if method != 'magnitude' else '--importance activation'} needs --stats; "
             f"requant calibrate{' --hessians' if method == 'sparsegpt' else ''} makes them"
         )
+    if layers is not None and stats is None:
+        raise click.UsageError("--layers needs --stats, which `requant calibrate` makes; --keep-layers takes numbers")
     if importance is not None and not units.cuts_units:
         raise click.UsageError("--importance chooses heads, neurons, experts and width, of which none is cut")
-    if stats is not None and method == "magnitude" and not owl and not (units.cuts_units and kind == "activation"):
+    measures = owl or method != "magnitude" or layers is not None or (units.cuts_units and kind == "activation")
+    if stats is not None and not measures:
         raise click.UsageError("--stats says nothing of magnitudes; choose --method wanda")
     target = outputs.format_for(destination, format_name)
     options.refuse_to_overwrite(destination, how.force or how.dry_run)
@@ -138,8 +148,10 @@ def prune(
     )
     units = replace(units, layers=_layers(model, keep_layers, drop_layers))
     measured = None if stats is None else read_imatrix(stats)
-    hessians = read_statistics(stats).hessians if stats is not None and method == "sparsegpt" else {}
-    asked = Options(units, kind == "magnitude", masks, measured, hessians, request)
+    asked = Options(units, kind == "magnitude", layers, masks, measured, conversion=request)
+    if stats is not None and (method == "sparsegpt" or layers is not None):
+        found = read_statistics(stats)
+        asked = replace(asked, hessians=found.hessians, influences=found.influences)
     with measuring(how.quiet):
         plan = plan_prune(model, target, destination, asked)
     carry_out(plan, how)
@@ -148,10 +160,8 @@ def prune(
 def _layers(model: Model, keep: str | None, drop: str | None) -> tuple[int, ...] | None:
     """The layers that are left; None for all."""
     from requant.merging.layers import layers_left
-    from requant.students import depth_of
+    from requant.pruning.structure import depth_of
 
-    if keep is not None and drop is not None:
-        raise click.UsageError("--keep-layers and --drop-layers cannot be used together")
     if keep is None and drop is None:
         return None
     if keep is not None:

@@ -20,6 +20,7 @@ from requant.encodings.gptq import Gptq, Order
 from requant.errors import PlanError
 from requant.hessians import Hessian, Square
 from requant.ir import Json
+from requant.statistics import LEAST_TOKENS, Statistics
 
 #: Up to so many columns a factor is computed in double precision: 128 MB for each square.
 _DOUBLES: Final = 4096
@@ -31,6 +32,8 @@ _TRIES: Final = 8
 _BLOCKS: Final = frozenset(
     {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
 )
+#: Schemes whose name stands for error feedback: with statistics that have Hessians they get it unasked.
+_OF_ITSELF: Final = ("GPTQ", "W4A16", "W8A16")
 #: Where metadata say how weights were rounded.
 KEYS: Final = "quantize.feedback."
 #: Factors that are kept for tensors that are given the same: of one for each of two workers.
@@ -150,6 +153,23 @@ class Smoothing:
 
     alpha: float | None = None
     known: Feedback | None = None
+
+
+def stands_for_feedback(recipe: str | None) -> bool:
+    """Whether a scheme's name says that it is made with error feedback: `GPTQ-4-128`."""
+    return (recipe or "").upper().split("-")[0] in _OF_ITSELF
+
+
+def feedback_by(statistics: Statistics, options: FeedbackOptions) -> Feedback:
+    """What was measured, as error feedback uses it. Raises `PlanError` for statistics of few tokens; those of none are
+    yet to be measured."""
+    said = statistics.provenance
+    if 0 < said.tokens < LEAST_TOKENS:
+        raise PlanError(
+            f"the statistics are of {said.tokens} tokens, too few for error feedback",
+            hint=f"calibrate with {LEAST_TOKENS} at least; ten times a matrix's columns are usual",
+        )
+    return Feedback(statistics.hessians, options, said.texts, said.tokens)
 
 
 def described(feedback: Feedback) -> dict[str, Json]:

@@ -22,7 +22,7 @@ class Provenance:
     """What the statistics were made of.
 
     model: `fingerprint` of the model's tensors. text: of each text's tokens.
-    tokens, gradient_tokens: how many were read, and how many of them had gradients.
+    tokens, gradient_tokens: how many were read, and how many of them had gradients. 0: it is yet to be measured.
     """
 
     model: str
@@ -43,7 +43,8 @@ class Statistics:
     predictions (the true Fisher information, not the empirical one). hessians: of each matrix, Σ x xᵀ of its inputs;
     None where no token has reached it. weighted: squared inputs, each token's times the square of its gradient at the
     outputs: of two tokens, the one that matters more counts more. noise: what it is predicted to cost that llama.cpp
-    rounds inputs to 8 bits, in blocks of 256 columns and of 32: sums [1, 2] over tokens.
+    rounds inputs to 8 bits, in blocks of 256 columns and of 32: sums [1, 2] over tokens. influences: of each layer, as
+    `blk.3`, 1 - cos of what a token goes in as and what it comes out as: sums [1, 1] over tokens.
     """
 
     importance: Importance
@@ -53,6 +54,7 @@ class Statistics:
     hessians: Mapping[str, tuple[Hessian | None, ...]] = field(default_factory=dict)
     weighted: Mapping[str, Measured] = field(default_factory=dict)
     noise: Mapping[str, Measured] = field(default_factory=dict)
+    influences: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
     def rounding(self) -> Importance:
@@ -114,7 +116,8 @@ def merged(parts: Sequence[Statistics]) -> Statistics:
     outputs, lookups = _summed([part.outputs for part in parts]), _summed([part.lookups for part in parts])
     weighted, noise = _summed([part.weighted for part in parts]), _summed([part.noise for part in parts])
     hessians = _added([part.hessians for part in parts])
-    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise)
+    influences = _summed([part.influences for part in parts])
+    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise, influences)
 
 
 def _summed(tables: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
@@ -156,6 +159,7 @@ def check_finite(statistics: Statistics) -> None:
         "gradients of rows": statistics.lookups,
         "weighted inputs": statistics.weighted,
         "errors of rounded inputs": statistics.noise,
+        "influence": statistics.influences,
     }
     for what, table in tables.items():
         for name, entry in table.items():

@@ -15,11 +15,10 @@ from requant.errors import PlanError
 from requant.layout import Format
 from requant.merging.layers import student_layers
 from requant.merging.model import Model
-from requant.merging.modules import main_stack, stacks_of
 from requant.operations.convert import Request
 from requant.operations.prune import Options, plan_prune
 from requant.plan import Plan
-from requant.pruning.structure import Wanted
+from requant.pruning.structure import Wanted, depth_of
 from requant.pruning.units import TIED_WIDTH, Sizes
 
 #: Widths are multiples of this many columns, as kernels like them.
@@ -50,11 +49,6 @@ def plan_student(teacher: Model, student: Student, target: Format, destination: 
     if units == Wanted():
         raise PlanError("the student is the whole teacher", hint="--layers N, --like distilbert, --ffn N, ...")
     return plan_prune(teacher, target, destination, Options(units, conversion=request))
-
-
-def depth_of(model: Model) -> int:
-    """How many layers its main stack has."""
-    return stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
 
 
 def _distilbert(teacher: Model) -> Student:

@@ -12,10 +12,12 @@ from click.testing import CliRunner
 
 from requant import formats
 from requant.cli.main import cli
+from requant.formats.imatrix.statistics import read_statistics
 from requant.pipelines.recipe import recipe_from
 from requant.pipelines.work import Work
 from tests.pipelines import write_all
 from tests.test_json import run as printed
+from tests.test_student import write_teacher
 from tests.tiny_folder import write_tiny_folder
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -41,6 +43,10 @@ def recipe(stages, model="./tiny", output="out.gguf"):
 
 def values_of(path):
     return {tensor.name: tensor.numpy() for tensor in formats.open(Path(path)).tensors}
+
+
+def types_of(path):
+    return {tensor.name: tensor.encoding.label for tensor in formats.open(Path(path)).tensors}
 
 
 def same(path, other):
@@ -137,8 +143,7 @@ def test_statistics_are_measured_once_and_weigh(here):
     requant("run", "calibrated.yaml", "-q")
     kept = Path("out.gguf.run") / pending
     assert kept.exists()
-    found = {tensor.name: tensor.encoding.label for tensor in formats.open(Path("out.gguf")).tensors}
-    assert found == types
+    assert types_of("out.gguf") == types
     requant("prune", "tiny", "pruned", "--sparsity", "2:4", "-q")
     requant("merge", "pruned+./adapter", "-o", "merged", "-q")
     requant("calibrate", "merged", "-o", "stats.gguf", "--text", "text.txt", "--tokens", "128", "--ctx", "64", "-q")
@@ -147,6 +152,43 @@ def test_statistics_are_measured_once_and_weigh(here):
     before = kept.stat()
     told, _ = printed(here, "run", "calibrated.yaml", "to=Q5_K_M", "output=five.gguf", "--work", "out.gguf.run")
     assert told["reused"] == [pending] and kept.stat() == before
+
+
+@pytest.mark.slow
+def test_hessians_are_kept_for_sparsegpt_and_feedback(here):
+    """As the commands with one file of statistics, whose Hessians both read."""
+    Path("long.txt").write_text(
+        "".join(f"The rain in Spain stays for {n} days, and then another thing. " for n in range(200))
+    )
+    measured = {"hessians": True, "text": "long.txt", "tokens": 1024, "ctx": 64}
+    thin = {"sparsity": "2:4", "method": "sparsegpt"}
+    stages = [{"calibrate": measured}, {"prune": thin}, {"quantize": {"to": "Q4_0", "feedback": True}}]
+    told, _ = printed(here, "run", recipe(stages), "--dry-run")
+    (pending,) = told["pending"]
+    requant("run", "r.yaml", "-q")
+    kept = read_statistics(Path("out.gguf.run") / pending)
+    words = ("--text", "long.txt", "--tokens", "1024", "--ctx", "64", "--hessians", "-q")
+    requant("calibrate", "tiny", "-o", "stats.gguf", *words)
+    asked = ("--stats", "stats.gguf", "-q")
+    requant("prune", "tiny", "pruned", "--sparsity", "2:4", "--method", "sparsegpt", *asked)
+    requant("convert", "pruned", "stepwise.gguf", "--to", "Q4_0", "--feedback", *asked)
+    same("out.gguf", "stepwise.gguf")
+    requant("convert", "pruned", "without.gguf", "--to", "Q4_0", *asked)
+    assert any(not np.array_equal(values_of("out.gguf")[name], one) for name, one in values_of("without.gguf").items())
+    assert kept.sums_of_outer_products == read_statistics(Path("stats.gguf")).sums_of_outer_products > 0
+    assert set(types_of("out.gguf").items()) == {(step["to"], step["to_type"]) for step in told["plan"]["steps"]}
+
+
+@pytest.mark.slow
+def test_layers_of_least_influence_are_left_out(here):
+    write_teacher(here / "deep", layers=4)
+    stages = [{"calibrate": {"text": "text.txt", "tokens": 128, "ctx": 64}}, {"prune": {"layers": 2}}]
+    told, _ = printed(here, "run", recipe(stages, "./deep"), "--dry-run")
+    assert "prune: left out as of least influence: layers those yet to be measured" in told["told"]
+    requant("run", "r.yaml", "-q")
+    requant("calibrate", "deep", "-o", "stats.gguf", "--text", "text.txt", "--tokens", "128", "--ctx", "64", "-q")
+    requant("prune", "deep", "stepwise.gguf", "--layers", "2", "--stats", "stats.gguf", "-q")
+    same("out.gguf", "stepwise.gguf")
 
 
 @pytest.mark.slow
@@ -173,7 +215,7 @@ def test_each_published_recipe_plans(path, here):
         "adapter": "./adapter",
         "layers": "1",
     }
-    values |= {"output": "./out" if "FP8" in text or "student" in text else "out.gguf"}
+    values |= {"output": "./out" if re.search("FP8|BITMASK|student", text) else "out.gguf"}
     inputs = recipe_inputs(text)
     words = [f"{name}={value}" for name, value in values.items() if name in inputs]
     document, code = printed(here, "run", str(path), *words, "--dry-run")
@@ -201,6 +243,18 @@ def recipe_inputs(text):
         ("{model: ./tiny, stages: [{prune: {}}], output: a}", "prunes nothing"),
         ("{model: ./tiny, stages: [{prune: {sparsity: much}}], output: a}", "much"),
         ("{model: ./tiny, stages: [{prune: {sparsity: 0.5, method: wanda}}], output: a}", "needs what a calibration"),
+        ("{model: ./tiny, stages: [{prune: {layers: 1}}], output: a}", "needs what a calibration"),
+        ("{model: ./tiny, stages: [{prune: {layers: 1, drop_layers: 0}}], output: a}", "contradict each other"),
+        ("{model: ./tiny, stages: [calibrate, {prune: {layers: 2}}], output: a}", "the model has 2, of which fewer"),
+        (
+            "{model: ./tiny, stages: [calibrate, {prune: {sparsity: 0.5, method: sparsegpt}}], output: a}",
+            "prune: sparsegpt needs Hessians",
+        ),
+        (
+            "{model: ./tiny, stages: [calibrate, {quantize: {to: Q4_0, feedback: true}}], output: a}",
+            "feedback needs Hessians",
+        ),
+        ("{model: ./tiny, stages: [{calibrate: {hessians: 1}}], output: a}", "must be true or false"),
         ("{model: ./tiny, stages: [{check: {max_kl: 1}}], output: a}", "goes with against"),
         ("{model: ./tiny, stages: [{check: {ctx: many}}], output: a}", "must be a number"),
         ("{model: ./tiny, stages: [{merge: {merge_method: liner}}], output: a}", "no method is called"),
@@ -226,6 +280,15 @@ def test_inputs_keep_their_kinds():
     read = recipe_from(text, "r", {"n": "8"})
     assert read.stages[0].tokens == 8 and read.stages[0].texts == ("x.txt",)
     assert read.output == "a$" and read.model == "x"
+
+
+def test_what_is_yet_to_be_measured_is_of_columns_that_are_alike():
+    from requant.pipelines.made import _Unmeasured
+    from requant.sources import read
+
+    whole = read(_Unmeasured(5)).view("<f4")
+    assert np.array_equal(whole.reshape(5, 5), np.eye(5))
+    assert np.array_equal(read(_Unmeasured(5), 28, 96).view("<f4"), whole[7:24])
 
 
 def test_digests_are_those_of_the_content(tmp_path):

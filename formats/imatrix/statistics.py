@@ -4,6 +4,7 @@
     NAME.out_grad2, NAME.out_counts  squared gradients at the outputs [matrices, rows], and of how many tokens
     NAME.in_grad2, NAME.in_grad_counts  squared inputs [matrices, columns], each token's times |g|² at its outputs
     NAME.noise8, NAME.noise_counts   what rounding inputs to 8 bits costs, by 256 columns and by 32; of how many tokens
+    blk.3.influence, blk.3.influence_counts  1 - cos of what goes into a layer and what comes out; of how many tokens
     NAME.col_grad2, NAME.row_counts  of an embedding: squared gradients [columns], and how often each row was looked up
     NAME.in_outer                    sums of x xᵀ [columns, columns]; NAME.3.in_outer those of expert 3 of a stack
 
@@ -35,6 +36,7 @@ _OUTPUTS: Final = (".out_grad2", ".out_counts")
 _LOOKUPS: Final = (".col_grad2", ".row_counts")
 _WEIGHTED: Final = (".in_grad2", ".in_grad_counts")
 _NOISE: Final = (".noise8", ".noise_counts")
+_INFLUENCE: Final = (".influence", ".influence_counts")
 _OUTER: Final = ".in_outer"
 _SAME: Final = _PREFIX + "same_inputs"
 
@@ -44,8 +46,14 @@ def statistics_checkpoint(statistics: Statistics) -> Checkpoint[Tensor]:
     base = imatrix_checkpoint(statistics.importance)
     said = statistics.provenance
     tensors = list(base.tensors)
-    tables = (statistics.outputs, statistics.lookups, statistics.weighted, statistics.noise)
-    for table, suffixes in zip(tables, (_OUTPUTS, _LOOKUPS, _WEIGHTED, _NOISE), strict=True):
+    tables = (
+        (statistics.outputs, _OUTPUTS),
+        (statistics.lookups, _LOOKUPS),
+        (statistics.weighted, _WEIGHTED),
+        (statistics.noise, _NOISE),
+        (statistics.influences, _INFLUENCE),
+    )
+    for table, suffixes in tables:
         for name in sorted(table):
             entry = table[name]
             for suffix, values in zip(suffixes, (entry.sums, entry.counts), strict=True):
@@ -92,7 +100,20 @@ def read_statistics(path: Path) -> Statistics:
     outputs, lookups, weighted, noise = (
         _table(path, tensors, suffixes) for suffixes in (_OUTPUTS, _LOOKUPS, _WEIGHTED, _NOISE)
     )
-    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise)
+    influences = _table(path, tensors, _INFLUENCE)
+    _check_influences(path, influences)
+    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise, influences)
+
+
+def _check_influences(path: Path, influences: Mapping[str, Measured]) -> None:
+    for name, entry in influences.items():
+        if entry.sums.size != 1 or not 0 <= entry.sums[0, 0] <= 2 * entry.counts[0] or not entry.counts[0]:
+            said = f"{entry.sums[0, 0]:g} over {entry.counts[0]} tokens"
+            raise FormatError(
+                path,
+                f"{name}{_INFLUENCE[0]} is {said}; of each it is one number from 0 to 2",
+                hint="the file is damaged; requant calibrate makes another",
+            )
 
 
 def _squares(hessians: Mapping[str, tuple[Hessian | None, ...]]) -> tuple[list[Tensor], tuple[str, ...]]:

@@ -25,6 +25,7 @@ class Kept:
         self._folder, self._key = folder, key
         self.done, self.width = 0, 0
         self._found: dict[str, Any] = {}
+        self._influences: dict[int, tuple[float, int]] = {}
         if folder is not None and (folder / _FILE).exists():
             self._read(folder / _FILE)
 
@@ -34,6 +35,7 @@ class Kept:
                 self._found = {name: file[name] for name in file.files}
             said = json.loads(self._found.pop("said").tobytes())
             key, self.done, self.width, self._keys = said["key"], said["done"], said["width"], said["keys"]
+            self._influences = {int(n): (total, tokens) for n, (total, tokens) in said["influences"].items()}
         except Exception as error:  # a zip file can be damaged in many ways
             raise PlanError(f"{path} is damaged: {error}", hint=f"remove {path.parent} to begin anew") from error
         if key != self._key:
@@ -51,6 +53,7 @@ class Kept:
                 record.sums[name, matrix] = sums
             else:
                 record.lookups[name] = sums
+        record.influences.update(self._influences)
 
     def save(self, done: int, record: Record, width: int) -> None:
         """Whole or not at all."""
@@ -59,8 +62,8 @@ class Kept:
         found = [("sums", name, matrix, sums) for (name, matrix), sums in record.sums.items()]
         found += [("lookups", name, 0, sums) for name, sums in record.lookups.items()]
         keys = [(kind, name, matrix, sums.inputs, sums.gradients) for kind, name, matrix, sums in found]
-        said = json.dumps({"key": self._key, "done": done, "width": width, "keys": keys}).encode()
+        said = {"key": self._key, "done": done, "width": width, "keys": keys, "influences": record.influences}
         arrays = {f"{part}{n}": getattr(sums, part) for n, (*_, sums) in enumerate(found) for part in _PARTS}
         partial = self._folder / "partial.npz"
-        np.savez(partial, said=np.frombuffer(said, np.uint8), **arrays)
+        np.savez(partial, said=np.frombuffer(json.dumps(said).encode(), np.uint8), **arrays)
         partial.replace(self._folder / _FILE)

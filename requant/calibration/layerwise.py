@@ -173,7 +173,10 @@ class Layerwise:
         ):
             for number in range(len(self._windows)):
                 self._begin_window()
-                after[number] = self._layer(n, before[number])[0]
+                states = before[number]
+                out = self._layer(n, states)
+                self.record.add_influence(n, states[0], out[0])
+                after[number] = out[0]
         self._end_layer()
         if not torch.isfinite(after[0]).all():
             raise VerifyError(f"layer {n} gives NaN or infinities", hint="its weights are damaged")

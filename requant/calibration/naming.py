@@ -25,6 +25,7 @@ class Tables:
     lookups: dict[str, Measured] = field(default_factory=dict)
     weighted: dict[str, Measured] = field(default_factory=dict)
     noise: dict[str, Measured] = field(default_factory=dict)
+    influences: dict[str, Measured] = field(default_factory=dict)
 
 
 def ggml_moves(plan: Plan) -> tuple[Move, ...]:
@@ -43,6 +44,8 @@ def ggml_moves(plan: Plan) -> tuple[Move, ...]:
 def in_ggml_names(record: Record, moves: Iterable[Move]) -> Tables:
     """Inputs, outputs and lookups of the tensors of a GGUF; of a tensor whose columns are computed there is nothing."""
     found = Tables()
+    for layer, (total, tokens) in record.influences.items():
+        found.influences[f"blk.{layer}"] = Measured(np.array([[total]], np.float32), np.array([tokens], np.int64))
     stored = {name for name, _ in record.sums}
     for move in moves:
         if len(move.shape) < 2:

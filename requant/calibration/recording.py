@@ -57,6 +57,7 @@ def _noise(x: Any, gradients: Any, weight: Any) -> list[float]:
 
 class Record:
     """sums: by the name of a tensor of the plan and its matrix. lookups: of embeddings, likewise (rows are counts).
+    influences: by the number of a layer, Σ 1 - cos of what goes into it and what comes out, and over how many tokens.
 
     outer: where whole squares of inputs are summed up, too, if they are.
     """
@@ -65,6 +66,7 @@ class Record:
         self.skeleton, self.outer = skeleton, outer
         self.sums: dict[Key, Sums] = {}
         self.lookups: dict[str, Sums] = {}
+        self.influences: dict[int, tuple[float, int]] = {}
 
     def matrices(self, parameter: str) -> Mapping[Piece, Sums]:
         """Room for every matrix of a parameter."""
@@ -76,6 +78,12 @@ class Record:
                 self.sums[key] = Sums(np.zeros(columns), rows, weighted=np.zeros(columns))
             found[piece] = self.sums[key]
         return found
+
+    def add_influence(self, layer: int, before: Any, after: Any) -> None:
+        """before, after: [tokens, width], what goes into a layer and what comes out of it."""
+        total, tokens = self.influences.get(layer, (0.0, 0))
+        alike = functional.cosine_similarity(before.double(), after.double(), dim=-1)
+        self.influences[layer] = total + float((1 - alike).clamp(0, 2).sum()), tokens + len(alike)
 
     def key(self, piece: Piece) -> Key:
         """Where the sums of a piece are."""

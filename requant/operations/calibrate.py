@@ -95,7 +95,16 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
     described = [(move.name, move.shape) for move in moves]
     importance, provenance = said_of(request, windows, tables.inputs, described, "torch", graded)
     hessians = {} if outer is None else hessians_in_ggml_names(outer, moves, tables.inputs)
-    found = Statistics(importance, provenance, tables.outputs, tables.lookups, hessians, tables.weighted, tables.noise)
+    found = Statistics(
+        importance,
+        provenance,
+        tables.outputs,
+        tables.lookups,
+        hessians,
+        tables.weighted,
+        tables.noise,
+        tables.influences,
+    )
     check_finite(found)
     return found
 

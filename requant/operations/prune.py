@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ from requant.encodings import Dense, Encoding
 from requant.expressions import Node
 from requant.hessians import Hessian
 from requant.importance import Importance
+from requant.importance import Measured as Influence
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Naming, Tensor
 from requant.layout import Format
 from requant.merging.model import Model
@@ -19,9 +20,10 @@ from requant.passes import planned
 from requant.passes.graft import named_by, stand_in, with_graft
 from requant.plan import Plan, unchanged
 from requant.pruning.choosing import Measured, chosen_units
+from requant.pruning.influence import most_influential
 from requant.pruning.masks import Masks, Outer, Squares, Thinned, thinned
 from requant.pruning.squares import experts_of, hessians_of, squares_of
-from requant.pruning.structure import Cut, Kept, Wanted, cut
+from requant.pruning.structure import Cut, Kept, Wanted, cut, depth_of
 from requant.schemes.linear import TRANSPOSED
 
 #: Files of a model that say what the result is not, or that are said anew.
@@ -33,15 +35,18 @@ class Options:
     """What the user asks for.
 
     units: how many are left of each kind, the least important of which are cut out first. by_size: whether weights
-    tell which these are, not what was measured. masks: weights that become zero. statistics, hessians: what a
-    calibration has measured, by names of GGML. conversion: as for `convert`.
+    tell which these are, not what was measured. depth: how many layers are left, those with most influence. masks:
+    weights that become zero. statistics, hessians, influences: what a calibration has measured, by names of GGML;
+    influences of None are yet to be measured, and any layers are left. conversion: as for `convert`.
     """
 
     units: Wanted = field(default_factory=Wanted)
     by_size: bool = True
+    depth: int | None = None
     masks: Masks | None = None
     statistics: Importance | None = None
     hessians: Mapping[str, tuple[Hessian | None, ...]] = field(default_factory=dict)
+    influences: Mapping[str, Influence] | None = field(default_factory=dict)
     conversion: Request = field(default_factory=Request)
 
 
@@ -52,6 +57,11 @@ def plan_prune(model: Model, target: Format, destination: Path, options: Options
     computed when the plan is carried out.
     """
     hints: list[str] = []
+    if options.depth is not None:
+        layers = most_influential(options.influences, depth_of(model), options.depth)
+        options = replace(options, units=replace(options.units, layers=layers))
+        left_out = "those yet to be measured" if options.influences is None else _others(layers, depth_of(model))
+        hints.append(f"left out as of least influence: layers {left_out}")
     losses = list(model.losses)
     squares = {} if options.statistics is None else squares_of(options.statistics, model)
     hessians = hessians_of(options.hessians, model) if options.hessians else {}
@@ -80,6 +90,13 @@ def plan_prune(model: Model, target: Format, destination: Path, options: Options
     passes = with_graft(LISTS[Naming.HF, target.naming](request, target, destination), tensors)
     plan = planned(passes, unchanged(source))
     return replace(plan, losses=(*losses, *plan.losses), hints=(*hints, *plan.hints))
+
+
+def _others(layers: Sequence[int], count: int) -> str:
+    """The other ones, as --drop-layers takes them: `3,20-23`."""
+    left = [n for n in range(count) if n not in layers]
+    ends = [[n for n in left if n - 1 not in left], [n for n in left if n + 1 not in left]]
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in zip(*ends, strict=True))
 
 
 def _cut(model: Model, options: Options, squares: Squares) -> Cut:

@@ -9,7 +9,6 @@ from typing import Final
 
 from requant.errors import PlanError
 from requant.formats import FORMATS
-from requant.importance import Importance
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.layout import Format
 from requant.merging.model import Model, model_of, with_adapter
@@ -20,6 +19,7 @@ from requant.operations.merge import TOLD
 from requant.operations.prune import Options, plan_prune
 from requant.passes.graft import stand_in
 from requant.plan import Plan
+from requant.statistics import Statistics
 
 #: What a stage calls the model that the stage before it has made.
 PREVIOUS: Final = "previous"
@@ -32,12 +32,12 @@ Opened = Callable[[str], Checkpoint[Tensor]]
 class Flow:
     """model: as the stages so far have made it. source: the file it was opened from, as long as it is still that.
 
-    importance: what the last calibration has measured of it. told: what the stages have decided, in words.
+    statistics: what the last calibration has measured of it. told: what the stages have decided, in words.
     """
 
     model: Model | None
     source: Checkpoint[Tensor] | None = None
-    importance: Importance | None = None
+    statistics: Statistics | None = None
     told: tuple[str, ...] = field(default=())
 
     @classmethod

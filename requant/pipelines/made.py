@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from requant.calibration.naming import ggml_moves
 from requant.errors import PlanError, VerifyError
 from requant.execution import Options, Receipt, execute, existing
 from requant.fingerprint import own_version
-from requant.formats.imatrix import read_imatrix
+from requant.formats.imatrix.statistics import read_statistics
+from requant.hessians import Hessian
 from requant.importance import Importance, Measured
 from requant.ir import Json
 from requant.layout import Format
@@ -25,7 +27,8 @@ from requant.pipelines.recipe import Recipe
 from requant.pipelines.stages import Calibrate, Check, Quantize
 from requant.pipelines.work import Work, address, digest_of, files_of, kept, put
 from requant.plan import Plan
-from requant.sources import Identity
+from requant.sources import Bytes, Identity
+from requant.statistics import Provenance, Statistics
 
 #: Version of what is kept: another one finds nothing of the old.
 _KEPT: Final = 1
@@ -94,7 +97,7 @@ class Pipeline:
 
     # What stages are given
 
-    def measured(self, stage: Calibrate, flow: Flow) -> Importance:
+    def measured(self, stage: Calibrate, flow: Flow) -> Statistics:
         """From the file that its content names; made now where there is none."""
         check_installed()
         plan = dense(flow)
@@ -107,11 +110,14 @@ class Pipeline:
             self.reused.append(name)
         elif self.rehearsal:
             self.pending.append(name)
-            return _rehearsed(plan)
+            return _rehearsed(plan, stage.hessians)
         else:
             self.work.folder.mkdir(parents=True, exist_ok=True)
-            execute(plan_statistics(stage.found(flow, self.texts, self.progress), place), Options(1))
-        return replace(read_imatrix(place), source=name)
+            with tempfile.TemporaryDirectory(prefix="requant-calibrate-") as folder:
+                found = stage.found(flow, self.texts, self.progress, Path(folder))
+                execute(plan_statistics(found, place), Options(1))
+        found = read_statistics(place)
+        return replace(found, importance=replace(found.importance, source=name))
 
     # Carrying it out
 
@@ -206,12 +212,30 @@ def _digests(plan: Plan) -> list[Json]:
     return [{"file": name, "bytes": path.stat().st_size, "sha256": digest_of(path)} for name, path in paths]
 
 
-def _rehearsed(plan: Plan) -> Importance:
+@dataclass(frozen=True, slots=True)
+class _Unmeasured:
+    """Σ x xᵀ that is yet to be measured: of columns that are all alike, and each by itself."""
+
+    columns: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of float32 [columns, columns]."""
+        return 4 * self.columns * self.columns
+
+    def read_into(self, start: int, out: Bytes) -> None:
+        """Stretches begin and end at whole numbers."""
+        numbers = out.view("<f4")
+        numbers[...] = 0
+        numbers[-(start // 4) % (self.columns + 1) :: self.columns + 1] = 1
+
+
+def _rehearsed(plan: Plan, with_hessians: bool) -> Statistics:
     """Every column alike, of every matrix: what chooses types as a calibration that is yet to be made will."""
-    entries = {}
+    entries, hessians = {}, {}
     for move in ggml_moves(plan):
         if len(move.shape) > 1:
-            matrices = move.shape[-3] if len(move.shape) > 2 else 1
-            sums = np.ones((matrices, move.shape[-1]), np.float32)
-            entries[move.name] = Measured(sums, np.ones(matrices, np.int64))
-    return Importance(entries)
+            matrices, columns = move.shape[-3] if len(move.shape) > 2 else 1, move.shape[-1]
+            entries[move.name] = Measured(np.ones((matrices, columns), np.float32), np.ones(matrices, np.int64))
+            hessians[move.name] = (Hessian(move.name, columns, 1, _Unmeasured(columns)),) * matrices
+    return Statistics(Importance(entries), Provenance("", (), 0), hessians=hessians if with_hessians else {})

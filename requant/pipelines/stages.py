@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from requant.errors import PlanError
+from requant.feedback import FeedbackOptions, feedback_by, stands_for_feedback
 from requant.formats import FORMATS
 from requant.merging.entry import Entry
 from requant.merging.layers import MAPPINGS, layers_left
@@ -21,12 +22,11 @@ from requant.operations.prune import plan_prune
 from requant.pipelines.flow import PREVIOUS, Flow, Opened, dense, resolved
 from requant.pruning.masks import METHODS, SCOPES, Masks
 from requant.pruning.sparsity import Sparsity, sparsity_from
-from requant.pruning.structure import Wanted
+from requant.pruning.structure import Wanted, depth_of
 from requant.recipes import Overrides, encoding_named, tensor_type
-from requant.students import LIKE, Student, depth_of, plan_student
+from requant.students import LIKE, Student, plan_student
 
 if TYPE_CHECKING:
-    from requant.importance import Importance
     from requant.statistics import Statistics
 
 _FOLDER: Final = FORMATS["safetensors"]
@@ -40,8 +40,9 @@ class Tools(Protocol):
         """Opens a model or an adapter that a recipe names."""
         ...
 
-    def measured(self, stage: Calibrate, flow: Flow) -> Importance:
-        """What a calibration finds of a model; of one that was made before, what is kept of it."""
+    def measured(self, stage: Calibrate, flow: Flow) -> Statistics:
+        """What a calibration finds of a model; of one that was made before, what is kept of it. Of one that is yet to
+        be made, without a token, what plans as it will."""
         ...
 
 
@@ -100,6 +101,7 @@ class Merge:
         return flow.then(plan, f"merge: {recipes[-1].method.name} of {models}")
 
 
+_LAYERS: Final = ("layers", "keep_layers", "drop_layers")
 _UNITS: Final = ("hidden", "heads", "kv_heads", "ffn", "experts", "expert_ffn")
 
 
@@ -107,7 +109,7 @@ _UNITS: Final = ("hidden", "heads", "kv_heads", "ffn", "experts", "expert_ffn")
 class Prune:
     """Weights that become zero, or units that are cut out; options as of `requant prune`.
 
-    What the calibration before it has measured chooses, where `method: wanda` or `importance: activation` ask for it.
+    What the calibration before it has measured chooses, where `method`, `importance: activation` or `layers` ask it.
     """
 
     name: ClassVar[str] = "prune"
@@ -116,38 +118,44 @@ class Prune:
     units: Wanted
     by_size: bool
     layers: tuple[str, str] | None  # the option, and its list
+    depth: int | None
 
     @classmethod
     def of(cls, entry: Entry) -> Prune:
         """From `{sparsity: "2:4", method: wanda, ...}`."""
-        said = entry.members(
-            ("sparsity", "method", "scope", "skip", "each", "importance", "keep_layers", "drop_layers", *_UNITS)
-        )
+        said = entry.members(("sparsity", "method", "scope", "skip", "each", "importance", *_LAYERS, *_UNITS))
         units = _units(said)
-        layers = next(((name, str(said[name].value)) for name in ("keep_layers", "drop_layers") if name in said), None)
-        if "keep_layers" in said and "drop_layers" in said:
-            raise entry.wrong("keep_layers and drop_layers contradict each other")
+        named = [name for name in _LAYERS if name in said]
+        if len(named) > 1:
+            raise entry.wrong(f"{named[0]} and {named[1]} contradict each other")
+        layers = next(((name, str(said[name].value)) for name in named if name != "layers"), None)
         masks = _masks(said, entry)
-        if masks is None and layers is None and not units.cuts_units:
+        if masks is None and not named and not units.cuts_units:
             raise entry.wrong("prunes nothing", "sparsity: 50%, sparsity: 2:4, drop_layers, kv_heads, ffn, ...")
         kind = _one_of(said.get("importance"), ("magnitude", "activation"), "magnitude")
-        return cls(entry.value, masks, units, kind == "magnitude", layers)
+        depth = said["layers"].integer() if "layers" in said else None
+        return cls(entry.value, masks, units, kind == "magnitude", layers, depth)
 
     def apply(self, flow: Flow, tools: Tools) -> Flow:
         """Raises `PlanError` where nothing was measured that chooses."""
-        model = flow.known
-        if flow.importance is None and (not self.by_size or (self.masks is not None and self.masks.method == "wanda")):
+        model, found, method = flow.known, flow.statistics, None if self.masks is None else self.masks.method
+        if found is None and (not self.by_size or method not in (None, "magnitude") or self.depth is not None):
             raise PlanError("prune needs what a calibration has measured", hint="put a stage `calibrate` before it")
+        if method == "sparsegpt" and found is not None and not found.hessians:
+            raise PlanError("prune: sparsegpt needs Hessians", hint="put `calibrate: {hessians: true}` before it")
         units = self.units
         if self.layers is not None:
             option, text = self.layers
             left = layers_left(text, depth_of(model), option, keeps=option == "keep_layers")
             units = replace(units, layers=left)
-        options = PruneOptions(units, self.by_size, self.masks, flow.importance)
+        options = PruneOptions(units, self.by_size, self.depth, self.masks)
+        if found is not None:
+            influences = found.influences if found.provenance.tokens else None
+            options = replace(options, statistics=found.importance, hessians=found.hessians, influences=influences)
         plan = plan_prune(model, _FOLDER, Path(PREVIOUS), options)
         pruned = flow.then(plan, *(f"prune: {hint}" for hint in plan.hints))
-        kept = flow.importance if units == Wanted() else None  # of matrices that are still there
-        return replace(pruned, importance=kept)
+        whole = units == Wanted() and self.depth is None
+        return replace(pruned, statistics=found if whole else None)  # of matrices that are still there
 
 
 def _units(said: Mapping[str, Entry]) -> Wanted:
@@ -215,11 +223,12 @@ class Calibrate:
     tokens: int | None
     window: int
     seed: int
+    hessians: bool
 
     @classmethod
     def of(cls, entry: Entry) -> Calibrate:
-        """From `{text: [wiki.txt], tokens: 65536, ctx: 512, seed: 0}`, all of which may be left out."""
-        said = entry.members(("text", "tokens", "ctx", "seed"))
+        """From `{text: [wiki.txt], tokens: 65536, ctx: 512, seed: 0, hessians: true}`, all of which may be left out."""
+        said = entry.members(("text", "tokens", "ctx", "seed", "hessians"))
         texts: tuple[str, ...] = ()
         if "text" in said:
             alone = isinstance(said["text"].value, str)
@@ -228,23 +237,28 @@ class Calibrate:
         window = said["ctx"].integer() if "ctx" in said else 512
         if window < 32:
             raise said["ctx"].expected("at least 32 tokens")
-        return cls(entry.value, texts, tokens or None, window, said["seed"].integer() if "seed" in said else 0)
+        seed = said["seed"].integer() if "seed" in said else 0
+        return cls(entry.value, texts, tokens or None, window, seed, "hessians" in said and said["hessians"].flag())
 
     def apply(self, flow: Flow, tools: Tools) -> Flow:
         """The same model, and what was measured of it."""
-        return replace(flow, importance=tools.measured(self, flow))
+        return replace(flow, statistics=tools.measured(self, flow))
 
-    def found(self, flow: Flow, texts: Callable[[str], str], progress: calibrate.Progress) -> Statistics:
-        """Measure now."""
+    def found(self, flow: Flow, texts: Callable[[str], str], progress: calibrate.Progress, folder: Path) -> Statistics:
+        """Measure now. folder: where Hessians lie until they are written."""
         named = tuple((Path(path).name, texts(path)) for path in self.texts)
-        request = calibrate.Request(named, self.tokens, self.window, False, self.seed)
+        kept = folder if self.hessians else None
+        request = calibrate.Request(named, self.tokens, self.window, False, self.seed, kept)
         return calibrate.calibrate(dense(flow), request, progress)
+
+
+_TYPES: Final = ("to", "tensor_type", "output_tensor_type", "token_embedding_type", "pure")
 
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
     """How the output is stored; options as of `requant convert`. What was measured of the model weighs its columns,
-    unless `weighing: false`."""
+    unless `weighing: false`; its Hessians make up for errors where `feedback` or the recipe's name says so."""
 
     name: ClassVar[str] = "quantize"
     options: Mapping[str, Any]
@@ -252,15 +266,14 @@ class Quantize:
     overrides: Overrides = field(default_factory=Overrides)
     weighing: bool = True
     vocabulary: bool = True
+    feedback: bool | None = None
 
     @classmethod
     def of(cls, entry: Entry) -> Quantize:
         """From `{to: Q4_K_M, tensor_type: {attn_v: Q6_K}}`, or the recipe's name alone."""
         if isinstance(entry.value, str):
             entry = entry.at("", {"to": entry.value})
-        said = entry.members(
-            ("to", "tensor_type", "output_tensor_type", "token_embedding_type", "pure", "weighing", "no_vocab")
-        )
+        said = entry.members((*_TYPES, "weighing", "no_vocab", "feedback"))
         if "to" not in said:
             raise entry.wrong("says not how", "to: Q4_K_M")
         types = said["tensor_type"].named() if "tensor_type" in said else ()
@@ -272,12 +285,21 @@ class Quantize:
         )
         weighing = said["weighing"].flag() if "weighing" in said else True
         vocabulary = not ("no_vocab" in said and said["no_vocab"].flag())
-        return cls(entry.value, str(said["to"].value), overrides, weighing, vocabulary)
+        feedback = said["feedback"].flag() if "feedback" in said else None
+        return cls(entry.value, str(said["to"].value), overrides, weighing, vocabulary, feedback)
 
     def request(self, flow: Flow) -> Request:
-        """What the conversion is asked."""
-        importance = flow.importance if self.weighing else None
-        return Request(self.recipe, self.overrides, importance, vocabulary=self.vocabulary)
+        """What the conversion is asked. Raises `PlanError` where there are no Hessians for what it says."""
+        found = flow.statistics
+        importance = found.importance if found is not None and self.weighing else None
+        request = Request(self.recipe, self.overrides, importance, vocabulary=self.vocabulary)
+        if not (stands_for_feedback(self.recipe) if self.feedback is None else self.feedback):
+            return request
+        if found is not None and found.hessians:
+            return replace(request, feedback=feedback_by(found, FeedbackOptions()))
+        if self.feedback:
+            raise PlanError("quantize: feedback needs Hessians", hint="put `calibrate: {hessians: true}` before it")
+        return request
 
     def apply(self, flow: Flow, tools: Tools) -> Flow:
         """The model as it is: the last plan asks `request`."""

@@ -65,6 +65,11 @@ class Cut:
     told: tuple[str, ...]
 
 
+def depth_of(model: Model) -> int:
+    """How many layers its main stack has."""
+    return stacks_of(model.tensors).get(main_stack(model.tensors) or "", 0)
+
+
 def is_turned(name: str) -> bool:
     """Whether a matrix lies as [in, out]."""
     return name.endswith(_CONV)
@@ -120,7 +125,7 @@ def _check_loads(model: Model, before: Sizes, after: Sizes) -> None:
 def cut(model: Model, wanted: Wanted, kept: Kept, squares: Squares) -> Cut:
     """The model with these units only. squares: of the whole model's tensors."""
     stack = main_stack(model.tensors)
-    count = stacks_of(model.tensors).get(stack or "", 0)
+    count = depth_of(model)
     layers = tuple(range(count)) if wanted.layers is None else wanted.layers
     sizes = Sizes.of(model)
     tensors: dict[str, Node] = {}
