@@ -1,11 +1,13 @@
 """Rounding with error feedback, beside GPTQ as its paper has it (naive_feedback) and beside GPTQModel's own class."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from requant import feedback
 from requant.cli.calibrate import _write
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS
@@ -49,6 +51,22 @@ def output_error(found, wanted, hessian):
 def test_the_factor_is_cholesky_of_the_inverse(columns):
     hessian = given(columns)
     assert np.allclose(inverse_factor(hessian, 0.01, "h"), naive_feedback.inverse_factor(hessian, 0.01), atol=2e-5)
+
+
+@pytest.mark.parametrize(("columns", "most"), [(1025, 4096), (1200, 512)], ids=["double", "single"])
+def test_a_large_factor_inverts_what_is_damped_and_takes_no_more_than_is_said(monkeypatch, columns, most):
+    """U H Uᵀ is the unit matrix; of sizes that halve unevenly, down to where products leave out zeros."""
+    monkeypatch.setattr(feedback, "_DOUBLES", most)
+    mean = given(columns)
+    tracemalloc.start()
+    upper = inverse_factor(mean, 0.01, "h")
+    peak = tracemalloc.get_traced_memory()[1] + mean.nbytes
+    tracemalloc.stop()
+    assert peak <= 1.02 * feedback.factor_bytes(columns)
+    assert upper.dtype == np.float32 and not np.tril(upper, -1).any()
+    damped = mean.astype(np.float64) + 0.01 * np.diagonal(mean).mean(dtype=np.float64) * np.eye(columns)
+    unit = upper.astype(np.float64) @ damped @ upper.T.astype(np.float64)
+    assert np.abs(unit - np.eye(columns)).max() < (2e-6 if most == 4096 else 2e-5)
 
 
 def test_what_is_no_hessian_is_named():
@@ -186,17 +204,17 @@ def tiny(tmp_path_factory):
 def errors_of(folder, statistics, target, recipe, options):
     """Squared errors of the outputs of all matrices, without feedback and with it."""
     source, sums = open_model(folder), []
-    for feedback in (None, Feedback(statistics.hessians, options, tokens=1280)):
-        request = Request(recipe, importance=statistics.importance, vocabulary=False, feedback=feedback)
-        if feedback is not None and options.order is ColumnOrder.ACT:
+    for fed in (None, Feedback(statistics.hessians, options, tokens=1280)):
+        request = Request(recipe, importance=statistics.importance, vocabulary=False, feedback=fed)
+        if fed is not None and options.order is ColumnOrder.ACT:
             request = replace(request, importance=None)
         plan = plan_conversion(source, "gguf" if target.suffix else "safetensors", target, request)
         execute(plan, overwrite=True)
         total, written = 0.0, {tensor.name: tensor for tensor in open_model(target).tensors}
         corrected = [step for step in plan.steps if step.corrections is not None]
-        assert len(corrected) >= (14 if feedback else 0)
+        assert len(corrected) >= (14 if fed else 0)
         for step in plan.steps:
-            if step.target.name not in {one.target.name for one in corrected} and feedback:
+            if step.target.name not in {one.target.name for one in corrected} and fed:
                 continue
             hessian = statistics.hessians.get(step.target.name) or statistics.hessians.get(ggml_name(step.target.name))
             if hessian is not None and "norm" not in step.target.name:
