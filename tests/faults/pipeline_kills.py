@@ -64,7 +64,12 @@ def results() -> dict[str, str]:
 def tried(kills: int, seed: int, recipe: str) -> tuple[int, int]:
     """How many processes were killed in how many pipelines; AssertionError where a result is another."""
     import requant.pipelines.made
-    import requant.verify.check  # noqa: F401
+    import requant.verify.check
+
+    if "calibrate" in Path(recipe).read_text():
+        import transformers.models.llama.modeling_llama  # noqa: F401
+
+        import requant.calibration.layerwise  # noqa: F401
 
     rng, arguments = random.Random(seed), ["run", recipe, "-q"]
     assert ended(started(arguments), 600) == 0  # kernels are compiled
