@@ -130,14 +130,16 @@ def test_a_pipeline_has_it_as_a_stage(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.pin_memory")
-def test_the_pages_distillation_makes_a_student_more_like_its_teacher(tmp_path, monkeypatch):
+@pytest.mark.parametrize("divergence", ["forward", "reverse"])
+def test_the_pages_distillation_makes_a_student_more_like_its_teacher(divergence, tmp_path, monkeypatch):
     pytest.importorskip("accelerate")
     write_teacher(tmp_path / "teacher", layers=4)
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("The rain in Spain stays mainly in the plain, and then another thing began. " * 60)
     requant("student", "teacher", "student", "--layers", 2, "-q")
     (script,) = re.findall(r"```python\n(from pathlib.*?)```", PAGE.read_text(), re.DOTALL)
-    assert "STEPS = 64, 200" in script
+    assert "STEPS = 64, 200" in script and 'divergence="forward"' in script
+    script = script.replace('divergence="forward"', f'divergence="{divergence}"')
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several wait for each other where the machine is busy
     try:
