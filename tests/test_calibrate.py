@@ -393,7 +393,8 @@ def test_a_calibration_that_was_ended_goes_on(tiny, tmp_path, monkeypatch):
             patched.setattr(Layerwise, name, interrupted)
             calibrate(plan, request)
     found = calibrate(plan, request)
-    for ours, expected in ((found.importance.entries, whole.importance.entries), (found.outputs, whole.outputs)):
+    tables = (found.importance.entries, found.outputs, found.influences)
+    for ours, expected in zip(tables, (whole.importance.entries, whole.outputs, whole.influences), strict=True):
         assert set(ours) == set(expected)
         for name, entry in expected.items():
             assert np.array_equal(ours[name].sums, entry.sums) and np.array_equal(ours[name].counts, entry.counts)
