@@ -30,7 +30,7 @@ def most_influential(influences: Mapping[str, Measured] | None, layers: int, lef
     if without:
         raise PlanError(
             f"the statistics say nothing of the influence of {without[0]}, and the model has {layers} layers",
-            hint="requant calibrate of this very model makes them; --drop-layers leaves out layers by number",
+            hint="requant calibrate --engine torch of this very model makes them; --drop-layers takes numbers",
         )
     if len(influences) > layers:
         raise PlanError(
