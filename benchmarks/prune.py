@@ -41,6 +41,8 @@ ROLES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+#: Roles that are given the same.
+INPUTS = {role: role for role in ROLES.values()} | {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_up": "ffn_gate"}
 
 
 def find_peer(cache: Path) -> Path:
@@ -55,6 +57,13 @@ def find_peer(cache: Path) -> Path:
     return python
 
 
+def drawn(rng: np.random.Generator, columns: int) -> np.ndarray:
+    """E[x xᵀ] of some columns that go together in part, and are of very different sizes."""
+    common = rng.standard_normal((columns, 256), np.float32)
+    sizes = np.exp(rng.standard_normal(columns)).astype(np.float32)
+    return (common @ common.T / np.float32(256) + np.eye(columns, dtype=np.float32)) * sizes * sizes[:, None]
+
+
 def write_statistics(folder: Path, size: str, hessians: bool) -> tuple[Path, Path]:
     """The same numbers for requant and for its peer, by module: squares of columns, or E[x xᵀ]."""
     sys.path.insert(0, str(ROOT))
@@ -65,23 +74,23 @@ def write_statistics(folder: Path, size: str, hessians: bool) -> tuple[Path, Pat
     from requant.statistics import Provenance, Statistics
 
     rng, tokens = np.random.default_rng(0), 1 << 12
-    entries, squares, held, peers = {}, {}, {}, {}
+    entries, held, peers, given = {}, {}, {}, {}
     for name, shape in shapes_of(size).items():
         module = name.removesuffix(".weight")
         role = ROLES.get(".".join(module.split(".")[3:]))
         if role is None:
             continue
-        columns, entry = shape[1], f"blk.{module.split('.')[2]}.{role}.weight"
+        layer, columns = module.split(".")[2], shape[1]
+        entry, shared = f"blk.{layer}.{role}.weight", (layer, INPUTS[role])
+        if shared not in given:
+            mean = drawn(rng, columns) if hessians else np.exp(rng.standard_normal(columns)).astype(np.float32)
+            source = Memory((mean * np.float32(tokens)).astype("<f4").tobytes())
+            given[shared] = mean, Hessian(entry, columns, tokens, source)
+        peers[module], hessian = given[shared]
         if hessians:
-            x = rng.standard_normal((2 * columns, columns), np.float32) * np.exp(rng.standard_normal(columns)).astype(
-                "f4"
-            )
-            mean = x.T @ x / np.float32(2 * columns)
-            held[entry] = (Hessian(entry, columns, tokens, Memory((mean * tokens).astype("<f4").tobytes())),)
-            squares[module], peers[module] = np.diagonal(mean).copy(), mean
-        else:
-            squares[module] = peers[module] = np.exp(rng.standard_normal(columns)).astype(np.float32)
-        entries[entry] = Measured(squares[module][None] * np.float32(tokens), np.array([tokens]))
+            held[entry] = (hessian,)
+        squares = np.diagonal(peers[module]) if hessians else peers[module]
+        entries[entry] = Measured(squares[None] * np.float32(tokens), np.array([tokens]))
     importance = Importance(entries, ("drawn",), tokens // 512, 512)
     ours, theirs = folder / f"{size}-statistics.gguf", folder / f"{size}-statistics.npz"
     _write(Statistics(importance, Provenance("", (), tokens), hessians=held), ours, overwrite=True)
@@ -102,6 +111,15 @@ def differing(ours: Path, theirs: Path) -> dict[str, float]:
     return {"zeros": zeros / total, "masks_differ": masks / total, "values_differ": values / total}
 
 
+def compile_kernels(folder: Path, method: str, sparsity: str) -> None:
+    """By pruning a tiny model, so that nothing is compiled while time is taken."""
+    checkpoint = make_checkpoint(folder / "synthetic-tiny", "tiny")
+    statistics, _ = write_statistics(folder, "tiny", hessians=method == "sparsegpt")
+    words = [sys.executable, "-m", "requant", "prune", checkpoint, folder / "tiny-requant", "--method", method]
+    words += ["--sparsity", sparsity, "--force", "--quiet"]
+    measure([*words, *([] if method == "magnitude" else ["--stats", statistics])], PYTHONPATH=str(ROOT))
+
+
 def compare(size: str, method: str, sparsity: str, folder: Path, peer: Path, repeat: int) -> dict:
     """Both ways, taking turns."""
     checkpoint = make_checkpoint(folder / f"synthetic-{size}", size)
@@ -113,7 +131,7 @@ def compare(size: str, method: str, sparsity: str, folder: Path, peer: Path, rep
     given = f"{int(of) - int(kept)}:{of}" if of else sparsity
     other = [peer, "-P", PEER, checkpoint, theirs, method, given, arrays]
     warm(checkpoint)
-    measure(words, PYTHONPATH=str(ROOT))  # compiles
+    compile_kernels(folder, method, sparsity)
     found: dict[str, list[Cost]] = {"requant": [], "llm-compressor": []}
     apart = []
     for _ in range(repeat):
@@ -159,7 +177,7 @@ def table(result: dict) -> str:
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=["tiny", "0.5B", "2B"], default="0.5B")
+    parser.add_argument("--size", choices=["tiny", "0.2B", "0.5B", "2B"], default="0.5B")
     parser.add_argument("--method", action="append", choices=["magnitude", "wanda", "sparsegpt"], help="repeatable")
     parser.add_argument("--sparsity", action="append", help="repeatable; default 0.5")
     parser.add_argument("--folder", type=Path, help="where models go (kept); default: a temporary one")

@@ -20,7 +20,12 @@ VOCAB = 49152
 SHARD = 600_000_000  # bytes of tensors in a file
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 # hidden, intermediate, layers, heads, kv heads
-SHAPES = {"tiny": (256, 768, 2, 4, 2), "0.5B": (1280, 3840, 20, 20, 5), "2B": (2048, 6144, 38, 32, 8)}
+SHAPES = {
+    "tiny": (256, 768, 2, 4, 2),
+    "0.2B": (1280, 3840, 5, 20, 5),
+    "0.5B": (1280, 3840, 20, 20, 5),
+    "2B": (2048, 6144, 38, 32, 8),
+}
 
 
 def shapes_of(size: str) -> dict[str, tuple[int, ...]]:

@@ -67,9 +67,12 @@ def tried(kills: int, seed: int, recipe: str) -> tuple[int, int]:
     import requant.verify.check
 
     if "calibrate" in Path(recipe).read_text():
+        import torch
         import transformers.models.llama.modeling_llama  # noqa: F401
 
         import requant.calibration.layerwise  # noqa: F401
+
+        torch.set_num_threads(1)  # threads of a parent are not there in its forks
 
     rng, arguments = random.Random(seed), ["run", recipe, "-q"]
     assert ended(started(arguments), 600) == 0  # kernels are compiled
