@@ -1,0 +1,143 @@
+"""Whole GPTQ folders beside GPTQModel's and llm-compressor's: divergence, and time for each layer.
+
+    python -P benchmarks/folders.py FOLDER MODEL --text C4.txt --held-out WIKI.txt [--layers 3] [--tokens 8192]
+        [--group 128] [--threads 1] [--llm-compressor PYTHON]
+
+MODEL is a Hugging Face folder in F32, of which the first layers are kept; all are given the same windows of 512 tokens
+of C4.txt, and quantize all layers but embedding and head to 4 bits in groups, symmetric, with a damping of 0.05,
+columns as they lie (llm-compressor: by falling activation, its default). transformers loads every folder and runs it
+in F16 with the kernels that it has for it; divergence is that of its predictions from those of MODEL's first layers in
+F32, on 4,096 tokens of WIKI.txt. Time is of processors, for peers without loading and saving, for requant of whole
+commands, the calibration too. GPTQModel is that of tests/consumers.txt; PYTHON is of an environment with llmcompressor,
+which writes folders of compressed-tensors. FOLDER keeps everything; what is there already is not made again. (-P: a
+module beside this one has the name of one that transformers imports.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+WINDOW, HELD_OUT = 512, 4096
+REQUANT = [sys.executable, "-m", "requant"]
+#: What requant is asked for besides.
+OURS = {"requant, mse": [], "requant, minmax": ["--scales", "minmax"]}
+
+
+def seconds(*words: object) -> float:
+    """Processor seconds of a command; raises `SystemExit` with what it said where it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"{words}\n{done.stderr[-3000:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def once(path: Path, *words: object) -> float:
+    """The same, kept beside what the command makes."""
+    told = path.with_name(f"{path.name}.seconds")
+    if not told.exists():
+        told.write_text(str(seconds(*words)))
+    return float(told.read_text())
+
+
+def by_peer(python: str, library: str, folder: Path, group: int) -> float:
+    """Processor seconds of a peer's quantizing."""
+    made, told = folder / library, folder / f"{library}.seconds"
+    if not told.exists():
+        script = Path(__file__).with_name("peers_quantize.py")
+        words = [python, "-P", script, library, group, folder / "dense", made, folder / "windows.npy"]
+        more = {"GPTQMODEL_CPU_WORKERS": "2"}  # it stops on two processors with fewer
+        done = subprocess.run(
+            [*map(str, words)], capture_output=True, text=True, check=False, cwd=folder, env=os.environ | more
+        )
+        if done.returncode:
+            raise SystemExit(f"{words}\n{done.stderr[-3000:]}")
+        told.write_text(str(json.loads(done.stdout.splitlines()[-1])[1]))
+    return float(told.read_text())
+
+
+def windows_of(tokenizer: object, text: str, tokens: int) -> torch.Tensor:
+    """[windows, 512]."""
+    ids = tokenizer(text)["input_ids"][:tokens]
+    return torch.tensor(ids[: len(ids) // WINDOW * WINDOW]).reshape(-1, WINDOW)
+
+
+@torch.no_grad()
+def log_probabilities(path: Path, windows: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """Of one window after another, [tokens, vocabulary]."""
+    model = AutoModelForCausalLM.from_pretrained(path, device_map="cpu", dtype=dtype).eval()
+    for row in windows:
+        yield torch.log_softmax(model(row[None]).logits[0].float(), -1)
+
+
+def divergence(reference: list[torch.Tensor], found: Iterable[torch.Tensor]) -> tuple[float, float]:
+    """Mean, and its standard error over tokens."""
+    each = torch.cat([(own.exp() * (own - other)).sum(-1) for own, other in zip(reference, found, strict=True)])
+    return float(each.mean()), float(each.std() / len(each) ** 0.5)
+
+
+def prepared(words: argparse.Namespace) -> torch.Tensor:
+    """The first layers in F32, the text of so many tokens and its windows; gives what is held out."""
+    dense = words.folder / "dense"
+    if not (dense / "config.json").exists():
+        kept = f"0-{words.layers - 1}"
+        seconds(*REQUANT, "prune", words.model, dense, "--keep-layers", kept, "--quiet", "--force")
+    tokenizer = AutoTokenizer.from_pretrained(dense)
+    ids = tokenizer(words.text.read_text("utf-8"))["input_ids"]
+    (words.folder / "text.txt").write_text(tokenizer.decode(ids[: words.tokens + 8]), "utf-8")
+    seen = windows_of(tokenizer, (words.folder / "text.txt").read_text("utf-8"), words.tokens)
+    np.save(words.folder / "windows.npy", seen.numpy())
+    return windows_of(tokenizer, words.held_out.read_text("utf-8"), HELD_OUT)
+
+
+def main() -> None:
+    """A line for each folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--held-out", type=Path, required=True)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--group", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--llm-compressor")
+    words = parser.parse_args()
+    folder = words.folder = words.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: words.threads])
+    held_out = prepared(words)
+    dense, stats = folder / "dense", folder / "stats.gguf"
+    reading = ["--text", folder / "text.txt", "--tokens", words.tokens, "--hessians", "--force", "--quiet"]
+    calibrating = once(stats, *REQUANT, "calibrate", dense, "-o", stats, *reading)
+    reference = list(log_probabilities(dense, held_out, torch.float32))
+    print(f"{words.layers} layers, {words.tokens} tokens, groups of {words.group}; KL on {held_out.numel()} others")
+    made: dict[str, tuple[Path, float]] = {}
+    for name, more in OURS.items():
+        path = folder / name.replace(", ", "-")
+        how = ["--to", f"GPTQ-4-{words.group}", "--stats", stats, *more, "--force", "--quiet"]
+        made[name] = path, calibrating + once(path, *REQUANT, "convert", dense, path, *how)
+    for library, python in {"gptqmodel": sys.executable, "llmcompressor": words.llm_compressor}.items():
+        if python is not None:
+            made[library] = folder / library, by_peer(python, library, folder, words.group)
+    for name, (path, processor) in made.items():
+        mean, error = divergence(reference, log_probabilities(path, held_out, torch.float16))
+        print(f"{name:16} KL {mean:.4f} ± {error:.4f}  {processor / words.layers:7.2f} s a layer", flush=True)
+
+
+if __name__ == "__main__":
+    main()
