@@ -17,7 +17,7 @@ from requant.losses import Loss, LossKind
 from requant.plan import Move
 from requant.recipes import Overrides, Wanted, unused_overrides
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
-from requant.schemes.scheme import Scheme
+from requant.schemes.scheme import Scheme, check_departures
 
 #: Groups that vLLM's kernels take; -1 is a whole row.
 _GROUPS: Final = (-1, 32, 64, 128)
@@ -119,13 +119,12 @@ class IntegerWeights(Scheme):
 
     def overriding(self, overrides: Overrides) -> IntegerWeights:
         """Widths by a layer's name; nothing else departs from the recipe."""
-        strange = [one.label for _, one in overrides.tensor_types if not isinstance(one, Packed | Dense)]
-        if strange or replace(overrides, tensor_types=()) != Overrides():
-            what = f"not {strange[0]}" if strange else "and no other departure is known"
-            raise PlanError(
-                f"--tensor-type gives layers of compressed-tensors integers of theirs, {what}",
-                hint="--tensor-type down_proj=W8A16-128, or =BF16 to leave them unquantized",
-            )
+        check_departures(
+            overrides,
+            lambda encoding: isinstance(encoding, Packed | Dense),
+            "layers of compressed-tensors integers of theirs",
+            "down_proj=W8A16-128, or =BF16 to leave them unquantized",
+        )
         return replace(self, overrides=overrides)
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:

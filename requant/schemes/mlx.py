@@ -24,7 +24,7 @@ from requant.plan import Move
 from requant.recipes import Overrides, Wanted, unused_overrides
 from requant.recipes.mlx_types import GROUPS, MIXED, affine, mlx_type
 from requant.schemes.linear import Applied, dense_like
-from requant.schemes.scheme import Scheme
+from requant.schemes.scheme import Scheme, check_departures
 
 if TYPE_CHECKING:
     from requant.architectures.mlx_names import MlxFamily
@@ -61,18 +61,14 @@ class MlxScheme(Scheme):
 
     def overriding(self, overrides: Overrides) -> MlxScheme:
         """Types by a module's name; nothing else departs from a recipe of MLX's."""
-        strange = [
-            encoding.label
-            for _, encoding in overrides.tensor_types
-            if not isinstance(encoding, MlxAffine | Dense)
-            and not (isinstance(encoding, Scaled) and encoding.kind == "mlx")
-        ]
-        if strange or replace(overrides, tensor_types=()) != Overrides():
-            what = f"not {strange[0]}" if strange else "and no other departure is known"
-            raise PlanError(
-                f"--tensor-type gives modules of MLX types of MLX, {what}",
-                hint="--tensor-type down_proj=MLX-8, =MLX-6-32, =MLX-MXFP4, or =F16 to leave them unquantized",
-            )
+        check_departures(
+            overrides,
+            lambda encoding: (
+                isinstance(encoding, MlxAffine | Dense) or (isinstance(encoding, Scaled) and encoding.kind == "mlx")
+            ),
+            "modules of MLX types of MLX",
+            "down_proj=MLX-8, =MLX-6-32, =MLX-MXFP4, or =F16 to leave them unquantized",
+        )
         return replace(self, overrides=overrides)
 
     def renamed(self, moves: Sequence[Move], config: Mapping[str, Json]) -> tuple[tuple[Move, ...], tuple[Loss, ...]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from requant.encodings import Encoding
 from requant.errors import PlanError
 from requant.importance import Importance
 from requant.ir import Json
@@ -91,3 +93,14 @@ class Scheme(ABC):
     def measures(self) -> bool:
         """Whether encodings are chosen by reading weights, which takes its time."""
         return False
+
+
+def check_departures(overrides: Overrides, fits: Callable[[Encoding], bool], what: str, example: str) -> None:
+    """Raises `PlanError` for departures other than types that a scheme has, by modules' names.
+
+    what: the types and modules there are, as the message has them.
+    """
+    strange = [encoding.label for _, encoding in overrides.tensor_types if not fits(encoding)]
+    if strange or replace(overrides, tensor_types=()) != Overrides():
+        why = f"not {strange[0]}" if strange else "and no other departure is known"
+        raise PlanError(f"--tensor-type gives {what}, {why}", hint=f"--tensor-type {example}")
