@@ -9,12 +9,15 @@ from typing import Final
 
 import numpy as np
 
+from requant.encodings import Blocks, Encoding
 from requant.errors import PlanError
 from requant.hessians import Hessian, added
 from requant.importance import Importance, Measured
 
 #: Fewer tokens say too little of columns that few tokens use.
 LEAST_TOKENS: Final = 1024
+#: Columns that llama.cpp rounds to 8 bits together before it multiplies: with blocks of 256 (Q8_K), and of 32 (Q8_0).
+NOISE_BLOCKS: Final = (256, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,12 @@ class Statistics:
 
     outputs: squared gradients at the outputs of every matrix: sums [matrices, rows]. lookups: how often each row of
     an embedding was looked up, as counts [rows], with sums [1, columns] of squared gradients at what was looked up.
-    Gradients are of the negative log-likelihood, summed over a window, of labels drawn from the model's own
-    predictions (the true Fisher information, not the empirical one). hessians: of each matrix, Σ x xᵀ of its inputs;
-    None where no token has reached it. weighted: squared inputs, each token's times the square of its gradient at the
-    outputs: of two tokens, the one that matters more counts more. noise: what it is predicted to cost that llama.cpp
-    rounds inputs to 8 bits, in blocks of 256 columns and of 32: sums [1, 2] over tokens. influences: of each layer, as
-    `blk.3`, 1 - cos of what a token goes in as and what it comes out as: sums [1, 1] over tokens.
+    Squares of gradients are of the divergence of the model's own predictions (the true Fisher information), summed
+    over a window: see `requant.calibration.layerwise`. hessians: of each matrix, Σ x xᵀ of its inputs; None where no
+    token has reached it. weighted: squared inputs, each token's times the square of its gradient at the outputs: of two
+    tokens, the one that matters more counts more. noise: what it is predicted to cost that llama.cpp rounds inputs to 8
+    bits, in blocks of 256 columns and of 32: sums [1, 2] over tokens. influences: of each layer, as `blk.3`, 1 - cos of
+    what a token goes in as and what it comes out as: sums [1, 1] over tokens.
     """
 
     importance: Importance
@@ -71,6 +74,14 @@ class Statistics:
                 yield name, Measured(np.where(total > 0, means, before.sums).astype(np.float32), before.counts)
 
     @property
+    def weights(self) -> dict[str, float]:
+        """How much an error of a matrix's outputs counts: E[g²] of all its rows together; nothing without gradients."""
+        return {
+            name: float(one.sums.sum(dtype=np.float64)) / max(int(one.counts.sum()), 1)
+            for name, one in self.outputs.items()
+        }
+
+    @property
     def has_gradients(self) -> bool:
         """Whether outputs are known, too."""
         return bool(self.outputs)
@@ -84,6 +95,14 @@ class Statistics:
         """By name, how many experts no token has reached."""
         found = {name: self.importance.unreached(name) for name in self.importance.entries}
         return {name: count for name, count in found.items() if count}
+
+
+def noise_of(measured: Measured, encoding: Encoding) -> float:
+    """What it costs that llama.cpp rounds inputs by as many columns as a block of the type has, in nats per token."""
+    if not isinstance(encoding, Blocks):
+        return 0.0
+    column = NOISE_BLOCKS.index(256 if encoding.values == 256 else 32)
+    return float(measured.sums[0, column]) / max(int(measured.counts[0]), 1)
 
 
 def fingerprint(described: Iterable[tuple[str, tuple[int, ...]]]) -> str:

@@ -95,7 +95,7 @@ def ids_as_text(monkeypatch, count=1200):
 
 
 def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
-    """One window at a time through transformers' own model, with the same labels drawn."""
+    """One window at a time through transformers' own model, with the same signs drawn."""
     import torch
     import transformers
 
@@ -120,14 +120,16 @@ def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
         outputs.clear()
         logits = model(inputs_embeds=embedding, use_cache=False).logits[0]
         generator = torch.Generator().manual_seed(3 * 1_000_003 + number)
-        labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
-        torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+        p = torch.softmax(logits.detach(), -1)
+        signs = 2 * torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8) - 1
+        logits.backward(p.sqrt() * signs - p * (p.sqrt() * signs).sum(-1, keepdim=True))
         noted["down"] = noted["down"] + outputs[0].grad[0].square().sum(0).double().numpy()
-        x, g2 = inputs[0], outputs[0].grad[0].square().double().numpy()
+        x, g = inputs[0], outputs[0].grad[0].double().numpy()
+        g2 = np.square(g)
         noted["weighted"] = noted["weighted"] + (g2.sum(1)[:, None] * x**2).sum(0)
         steps = np.repeat(np.abs(x).reshape(len(x), -1, 32).max(2), 32, axis=1) / 127
         off = x - np.round(x / steps) * steps
-        noted["noise"] += 0.5 * float((g2 * (off**2 @ (weight**2).T)).sum())
+        noted["noise"] += 0.5 * float(((g @ weight) ** 2 * off**2).sum())
         noted["embedding"] = noted["embedding"] + embedding.grad[0].square().sum(0).double().numpy()
     tokens = sum(map(len, windows))
     assert found.provenance.gradient_tokens == tokens
@@ -377,7 +379,7 @@ def test_a_calibration_that_was_ended_goes_on(tiny, tmp_path, monkeypatch):
         ("_enter", 0),
         ("_layer", 5),
         ("_layer", 30),
-        ("_drawn_loss", 2),
+        ("_probed", 2),
         ("_layer", 25),
         ("_leave", 0),
     ):

@@ -195,7 +195,7 @@ class Layerwise:
                     states = last[number].requires_grad_()
                     with self._before_head(states, places, gradients=True):
                         logits = self._skeleton.model(self._windows[number], use_cache=False).logits[0]
-                        self._drawn_loss(logits, number).backward()
+                        logits.backward(self._probe(logits.detach(), number))
                     gradients[number] = _gradient(states)
         with self._skeleton.filled(*self._around) as places, torch.no_grad():
             for number in range(gradient_windows, len(self._windows)):
@@ -227,11 +227,18 @@ class Layerwise:
         if self.record.outer is not None:
             self.record.outer.end_layer()
 
-    def _drawn_loss(self, logits: Any, number: int) -> Any:
-        """Minus the log-likelihood of labels drawn from the predictions."""
+    def _probe(self, logits: Any, number: int) -> Any:
+        """Gradients at the logits of one window: √p ε - p (√p · ε), with ε ±1 at random.
+
+        Their covariance is diag(p) - p pᵀ: the second derivative of the KL divergence, as of labels drawn from p. But
+        a drawn label says nearly nothing of a token, unless it is an unlikely one, and then much; these say as much
+        every time, so that sums over as many tokens vary less.
+        """
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + number) % 2**63)
-        labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=generator)[:, 0]
-        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        p = torch.softmax(logits, -1)
+        signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+        probe = p.sqrt().mul_(signs)
+        return probe.addcmul_(p, probe.sum(-1, keepdim=True), value=-1)
 
     def _backward(self, n: int, windows: int) -> Callable[[], None]:
         after, before = self._states(f"gradients{n + 1}"), self._states(str(n))

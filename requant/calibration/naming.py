@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from requant.calibration.outer import Key, Outer
-from requant.calibration.recording import BLOCKS, Record, Sums
+from requant.calibration.recording import Record, Sums
 from requant.hessians import Hessian
 from requant.importance import Measured
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.plan import Move, Plan
 from requant.sources import Memory
+from requant.statistics import NOISE_BLOCKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def _products(
     matrices = move.shape[-3] if len(move.shape) > 2 else 1
     per_matrix = len(origins) // matrices
     columns, rows, counts, gradients, weighted = [], [], [], [], []
-    noise = np.zeros(len(BLOCKS))
+    noise = np.zeros(len(NOISE_BLOCKS))
     for matrix in range(matrices):
         own = origins[matrix * per_matrix : (matrix + 1) * per_matrix]
         placed = [_place(record, tensor, row) for tensor, row in own]

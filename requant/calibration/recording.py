@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from requant.calibration.outer import Key, Outer
 from requant.calibration.skeleton import Piece, Skeleton
+from requant.statistics import NOISE_BLOCKS
 
 Doubles = NDArray[np.float64]
-
-#: Columns that llama.cpp rounds to 8 bits together before it multiplies: with blocks of 256 (Q8_K), and of 32 (Q8_0).
-BLOCKS: Final = (256, 32)
 
 
 @dataclass(slots=True)
@@ -25,7 +23,7 @@ class Sums:
     """Of one matrix: squared inputs [columns] of `inputs` tokens, squared gradients at its outputs [rows].
 
     weighted: squared inputs [columns], each token's times its gradient's square. noise: what rounding inputs to 8 bits
-    in blocks of `BLOCKS` columns is predicted to cost, over all tokens with gradients.
+    in blocks of `NOISE_BLOCKS` columns is predicted to cost, over all tokens with gradients.
     """
 
     columns: Doubles
@@ -33,18 +31,18 @@ class Sums:
     inputs: int = 0
     gradients: int = 0
     weighted: Doubles = field(default_factory=lambda: np.zeros(0))
-    noise: Doubles = field(default_factory=lambda: np.zeros(len(BLOCKS)))
+    noise: Doubles = field(default_factory=lambda: np.zeros(len(NOISE_BLOCKS)))
 
 
-def _noise(x: Any, gradients: Any, weight: Any) -> list[float]:
-    """Half of Σ g² W² δ² over tokens, with δ what rounding x to a 127th of the largest of each block is off by.
+def rounded_inputs(x: Any, gradients: Any, weight: Any) -> list[float]:
+    """Half of Σ (gW)² δ² over tokens, with δ what rounding x to a 127th of the largest of each block is off by.
 
-    x [tokens, columns]; gradients, squared [tokens, rows]; weight [rows, columns]. One for each size of `BLOCKS`; 0
-    where columns are no whole blocks.
+    x [tokens, columns]; gradients [tokens, rows]; weight [rows, columns]. One for each size of `NOISE_BLOCKS`; 0 where
+    columns are no whole blocks.
     """
-    matters = gradients @ weight.detach().square()
+    matters = (gradients @ weight.detach()).square_()
     found = []
-    for block in BLOCKS:
+    for block in NOISE_BLOCKS:
         if x.shape[1] % block:
             found.append(0.0)
             continue
@@ -144,13 +142,14 @@ class Recording(TorchFunctionMode):
             given = x.detach().reshape(-1, x.shape[-1])
 
             def note(gradient: Any) -> None:
-                squares = gradient.detach().reshape(-1, gradient.shape[-1]).square()
+                flat = gradient.detach().reshape(-1, gradient.shape[-1])
+                squares = flat.square()
                 for piece, sums in own:
                     rows = slice(piece.start, piece.stop)
                     sums.rows += squares[:, rows].sum(0).double().numpy()
                     sums.gradients += len(squares)
                     sums.weighted += (squares[:, rows].sum(1) @ given.square()).double().numpy()
-                    sums.noise += _noise(given, squares[:, rows], weight[rows])
+                    sums.noise += rounded_inputs(given, flat[:, rows], weight[rows])
 
             out.register_hook(note)
 
