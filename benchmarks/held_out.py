@@ -86,7 +86,7 @@ def divergences(folder: Path) -> None:
         words = ["Q4_0", "--pure", "--output-tensor-type", "Q8_0", "--token-embedding-type", "Q8_0"]
         made.append(once(folder / f"smol-{number}.gguf", "requantize", source, "OUT", *words, "--stats", stats, *more))
     found = quality.measured(folder, source, made, 2040, 2)
-    for way, one in zip(WAYS, found, strict=True):
+    for way, one in zip(WAYS, found.values(), strict=True):
         kl = one.measure().kl
         print(f"{way:12} KL {kl.value:.4f} ± {kl.error:.4f} on {one.model.count:,} tokens")
 

@@ -2,12 +2,14 @@
 
     python benchmarks/quality.py FOLDER [--tokens 32768] [--held-out 8192] [--mixes Q4_K_M,Q3_K_M,Q5_K_M,IQ2_M]
 
-FOLDER receives the stand-in of `standin.py`, statistics, and two GGUFs for each mix: the mix, with an importance matrix
-of the same tokens, and the allocation, of no more bytes. All are measured in llama.cpp against the model in F32, on
-tokens that the statistics have not seen, half of them of the web (c4) and half of Wikipedia: both texts are in PyPI's
-exllamav2 (MIT), under conversion/standard_cal_data. What is there already is not made again.
+FOLDER receives the stand-in of `standin.py`, statistics, and three GGUFs for each mix: the mix, with an importance
+matrix of the same tokens, and two of no more bytes with types that are chosen, one of them with inputs smoothed
+(`--smooth`); with `--feedback` a fourth, with error feedback besides. All are measured in llama.cpp against the model
+in F32, on tokens that the statistics have not seen, half of them of the web (c4) and half of Wikipedia: both texts are
+in PyPI's exllamav2 (MIT), under conversion/standard_cal_data. What is there already is not made or measured again.
 
-`--model SOURCE.gguf` measures another model, which is then the reference, too.
+`--model SOURCE.gguf` measures another model, which is then the reference, too. On a busy machine OMP_NUM_THREADS=1
+spares much time: torch's threads spin while they wait for one that does not run.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +31,18 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from requant.verify.llama_cpp import LlamaCpp
-from requant.verify.logits import Comparison, Window, scored_blocks, windows
+from requant.verify.logits import Comparison, Perplexity, Window, scored_blocks, windows
 
 TEXTS = ("c4", "wiki")
 WINDOW = 512
-#: Tokens of a window that are only read, and those whose prediction is counted.
-FIRST = 64
-SCORED = WINDOW - 1 - FIRST
+#: Predictions of a window: all, as in what is predicted. Those of its first tokens diverge more than others.
+
+SCORED = WINDOW - 1
 #: Letters of each text at its end that are held out; statistics are of what comes before.
 HELD_OUT = 120_000
+#: How the files of a mix's size are made, by what they are called in the table and by their file's name.
+WAYS = {"chosen": [], "smoothed": ["--smooth"]}
+FEEDBACK = {"feedback": ["--smooth", "--feedback"]}
 
 
 def requant(*words: object, quiet: bool = True) -> str:
@@ -54,7 +61,7 @@ def texts(folder: Path) -> dict[str, str]:
         return {name: wheel.read(path).decode() for name, path in names.items()}
 
 
-def prepared(folder: Path, model: Path | None, tokens: int) -> tuple[Path, Path]:
+def prepared(folder: Path, model: Path | None, tokens: int, *, hessians: bool) -> tuple[Path, Path]:
     """The model as a GGUF, and statistics of it."""
     source, stats = model or folder / "standin.gguf", folder / "stats.gguf"
     if not source.exists():
@@ -70,32 +77,63 @@ def prepared(folder: Path, model: Path | None, tokens: int) -> tuple[Path, Path]
             path.write_text(text[: min(len(one) for one in texts(folder).values()) - HELD_OUT], "utf-8")
             given += ["--text", path]
         began = time.perf_counter()
-        words = ["--tokens", tokens, "--gradients", "--gradient-tokens", tokens]
+        words = ["--tokens", tokens, "--gradients", "--gradient-tokens", tokens, *(["--hessians"] if hessians else [])]
         requant("calibrate", model or folder / "standin", "-o", stats, *given, *words)
         print(f"statistics of {tokens} tokens: {time.perf_counter() - began:.0f} s")
     return source, stats
 
 
-def made(folder: Path, source: Path, stats: Path, mix: str) -> tuple[Path, Path, float]:
-    """The mix, the allocation of its size, and what that is expected to diverge by."""
-    plain, best, said = (folder / f"{mix}{end}" for end in ("-mix.gguf", "-best.gguf", "-best.json"))
+@dataclass(frozen=True)
+class Row:
+    """One file. mix: whose size it has. expected: the divergence that is predicted of it."""
+
+    mix: str
+    way: str
+    path: Path
+    expected: float
+
+
+def made(folder: Path, source: Path, stats: Path, mix: str, ways: dict[str, list[str]]) -> list[Row]:
+    """The files of a mix's size, itself first."""
+    plain = folder / f"{mix}-mix.gguf"
     if not plain.exists():
         requant("requantize", source, plain, mix, "--imatrix", stats)
-    if not best.exists():
-        words = ["--stats", stats, "--target-size", plain.stat().st_size, "--json"]
-        said.write_text(requant("requantize", source, best, mix, *words))
-    return plain, best, float(json.loads(said.read_text())["expected_kl"])
+    rows = [Row(mix, "mix", plain, float("nan"))]
+    for way, words in ways.items():
+        path, said = (folder / f"{mix}-{way}{end}" for end in (".gguf", ".json"))
+        if not path.exists():
+            size = ["--stats", stats, "--target-size", plain.stat().st_size, "--json"]
+            said.write_text(requant("requantize", source, path, mix, *size, *words))
+        rows.append(Row(mix, way, path, float(json.loads(said.read_text())["expected_kl"])))
+    return rows
 
 
 def held_out(folder: Path, llama: LlamaCpp, tokens: int) -> list[Window]:
     """Windows of both texts by turns, as many of each."""
     number = -(-tokens // (len(TEXTS) * SCORED))
     each = [windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, number, None) for text in texts(folder).values()]
-    return [Window(window.tokens, FIRST) for pair in zip(*each, strict=True) for window in pair]
+    return [Window(window.tokens, 0) for pair in zip(*each, strict=True) for window in pair]
 
 
-def measured(folder: Path, source: Path, models: list[Path], tokens: int, workers: int) -> list[Comparison]:
-    """Every model beside the source, token by token in lockstep; each worker has all models, and takes its windows."""
+def measured(folder: Path, source: Path, paths: list[Path], tokens: int, workers: int) -> dict[Path, Comparison]:
+    """Every file beside the source; those that were measured before are read."""
+    kept = {path: path.with_suffix(f".{tokens}.npz") for path in paths}
+    new = [path for path in paths if not kept[path].exists()]
+    for path, found in zip(new, measured_now(folder, source, new, tokens, workers) if new else [], strict=True):
+        costs, expected = np.concatenate(found.model.costs), np.concatenate(found.reference.costs)
+        np.savez(kept[path], kl=found.kl, agreed=np.concatenate(found.agreed), costs=costs, expected=expected)
+    return {path: read(kept[path]) for path in paths}
+
+
+def read(path: Path) -> Comparison:
+    """What was measured."""
+    with np.load(path) as said:
+        model, reference = Perplexity([said["costs"]]), Perplexity([said["expected"]])
+        return Comparison(model, reference, [said["kl"]], [said["agreed"]])
+
+
+def measured_now(folder: Path, source: Path, models: list[Path], tokens: int, workers: int) -> list[Comparison]:
+    """Token by token in lockstep; each worker has all models, and takes its windows."""
 
     def of_windows(worker: int) -> list[list[Comparison]]:
         with ExitStack() as stack:
@@ -111,7 +149,9 @@ def measured(folder: Path, source: Path, models: list[Path], tokens: int, worker
             return found
 
     with ThreadPoolExecutor(workers) as pool:
-        parts = [one for part in pool.map(of_windows, range(workers)) for one in part]
+        each = list(pool.map(of_windows, range(workers)))
+    # windows in the order of the text, whichever worker had them, so that files measured apart can be paired
+    parts = [each[n % workers][n // workers] for n in range(sum(map(len, each)))]
     return [joined([part[n] for part in parts]) for n in range(len(models))]
 
 
@@ -132,6 +172,30 @@ def mix_prediction(source: Path, stats: Path) -> dict[str, float]:
     return {str(one["recipe"]): float(one["expected_kl"]) for one in said["mixes"]}
 
 
+def table(rows: list[Row], found: dict[Path, Comparison], mixes: dict[str, float]) -> Iterator[str]:
+    """Of Markdown; a mix comes before the files of its size."""
+    yield "| size of | bytes | what | measured KL | expected | 99 % | top-1 | against the mix |"
+    yield "| - | - | - | - | - | - | - | - |"
+    for row in rows:
+        one, beside = found[row.path], ""
+        if row.way == "mix":
+            mix, expected = one, mixes.get(row.mix, float("nan"))
+        else:
+            expected, less = row.expected, one.difference(mix)
+            means = (one.kl - mix.kl).reshape(-1, SCORED).mean(1)  # of windows, whose tokens are not independent
+            by_windows = abs(means.mean()) / (means.std(ddof=1) / len(means) ** 0.5)
+            share = one.kl.mean() / mix.kl.mean() - 1
+            beside = f"{share:+.1%}: {less.deviations:.0f} s.e., {by_windows:.0f} by windows"
+        said = one.measure()
+        yield " ".join(
+            (
+                f"| {row.mix} | {row.path.stat().st_size} | {row.way}",
+                f"| {said.kl.value:.5f} ± {said.kl.error:.5f} | {expected:.5f} ({expected / said.kl.value - 1:+.0%})",
+                f"| {said.kl_99:.3f} | {said.top1.value:.2%} | {beside} |",
+            )
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -139,33 +203,19 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--held-out", type=int, default=8192)
     parser.add_argument("--mixes", default="Q4_K_M,Q3_K_M,Q5_K_M,IQ2_M")
+    parser.add_argument("--feedback", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     words = parser.parse_args()
     words.folder.mkdir(parents=True, exist_ok=True)
-    source, stats = prepared(words.folder, words.model, words.tokens)
-    rows = [(mix, *made(words.folder, source, stats, mix)) for mix in words.mixes.split(",")]
-    predicted = mix_prediction(source, stats)
-    models = [path for _, plain, best, _ in rows for path in (plain, best)]
+    source, stats = prepared(words.folder, words.model, words.tokens, hessians=words.feedback)
+    ways = {**WAYS, **(FEEDBACK if words.feedback else {})}
+    rows = [row for mix in words.mixes.split(",") for row in made(words.folder, source, stats, mix, ways)]
+    mixes = mix_prediction(source, stats)
     began = time.perf_counter()
-    found = measured(words.folder, source, models, words.held_out, words.workers)
-    tokens = found[0].model.count
+    found = measured(words.folder, source, [row.path for row in rows], words.held_out, words.workers)
+    tokens = found[rows[0].path].model.count
     print(f"{tokens} tokens held out, half c4, half wiki; measured in {time.perf_counter() - began:.0f} s\n")
-    print("| size of | bytes | what | expected KL | measured KL | 99 % | top-1 | against the mix |")
-    print("| - | - | - | - | - | - | - | - |")
-    for number, (mix, plain, best, expected) in enumerate(rows):
-        mixed, chosen = found[2 * number : 2 * number + 2]
-        less = chosen.difference(mixed)
-        share = chosen.kl.mean() / mixed.kl.mean() - 1
-        means = (chosen.kl - mixed.kl).reshape(-1, SCORED).mean(1)  # of windows, whose tokens are not independent
-        by_windows = abs(means.mean()) / (means.std(ddof=1) / len(means) ** 0.5)
-        for name, path, kl, one, beside in (
-            ("mix", plain, predicted.get(mix, float("nan")), mixed, ""),
-            ("best", best, expected, chosen, f"{share:+.1%}; {less.deviations:.0f} s.e., {by_windows:.0f} by windows"),
-        ):
-            figures = one.measure()
-            at = f"{figures.kl.value:.5f} ± {figures.kl.error:.5f} | {figures.kl_99:.3f} | {figures.top1.value:.2%}"
-            print(f"| {mix} | {path.stat().st_size} | {name} | {kl:.5f} | {at} | {beside} |")
-    np.savez(words.folder / "kl.npz", **{path.stem: one.kl for path, one in zip(models, found, strict=True)})
+    print("\n".join(table(rows, found, mixes)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,10 +14,10 @@ from requant.errors import PlanError
 
 if TYPE_CHECKING:
     from requant.encodings import Encoding
-    from requant.importance import Importance
+    from requant.feedback import Smoothing
     from requant.ir import Naming
     from requant.operations.allocable import Kind
-    from requant.operations.allocate import Choices, Planner, Target
+    from requant.operations.allocate import Choices, Planner, Question, Target
     from requant.plan import Plan
     from requant.recipes import Overrides
     from requant.statistics import Statistics
@@ -129,34 +129,42 @@ def kind_of(recipe: str, naming: Naming) -> Kind:
     )
 
 
-def plan_of_size(
-    wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, how: options.RunOptions, kind: Kind
-) -> Plan:
+def question(wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, naming: Naming) -> Question:
+    """What is asked of the statistics; losses that were measured are kept beside them."""
+    from requant.divergence_cache import Cache
+    from requant.operations.allocate import Question
+
+    kind = kind_of(recipe, naming)
+    assert wish.stats is not None
+    return Question(planner, recipe, overrides, wish.statistics(), kind, Cache(wish.stats))
+
+
+def keeping_factors(smoothing: Smoothing | None, plan: Plan) -> Smoothing | None:
+    """With the factors of a plan, for all that come after it."""
+    return smoothing and replace(smoothing, found=plan.passes[-1].after.smoothed)
+
+
+def plan_of_size(wish: AllocationOptions, asked: Question, how: options.RunOptions) -> Plan:
     """The types chosen, told, and written down if asked for."""
     from requant.cli.execution import measuring
-    from requant.divergence_cache import Cache
     from requant.operations.allocate import plan_allocation
 
     if wish.recipe_out is not None:
         options.refuse_to_overwrite(wish.recipe_out, how.force or how.dry_run)
-    statistics, target = wish.statistics(), wish.target()
-    assert wish.stats is not None
+    target = wish.target()
     with measuring(how.quiet):
-        plan, found = plan_allocation(planner, recipe, overrides, statistics, target, kind, Cache(wish.stats))
+        plan, found = plan_allocation(asked, target)
     if wish.recipe_out is not None and not how.dry_run:
         wish.recipe_out.write_text(found.recipe, "utf-8")
-    _tell_of_gradients(wish, statistics, how.quiet)
+    _tell_of_gradients(wish, asked.statistics, how.quiet)
     return plan
 
 
-def say_frontier(
-    wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, how: options.RunOptions, kind: Kind
-) -> None:
+def say_frontier(wish: AllocationOptions, asked: Question, how: options.RunOptions) -> None:
     """KL against size, as a table, a document or a page."""
     from requant.cli.execution import measuring
     from requant.cli.frontier import document, page, text
     from requant.cli.saying import say_document
-    from requant.divergence_cache import Cache
     from requant.operations.allocable import GgufTypes
     from requant.operations.allocate import choices
 
@@ -164,12 +172,11 @@ def say_frontier(
         from requant.cli.pages.writing import check_page, write_page
 
         check_page(how.html)
-    statistics = wish.statistics()
-    assert wish.stats is not None
+    target = wish.target()
     with measuring(how.quiet):
-        found = choices(planner, recipe, overrides, statistics, wish.target(), kind, Cache(wish.stats))
-    _tell_of_gradients(wish, statistics, how.quiet)
-    mixes = _mixes(found, planner, statistics.rounding) if isinstance(kind, GgufTypes) else {}
+        found = choices(asked, target)
+    _tell_of_gradients(wish, asked.statistics, how.quiet)
+    mixes = _mixes(found) if isinstance(asked.kind, GgufTypes) else {}
     said = document(found, mixes)
     if how.as_json:
         say_document("frontier", said)
@@ -179,9 +186,10 @@ def say_frontier(
         remark(write_page(how.html, page(said, str(found.before.layout.root))))
 
 
-def _mixes(found: Choices, planner: Planner, importance: Importance) -> dict[str, tuple[int, float]]:
+def _mixes(found: Choices) -> dict[str, tuple[int, float]]:
     """(bytes, loss) of recipes of llama.cpp's, where their types were tried."""
-    mixes = {name: found.of(planner(name, found.overrides, importance, True)) for name in _MIXES}
+    plans = {name: found.question.plan(found.overrides, rehearsal=True, recipe=name) for name in _MIXES}
+    mixes = {name: found.of(plan) for name, plan in plans.items()}
     return {name: at for name, at in mixes.items() if at is not None}
 
 

@@ -12,7 +12,14 @@ import click
 
 from requant import formats
 from requant.cli import options
-from requant.cli.allocating import RECIPE, AllocationOptions, kind_of, plan_of_size, say_frontier
+from requant.cli.allocating import (
+    RECIPE,
+    AllocationOptions,
+    keeping_factors,
+    plan_of_size,
+    question,
+    say_frontier,
+)
 from requant.cli.carded import Cards
 from requant.cli.correcting import FeedbackOptions, statistics_of
 from requant.cli.destinations import MARK, named_by, stem_of
@@ -29,7 +36,7 @@ from requant.printable import printable
 
 if TYPE_CHECKING:
     from requant.importance import Importance
-    from requant.operations.allocate import Planner
+    from requant.operations.allocate import Question
     from requant.operations.convert import Request
     from requant.recipes import Overrides
 
@@ -118,7 +125,7 @@ def carry_out_conversion(asked: Asked) -> None:
 
         model = read_as(model, asked.gptq_format)
     if asked.wish.asked:
-        _carry_out_wish(asked, _planner(model, target, destination, request), request, target, cards)
+        _carry_out_wish(asked, _question(asked.wish, model, target, destination, request), cards)
         return
 
     def planned(recipe: str | None, place: Path) -> Plan:
@@ -134,16 +141,13 @@ def carry_out_conversion(asked: Asked) -> None:
     carry_out_several(places, planned, how, cards.added)
 
 
-def _carry_out_wish(asked: Asked, planner: Planner, request: Request, target: Format, cards: Cards) -> None:
+def _carry_out_wish(asked: Asked, wanted: Question, cards: Cards) -> None:
     """Types for a size, or what sizes there are to choose from."""
-    recipe, how = request.recipe, asked.how
-    assert recipe is not None
-    kind = kind_of(recipe, target.naming)
     if asked.wish.frontier:
-        say_frontier(asked.wish, planner, recipe, request.overrides, how, kind)
+        say_frontier(asked.wish, wanted, asked.how)
         return
-    plan = plan_of_size(asked.wish, planner, recipe, request.overrides, how, kind)
-    carry_out(cards.added_to(recipe, options.beside(plan, asked.gguf.ollama)), how)
+    plan = plan_of_size(asked.wish, wanted, asked.how)
+    carry_out(cards.added_to(wanted.recipe, options.beside(plan, asked.gguf.ollama)), asked.how)
 
 
 def _destination(asked: Asked) -> Path:
@@ -161,8 +165,8 @@ def _check_wish(asked: Asked, *, several: bool) -> None:
     """Raises `UsageError` for what goes not with a target."""
     if several:
         raise click.UsageError("a target is of one recipe")
-    if asked.gguf.like or asked.choices.imatrix or asked.projector or asked.prune or asked.correcting.smooth:
-        raise click.UsageError("a target goes without --like, --imatrix, --prune-layers, --mmproj and --smooth")
+    if asked.gguf.like or asked.choices.imatrix or asked.projector or asked.prune:
+        raise click.UsageError("a target goes without --like, --imatrix, --prune-layers and --mmproj")
 
 
 def _check_adapter(asked: Asked, request: Request, *, several: bool) -> None:
@@ -199,17 +203,24 @@ def _plan(model: Checkpoint[Tensor], target: Format, destination: Path, request:
         return plan_conversion(model, target, destination, request)
 
 
-def _planner(model: Checkpoint[Tensor], target: Format, destination: Path, request: Request) -> Planner:
-    """The same conversion with other types."""
+def _question(
+    wish: AllocationOptions, model: Checkpoint[Tensor], target: Format, destination: Path, request: Request
+) -> Question:
+    """What types are best for the same conversion."""
     from requant.operations.convert import check_vocabulary, plan_conversion
 
     check_vocabulary(request, model.naming, target)
+    smoothing = request.smoothing
 
     def planner(recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool) -> Plan:
-        asked = replace(request, recipe=recipe, overrides=overrides, importance=importance)
-        return plan_conversion(model, target, destination, asked)
+        nonlocal smoothing
+        asked = replace(request, recipe=recipe, overrides=overrides, importance=importance, smoothing=smoothing)
+        plan = plan_conversion(model, target, destination, asked)
+        smoothing = keeping_factors(smoothing, plan)
+        return plan
 
-    return planner
+    assert request.recipe is not None
+    return question(wish, planner, request.recipe, request.overrides, target.naming)
 
 
 def _is_adapter(model: Checkpoint[Tensor], target: Format, base: str | None) -> bool:

@@ -39,16 +39,21 @@ class FeedbackOptions:
             raise click.UsageError("--smooth needs --stats or --imatrix")
         from requant.feedback import Feedback, Smoothing
 
-        known = Feedback(statistics.hessians) if statistics is not None and statistics.hessians else None
+        said = Smoothing()
+        if statistics is not None:
+            # of tokens, Hessians do not tell those that matter from those that hardly do; what gradients weigh does
+            plain = statistics.hessians and not statistics.has_gradients
+            known = Feedback(statistics.hessians) if plain else None
+            said = Smoothing(None, known, statistics.importance, statistics.weights, statistics.noise)
         if self.smooth == _SEARCHED:
-            return Smoothing(None, known)
+            return said
         try:
             alpha = float(self.smooth)
         except ValueError:
             alpha = -1.0
         if not 0 <= alpha <= 1:
             raise click.UsageError(f"--smooth {self.smooth}: a power from 0 to 1, or {_SEARCHED}")
-        return Smoothing(alpha, known)
+        return replace(said, alpha=alpha)
 
     def of(self, statistics: Statistics | None, recipe: str | None) -> Feedback | None:
         """What --stats has for `recipe`; `UsageError` where it has no Hessians, or nobody asks for feedback."""

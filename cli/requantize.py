@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from requant.cli import options, values
-from requant.cli.allocating import RECIPE, AllocationOptions, allocation_options, kind_of, plan_of_size, say_frontier
+from requant.cli.allocating import (
+    RECIPE,
+    AllocationOptions,
+    allocation_options,
+    keeping_factors,
+    plan_of_size,
+    question,
+    say_frontier,
+)
 from requant.cli.correcting import FeedbackOptions, feedback_options, statistics_of
 from requant.digits import whole
 from requant.errors import PlanError
@@ -18,7 +26,7 @@ from requant.errors import PlanError
 if TYPE_CHECKING:
     from requant.importance import Importance
     from requant.ir import Checkpoint, Tensor
-    from requant.operations.allocate import Planner
+    from requant.operations.allocate import Question
     from requant.operations.requantize import Request
     from requant.plan import Plan
     from requant.recipes import Overrides, Recipe
@@ -76,7 +84,6 @@ def requantize(
     from requant.cli.execution import carry_out
     from requant.cli.several import carry_out_several
     from requant.formats import FORMATS
-    from requant.ir import Naming
     from requant.losses import LossKind
     from requant.operations.requantize import Request, plan_requantization
 
@@ -104,13 +111,13 @@ def requantize(
     several = len(words.recipes) > 1
     if wish.asked and several:
         raise click.UsageError("a target is of one recipe")
-    if wish.asked and (gguf.like or prune or choices.imatrix or correcting.smooth):
-        raise click.UsageError("a target goes without --like, --prune-layers, --imatrix and --smooth")
+    if wish.asked and (gguf.like or prune or choices.imatrix):
+        raise click.UsageError("a target goes without --like, --prune-layers and --imatrix")
 
     def planned(name: str, place: Path) -> Plan:
         one = replace(request, recipe=name)
         plan = (
-            _plan_of_size(wish, model, place, one, how)
+            plan_of_size(wish, _question(wish, model, place, one), how)
             if wish.asked
             else plan_requantization(model, FORMATS["gguf"], place, one)
         )
@@ -118,8 +125,7 @@ def requantize(
 
     places = [(recipe.name, place) for recipe, place in zip(words.recipes, words.destinations, strict=True)]
     if wish.frontier:
-        planner, kind = _planner(model, places[0][1], request), kind_of(request.recipe, Naming.GGML)
-        say_frontier(wish, planner, request.recipe, request.overrides, how, kind)
+        say_frontier(wish, _question(wish, model, places[0][1], request), how)
     elif several:
         carry_out_several(places, planned, how, cards.added, measure=True, tolerated=tolerated)
     else:
@@ -134,27 +140,23 @@ def _check_places(source: Path, places: Sequence[Path], how: options.RunOptions)
         options.refuse_to_overwrite(place, how.force or how.dry_run)
 
 
-def _planner(model: Checkpoint[Tensor], destination: Path, request: Request) -> Planner:
-    """The same with other types."""
+def _question(wish: AllocationOptions, model: Checkpoint[Tensor], destination: Path, request: Request) -> Question:
+    """What types are best for it."""
     from requant.formats import FORMATS
+    from requant.ir import Naming
     from requant.operations.requantize import plan_requantization
 
+    smoothing = request.smoothing
+
     def planner(recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool) -> Plan:
-        rehearsal = rehearsal or request.rehearsal
-        one = replace(request, recipe=recipe, overrides=overrides, importance=importance, rehearsal=rehearsal)
-        return plan_requantization(model, FORMATS["gguf"], destination, one)
+        nonlocal smoothing
+        one = replace(request, recipe=recipe, overrides=overrides, importance=importance, smoothing=smoothing)
+        one = replace(one, rehearsal=rehearsal or request.rehearsal)
+        plan = plan_requantization(model, FORMATS["gguf"], destination, one)
+        smoothing = keeping_factors(smoothing, plan)
+        return plan
 
-    return planner
-
-
-def _plan_of_size(
-    wish: AllocationOptions, model: Checkpoint[Tensor], place: Path, request: Request, how: options.RunOptions
-) -> Plan:
-    """Types chosen for a size."""
-    from requant.ir import Naming
-
-    kind = kind_of(request.recipe, Naming.GGML)
-    return plan_of_size(wish, _planner(model, place, request), request.recipe, request.overrides, how, kind)
+    return question(wish, planner, request.recipe, request.overrides, Naming.GGML)
 
 
 @dataclass(frozen=True, slots=True)

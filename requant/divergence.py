@@ -79,6 +79,8 @@ def check_statistics(steps: Sequence[Step], statistics: Statistics) -> None:
             "inputs": (statistics.importance.entries.get(name), (matrices, shape[-1])),
             "outputs": (statistics.outputs.get(name), (matrices, rows)),
             "lookups": (statistics.lookups.get(name), (1, shape[-1])),
+            "weighted inputs": (statistics.weighted.get(name), (matrices, shape[-1])),
+            "errors of rounded inputs": (statistics.noise.get(name), (1, 2)),
         }
         for what, (entry, wanted) in entries.items():
             if entry is not None:

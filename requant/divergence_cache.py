@@ -2,7 +2,7 @@
 
 Measuring rounds every weight to every type, which takes minutes; choosing for another size takes none of it again. A
 tensor is known by a digest of how its values are made and of bytes from its whole length, so that a fine-tuned model is
-not taken for the one it began as; the statistics by the digest of their file.
+not taken for the one it began as, and of what it is weighed by; the statistics by the digest of their file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from requant.sources import read
 from requant.statistics import Statistics
 
 #: Changes when what is rounded, or how it is summed up, does.
-_VERSION: Final = 2
+_VERSION: Final = 3
 #: Places of a stored part that are looked at, and bytes at each.
 _PLACES: Final = 16
 _BYTES: Final = 256
@@ -44,7 +44,7 @@ class Cache:
         self, steps: Sequence[Step], statistics: Statistics, types: Sequence[Sequence[Encoding]]
     ) -> list[Losses]:
         """As `losses_of`; what is known is not measured again, and what is new is kept, if the folder allows it."""
-        keys = [digest_of(step) for step in steps]
+        keys = [_key(step, statistics) for step in steps]
         known = [self._known.get(key, {}) for key in keys]
         missing = [[e for e in one if e.label not in found] for one, found in zip(types, known, strict=True)]
         todo = [n for n, one in enumerate(missing) if one]
@@ -76,6 +76,15 @@ class Cache:
                 partial.replace(self.path)
             finally:
                 partial.unlink(missing_ok=True)
+
+
+def _key(step: Step, statistics: Statistics) -> str:
+    """Of a tensor, and of how much its rows and columns count: the factors of a smoothed one are seen there."""
+    found, name = hashlib.sha256(digest_of(step).encode()), step.target.name
+    for table in (statistics.importance.entries, statistics.outputs):
+        if (entry := table.get(name)) is not None:
+            found.update(entry.sums.tobytes())
+    return found.hexdigest()
 
 
 def digest_of(step: Step) -> str:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ from requant.errors import PlanError
 from requant.hessians import Hessian, Square
 from requant.ir import Json
 from requant.statistics import LEAST_TOKENS, Statistics
+
+if TYPE_CHECKING:
+    from requant.importance import Importance, Measured
+    from requant.smoothing import Smoothed
 
 #: Up to so many columns a factor is computed in double precision: 128 MB for each square.
 _DOUBLES: Final = 4096
@@ -152,10 +156,29 @@ class Feedback:
 @dataclass(frozen=True, slots=True, eq=False)
 class Smoothing:
     """How AWQ's factors are found. alpha: the power of the inputs' size; None tries several. known: Hessians, by which
-    the errors of outputs are measured."""
+    the errors of outputs are measured. inputs: sums of squares that tell which matrices are given the same; None: the
+    importance that weighs columns does. weights, noise: what an error of each matrix's outputs costs, and what rounded
+    inputs do, where they are known (see `Statistics`). found: factors that are known already, by the names of the
+    output's tensors."""
 
     alpha: float | None = None
     known: Feedback | None = None
+    inputs: Importance | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    noise: Mapping[str, Measured] = field(default_factory=dict)
+    found: tuple[Smoothed, ...] = ()
+
+    def weight(self, name: str) -> float:
+        """Of one matrix; all count the same where nothing is known of any."""
+        return max(self.weights.get(name, 0.0), 1e-30) if self.weights else 1.0
+
+    def renamed(self, rename: Callable[[str], str | None]) -> Smoothing:
+        """With all under the names that tensors have now; None drops one."""
+        names = {name: new for name in self.weights if (new := rename(name)) is not None}
+        weights = {new: self.weights[name] for name, new in names.items()}
+        noise = {new: self.noise[name] for name, new in names.items() if name in self.noise}
+        known, inputs = self.known and self.known.renamed(rename), self.inputs and self.inputs.renamed(rename)
+        return replace(self, known=known, inputs=inputs, weights=weights, noise=noise)
 
 
 def stands_for_feedback(recipe: str | None) -> bool:

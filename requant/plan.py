@@ -24,6 +24,7 @@ from requant.sources import Source
 if TYPE_CHECKING:
     from requant.architectures.model import Model
     from requant.feedback import Corrections, Feedback
+    from requant.smoothing import Smoothed
 
 
 class Fidelity(Enum):
@@ -148,9 +149,8 @@ class Translation:
 
     source: what is read; `architecture`, `config`, `metadata` and `files` are its own until a pass says them in the
     target's words (see `Checkpoint`). model: it as one of its family, once that is known. encodings: one for each
-    move, once chosen. importance, feedback: by the names of the moves; smoothed: such names. quantization: what
-    config.json is to say of a scheme. hints: what fits the model better than what was asked for. steps, layout: what
-    the plan will be.
+    move, once chosen. importance, feedback, smoothed: by the names of the moves. quantization: what config.json is to
+    say of a scheme. hints: what fits the model better than what was asked for. steps, layout: what the plan will be.
     """
 
     source: Checkpoint[Tensor]
@@ -165,7 +165,7 @@ class Translation:
     encodings: tuple[Encoding, ...] = ()
     importance: Importance | None = None
     feedback: Feedback | None = None
-    smoothed: frozenset[str] = frozenset()
+    smoothed: tuple[Smoothed, ...] = ()
     quantization: Mapping[str, Json] | None = None
     steps: tuple[Step, ...] = ()
     layout: Layout | None = None

@@ -8,7 +8,7 @@ the same have sums that are. Source of the search: Lin et al. 2023, "AWQ", and A
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -23,6 +23,7 @@ from requant.feedback import Feedback
 from requant.importance import Importance, Measured
 from requant.measuring import on_measured
 from requant.plan import Move
+from requant.statistics import NOISE_BLOCKS, Statistics, noise_of
 from requant.system import processors
 
 #: Powers of the inputs' root mean square that are tried.
@@ -31,6 +32,7 @@ ALPHAS: Final = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8)
 _ROWS: Final = 256
 #: The least a column's size counts, as in AutoAWQ.
 _LEAST: Final = 1e-4
+_TINY: Final = 1e-30
 _LAYER: Final = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)$")
 
 #: What makes inputs, and for which matrices, by role. "norm": a gain, and an offset, of each of them; "rows": a matrix
@@ -103,30 +105,33 @@ def _place(importance: Importance, name: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """What a search rounds: a consumer's values, as they will be stored."""
+    """What a search rounds: a consumer's values, as they will be stored. squares: how much its columns count. weight:
+    how much its outputs do, beside those of other consumers. noise: what its inputs' rounding to 8 bits costs."""
 
     move: Move
     encoding: Encoding
+    squares: Values
+    weight: float
+    noise: Measured | None = None
 
 
 def searched(
-    folds: Sequence[tuple[Fold, Sequence[Matrix]]], importance: Importance, known: Feedback | None, alpha: float | None
+    folds: Sequence[tuple[Fold, Sequence[Matrix]]], known: Feedback | None, alpha: float | None
 ) -> list[Smoothed]:
     """The factors that make the outputs' errors least; alpha: the one power that is taken. By names of GGUF."""
 
     def one(task: tuple[Fold, Sequence[Matrix]]) -> Smoothed:
         fold, matrices = task
-        entry = importance.entries[fold.consumers[0]]
-        squares = entry.sums.reshape(-1) / np.float32(max(int(entry.counts[0]), 1))
-        size = np.maximum(np.sqrt(squares, dtype=np.float64), _LEAST)
+        squares = np.average([one.squares for one in matrices], 0, [one.weight for one in matrices])
+        size = np.maximum(np.sqrt(squares), _LEAST)
         if alpha is not None:
             return Smoothed(fold, alpha, _factors(size, alpha))
         hessian = None if known is None else _known(known, fold.consumers[0])
-        rounded = [(_rows(one.move), one.encoding) for one in matrices if not isinstance(one.encoding, Dense)]
+        rounded = [(one, _rows(one.move)) for one in matrices if not isinstance(one.encoding, Dense)]
         losses = []
         for power in ALPHAS:
             factors = _factors(size, power)
-            losses.append(sum(_loss(rows, encoding, factors, squares, hessian) for rows, encoding in rounded))
+            losses.append(sum(_loss(rows, one, factors, hessian) for one, rows in rounded))
         best = ALPHAS[int(np.argmin(losses))]
         return Smoothed(fold, best, _factors(size, best))
 
@@ -162,10 +167,9 @@ def _rows(move: Move) -> Values:
     return found
 
 
-def _loss(
-    values: Values, encoding: Encoding, factors: Values, squares: Values, hessian: NDArray[np.float32] | None
-) -> float:
-    """Squared error of the outputs of some rows."""
+def _loss(values: Values, matrix: Matrix, factors: Values, hessian: NDArray[np.float32] | None) -> float:
+    """Half the squared error of outputs, as of some rows, and what rounding their inputs costs."""
+    encoding, squares = matrix.encoding, matrix.squares
     codec, scaled, again = codec_for(encoding), values * factors, np.empty_like(values)
     parts: dict[str, NDArray[Any]] = {
         name: np.zeros(part.shape if part.dtype.bits >= 8 else part.nbytes, part.dtype.numpy)
@@ -177,22 +181,27 @@ def _loss(
     codec.decode(parts, again)
     miss = again / factors - values
     if hessian is None:
-        return float((np.square(miss) @ squares).sum(dtype=np.float64)) / len(values)
-    return float(np.vdot(miss @ hessian, miss)) / len(values)
+        error = float((np.square(miss) @ squares).sum(dtype=np.float64))
+    else:
+        error = float(np.vdot(miss @ hessian, miss))
+    noise = 0.0 if matrix.noise is None else noise_of(_quieter(matrix.noise, squares, np.square(factors)), encoding)
+    return matrix.weight * error / len(values) / 2 + noise
 
 
-def applied(
-    moves: Sequence[Move], smoothed: Sequence[Smoothed], named: Callable[[str], Sequence[str]]
-) -> tuple[Move, ...]:
-    """The moves with factors in what makes inputs, and in what is given them. named: a name of GGUF in the moves'."""
-    columns, rows, inverse = dict[str, Values](), dict[str, Values](), dict[str, Values]()
+def applied(moves: Sequence[Move], smoothed: Sequence[Smoothed]) -> tuple[Move, ...]:
+    """The moves with factors in what makes inputs, and in what is given them; all by the names of the moves."""
+    rows, inverse = dict[str, Values](), dict[str, Values]()
     for one in smoothed:
-        for consumer in one.fold.consumers:
-            columns |= dict.fromkeys(named(consumer), one.factors)
         made = rows if one.fold.kind == "rows" else inverse
         for name in (one.fold.maker, re.sub(r"weight$", "bias", one.fold.maker)):
-            made |= dict.fromkeys(named(name), (1 / one.factors).astype(np.float32))
+            made[name] = (1 / one.factors).astype(np.float32)
+    columns = factors_of(smoothed)
     return tuple(_balanced(move, columns, rows, inverse) for move in moves)
+
+
+def factors_of(smoothed: Sequence[Smoothed]) -> dict[str, Values]:
+    """By what each matrix's columns are multiplied."""
+    return {name: one.factors for one in smoothed for name in one.fold.consumers}
 
 
 def _balanced(
@@ -216,6 +225,43 @@ def divided(importance: Importance, factors: Mapping[str, Values]) -> Importance
             squares = entries[name].sums / np.square(one)
             entries[name] = Measured(squares.astype(np.float32), entries[name].counts)
     return replace(importance, entries=entries)
+
+
+def divided_statistics(statistics: Statistics, smoothed: Sequence[Smoothed]) -> Statistics:
+    """What they would be of the smoothed model, which gives its matrices other inputs and the same function.
+
+    Gradients at outputs that are divided are larger by as much.
+    """
+    factors, outputs, noise = factors_of(smoothed), dict(statistics.outputs), dict(statistics.noise)
+    weighted = dict(divided(replace(statistics.importance, entries=statistics.weighted), factors).entries)
+    for one in smoothed:
+        name = one.fold.maker
+        if one.fold.kind == "rows" and name in outputs:
+            before, sums = outputs[name], (outputs[name].sums * np.square(one.factors)).astype(np.float32)
+            outputs[name] = Measured(sums, before.counts)
+            growth = sums.sum(dtype=np.float64) / max(before.sums.sum(dtype=np.float64), _TINY)
+            if name in weighted:
+                weighted[name] = Measured(weighted[name].sums * np.float32(growth), weighted[name].counts)
+    squares = statistics.rounding.entries
+    for name in factors.keys() & noise.keys() & squares.keys():
+        noise[name] = _quieter(noise[name], squares[name].sums[0], np.square(factors[name]))
+    importance = divided(statistics.importance, factors)
+    return replace(statistics, importance=importance, outputs=outputs, weighted=weighted, noise=noise)
+
+
+def _quieter(noise: Measured, inputs: NDArray[np.float32], divisors: Values) -> Measured:
+    """What rounding inputs to 8 bits costs once their squares are divided, and the weights multiplied.
+
+    The step of a block follows its largest input. How that changes with a token is not known, and taken to be as its
+    largest mean square does.
+    """
+    sums = noise.sums.copy()
+    for n, block in enumerate(NOISE_BLOCKS):
+        if len(inputs) % block == 0:
+            before, by = (one.reshape(-1, block).astype(np.float64) for one in (inputs, divisors))
+            now = (before / by).max(1) * by.mean(1)
+            sums[:, n] *= now.sum() / max(float(before.max(1).sum()), _TINY)
+    return Measured(sums, noise.counts)
 
 
 def divided_feedback(feedback: Feedback, factors: Mapping[str, Values]) -> Feedback:

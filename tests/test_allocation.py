@@ -18,6 +18,7 @@ from requant.encodings import BLOCKS, F32
 from requant.errors import PlanError
 from requant.execution import execute
 from requant.expressions import Stored
+from requant.feedback import Smoothing
 from requant.formats import FORMATS
 from requant.formats import open as open_model
 from requant.formats.imatrix.statistics import read_statistics, statistics_checkpoint
@@ -25,16 +26,19 @@ from requant.importance import Importance, Measured
 from requant.ir import Tensor, TensorSpec
 from requant.layout import LayoutOptions
 from requant.operations.allocable import GgufTypes
+from requant.operations.allocate import Question, Target, plan_allocation
 from requant.operations.convert import Request as Conversion
 from requant.operations.convert import plan_conversion
 from requant.operations.renamed_statistics import in_names_of
+from requant.operations.requantize import Request, plan_requantization
 from requant.parts import whole_parts
 from requant.plan import Plan, Step
-from requant.recipes import RECIPES
+from requant.recipes import RECIPES, Overrides
 from requant.sources import Memory
 from requant.statistics import Provenance, Statistics, fingerprint
 from tests import tiny_models
 from tests.command import run
+from tests.stored import values_of
 from tests.tiny_gguf import write_tiny_llama
 
 
@@ -100,10 +104,14 @@ def test_a_loss_is_reached_and_the_frontier_is_what_sizes_come_to(options, spare
             Knapsack(options).reaching(least / 2 - 1e-9)
 
 
-def statistics(entries, outputs=None, lookups=None, tokens=2048):
-    return Statistics(
-        Importance(entries, ("t",), 4, 512), Provenance("m", ("x",), tokens), outputs or {}, lookups or {}
-    )
+def statistics(entries, outputs=None, lookups=None, tokens=2048, **more):
+    importance = Importance(entries, ("t",), 4, 512)
+    return Statistics(importance, Provenance("m", ("x",), tokens), outputs or {}, lookups or {}, **more)
+
+
+def sums(shape, value=1.0):
+    """Of five tokens."""
+    return {"t": Measured(np.full(shape, value, np.float32), np.array([5]))}
 
 
 def step_of(name, values):
@@ -169,8 +177,20 @@ def test_rows_of_an_embedding_count_as_often_as_they_are_looked_up():
     (
         (statistics({}, tokens=9), "of 9 tokens, too few"),
         (statistics({}), "t is to be rounded, and the statistics lack it"),
-        (statistics({"t": Measured(np.ones((1, 16), np.float32), np.array([5]))}), r"inputs are \[1, 16\]"),
-        (statistics({"t": Measured(np.full((1, 32), np.nan, np.float32), np.array([5]))}), "no sums of squares"),
+        (statistics(sums((1, 16))), r"t: the statistics' inputs are \[1, 16\], the tensor takes \[1, 32\]"),
+        (statistics(sums((2, 32))), r"t: the statistics' inputs are \[2, 32\]"),
+        (
+            statistics(sums((1, 32)), sums((1, 7))),
+            r"t: the statistics' outputs are \[1, 7\], the tensor takes \[1, 6\]",
+        ),
+        (statistics({}, {}, sums((1, 31))), r"t: the statistics' lookups are \[1, 31\]"),
+        (statistics(sums((1, 32)), weighted=sums((1, 6))), r"t: the statistics' weighted inputs are \[1, 6\]"),
+        (statistics(sums((1, 32)), noise=sums((1, 3))), r"t: the statistics' errors of rounded inputs are \[1, 3\]"),
+        (statistics(sums((1, 32), np.nan)), "t: the statistics' inputs hold values that are no sums of squares"),
+        (statistics(sums((1, 32), -1.0)), "t: the statistics' inputs hold values that are no sums of squares"),
+        (statistics(sums((1, 32)), sums((1, 6), np.inf)), "t: the statistics' outputs hold values that are no sums"),
+        (statistics(sums((1, 32)), weighted=sums((1, 32), np.nan)), "t: the statistics' weighted inputs hold values"),
+        (statistics(sums((1, 32)), noise=sums((1, 2), np.nan)), "t: the statistics' errors of rounded inputs hold"),
     ),
 )
 def test_statistics_that_do_not_fit_are_named(found, said):
@@ -390,3 +410,60 @@ def test_layers_of_compressed_tensors_get_4_or_8_bits(tmp_path):
     again = [*asked[:2], tmp_path / "again", *asked[3:5], "--tensor-type-file", tmp_path / "recipe.txt"]
     assert run(*again, "--imatrix", tmp_path / "stats.gguf").exit_code == 0
     assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+
+
+def measured_inputs(folder):
+    """Statistics in which q, k and v are given the same, and gate and up; gradients weigh it differently for each."""
+    found, random = read_statistics(folder / "stats.gguf"), np.random.default_rng(7)
+    entries, weighted = dict(found.importance.entries), {}
+    for name, entry in entries.items():
+        role = name.split(".")[-2]
+        seed = [len(name), *map(ord, {"attn_k": "attn_q", "attn_v": "attn_q", "ffn_gate": "ffn_up"}.get(role, role))]
+        sums = np.exp(2 * np.random.default_rng(seed).normal(size=entry.sums.shape)).astype(np.float32)
+        entries[name] = Measured(sums * 4096, entry.counts)
+        felt = sums * random.uniform(0.5, 2, sums.shape) * found.outputs[name].sums.sum()
+        weighted[name] = Measured(felt.astype(np.float32), entry.counts)
+    return replace(found, importance=replace(found.importance, entries=entries), weighted=weighted)
+
+
+def test_types_are_chosen_for_the_smoothed_model(model, tmp_path):
+    """All its folds are found, though gradients weigh the same inputs differently; less is expected to be lost.
+
+    Its heads share values, so that attention's output has no fold.
+    """
+    written(measured_inputs(model), tmp_path / "stats.gguf")
+    asked = ["--stats", tmp_path / "stats.gguf", "--target-bpw", 6]
+    plain, smoothed, same = (
+        planned("requantize", model / "model.gguf", "Q4_0", *asked, *way)
+        for way in ([], ["--smooth"], ["--smooth", "0"])
+    )
+    layers = len({step["to"].split(".")[1] for step in plain["steps"] if step["to"].startswith("blk.")})
+    assert smoothed["smoothed_tensors"] == 6 * layers and "smoothed_tensors" not in plain
+    assert smoothed["expected_kl"] < 0.95 * plain["expected_kl"]
+    assert same["expected_kl"] == pytest.approx(plain["expected_kl"], rel=1e-5)  # the power 0 changes nothing
+
+
+def test_what_is_expected_of_a_smoothed_model_is_the_formula(model, tmp_path):
+    """On what is written, with its factors undone and the statistics of the model as it was."""
+    source, found = open_model(model / "model.gguf"), measured_inputs(model)
+    smoothing = Smoothing(0.5, None, found.importance, found.weights)
+
+    def planner(recipe, overrides, importance, rehearsal):
+        request = Request(recipe, overrides, importance, rehearsal=rehearsal, smoothing=smoothing)
+        return plan_requantization(source, "gguf", tmp_path / "best.gguf", request)
+
+    question = Question(planner, "Q4_0", Overrides(), found, GgufTypes(RECIPES["Q4_0"]))
+    plan, allocation = plan_allocation(question, Target(bits=6))
+    execute(plan)
+    best, total = open_model(tmp_path / "best.gguf"), 0.0
+    columns, rows = {}, {}
+    for one in plan.passes[-1].after.smoothed:
+        columns |= dict.fromkeys(one.fold.consumers, one.factors)
+        rows |= {one.fold.maker: one.factors[:, None]} if one.fold.kind == "rows" else {}
+    assert columns and rows
+    for name, _ in allocation.types:
+        again = values_of(best[name]) / columns.get(name, 1) * rows.get(name, 1)
+        error = np.square(again.astype(np.float64) - values_of(source[name]))
+        g2 = found.outputs[name].sums[0] / found.outputs[name].counts[0]
+        total += 0.5 * float(g2 @ error @ found.rounding.weights(name)[0])
+    assert total == pytest.approx(allocation.expected, rel=1e-3)

@@ -15,7 +15,8 @@ from requant.formats import open as open_model
 from requant.importance import Importance, Measured
 from requant.inspection.origin import origin_of
 from requant.operations.convert import Request, plan_conversion
-from requant.smoothing import FAMILIES, folds_of
+from requant.smoothing import FAMILIES, Fold, Smoothed, divided_statistics, folds_of
+from requant.statistics import Provenance, Statistics
 from tests import tiny_models
 from tests.command import run
 
@@ -171,3 +172,29 @@ def test_what_cannot_be_smoothed_is_told(made, tmp_path):
     )  # q, k, v, gate, up and down of two layers
     said = json.loads(run("inspect", tmp_path / "d.gguf", "--json").stdout)["origin"]["rounding"]
     assert said.startswith("6 inputs smoothed (AWQ), alpha searched, median ")
+
+
+def test_smoothed_inputs_are_rounded_for_less():
+    """What is predicted of it beside what is measured on the smoothed inputs, where some columns are far larger."""
+    from requant.calibration.recording import rounded_inputs
+
+    random = np.random.default_rng(2)
+    sizes = np.exp(random.normal(0, 0.4, 512)) * np.where(random.random(512) < 0.02, 12, 1)
+    x, gradients = (random.normal(0, 1, shape).astype(np.float32) for shape in ((400, 512), (400, 96)))
+    x, weight = x * sizes.astype(np.float32), random.normal(0, 1, (96, 512)).astype(np.float32)
+    factors = np.sqrt(sizes).astype(np.float32)
+    sums, counts = np.square(x).sum(0, keepdims=True), np.array([400])
+
+    def measured(by):
+        given, matrix = (torch.from_numpy(one.astype(np.float32)) for one in (x / by, weight * by))
+        return np.array([rounded_inputs(given, torch.from_numpy(gradients), matrix)], np.float32)
+
+    before, after = measured(1), measured(factors)
+    found = Statistics(
+        Importance({"m": Measured(sums, counts)}),
+        Provenance("", (), 400),
+        noise={"m": Measured(before, counts)},
+    )
+    expected = divided_statistics(found, [Smoothed(Fold("norm", "n", ("m",)), 0.5, factors)]).noise["m"].sums
+    assert (after < 0.6 * before).all()
+    assert np.allclose(expected, after, rtol=0.25)

@@ -18,7 +18,7 @@ from requant.plan import Plan, Step
 from requant.recipes import Recipe
 from requant.recipes.importances import needs_importance
 from requant.recipes.mlx_types import BITS
-from requant.statistics import Statistics, fingerprint
+from requant.statistics import Statistics, fingerprint, noise_of
 
 #: What is tried where the user names no types. Blocks of 32 need more bits, and lose less where inputs of very
 #: different sizes would be rounded together.
@@ -75,11 +75,8 @@ class GgufTypes(Kind):
         return fitting
 
     def noise(self, encoding: Encoding, measured: Measured | None) -> float:
-        """llama.cpp rounds inputs to 8 bits by as many columns as a block of the type has."""
-        if measured is None or not isinstance(encoding, Blocks):
-            return 0.0
-        of_256, of_32 = (float(one) for one in measured.sums[0] / max(int(measured.counts[0]), 1))
-        return of_256 if encoding.values == 256 else of_32
+        """Of llama.cpp."""
+        return 0.0 if measured is None else noise_of(measured, encoding)
 
     def word(self, encoding: Encoding) -> str:
         """Its label."""

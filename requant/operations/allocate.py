@@ -16,9 +16,11 @@ from requant.operations.allocable import Kind
 from requant.plan import Plan, Step
 from requant.recipes import Overrides
 from requant.recipes.options import compiled
+from requant.smoothing import divided_statistics
 from requant.statistics import Statistics
 
-#: Plans the same with other types: (recipe, departures from it, importance, whether the plan will not be run).
+#: Plans the same with other types: (recipe, departures from it, importance, whether the plan will not be run). How
+#: inputs are smoothed must be the same in all its plans.
 Planner = Callable[[str, Overrides, Importance, bool], Plan]
 
 
@@ -59,11 +61,32 @@ class Allocation:
         return "".join(f"{pattern}={self.word(encoding)}\n" for pattern, encoding in self.patterns)
 
 
+#: Gives what is known of tensors already, and takes what is found; see `requant.divergence_cache`.
+Measuring = Callable[[Sequence[Step], Statistics, Sequence[Sequence[Encoding]]], list[Losses]]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """For what types are chosen, and by what. recipe, overrides: what is rounded, and what becomes of the rest."""
+
+    planner: Planner
+    recipe: str
+    overrides: Overrides
+    statistics: Statistics
+    kind: Kind
+    measure: Measuring = losses_of
+
+    def plan(self, overrides: Overrides, *, rehearsal: bool, recipe: str | None = None) -> Plan:
+        """The model with these departures, from this recipe or another."""
+        return self.planner(recipe or self.recipe, overrides, self.statistics.rounding, rehearsal)
+
+
 @dataclass(frozen=True)  # without slots, so that the knapsack is made once
 class Choices:
     """What there is to choose from. before: the plan of the recipe itself, with these overrides. options: of the
     tensors of `names`, the smallest first."""
 
+    question: Question
     before: Plan
     overrides: Overrides
     names: tuple[str, ...]
@@ -120,63 +143,45 @@ class Choices:
         return Knapsack(self.options)
 
 
-#: Gives what is known of tensors already, and takes what is found; see `requant.divergence_cache`.
-Measuring = Callable[[Sequence[Step], Statistics, Sequence[Sequence[Encoding]]], list[Losses]]
-
-
-def choices(
-    planner: Planner,
-    recipe: str,
-    overrides: Overrides,
-    statistics: Statistics,
-    target: Target,
-    kind: Kind,
-    measure: Measuring = losses_of,
-) -> Choices:
+def choices(question: Question, target: Target) -> Choices:
     """Every type of every tensor that the recipe would round and no option speaks of, with what it would cost.
 
     Raises `PlanError` for statistics that do not fit, before anything is rounded.
     """
-    overrides = _keeping(planner, recipe, overrides, statistics, target.keep)
-    before = planner(recipe, overrides, statistics.rounding, True)
+    kind, overrides = question.kind, _keeping(question, target.keep)
+    before = question.plan(overrides, rehearsal=True)
     free = [step for step in before.steps if kind.is_free(step) and not _is_named(step, overrides)]
     _check_patterns([name for name, _ in target.least], "--min-type", free)
     if not free:
         raise PlanError("the recipe rounds no tensor, so that there is nothing to choose")
-    statistics = kind.statistics(before, statistics)
+    statistics = kind.statistics(before, question.statistics)
     check_statistics(free, statistics)
+    statistics = divided_statistics(statistics, before.passes[-1].after.smoothed)
     types = [_candidates(kind, step, target, statistics) for step in free]
-    losses = measure(free, statistics, types)
+    losses = question.measure(free, statistics, types)
     options = tuple(
         tuple(sorted(_options(kind, step, one, found, statistics), key=lambda option: option.nbytes))
         for step, one, found in zip(free, types, losses, strict=True)
     )
-    return Choices(before, overrides, tuple(step.target.name for step in free), options, statistics.has_gradients)
+    return Choices(
+        question, before, overrides, tuple(step.target.name for step in free), options, statistics.has_gradients
+    )
 
 
-def plan_allocation(
-    planner: Planner,
-    recipe: str,
-    overrides: Overrides,
-    statistics: Statistics,
-    target: Target,
-    kind: Kind,
-    measure: Measuring = losses_of,
-) -> tuple[Plan, Allocation]:
+def plan_allocation(question: Question, target: Target) -> tuple[Plan, Allocation]:
     """A plan of that size: the tensors that the recipe would round get one of `target.types` each.
 
     What the overrides name keeps its type. Raises `PlanError` for statistics that do not fit and for sizes that cannot
     be.
     """
-    found = choices(planner, recipe, overrides, statistics, target, kind, measure)
-    wanted = target
+    found, wanted = choices(question, target), target
     while True:
         allocation = found.allocation(wanted)
         types = (*found.overrides.tensor_types, *allocation.patterns)
-        plan = planner(recipe, replace(found.overrides, tensor_types=types), statistics.rounding, False)
+        plan = question.plan(replace(found.overrides, tensor_types=types), rehearsal=False)
         over = 0 if target.nbytes is None else plan.layout.nbytes - target.nbytes
         if over <= 0:
-            return replace(plan, expected_kl=allocation.expected), replace(allocation, word=kind.word)
+            return replace(plan, expected_kl=allocation.expected), replace(allocation, word=question.kind.word)
         # config.json, which names every module that differs, has grown
         wanted = replace(wanted, nbytes=(wanted.nbytes or 0) - over)
 
@@ -192,13 +197,12 @@ def _options(
     ]
 
 
-def _keeping(
-    planner: Planner, recipe: str, overrides: Overrides, statistics: Statistics, keep: Sequence[str]
-) -> Overrides:
+def _keeping(question: Question, keep: Sequence[str]) -> Overrides:
     """The departures, and those that leave tensors as they are stored."""
+    overrides = question.overrides
     if not keep:
         return overrides
-    steps = planner(recipe, overrides, statistics.rounding, True).steps
+    steps = question.plan(overrides, rehearsal=True).steps
     _check_patterns(keep, "--keep", steps)
     patterns = [compiled(pattern) for pattern in keep]
     kept = [

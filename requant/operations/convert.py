@@ -161,14 +161,11 @@ def _pruned(request: Request) -> Request:
     def rename(name: str) -> str | None:
         return pruned_name(name, request.prune)
 
-    smoothing = request.smoothing
-    if smoothing is not None and smoothing.known is not None:
-        smoothing = replace(smoothing, known=smoothing.known.renamed(rename))
     return replace(
         request,
         importance=request.importance and request.importance.renamed(rename),
         feedback=request.feedback and request.feedback.renamed(rename),
-        smoothing=smoothing,
+        smoothing=request.smoothing and request.smoothing.renamed(rename),
     )
 
 
@@ -306,7 +303,7 @@ def rounding(request: Rounding, steps: list[Pass], naming: Naming) -> list[Pass]
 
         if request.importance is None:
             raise PlanError("smoothing needs an importance matrix", hint="--stats or --imatrix")
-        listed = [Smooth(request.importance, request.smoothing.known, request.smoothing.alpha, naming), *listed]
+        listed = [Smooth(request.importance, request.smoothing, naming), *listed]
     if request.feedback is not None:
         from requant.passes.feedback import Correct, UncorrectedTold
 

@@ -36,7 +36,8 @@ class Steps:
     def __call__(self, said: Translation) -> Translation:
         """Raises `PlanError` for an encoding that a tensor cannot have."""
         steps = steps_for(said.moves, said.encodings, said.importance, anew=self.anew)
-        steps = [replace(step, smoothed=True) if step.target.name in said.smoothed else step for step in steps]
+        smoothed = {name for one in said.smoothed for name in one.fold.consumers}
+        steps = [replace(step, smoothed=True) if step.target.name in smoothed else step for step in steps]
         return replace(said, steps=tuple(steps if said.feedback is None else corrected(steps, said.feedback)))
 
 
