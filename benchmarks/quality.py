@@ -166,9 +166,9 @@ def joined(parts: list[Comparison]) -> Comparison:
     return whole
 
 
-def mix_prediction(source: Path, stats: Path) -> dict[str, float]:
+def mix_prediction(source: Path, stats: Path, types: list[str]) -> dict[str, float]:
     """What the mixes are expected to diverge by, of those that the frontier shows."""
-    said = json.loads(requant("requantize", source, "--stats", stats, "--frontier", "--json"))
+    said = json.loads(requant("requantize", source, "--stats", stats, "--frontier", "--json", *types))
     return {str(one["recipe"]): float(one["expected_kl"]) for one in said["mixes"]}
 
 
@@ -203,14 +203,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--held-out", type=int, default=8192)
     parser.add_argument("--mixes", default="Q4_K_M,Q3_K_M,Q5_K_M,IQ2_M")
+    parser.add_argument("--types", help="that may be chosen; fewer take less time to try")
     parser.add_argument("--feedback", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     words = parser.parse_args()
     words.folder.mkdir(parents=True, exist_ok=True)
     source, stats = prepared(words.folder, words.model, words.tokens, hessians=words.feedback)
-    ways = {**WAYS, **(FEEDBACK if words.feedback else {})}
+    types = ["--types", words.types] if words.types else []
+    ways = {way: [*more, *types] for way, more in {**WAYS, **(FEEDBACK if words.feedback else {})}.items()}
     rows = [row for mix in words.mixes.split(",") for row in made(words.folder, source, stats, mix, ways)]
-    mixes = mix_prediction(source, stats)
+    mixes = mix_prediction(source, stats, types)
     began = time.perf_counter()
     found = measured(words.folder, source, [row.path for row in rows], words.held_out, words.workers)
     tokens = found[rows[0].path].model.count
