@@ -403,3 +403,23 @@ def test_a_calibration_that_was_ended_goes_on(tiny, tmp_path, monkeypatch):
     assert np.array_equal(found.lookups["token_embd.weight"].sums, whole.lookups["token_embd.weight"].sums)
     with pytest.raises(PlanError, match="another model, text or seed"):
         calibrate(plan, Request(window=64, gradients=True, work=work, seed=4))
+
+
+def test_probes_vary_as_the_divergence_curves():
+    """Their covariance is the second derivative, and each says about as much as the next: drawn labels do not."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from requant.calibration.layerwise import Layerwise
+
+    p = torch.tensor([0.9, 0.06, 0.03, 0.01])
+    logits = p.log().repeat(40_000, 1).requires_grad_()
+    Layerwise._probed(SimpleNamespace(_seed=1), logits, 0).backward()
+    probes = logits.grad
+    assert torch.allclose(probes.T @ probes / len(probes), torch.diag(p) - torch.outer(p, p), atol=3e-3)
+    assert probes.sum(1).abs().max() < 1e-6  # what all logits have in common changes no prediction
+    drawn = torch.multinomial(p, 40_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    scores = torch.nn.functional.one_hot(drawn, 4) - p
+    spread = [float(one.square().sum(1).std() / one.square().sum(1).mean()) for one in (probes, scores)]
+    assert spread[0] < 0.4 * spread[1]
