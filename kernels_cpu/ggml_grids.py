@@ -38,11 +38,10 @@ class Grid:
 class Neighbours:
     """Where to look for the point nearest to a code.
 
-    span: int64 [2 * codes], for code u, numbered in base `levels` (sum of u[i] * levels**i): its first group; then
-    twice the number of its groups, plus 1 if it is in the grid.
-    near: uint16 [8 * groups], the candidates of each code in ggml's order: a code of the grid is its own only one. Of
-    n groups candidate j stands in lane j // n of group j % n, so that the lowest lane is the first of equals; what
-    is left over repeats the first one.
+    span: int64 [2 * codes], for code u, numbered in base `levels` (sum of u[i] * levels**i): its first candidate; then
+    twice the number of its candidates, plus 1 if it is in the grid.
+    near: uint16, the candidates of each code in ggml's order, filled up to eights with 65535: a code of the grid is its
+    own only one. At the end there are eight more, so that sixteen can be read at once.
     index: uint16 [2 ** (bits * dimensions)], the grid's index of each of its codes.
     """
 
@@ -95,10 +94,11 @@ def neighbours_of(label: str) -> Neighbours:
         numbers = np.arange(start, min(start + _CHUNK, total))
         part = span[2 * start : 2 * (start + len(numbers))]
         _group(_distances(grid, numbers).reshape(-1), grid.codes, _SHELLS[label], buffer, part)
-        used = part[-2] + part[-1] // 2
+        used = part[-2] + (part[-1] // 2 + 7) // 8 * 8
         part[::2] += first
         first += used
-        near.append(buffer[: 8 * used].copy())
+        near.append(buffer[:used].copy())
+    near.append(np.zeros(8, np.uint16))
     index = np.zeros(1 << grid.bits * grid.dimensions, np.uint16)
     index[grid.codes] = np.arange(len(grid.codes))
     return Neighbours(span, np.concatenate(near), index)

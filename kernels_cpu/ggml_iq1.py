@@ -1,6 +1,7 @@
 """IQ1_S and IQ1_M: eight values as a point of a codebook of -1, 0 and 1, moved by an eighth up or down. Encoding.
 
-The reference sorts a group of 32 or 16 values and tries every way to cut it into three. Lane k does that for group k.
+The reference sorts a group of 32 or 16 values and tries every way to cut it into three. Lane k does that for group k of
+one or two blocks. A search begins with what a few cuts are worth: at three of four cuts no lane then finds better.
 It sorts with qsort, which C lets put equal values in any order; glibc's keeps theirs, and so does this.
 IQ1_M follows the reference since it keeps sums for each half of a group (2026): earlier ones (libgguf 0.2.2,
 libggml 0.20) round differently, and now and then end with another cut.
@@ -8,7 +9,7 @@ libggml 0.20) round differently, and now and then end with another cut.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,30 +26,35 @@ from requant.kernels_cpu._jit import (
     Words,
     inlined,
     kernel,
+    spliced,
 )
 from requant.kernels_cpu.lattice import clear, copy, nearest_int, sum_of_squares, weigh, weigh_by_size
-from requant.kernels_cpu.lattice_search import make_nearest_point
+from requant.kernels_cpu.lattice_points import make_nearest_point
 from requant.kernels_cpu.room import room, zeros
+from requant.kernels_cpu.search import gather, put_starts
 from requant.kernels_cpu.simd import (
-    F32x8,
+    F32x16,
+    I32x16,
+    any_lane,
     fabs,
     greater,
     half_bits,
-    load,
-    load_ints,
-    splat,
-    splat_int,
+    load16,
+    load_ints16,
+    splat16,
+    splat_int16,
     store,
     store_ints,
     where,
 )
-from requant.kernels_cpu.simd_transpose import transpose
+from requant.kernels_cpu.simd_vectors import Mask16
 
 _F = np.float32
+_LEAST: Final = _F(np.finfo(_F).min)
 _UP: Final = (_F(-0.875), _F(0.125), _F(1.125))  # -1, 0, 1 moved up,
 _DOWN: Final = (_F(-1.125), _F(-0.125), _F(0.875))  # and down
-#: Both, as tables of eight: up from 0 on, down from 8 on.
-_RUNGS: Final = np.array([*_UP, 0, *_UP, 0, *_DOWN, 0, *_DOWN, 0], _F)
+#: Both, as tables of sixteen: up from 0 on, down from 16 on.
+_RUNGS: Final = np.array([*((*_UP, 0) * 4), *((*_DOWN, 0) * 4)], _F)
 
 _nearest_point: Final = make_nearest_point(8, 2)
 
@@ -57,52 +63,93 @@ _nearest_point: Final = make_nearest_point(8, 2)
 def _rank(xs: Floats, length: int, ranks: Ints) -> None:
     """The place of every value in each lane's ascending order; equal values keep theirs."""
     for i in range(length):
-        x, rank = load(xs, 8 * i), splat_int(0)
+        x, rank = load16(xs, 16 * i), splat_int16(0)
         for j in range(i):
-            before = load(xs, 8 * j) <= x
-            rank = rank + where(before, splat_int(1), 0)
-            store_ints(ranks, 8 * j, load_ints(ranks, 8 * j) + where(before, splat_int(0), 1))
-        store_ints(ranks, 8 * i, rank)
+            before = load16(xs, 16 * j) <= x
+            rank = where(before, rank + 1, rank)
+            other = load_ints16(ranks, 16 * j)
+            store_ints(ranks, 16 * j, where(before, other, other + 1))
+        store_ints(ranks, 16 * i, rank)
 
 
 @inlined
-def _sort(xs: Floats, ws: Floats, length: int, ranks: Ints, order: Ints) -> None:
-    """order[8 * place + lane]: which value comes there; `ws` and `xs` become sorted weights and weighted values."""
+def _sort(xs: Floats, length: int, ranks: Ints, order: Ints) -> None:
+    """order[16 * place + lane]: which value comes there."""
     _rank(xs, length, ranks)
     for i in range(length):
-        for k in range(8):
-            order[8 * ranks[8 * i + k] + k] = i
+        for k in range(16):
+            order[16 * ranks[16 * i + k] + k] = i
 
 
 @inlined
-def _largest(xs: Floats, length: int) -> F32x8:
-    top = splat(_F(0))
+def _largest(xs: Floats, length: int) -> F32x16:
+    top = splat16(_F(0))
     for i in range(length):
-        top = greater(fabs(load(xs, 8 * i)), top)
+        top = greater(fabs(load16(xs, 16 * i)), top)
     return top
+
+
+@spliced
+def _better(sum_qx: F32x16, sum_q2: F32x16, best: F32x16) -> Mask16:
+    return (sum_q2 > _F(0)) & (sum_qx * sum_qx > best * sum_q2)
+
+
+@spliced
+def _tried(sum_qx: F32x16, sum_q2: F32x16, code: int, best: F32x16, scale: F32x16, cut: I32x16) -> Any:
+    """The best, its scale and its cut, after another."""
+    better, found = _better(sum_qx, sum_q2, best), sum_qx / sum_q2
+    return where(better, found * sum_qx, best), where(better, found, scale), where(better, splat_int16(code), cut)
+
+
+@spliced
+def _raised(best: F32x16, sum_qx: F32x16, sum_q2: F32x16) -> F32x16:
+    """How good the best is, with one cut more."""
+    return where(sum_q2 > _F(0), greater(sum_qx / sum_q2 * sum_qx, best), best)
+
+
+@spliced
+def _known(best: F32x16, all_w: F32x16) -> F32x16:
+    """What a search may begin with that will come across something as good as `best`.
+
+    Of all cuts that are better than what was before them, it ends with the last. One that is a thousandth worse than
+    another is not that, and rounding does not change it as long as products are far from the least and largest floats.
+    """
+    usual = (best > _F(2.0**-55)) & (best < _F(2.0**60)) & (all_w > _F(2.0**-55)) & (all_w < _F(2.0**40))
+    return where(usual, best * _F(1 - 2.0**-10), _LEAST)
+
+
+@spliced
+def _sums_s(low: F32x16, middle: F32x16, high: F32x16, low_w: F32x16, middle_w: F32x16, high_w: F32x16, q: Any) -> Any:
+    sum_q2 = low_w * q[0] * q[0] + middle_w * q[1] * q[1] + high_w * q[2] * q[2]
+    return low * q[0] + middle * q[1] + high * q[2], sum_q2
 
 
 @inlined
 def _cut_s(sum_x: Floats, sum_w: Floats, scales: Floats, cuts: Ints) -> None:
     """The best of all cuts of 32 sorted values and two shifts, from their running sums.
 
-    cuts: values below, values below the middle's end, 0 for up or 1 for down: 8 lanes each; -1 for none.
+    cuts: values below, values below the middle's end, 0 for up or 1 for down: a byte each; -1 for none.
     """
-    best, scale, cut = splat(_F(-3.4028234663852886e38)), splat(_F(0)), splat_int(-1)
-    all_x, all_w = load(sum_x, 256), load(sum_w, 256)
+    best, scale, cut = splat16(_LEAST), splat16(_F(0)), splat_int16(-1)
+    all_x, all_w = load16(sum_x, 512), load16(sum_w, 512)
+    for i in range(8, 15, 3):
+        low_x, low_w = load16(sum_x, 16 * i), load16(sum_w, 16 * i)
+        for j in range(18, 25, 3):
+            x, w = load16(sum_x, 16 * j), load16(sum_w, 16 * j)
+            for q in (_UP, _DOWN):
+                sum_qx, sum_q2 = _sums_s(low_x, x - low_x, all_x - x, low_w, w - low_w, all_w - w, q)
+                best = _raised(best, sum_qx, sum_q2)
+    best = _known(best, all_w)
     for i in range(33):
-        low_x, low_w = load(sum_x, 8 * i), load(sum_w, 8 * i)
+        low_x, low_w = load16(sum_x, 16 * i), load16(sum_w, 16 * i)
         for j in range(i, 33):
-            middle_x, middle_w = load(sum_x, 8 * j) - low_x, load(sum_w, 8 * j) - low_w
-            high_x, high_w = all_x - load(sum_x, 8 * j), all_w - load(sum_w, 8 * j)
-            for down in range(2):
-                q = _DOWN if down else _UP
-                sum_qx = low_x * q[0] + middle_x * q[1] + high_x * q[2]
-                sum_q2 = low_w * q[0] * q[0] + middle_w * q[1] * q[1] + high_w * q[2] * q[2]
-                better = (sum_q2 > _F(0)) & (sum_qx * sum_qx > best * sum_q2)
-                found = sum_qx / sum_q2
-                scale, best = where(better, found, scale), where(better, found * sum_qx, best)
-                cut = where(better, splat_int(i << 16 | j << 8 | down), cut)
+            x, w = load16(sum_x, 16 * j), load16(sum_w, 16 * j)
+            up, up2 = _sums_s(low_x, x - low_x, all_x - x, low_w, w - low_w, all_w - w, _UP)
+            down, down2 = _sums_s(low_x, x - low_x, all_x - x, low_w, w - low_w, all_w - w, _DOWN)
+            if any_lane(_better(up, up2, best) | _better(down, down2, best)):
+                code = i << 16 | j << 8
+                best, scale, cut = _tried(up, up2, code, best, scale, cut)
+                best, scale, cut = _tried(down, down2, code | 1, best, scale, cut)
     store(scales, 0, scale)
     store_ints(cuts, 0, cut)
 
@@ -112,7 +159,7 @@ def _fill(order: Ints, k: int, length: int, low: int, high: int, flip: bool, lev
     """Levels 0, 1, 2 of the values of lane k, cut after `low` and `high` of them; the other way round if `flip`."""
     for place in range(length):
         level = 0 if place < low else 1 if place < high else 2
-        levels[order[8 * place + k]] = 2 - level if flip else level
+        levels[order[16 * place + k]] = 2 - level if flip else level
 
 
 @inlined
@@ -141,8 +188,8 @@ def _points(
             u, code = u * 3 + levels[8 * p + i], code << 2 | levels[8 * p + i]
         if not span[2 * u + 1] & 1:
             in_grid = False
-            rungs = load(_RUNGS, 8 * (downs >> p & 1)) * scale
-            code = _nearest_point(xs, ws, at + 8 * p, rungs, u, span, near, terms)
+            rungs = load16(_RUNGS, 16 * (downs >> p & 1)) * scale
+            code = _nearest_point(xs, ws, at + 8 * p, rungs, near, span[2 * u], span[2 * u + 1] >> 1, terms)
         codes[first + p] = code
     if in_grid:
         return scale
@@ -150,17 +197,10 @@ def _points(
     for p in range(count):
         for i in range(8):
             w = ws[at + 8 * p + i]
-            q = _RUNGS[8 * (downs >> p & 1) + (codes[first + p] >> 2 * i & 3)]
+            q = _RUNGS[16 * (downs >> p & 1) + (codes[first + p] >> 2 * i & 3)]
             sum_qx += w * q * xs[at + 8 * p + i]
             sum_q2 += w * q * q
     return sum_qx / sum_q2 if sum_qx > 0 and sum_q2 > 0 else scale
-
-
-@inlined
-def _turn(rows: Floats, start: int, length: int, turned: Floats) -> None:
-    """Eight groups of `length` values, transposed."""
-    for i in range(0, length, 8):
-        transpose(rows, start + i, length, turned, 8 * i, 8)
 
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
@@ -168,27 +208,33 @@ def encode_iq1_s(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 50 bytes."""
-    plain, ws, xs, turned = room(256, _F), room(256, _F), room(256, _F), room(256, _F)
-    sum_x, sum_w = zeros(264, _F), zeros(264, _F)
-    ranks, order, cuts = room(256, np.int32), room(256, np.int32), room(8, np.int32)
-    terms, scales, tops = room(64, _F), room(8, _F), room(8, _F)
-    levels, codes, downs = room(32, np.int64), room(4, np.int64), room(8, np.int64)
-    for n in range(values.size // 256):
-        start, top = 50 * n, _F(0)
+    plain, ws, xs, turned = room(512, _F), room(512, _F), room(512, _F), room(512, _F)
+    sum_x, sum_w = zeros(528, _F), zeros(528, _F)
+    ranks, order, cuts = room(512, np.int32), room(512, np.int32), room(16, np.int32)
+    terms, scales, tops, starts = room(128, _F), room(16, _F), room(16, _F), room(16, np.int64)
+    levels, codes, downs = room(32, np.int64), room(4, np.int64), room(16, np.int64)
+    last = values.size // 256 - 1
+    for n in range(last + 1):
+        start, top, first = 50 * n, _F(0), 8 * (n % 2)
         clear(out, start, 50)
-        weigh(values, 256 * n, importance, _F(2) * sum_of_squares(values, 256 * n) / _F(256), ws)
-        copy(values, 256 * n, plain)
-        _turn(values, 256 * n, 32, xs)
-        _turn(ws, 0, 32, turned)
-        store(tops, 0, _largest(xs, 32))
-        _sort(xs, turned, 32, ranks, order)
-        for place in range(32):
-            for k in range(8):
-                i = 8 * order[8 * place + k] + k
-                sum_x[8 * place + 8 + k] = sum_x[8 * place + k] + turned[i] * xs[i]
-                sum_w[8 * place + 8 + k] = sum_w[8 * place + k] + turned[i]
-        _cut_s(sum_x, sum_w, scales, cuts)
-        for k in range(8):
+        if first == 0:
+            for part in range(2):
+                place = 256 * min(n + part, last)
+                sigma2 = _F(2) * sum_of_squares(values, place) / _F(256)
+                weigh(values, place, importance, sigma2, ws[256 * part :])
+                copy(values, place, plain[256 * part :])
+            put_starts(starts, 0, 15, 32)
+            gather(plain, starts, 0, 32, xs)
+            gather(ws, starts, 0, 32, turned)
+            store(tops, 0, _largest(xs, 32))
+            _sort(xs, 32, ranks, order)
+            for place in range(0, 512, 16):
+                for k in range(place, place + 16):
+                    i = 16 * order[k] + k - place
+                    sum_x[k + 16] = sum_x[k] + turned[i] * xs[i]
+                    sum_w[k + 16] = sum_w[k] + turned[i]
+            _cut_s(sum_x, sum_w, scales, cuts)
+        for k in range(first, first + 8):
             downs[k] = 0
             if tops[k] < _F(1e-12) or cuts[k] < 0:
                 scales[k] = 0
@@ -197,21 +243,31 @@ def encode_iq1_s(
             _fill(order, k, 32, cuts[k] >> 16, cuts[k] >> 8 & 255, flip, levels)
             downs[k] = cuts[k] & 1 ^ (1 if flip else 0)
             scale = _points(plain, ws, 32 * k, 4, levels, abs(scales[k]), 15 * downs[k], span, near, terms, codes, 0)
-            high = 0
+            high, place = 0, k - first
             for i in range(4):
                 point = int(index[codes[i]])
-                out[start + 2 + 4 * k + i] = point & 255
+                out[start + 2 + 4 * place + i] = point & 255
                 high |= point >> 8 << 3 * i
-            out[start + 34 + 2 * k], out[start + 35 + 2 * k] = high & 255, high >> 8
+            out[start + 34 + 2 * place], out[start + 35 + 2 * place] = high & 255, high >> 8
             scales[k] = scale
             top = max(top, scale)
         if top > 0:
             inverse = _F(1) / (top / _F(15))
             d = half_bits(top / _F(15) * _F(1.125))
             out[start], out[start + 1] = d & 255, d >> 8
-            for k in range(8):
+            for k in range(first, first + 8):
                 step = max(0, min(7, nearest_int(_F(0.5) * (inverse * scales[k] - _F(1)))))
-                out[start + 35 + 2 * k] |= (step | 8 * downs[k]) << 4
+                out[start + 35 + 2 * (k - first)] |= (step | 8 * downs[k]) << 4
+
+
+@spliced
+def _half_m(sum_x: Floats, sum_w: Floats, i: int, j: int, all_x: F32x16, all_w: F32x16) -> Any:
+    """Of one half of the values, moved up and moved down, the sums and those of squares."""
+    both, low_w, w = load16(sum_x, 16 * i) + load16(sum_x, 16 * j), load16(sum_w, 16 * i), load16(sum_w, 16 * j)
+    up, down = _UP[2], _DOWN[2]
+    up2 = all_w * up * up + low_w * _F(0.75) + w * _F(-1.25)
+    down2 = all_w * down * down + low_w * _F(1.25) + w * _F(-0.75)
+    return all_x * up - both, all_x * down - both, up2, down2
 
 
 @inlined
@@ -220,29 +276,26 @@ def _cut_m(sum_x: Floats, sum_w: Floats, scales: Floats, cuts: Ints) -> None:
 
     sum_x, sum_w: [half, value, lane]. cuts as above, with two bits for the shifts, the first half's the higher one.
     """
-    best, scale, cut = splat(_F(-3.4028234663852886e38)), splat(_F(0)), splat_int(-1)
-    up, down = _UP[2], _DOWN[2]
-    first_up, first_down = load(sum_x, 128) * up, load(sum_x, 128) * down
-    second_up, second_down = load(sum_x, 264) * up, load(sum_x, 264) * down
-    first_up2, first_down2 = load(sum_w, 128) * up * up, load(sum_w, 128) * down * down
-    second_up2, second_down2 = load(sum_w, 264) * up * up, load(sum_w, 264) * down * down
+    best, scale, cut = splat16(_LEAST), splat16(_F(0)), splat_int16(-1)
+    alls = load16(sum_x, 256), load16(sum_x, 528), load16(sum_w, 256), load16(sum_w, 528)
+    for i in range(3, 8, 2):
+        for j in range(9, 14, 2):
+            up0, down0, up20, down20 = _half_m(sum_x, sum_w, i, j, alls[0], alls[2])
+            up1, down1, up21, down21 = _half_m(sum_x[272:], sum_w[272:], i, j, alls[1], alls[3])
+            best = _raised(_raised(best, up0 + up1, up20 + up21), down0 + down1, down20 + down21)
+    best = _known(best, alls[2] + alls[3])
     for i in range(17):
-        x0, x1, w0, w1 = load(sum_x, 8 * i), load(sum_x, 136 + 8 * i), load(sum_w, 8 * i), load(sum_w, 136 + 8 * i)
-        low_up0, low_down0 = first_up2 + w0 * _F(0.75), first_down2 + w0 * _F(1.25)
-        low_up1, low_down1 = second_up2 + w1 * _F(0.75), second_down2 + w1 * _F(1.25)
         for j in range(i, 17):
-            w0, w1 = load(sum_w, 8 * j), load(sum_w, 136 + 8 * j)
-            both0, both1 = x0 + load(sum_x, 8 * j), x1 + load(sum_x, 136 + 8 * j)
-            up0, down0, up1, down1 = first_up - both0, first_down - both0, second_up - both1, second_down - both1
-            up20, down20 = low_up0 + w0 * _F(-1.25), low_down0 + w0 * _F(-0.75)
-            up21, down21 = low_up1 + w1 * _F(-1.25), low_down1 + w1 * _F(-0.75)
-            for shifts in range(4):
-                sum_qx = (down0 if shifts & 2 else up0) + (down1 if shifts & 1 else up1)
-                sum_q2 = (down20 if shifts & 2 else up20) + (down21 if shifts & 1 else up21)
-                better = (sum_q2 > _F(0)) & (sum_qx * sum_qx > best * sum_q2)
-                found = sum_qx / sum_q2
-                scale, best = where(better, found, scale), where(better, found * sum_qx, best)
-                cut = where(better, splat_int(i << 16 | j << 8 | shifts), cut)
+            up0, down0, up20, down20 = _half_m(sum_x, sum_w, i, j, alls[0], alls[2])
+            up1, down1, up21, down21 = _half_m(sum_x[272:], sum_w[272:], i, j, alls[1], alls[3])
+            better = _better(up0 + up1, up20 + up21, best) | _better(up0 + down1, up20 + down21, best)
+            better = better | _better(down0 + up1, down20 + up21, best)
+            if any_lane(better | _better(down0 + down1, down20 + down21, best)):
+                code = i << 16 | j << 8
+                best, scale, cut = _tried(up0 + up1, up20 + up21, code, best, scale, cut)
+                best, scale, cut = _tried(up0 + down1, up20 + down21, code | 1, best, scale, cut)
+                best, scale, cut = _tried(down0 + up1, down20 + up21, code | 2, best, scale, cut)
+                best, scale, cut = _tried(down0 + down1, down20 + down21, code | 3, best, scale, cut)
     store(scales, 0, scale)
     store_ints(cuts, 0, cut)
 
@@ -252,11 +305,12 @@ def encode_iq1_m(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 56 bytes; an empty importance for none."""
-    plain, ws, xs, turned = room(256, _F), room(256, _F), room(128, _F), room(128, _F)
-    sum_x, sum_w = zeros(272, _F), zeros(272, _F)
-    ranks, order, cuts = room(128, np.int32), room(128, np.int32), room(8, np.int32)
-    terms, scales, tops, found = room(64, _F), room(16, _F), room(8, _F), room(8, _F)
-    levels, codes, shifts = room(16, np.int64), zeros(32, np.int64), room(16, np.int64)
+    plain, ws, xs, turned = room(256, _F), room(256, _F), room(256, _F), room(256, _F)
+    sum_x, sum_w = zeros(544, _F), zeros(544, _F)
+    ranks, order, cuts = room(256, np.int32), room(256, np.int32), room(16, np.int32)
+    terms, scales, tops, found = room(128, _F), room(16, _F), room(16, _F), room(16, _F)
+    levels, codes, shifts, starts = room(16, np.int64), zeros(32, np.int64), room(16, np.int64), room(16, np.int64)
+    put_starts(starts, 0, 15, 16)
     for n in range(values.size // 256):
         start, top = 56 * n, _F(0)
         clear(out, start, 56)
@@ -267,27 +321,25 @@ def encode_iq1_m(
         else:
             weigh_by_size(values, 256 * n, _F(0), ws)
         copy(values, 256 * n, plain)
-        for half in range(2):
-            _turn(values, 256 * n + 128 * half, 16, xs)
-            _turn(ws, 128 * half, 16, turned)
-            store(tops, 0, _largest(xs, 16))
-            _sort(xs, turned, 16, ranks, order)
-            _halves(xs, turned, order, sum_x, sum_w)
-            _cut_m(sum_x, sum_w, found, cuts)
-            for k in range(8):
-                g = 8 * half + k
-                scales[g], shifts[g] = _F(0), 0
-                if tops[k] < _F(1e-7) or cuts[k] < 0:
-                    continue
-                flip = found[k] < 0
-                _fill(order, k, 16, cuts[k] >> 16, cuts[k] >> 8 & 255, flip, levels)
-                shifts[g] = cuts[k] & 3 ^ (3 if flip else 0)
-                downs = shifts[g] >> 1 | (shifts[g] & 1) << 1
-                scales[g] = _points(plain, ws, 16 * g, 2, levels, abs(found[k]), downs, span, near, terms, codes, 2 * g)
-                first, second = int(index[codes[2 * g]]), int(index[codes[2 * g + 1]])
-                out[start + 2 * g], out[start + 2 * g + 1] = first & 255, second & 255
-                out[start + 32 + g] = first >> 8 | second >> 8 << 4
-                top = max(top, scales[g])
+        gather(plain, starts, 0, 16, xs)
+        gather(ws, starts, 0, 16, turned)
+        store(tops, 0, _largest(xs, 16))
+        _sort(xs, 16, ranks, order)
+        _halves(xs, turned, order, sum_x, sum_w)
+        _cut_m(sum_x, sum_w, found, cuts)
+        for g in range(16):
+            scales[g], shifts[g] = _F(0), 0
+            if tops[g] < _F(1e-7) or cuts[g] < 0:
+                continue
+            flip = found[g] < 0
+            _fill(order, g, 16, cuts[g] >> 16, cuts[g] >> 8 & 255, flip, levels)
+            shifts[g] = cuts[g] & 3 ^ (3 if flip else 0)
+            downs = shifts[g] >> 1 | (shifts[g] & 1) << 1
+            scales[g] = _points(plain, ws, 16 * g, 2, levels, abs(found[g]), downs, span, near, terms, codes, 2 * g)
+            first, second = int(index[codes[2 * g]]), int(index[codes[2 * g + 1]])
+            out[start + 2 * g], out[start + 2 * g + 1] = first & 255, second & 255
+            out[start + 32 + g] = first >> 8 | second >> 8 << 4
+            top = max(top, scales[g])
         if top > 0:
             _finish_m(values, 256 * n, ws, scales, top, shifts, codes, out, start)
 
@@ -295,14 +347,15 @@ def encode_iq1_m(
 @inlined
 def _halves(xs: Floats, ws: Floats, order: Ints, sum_x: Floats, sum_w: Floats) -> None:
     """Running sums of 16 sorted values, separately for those of the group's first and second half."""
-    for place in range(16):
-        for k in range(8):
-            i, at = order[8 * place + k], 8 * place + k
-            w, x = ws[8 * i + k], xs[8 * i + k]
+    for place in range(0, 256, 16):
+        for k in range(place, place + 16):
+            i = order[k]
+            w, x = ws[16 * i + k - place], xs[16 * i + k - place]
             for half in range(2):
                 mine = i >> 3 == half
-                sum_x[136 * half + at + 8] = sum_x[136 * half + at] + (w * x if mine else _F(0))
-                sum_w[136 * half + at + 8] = sum_w[136 * half + at] + (w if mine else _F(0))
+                at = 272 * half + k
+                sum_x[at + 16] = sum_x[at] + (w * x if mine else _F(0))
+                sum_w[at + 16] = sum_w[at] + (w if mine else _F(0))
 
 
 @inlined
@@ -330,7 +383,7 @@ def _finish_m(
         for half in range(2):
             down = shifts[g] >> 1 - half & 1
             for i in range(16 * g + 8 * half, 16 * g + 8 * half + 8):
-                q = _RUNGS[8 * down + (codes[2 * g + half] >> 2 * (i & 7) & 3)] * _F(2 * step + 1)
+                q = _RUNGS[16 * down + (codes[2 * g + half] >> 2 * (i & 7) & 3)] * _F(2 * step + 1)
                 sum_qx += ws[i] * q * values[at + i]
                 sum_q2 += ws[i] * q * q
     if sum_q2 > 0:

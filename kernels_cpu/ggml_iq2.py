@@ -14,7 +14,6 @@ from requant.kernels_cpu._jit import (
     WORDS,
     Bytes,
     Floats,
-    Ints,
     Ints64,
     Words,
     inlined,
@@ -23,7 +22,6 @@ from requant.kernels_cpu._jit import (
 from requant.kernels_cpu.lattice import (
     clear,
     even_signs,
-    nearest_ints,
     peak_of,
     put_scales,
     put_signs_and_steps,
@@ -36,25 +34,13 @@ from requant.kernels_cpu.lattice import (
 )
 from requant.kernels_cpu.lattice_search import make_search, numerators
 from requant.kernels_cpu.room import room, zeros
-from requant.kernels_cpu.simd import (
-    F32x8,
-    I32x8,
-    any_lane,
-    greater,
-    lesser,
-    load,
-    load_ints,
-    splat,
-    store,
-    store_ints,
-    to_float,
-    where,
-)
+from requant.kernels_cpu.search import positive_search
 from requant.kernels_cpu.simd_transpose import transpose
 
 _F = np.float32
 
 _search_16: Final = make_search(16, 8, 2, numerators(19, 2, 0.1), 19, again="outside")
+_positive_scales: Final = positive_search(32, 4)
 _search_32: Final = make_search(32, 8, 2, numerators(13, 2, 0.1), 13, again="always")
 
 
@@ -64,7 +50,7 @@ def encode_iq2_s(
 ) -> None:
     """Blocks of 256 values to 82 bytes; an empty importance for none."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, steps = room(16, _F), room(16, np.int64)
     signs, codes = room(32, np.int64), room(2, np.int64)
     for n in range(values.size // 256):
@@ -102,7 +88,7 @@ def encode_iq2_xs(
 ) -> None:
     """Blocks of 256 values to 74 bytes."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, steps = room(16, _F), room(16, np.int64)
     signs, codes = room(32, np.int64), room(2, np.int64)
     for n in range(values.size // 256):
@@ -140,96 +126,55 @@ def _prepare(
     even_signs(ws, xs, signs)
 
 
-@inlined
-def _positive_codes(x: F32x8) -> I32x8:
-    return lesser(nearest_ints(x), 4)
-
-
-@inlined
-def _positive_scales(xs: Floats, ws: Floats, codes: Ints) -> F32x8:
-    """The scales of eight groups of 32 values, transposed: ggml's make_qp_quants with codes 0 to 4.
-
-    It keeps codes in bytes, and a value that has changed its sign is negative: its code wraps around to 256 less.
-    """
-    top = splat(_F(0))
-    for i in range(32):
-        top = greater(load(xs, 8 * i), top)
-    best, inverse = splat(_F(0)), _F(4) / top
-    scale = _F(1) / inverse
-    for i in range(32):
-        x = load(xs, 8 * i)
-        error = x - scale * to_float(nearest_ints(inverse * x) & 255)
-        best = best + load(ws, 8 * i) * error * error
-    for step in range(-4, 5):
-        if step != 0:
-            trial = splat(_F(0.1) * _F(step) + _F(4)) / top
-            scale, total = _F(1) / trial, splat(_F(0))
-            for i in range(32):
-                x = load(xs, 8 * i)
-                error = x - scale * to_float(_positive_codes(trial * x))
-                total = total + load(ws, 8 * i) * error * error
-            better = total < best
-            best, inverse = where(better, total, best), where(better, trial, inverse)
-    sum_lx, sum_l2 = splat(_F(0)), splat(_F(0))
-    for i in range(32):
-        x, w = load(xs, 8 * i), load(ws, 8 * i)
-        code = _positive_codes(inverse * x)
-        store_ints(codes, 8 * i, code & 255)
-        sum_lx, sum_l2 = sum_lx + w * x * to_float(code), sum_l2 + w * to_float(code) * to_float(code)
-    for _ in range(5):
-        before = sum_l2
-        changed = before != before
-        for i in range(32):
-            x, w, code = load(xs, 8 * i), load(ws, 8 * i), load_ints(codes, 8 * i)
-            slx = sum_lx - w * x * to_float(code)
-            sl2 = sum_l2 - w * to_float(code) * to_float(code)
-            new = _positive_codes(x * sl2 / slx)
-            new_lx = slx + w * x * to_float(new)
-            new_l2 = sl2 + w * to_float(new) * to_float(new)
-            better = new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2
-            better = better & (slx > _F(0)) & (sl2 > _F(0)) & (new != code)
-            store_ints(codes, 8 * i, where(better, new & 255, code))
-            sum_lx, sum_l2 = where(better, new_lx, sum_lx), where(better, new_l2, sum_l2)
-            changed = changed | better
-        if not any_lane(changed):
-            break
-    return where((sum_l2 > _F(0)) & (top >= _F(1e-15)), sum_lx / sum_l2, _F(0))
-
-
 @kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
 def encode_iq2_xxs(
     values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
 ) -> None:
-    """Blocks of 256 values to 66 bytes."""
-    xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    turned_xs, turned_ws, levels = room(256, _F), room(256, _F), room(256, np.int32)
-    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
-    scales, steps = room(8, _F), room(8, np.int64)
-    signs, codes = room(32, np.int64), room(4, np.int64)
-    for n in range(values.size // 256):
-        start, top = 66 * n, _F(0)
+    """Blocks of 256 values to 66 bytes; where scales are looked for, the groups of two blocks are the lanes."""
+    xs, ws, roots = room(512, _F), room(512, _F), room(512, _F)
+    turned_xs, turned_ws, levels = room(512, _F), room(512, _F), room(512, np.int32)
+    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
+    scales, both_scales, steps = room(8, _F), room(16, _F), room(8, np.int64)
+    signs, codes = room(64, np.int64), room(4, np.int64)
+    last = values.size // 256 - 1
+    for n in range(last + 1):
+        start, top, odd = 66 * n, _F(0), n % 2
         clear(out, start, 66)
-        _prepare(values, 256 * n, importance, xs, ws, roots, signs)
-        for i in range(0, 32, 8):
-            transpose(xs, i, 32, turned_xs, 8 * i, 8)
-            transpose(ws, i, 32, turned_ws, 8 * i, 8)
-        store(scales, 0, _positive_scales(turned_xs, turned_ws, levels))
+        if not odd:
+            for part in range(2):
+                place = 256 * part
+                _prepare(
+                    values,
+                    256 * min(n + part, last),
+                    importance,
+                    xs[place:],
+                    ws[place:],
+                    roots[place:],
+                    signs[32 * part :],
+                )
+                for i in range(0, 32, 8):
+                    transpose(xs, place + i, 32, turned_xs, 16 * i + 8 * part, 16)
+                    transpose(ws, place + i, 32, turned_ws, 16 * i + 8 * part, 16)
+            _positive_scales(turned_xs, turned_ws, levels, both_scales)
+        mine = signs[32 * odd :]
         for k in range(8):
+            scales[k] = both_scales[8 * odd + k]
             largest = scales[k] * _F(3)
             if not largest > 0:
                 scales[k] = 0
                 for i in range(4):
-                    signs[4 * k + i] = 0
+                    mine[4 * k + i] = 0
                 continue
-            scale = _search_32(xs, ws, roots, 32 * k, largest, scales[k], (span, near), work, codes)
+            at = 256 * odd + 32 * k
+            scale = _search_32(xs, ws, roots, at, largest, scales[k], (span, near), work, codes)
             flip = 127 if scale < 0 else 0
             scales[k] = abs(scale)
             for i in range(4):
                 out[start + 2 + 8 * k + i] = index[codes[i]]
-                signs[4 * k + i] ^= flip
+                mine[4 * k + i] ^= flip
             top = max(top, scales[k])
         if top == 0:
             clear(out, start, 66)
             continue
         put_scales(scales, top, _F(1), steps, out, start)
-        put_signs_and_steps(signs, steps, out, start + 6, 8)
+        put_signs_and_steps(mine, steps, out, start + 6, 8)

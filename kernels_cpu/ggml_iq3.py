@@ -60,7 +60,7 @@ def encode_iq3_s(
     follow land 8 and 4 bytes too early, and their values decode wrong. So they do here: the bytes are the reference's.
     """
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, steps = room(8, _F), room(8, np.int64)
     signs, codes = room(32, np.int64), room(8, np.int64)
     for n in range(values.size // 256):
@@ -96,7 +96,7 @@ def encode_iq3_xxs(
 ) -> None:
     """Blocks of 256 values to 98 bytes; an empty importance for none."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(64, _F), zeros(256, np.int32), zeros(256, np.int32))
+    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, steps = room(8, _F), room(8, np.int64)
     signs, codes = room(32, np.int64), room(8, np.int64)
     for n in range(values.size // 256):

@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 from requant.kernels_cpu._jit import BYTES, NUMBER, OUT_INTS64, OUT_WORDS, WORDS, Words, kernel
 from requant.kernels_cpu.room import room
 
-#: Of any of ggml's codebooks.
-MOST_POINTS: Final = 2048
+#: No point of a codebook.
+NONE: Final = 65535
 
 
 @kernel(BYTES, WORDS, NUMBER, OUT_WORDS, OUT_INTS64)
 def group(distances: NDArray[np.uint8], codes: Words, shells: int, near: Words, span: NDArray[np.int64]) -> None:
-    """For every row of distances the points of its nearest shells, by distance and then by index, in groups."""
+    """For every row of distances the points of its nearest shells, by distance and then by index.
+
+    They are filled up to eights with `NONE`.
+    """
     size, first = codes.size, 0
-    counts, order = room(257, np.int64), room(MOST_POINTS, np.uint16)
+    counts = room(257, np.int64)
     for row in range(distances.size // size):
         for distance in range(257):
             counts[distance] = 0
@@ -34,10 +37,10 @@ def group(distances: NDArray[np.uint8], codes: Words, shells: int, near: Words, 
         for j in range(size):
             distance = distances[size * row + j]
             if distance <= limit:
-                order[counts[distance]] = codes[j]
+                near[first + counts[distance]] = codes[j]
                 counts[distance] += 1
-        groups = (length + 7) // 8
-        for j in range(8 * groups):
-            near[8 * (first + j % groups) + j // groups] = order[j if j < length else 0]
-        span[2 * row], span[2 * row + 1] = first, 2 * groups + (limit == 0)
-        first += groups
+        span[2 * row], span[2 * row + 1] = first, 2 * length + (limit == 0)
+        filled = (length + 7) // 8 * 8
+        for j in range(length, filled):
+            near[first + j] = NONE
+        first += filled

@@ -8,10 +8,7 @@ import numpy as np
 
 from requant.kernels_cpu._jit import Bytes, Floats, Ints64, inlined
 from requant.kernels_cpu.simd import (
-    F32x8,
-    I32x8,
     first_lane,
-    float_bits,
     greater,
     half_bits,
     largest_lane,
@@ -32,12 +29,6 @@ _ROUNDER: Final = _F(12582912)  # 1.5 * 2**23: adding it leaves the nearest inte
 def nearest_int(x: np.float32) -> int:
     """ggml's nearest_int of one number: ties to even; for what does not fit (or is NaN) the same nonsense as there."""
     return (value_bits(x + _ROUNDER) & 0x7FFFFF) - 0x400000
-
-
-@inlined
-def nearest_ints(x: F32x8) -> I32x8:
-    """The same in every lane."""
-    return (float_bits(x + _ROUNDER) & 0x7FFFFF) - 0x400000
 
 
 @inlined

@@ -1,99 +1,58 @@
 """The search of ggml's IQ2 and IQ3 types: the best scale of a group whose values may only be points of a codebook.
 
 ggml tries a dozen or two scales for every group of 16 or 32 values. For each it rounds all values to levels, and where
-four or eight of these are no point of the grid, takes the best of the nearest points. What is done here in lanes:
-
-* Rounding, eight candidate scales at a time.
-* Looking for the best neighbour, eight at a time. A neighbour's distance is a sum of one term for each coordinate, and
-  a coordinate has three or eight levels: the terms are tables of eight numbers, the sum looks them up in the
-  reference's order.
-* The sums over the group's values, which must be in order, for eight candidates at a time.
-
-Where nothing is nearer than the largest float (a weight or a square overflowed) the reference aborts the process; here
-point 0 is taken.
+four or eight of these are no point of the grid, takes the best of the nearest points. Here the candidate scales are
+lanes, sixteen at a time; which of the nearest points is the best for each of them is found in lattice_points.py.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from requant.kernels_cpu._jit import Floats, Ints, Ints64, Words, inlined, spliced
-from requant.kernels_cpu.lattice import nearest_int, nearest_ints
+from requant.kernels_cpu.lattice import nearest_int
+from requant.kernels_cpu.lattice_points import make_nearest_point, make_nearest_points
+from requant.kernels_cpu.search import nearest
 from requant.kernels_cpu.simd import (
-    F32x8,
-    I32x8,
-    first_lane,
+    F32x16,
+    I32x16,
     greater,
     lesser,
-    load,
-    load_ints,
-    load_words,
-    smallest_lane,
-    splat,
-    splat_int,
+    load16,
+    load_ints16,
+    splat16,
+    splat_int16,
     store,
     store_ints,
     to_float,
-    where,
 )
-from requant.kernels_cpu.simd_lookup import lane, permute
+from requant.kernels_cpu.simd_lookup import repeated
 
 _F = np.float32
-_LARGEST: Final = _F(np.finfo(_F).max)
 
 
 def numerators(count: int, top: int, step: float) -> Floats:
     """2 * top + 1 and `count` // 2 steps to either side, in the reference's arithmetic; rounded up to whole lanes."""
-    offsets = np.minimum(np.arange(-(-count // 8) * 8), count - 1) - count // 2
+    offsets = np.minimum(np.arange(-(-count // 16) * 16), count - 1) - count // 2
     return (_F(2 * top + 1) + offsets.astype(_F) * _F(step)).astype(_F)
-
-
-def make_nearest_point(dimensions: int, bits: int) -> Any:
-    """The best neighbour of a code; of those as good as each other the first, as in the reference."""
-
-    @spliced
-    def nearest_point(
-        xs: Floats, ws: Floats, at: int, rungs: F32x8, u: int, span: Ints64, near: Words, terms: Floats
-    ) -> int:
-        """The point nearest to the values from `at` on, among the neighbours of code number u.
-
-        rungs: what the levels stand for; with two bits the first four twice, as indices are three bits wide.
-        """
-        first, groups = span[2 * u], span[2 * u + 1] >> 1
-        if span[2 * u + 1] & 1:
-            return int(near[8 * first])
-        for i in range(dimensions):
-            difference = rungs - xs[at + i]
-            store(terms, 8 * i, difference * ws[at + i] * difference)
-        best, chosen = splat(_LARGEST), splat_int(0)
-        for group in range(first, first + groups):
-            codes = load_words(near, 8 * group)
-            total = permute(load(terms, 0), codes)
-            for i in range(1, dimensions):
-                total = total + permute(load(terms, 8 * i), codes >> bits * i)
-            better = total < best
-            best, chosen = where(better, total, best), where(better, codes, chosen)
-        return lane(chosen, first_lane(best == smallest_lane(best)))
-
-    return nearest_point
 
 
 def _make_rounding(points: int, dimensions: int, levels: int, lanes: int) -> Any:
     @spliced
-    def levels_of(x: F32x8) -> I32x8:
-        return greater(lesser(nearest_ints((x - _F(1)) * _F(0.5)), levels - 1), 0)
+    def levels_of(x: F32x16) -> I32x16:
+        return greater(lesser(nearest((x - _F(1)) * _F(0.5)), levels - 1), 0)
 
     @spliced
     def round_all(xs: Floats, at: int, floats: Floats, numbers: Ints) -> None:
         """For each point and candidate (an inverse scale, from 0 on) the number of the code that rounding gives."""
-        for k in range(0, lanes, 8):
-            inverse = load(floats, k)
+        for k in range(0, lanes, 16):
+            inverse = load16(floats, k)
             for p in range(points):
-                number = splat_int(0)
+                number = splat_int16(0)
                 for i in range(dimensions - 1, -1, -1):
-                    number = number * levels + levels_of(inverse * xs[at + dimensions * p + i])
+                    number = number * levels + levels_of(inverse * repeated(xs, at + dimensions * p + i))
                 store_ints(numbers, lanes * p + k, number)
 
     return round_all
@@ -103,14 +62,15 @@ def _make_sums(points: int, dimensions: int, bits: int, lanes: int) -> Any:
     @spliced
     def sums(xs: Floats, ws: Floats, at: int, chosen: Ints, floats: Floats) -> None:
         """sum of w * x * q and of w * q * q for each candidate, from 64 and 96 on."""
-        for k in range(0, lanes, 8):
-            sum_qx, sum_q2 = splat(_F(0)), splat(_F(0))
+        for k in range(0, lanes, 16):
+            sum_qx, sum_q2 = splat16(_F(0)), splat16(_F(0))
             for p in range(points):
-                codes = load_ints(chosen, lanes * p + k)
+                codes = load_ints16(chosen, lanes * p + k)
                 for i in range(dimensions):
-                    w = ws[at + dimensions * p + i]
+                    place = at + dimensions * p + i
+                    w, x = repeated(ws, place), repeated(xs, place)
                     q = to_float((codes >> bits * i & (1 << bits) - 1) * 2 + 1)
-                    sum_qx = sum_qx + q * (w * xs[at + dimensions * p + i])
+                    sum_qx = sum_qx + q * (w * x)
                     sum_q2 = sum_q2 + q * w * q
             store(floats, 64 + k, sum_qx)
             store(floats, 96 + k, sum_q2)
@@ -164,8 +124,9 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
     outside the grid; "all", all of them if any was outside; "always", all of them.
     """
     points, lanes, levels = length // dimensions, len(candidates), {2: 3, 3: 8}[bits]
-    ladder = np.array([2 * (k % (1 << bits)) + 1 for k in range(8)], _F)
+    ladder = np.array([2 * (k % (1 << bits)) + 1 for k in range(16)], _F)
     nearest_point = make_nearest_point(dimensions, bits)
+    nearest_points = make_nearest_points(length, dimensions, bits, lanes, count)
     round_all, round_once = _make_rounding(points, dimensions, levels, lanes), _make_rounding_once(dimensions, levels)
     sums, fit = _make_sums(points, dimensions, bits, lanes), _make_fit(length, dimensions, bits)
 
@@ -178,7 +139,7 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
         divisor: np.float32,
         scale: np.float32,
         grid: tuple[Ints64, Words],
-        work: tuple[Floats, Floats, Ints, Ints],
+        work: tuple[Floats, Floats, Floats, Ints, Ints],
         codes: Ints64,
     ) -> np.float32:
         """The best scale of the group of values from `at` on; `codes` become its points.
@@ -186,17 +147,13 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
         divisor: what the candidates are fractions of; scale: what it is if none of them is any good. grid: span and
         near of its `Neighbours`.
         """
-        (span, near), (floats, terms, numbers, chosen) = grid, work
-        for k in range(0, lanes, 8):
-            inverse = load(candidates, k) / divisor
+        (span, near), (floats, tables, _, numbers, chosen) = grid, work
+        for k in range(0, lanes, 16):
+            inverse = load16(candidates, k) / divisor
             store(floats, k, inverse)
             store(floats, 32 + k, _F(1) / inverse)
         round_all(xs, at, floats, numbers)
-        for p in range(points):
-            for c in range(count):
-                rungs = load(ladder, 0) * floats[32 + c]
-                u = numbers[lanes * p + c]
-                chosen[lanes * p + c] = nearest_point(xs, roots, at + dimensions * p, rungs, u, span, near, terms)
+        nearest_points(xs, roots, at, grid, work)
         sums(xs, ws, at, chosen, floats)
         found = _best_candidate(floats, count)
         in_grid = True
@@ -216,7 +173,8 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
             if again != "outside" or not span[2 * numbers[lanes * p + found] + 1] & 1:
                 place = at + dimensions * p
                 u = round_once(xs, place, _F(1) / scale)
-                codes[p] = nearest_point(xs, roots, place, load(ladder, 0) * scale, u, span, near, terms)
+                first, some = span[2 * u], span[2 * u + 1] >> 1
+                codes[p] = nearest_point(xs, roots, place, load16(ladder, 0) * scale, near, first, some, tables)
         fitted: np.float32 = fit(xs, ws, at, codes, scale)
         return fitted
 

@@ -46,7 +46,7 @@ from requant.kernels_cpu.simd_vectors import I32x32
 _F = np.float32
 _ROUNDER: Final = _F(12582912)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
 _EXACT_BELOW: Final = _F(4194303)  # beyond, the low bits mean something else
-_TINY: Final = _F(1e-15)  # GROUP_MAX_EPS: a group below it is zero
+TINY: Final = _F(1e-15)  # GROUP_MAX_EPS: a group below it is zero
 
 
 @overload
@@ -210,7 +210,7 @@ def affine_search(length: int, top: int, first: float, step: float, tries: int, 
     return search
 
 
-def _taking(sets: int, apart: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+def taking(sets: int, apart: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """What loads, stores and spreads the lanes of one set of sixteen groups, or of two that lie `apart`."""
 
     @inlined
@@ -224,9 +224,9 @@ def _taking(sets: int, apart: int) -> tuple[Callable[..., Any], Callable[..., An
     return (load16, store, splat16) if sets == 1 else (load_both, store_both, splat32)
 
 
-def _extremes(length: int, sets: int) -> Callable[..., Any]:
+def extremes(length: int, sets: int) -> Callable[..., Any]:
     """Makes what finds the value of the largest size in each group, and that size."""
-    lanes, _, spread = _taking(sets, 16 * length)
+    lanes, _, spread = taking(sets, 16 * length)
 
     @inlined
     def extreme_of(xs: Floats) -> Any:
@@ -250,8 +250,8 @@ def signed_search(length: int, top: int, sets: int = 2, unbounded: bool = False)
     of each set [scale, inverse, whether the group is not zero] of the lanes; a value has the code `inverse * x`. wxs is
     scratch, as large as xs.
     """
-    lanes, store_lanes, spread = _taking(sets, 16 * length)
-    _, store_found, _ = _taking(sets, 48)
+    lanes, store_lanes, spread = taking(sets, 16 * length)
+    _, store_found, _ = taking(sets, 48)
 
     @inlined
     def fast_code(x: Any) -> Any:
@@ -261,7 +261,7 @@ def signed_search(length: int, top: int, sets: int = 2, unbounded: bool = False)
     def exact_code(x: Any) -> Any:
         return to_float(greater(lesser(nearest(x), top - 1), -top))
 
-    code_of, extreme_of = exact_code if unbounded else fast_code, _extremes(length, sets)
+    code_of, extreme_of = exact_code if unbounded else fast_code, extremes(length, sets)
 
     @inlined
     def sums(xs: Floats, ws: Floats, wxs: Floats, inverse: Any) -> Any:
@@ -278,7 +278,7 @@ def signed_search(length: int, top: int, sets: int = 2, unbounded: bool = False)
         extreme, largest = extreme_of(xs)
         for i in range(length):
             store_lanes(wxs, 16 * i, lanes(ws, 16 * i) * lanes(xs, 16 * i))
-        empty = largest < _TINY
+        empty = largest < TINY
         extreme = where(empty, _F(1), extreme)
 
         best_inverse = spread(_F(-top)) / extreme
@@ -297,52 +297,6 @@ def signed_search(length: int, top: int, sets: int = 2, unbounded: bool = False)
         store_found(found, 0, where(empty, zero, scale))
         store_found(found, 16, best_inverse)
         store_found(found, 32, where(empty, zero, _F(1)))
-
-    return search
-
-
-def descending_search(length: int, top: int) -> Callable[..., Any]:
-    """make_q3_quants: code * scale, codes in -top..top-1 that are improved one at a time, up to five rounds.
-
-    The made function is (xs, codes, found) -> None, of two sets of sixteen groups, one after the other. found: of each
-    the scale of the lanes; codes: as xs, plus top, as floats.
-    """
-    lanes, store_lanes, spread = _taking(2, 16 * length)
-    extreme_of = _extremes(length, 2)
-
-    @inlined
-    def search(xs: Floats, codes: Floats, found: Floats) -> None:
-        zero = spread(_F(0))
-        extreme, largest = extreme_of(xs)
-        empty = largest < _TINY
-        inverse = spread(_F(-top)) / where(empty, _F(1), extreme)
-        sum_lx, sum_l2 = zero, zero
-        for i in range(length):
-            x = lanes(xs, 16 * i)
-            code = greater(lesser(rint(inverse * x), top - 1), -top)
-            store_lanes(codes, 16 * i, code)
-            w = x * x
-            sum_lx, sum_l2 = sum_lx + w * x * code, sum_l2 + w * code * code
-        for _ in range(5):
-            changed = False
-            for i in range(length):
-                x, code = lanes(xs, 16 * i), lanes(codes, 16 * i)
-                w = x * x
-                rest_lx, rest_l2 = sum_lx - w * x * code, sum_l2 - w * code * code
-                other = to_float(greater(lesser(nearest(x * rest_l2 / rest_lx), top - 1), -top))
-                moved = (rest_lx > zero) & (other != code)
-                if any_lane(moved):
-                    rest_lx, rest_l2 = rest_lx + w * x * other, rest_l2 + w * other * other
-                    gains = rest_lx * rest_lx * sum_l2 > sum_lx * sum_lx * rest_l2
-                    moved = moved & (rest_l2 > zero) & gains
-                    store_lanes(codes, 16 * i, where(moved, other, code))
-                    sum_lx, sum_l2 = where(moved, rest_lx, sum_lx), where(moved, rest_l2, sum_l2)
-                    changed = changed or any_lane(moved)
-            if not changed:
-                break
-        for i in range(length):
-            store_lanes(codes, 16 * i, where(empty, zero, lanes(codes, 16 * i) + top))
-        store(found, 0, where(empty, zero, where(sum_l2 > zero, sum_lx / sum_l2, zero)))
 
     return search
 
@@ -385,7 +339,7 @@ def positive_search(length: int, top: int) -> Callable[..., Any]:
         largest = zero
         for i in range(length):
             largest = greater(largest, load16(xs, 16 * i))
-        empty = largest < _TINY
+        empty = largest < TINY
         inverse = splat16(_F(top)) / largest
         best, scale = zero, 1 / inverse
         for i in range(length):

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from requant.kernels_cpu.cache import has
 from requant.kernels_cpu.simd import address_of
-from requant.kernels_cpu.simd_vectors import F32x8, I32x8, I32x16, Mask8
+from requant.kernels_cpu.simd_vectors import INTS, F32x8, F32x16, I32x8, I32x16, Mask8, spread
 
 _LANE: Final = ir.IntType(32)
 _BYTE: Final = ir.IntType(8)
@@ -22,25 +22,45 @@ _HIGH: Final = list(range(16, 32))
 #: Where they lie in sixteen words.
 _SPLIT: Final = [*range(0, 32, 2), *range(1, 32, 2)]
 _AVX2: Final = has("avx2")
+_AVX512: Final = has("avx512f")
 
 
 @intrinsic
 def permute(typing: Any, table: Any, index: Any) -> Any:
-    """Lane k is `table[index[k] & 7]`: a table of eight numbers, looked up by every lane."""
+    """Lane k is `table[index[k]]`: a table of eight or sixteen numbers, looked up by every lane.
+
+    Of an index the lowest three or four bits count.
+    """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if _AVX2:  # one instruction, which LLVM does not find for a variable index
-            kind = ir.FunctionType(F32x8.llvm, [F32x8.llvm, I32x8.llvm])
-            return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.permps"), args)
-        wrapped = builder.and_(args[1], ir.Constant(I32x8.llvm, [7] * 8))
-        result = ir.Constant(F32x8.llvm, ir.Undefined)
-        for k in range(8):
-            lane = ir.Constant(_LANE, k)
-            picked = builder.extract_element(args[0], builder.extract_element(wrapped, lane))
-            result = builder.insert_element(result, picked, lane)
-        return result
+        return _permuted(builder, table.lanes, *args)
 
-    return F32x8(F32x8, I32x8), emit
+    fits = table in (F32x8, F32x16) and index == INTS[table.lanes]
+    return table(table, index) if fits else None, emit
+
+
+def _permuted(builder: Any, lanes: int, table: Any, index: Any) -> Any:
+    instruction = {8: "avx2.permps", 16: "avx512.permvar.sf.512"}[lanes]
+    if _AVX512 if lanes == 16 else _AVX2:  # one instruction, which LLVM does not find for a variable index
+        kind = ir.FunctionType(table.type, [table.type, index.type])
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{instruction}"), [table, index]
+        )
+    if lanes == 16:
+        halves, parts = ([*range(8)], [*range(8, 16)]), []
+        for each in halves:
+            few = _picked(builder, index, each)
+            low, high = (_permuted(builder, 8, _picked(builder, table, half), few) for half in halves)
+            upper = builder.icmp_signed("!=", builder.and_(few, ir.Constant(few.type, [8] * 8)), few.type(None))
+            parts.append(builder.select(upper, high, low))
+        return builder.shuffle_vector(*parts, _order([*range(16)]))
+    wrapped = builder.and_(index, ir.Constant(index.type, [lanes - 1] * lanes))
+    result = ir.Constant(table.type, ir.Undefined)
+    for k in range(lanes):
+        lane = ir.Constant(_LANE, k)
+        picked = builder.extract_element(table, builder.extract_element(wrapped, lane))
+        result = builder.insert_element(result, picked, lane)
+    return result
 
 
 @intrinsic
@@ -64,14 +84,27 @@ def bytes_of(typing: Any, number: Any) -> Any:
 
 
 @intrinsic
-def lane(typing: Any, value: Any, index: Any) -> Any:
-    """One lane of I32x8, chosen at run time."""
+def repeated(typing: Any, array: Any, index: Any) -> Any:
+    """Sixteen times one number of an array; like other loads it checks no bounds, and takes no negative index."""
+    result = {types.float32: F32x16, types.uint16: I32x16}[array.dtype]
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        picked = builder.extract_element(args[0], builder.trunc(args[1], _LANE))
-        return builder.zext(picked, ir.IntType(64))
+        stored = context.get_data_type(array.dtype)
+        value = builder.load(address_of(context, builder, sig.args[0], *args, stored), align=1)
+        value = value if result == F32x16 else builder.zext(value, result.llvm.element)
+        return spread(builder, result, None, value)
 
-    return types.int64(I32x8, types.int64), emit
+    return result(array, types.intp), emit
+
+
+@intrinsic
+def lowest_bit(typing: Any, number: Any) -> Any:
+    """Which bit of a number other than zero is its lowest one."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), emit
 
 
 @intrinsic
