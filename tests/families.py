@@ -21,7 +21,7 @@ _DRAFTS = """DFlash2DraftModel DFlashDraftModel DSparkDraftModel DSparkSpeculato
     Eagle3LlamaForCausalLM Eagle3Speculator Gemma4AssistantForCausalLM Gemma4DSparkModel
     Gemma4UnifiedAssistantForCausalLM Lfm2DSparkDraftModel LingDSparkModel LlamaForCausalLMEagle3
     MuseGlimmerAssistantModel Qwen3DSparkModel"""
-_TO_COMPARE = """ChameleonForCausalLM ChameleonForConditionalGeneration DeepseekV4ForCausalLM Dots3NoteForCausalLM
+_TO_COMPARE = """ChameleonForCausalLM ChameleonForConditionalGeneration Dots3NoteForCausalLM
     Dots3NoteForConditionalGeneration Dots3NoteTextForCausalLM EmbeddingGemma2Model Glm5NextForConditionalGeneration
     HYV4ForCausalLM HrmTextForCausalLM HunYuanVLForConditionalGeneration LagunaForCausalLM MiMoV2FlashForCausalLM
     MiniMaxM3SparseForConditionalGeneration Qwen4ExpForCausalLM Qwen4ExpForConditionalGeneration
@@ -61,15 +61,20 @@ Of sentence-transformers' modules, the way of pooling becomes `pooling_type`, an
 
 The logits of RWKV 7 are those of its paper's formulas in numpy (`tests/test_rwkv.py`); those of a T5 are transformers'
 before it divides them by the root of the model's width, which llama.cpp does not, and which is told. Where an indexer
-chooses tokens (DeepSeek V3.2, GLM-5), llama.cpp chooses those that transformers chooses, but for scores as close as
-rounding lets them be.
+chooses tokens (DeepSeek V3.2 and V4, GLM-5), llama.cpp chooses those that transformers chooses, but for scores as close
+as rounding lets them be.
+
+DeepSeek V4 is read by the names of the release and by those that transformers saves, and becomes a folder with the
+names of the release. Its 4-bit experts are MXFP4 in a GGUF of the recipe COPY, with the same codes; the converter can
+write no other. It also writes a chat template of its own where the release has none, which requant does not. llama.cpp
+stops at a V4 whose heads are as wide as its indexer's, which is refused (`tests/test_deepseek4.py`).
 
 Where a GGUF says more than the converter's, or something else, `tests/test_architectures.py` lists every key with the
 reason (`MORE`, `OTHER`, `REORDERED`): what transformers 5 no longer writes and the converter so leaves out, above all
 the function of gates; what llama.cpp would take anyway; lists of windows that it forgets; contexts that it writes
 whatever config.json says (Hunyuan, hybrids of Granite and Nemotron); half of Solar's rotation. `WITHOUT_GOLDEN` there
 are the models that it cannot convert or takes for others: CamemBERT, Jina 3 by transformers' names, Baichuan, Granite
-Speech, StableLM with norms of heads, Mistral 4 without eyes, Bamba.
+Speech, StableLM with norms of heads, Mistral 4 without eyes, Bamba, DeepSeek V4 by transformers' names.
 
 InternVL, LFM2-VL, Cohere 2 Vision and LightOnOCR see around a text model of any of these families: config.json says
 which, in `text_config` (or `llm_config`), and it is converted as that (`requant/architectures/around.py`).

@@ -19,7 +19,11 @@ def values(tensor: Tensor) -> np.ndarray:
     data = read(tensor.sources["data"])
     if tensor.encoding.label == "BF16":
         return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
-    return data.view({"F32": "<f4", "F16": "<f2"}[tensor.encoding.label]).astype(np.float32).reshape(tensor.shape)
+    return (
+        data.view({"F32": "<f4", "F16": "<f2", "I32": "<i4", "I64": "<i8"}[tensor.encoding.label])
+        .astype(np.float32)
+        .reshape(tensor.shape)
+    )
 
 
 def carried_out(node: Node, values: Read = values) -> np.ndarray:

@@ -20,6 +20,7 @@ from tests.naive_expressions import carried_out, values
 from tests.published import random
 from tests.published_few import as_gpt2
 from tests.published_multimodal import MULTIMODAL, unpacked
+from tests.published_streams import as_released
 from tests.tiny_models import ENCODERS, MODELS, make
 from tests.tiny_published import PUBLISHED
 
@@ -37,6 +38,7 @@ LOST = {
     "neobert": {"decoder.weight", "decoder.bias"},
     "rugpt3xl": {"sparse_mode"},
     "plamo3-yarn": {"rope_scaling.truncate"},
+    "deepseek4-release": {"layers.0.ffn.gate.bias", "mtp.0.norm.weight"},
 }
 #: The beginning and end of names that come back without.
 AROUND = {"jinabert3-adapters": ("roberta.", ".parametrizations.weight.original"), "neobert": ("model.", "nothing")}
@@ -69,6 +71,7 @@ OTHERWISE = {
     "glm4-seeing": {"architectures", "model_type", "rope_parameters"},
     "glm4moe-seeing": {"architectures", "model_type", "rope_parameters"},
     "paddleocr": {"rope_scaling"},
+    "deepseek4-release": {"rope_scaling"},  # with `rope_type` beside `type`
     **dict.fromkeys(
         ("deepseek3-kimi-vl", "deepseek3-kimi-k25"), frozenset({"architectures", "model_type", "scoring_func"})
     ),
@@ -124,6 +127,8 @@ def plainly(model, name):
     """A tensor's name in a folder made of a GGUF of the model."""
     if model == "kimilinear":  # whose dense layers transformers writes as it writes the others
         name = re.sub(r"block_sparse_moe\.(\w+_proj\.)", r"mlp.\1", name)
+    if model == "deepseek4":
+        name = as_released(name)
     start, end = AROUND.get(model, ("", "nothing"))
     plain = as_text(name).removeprefix(start)
     return plain.removesuffix(end) + ".weight" if plain.endswith(end) else plain
@@ -319,8 +324,18 @@ REORDERED = {
 #: Models that it cannot convert: its function that stacks the norms of heads is a generator nobody iterates over.
 #: For CamemBERT it leaves the position embedding as it is, which llama.cpp then reads two rows too early; of Jina 3 it
 #: knows the name of the first release alone; of Baichuan it calls itself without end; Granite
-#: Speech it lists without taking it; Mistral 4 it knows by the class that sees alone.
-WITHOUT_GOLDEN = {"stablelm-parallel", "camembert", "jinabert3", "baichuan", "granite-speech", "mistral4", "bamba"}
+#: Speech it lists without taking it; Mistral 4 it knows by the class that sees alone; DeepSeek V4 by the names of the
+#: release alone, of which there is a golden.
+WITHOUT_GOLDEN = {
+    "stablelm-parallel",
+    "camembert",
+    "jinabert3",
+    "baichuan",
+    "granite-speech",
+    "mistral4",
+    "bamba",
+    "deepseek4",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in WITHOUT_GOLDEN])

@@ -1,8 +1,11 @@
 """The tables themselves: they invert, and llama.cpp knows every name in them."""
 
+import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -18,6 +21,7 @@ from requant.encodings import F32
 from requant.expressions import RopeOrder, Stored
 from requant.ir import Tensor
 
+GOLDENS = Path(__file__).parent.parent / "fixtures" / "architectures"
 FAMILIES = {f"{family.model_type} ({family.ggml})": family for family in ARCHITECTURES}
 ARCHITECTURE_NUMBERS = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
 
@@ -60,11 +64,18 @@ def names_of(number):
     return {gguf.TENSOR_NAMES[t] for t in gguf.MODEL_TENSORS[number]}
 
 
+def in_goldens(architecture):
+    """Names that llama.cpp's converter has written in a GGUF of this architecture."""
+    files = [json.loads(path.read_text()) for path in GOLDENS.glob("*.json")]
+    names = [set(file["tensors"]) for file in files if file["metadata"]["general.architecture"][1] == architecture]
+    return {re.sub(r"\.\d+\.", ".{bid}.", name).rpartition(".")[0] for one in names for name in one}
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_llama_cpp_knows_every_tensor(model_type):
     family = FAMILIES[model_type]
     number = ARCHITECTURE_NUMBERS.get(family.ggml)  # none: the release of gguf is older; then the goldens say it
-    known = set(gguf.TENSOR_NAMES.values()) if number is None else names_of(number)
+    known = set(gguf.TENSOR_NAMES.values()) | in_goldens(family.ggml) if number is None else names_of(number)
     tied = any(item.hf == "tie_word_embeddings" and item.values == (True,) for item in family.assumptions)
     for rule in family.rules:
         if rule.when == "untied" and (tied or family.ggml == "lfm2moe"):  # where this release of gguf has none
@@ -98,6 +109,9 @@ def test_llama_cpp_knows_every_key(model_type):
         *("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa", "moe_latent_size"),
         *(f"attention.indexer.{name}" for name in ("head_count", "key_length", "top_k", "types")),
         "kda.head_dim",
+        *(f"attention.{name}" for name in ("output_group_count", "output_lora_rank", "compress_ratios")),
+        *("attention.compress_rope_freq_base", "hash_layer_count", "embedding_length_out"),
+        *(f"hyper_connection.{name}" for name in ("count", "sinkhorn_iterations", "epsilon")),
     }
     known = newer | {value for group in groups for value in vars(group).values() if isinstance(value, str)}
     known |= {gguf.Keys.Diffusion.SHIFT_LOGITS, *vars(gguf.Keys.xIELU).values()}

@@ -82,6 +82,10 @@ SAID_OTHERWISE = {
     "a list of layers stands beside it, and the width is as it says": {
         *(("lfm2", key) for key in ("full_attn_idxs", "block_multiple_of", "block_ffn_dim_multiplier")),
     },
+    "rope_parameters say it for both kinds of layers": {
+        *(("deepseek4", key) for key in ("rope_theta", "compress_rope_theta")),
+    },
+    "partial_rotary_factor says it": {("deepseek4", "qk_rope_head_dim")},
     "only the word rope says something": {("granitehybrid", "position_embedding_type")},
     "in how many steps it is computed, or how weights began": {
         *((name, "mamba_chunk_size") for name in ("granitehybrid", "falconh1", "bamba")),
@@ -112,7 +116,7 @@ SAID_OTHERWISE = {
     },
     "prediction layers are there or not, whatever this says": {
         *(("mellum", key) for key in ("num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types")),
-        ("glm4moe", "num_nextn_predict_layers"),
+        *((name, "num_nextn_predict_layers") for name in ("glm4moe", "deepseek4")),
         *(("nemotronh", key) for key in ("num_nextn_predict_layers", "mtp_layers_block_type")),
     },
     "transformers warns of it, and computes the same": {("gptneox", "is_decoder")},

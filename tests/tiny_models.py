@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.published import publish
+from tests.published_streams import STREAMED, STREAMED_YARN, on_grid
 from tests.tiny_published import PUBLISHED
 
 VOCABULARY = 96
@@ -502,6 +503,20 @@ MODELS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
         "GlmMoeDsaConfig",
         {**_LATENT, **_INDEXED, "indexer_types": ["full", "full", "shared"]},
     ),
+    "deepseek4": (
+        "DeepseekV4ForCausalLM",
+        "DeepseekV4Config",
+        {
+            **STREAMED,
+            "layer_types": [
+                "sliding_attention",
+                *["compressed_sparse_attention", "heavily_compressed_attention"] * 2,
+            ],
+            "mlp_layer_types": [*["hash_moe"] * 2, *["moe"] * 3],
+            "partial_rotary_factor": 0.25,
+            "rope_parameters": {**STREAMED_YARN, "rope_type": "yarn"},
+        },
+    ),
     "erniemoe": (
         "Ernie4_5_MoeForCausalLM",
         "Ernie4_5_MoeConfig",
@@ -877,6 +892,7 @@ _OTHER_NAMES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     **dict.fromkeys(("MambaConfig", "FalconMambaConfig", "Mamba2Config"), _MAMBA),
     "FalconConfig": (("intermediate_size",), {}),
+    "DeepseekV4Config": (("intermediate_size", "num_key_value_heads"), {}),
     "BloomConfig": (("intermediate_size", "num_hidden_layers", "num_attention_heads", _POSITIONS), {}),
 }
 
@@ -901,12 +917,21 @@ def _draw_weights(model: Any, name: str) -> None:
                 value = 1 + value
             if name == "gemmaembedding" and "norm" in tensor_name:  # of which one is too small to survive that
                 value = torch.round(value * 4096) / 4096
+            if name.startswith("deepseek4") and ".experts." in tensor_name:
+                value = on_grid(value)
             weight.copy_(value.to(torch.bfloat16))
         for tensor_name, biases in model.named_buffers():
             if tensor_name.endswith("expert_bias"):
                 biases.copy_(torch.linspace(-0.5, 0.5, len(biases)).to(torch.bfloat16))
             if tensor_name.endswith("layer_scalar"):
                 biases.fill_(0.75)
+            if name.startswith("deepseek4") and tensor_name.endswith("e_score_correction_bias"):
+                biases.copy_(torch.linspace(-0.25, 0.25, len(biases)).to(torch.bfloat16))
+            if tensor_name.endswith("tid2eid"):
+                rng = np.random.default_rng(zlib.crc32(tensor_name.encode()))
+                experts = model.config.n_routed_experts
+                rows = [rng.permutation(experts)[: biases.shape[1]] for _ in range(len(biases))]
+                biases.copy_(torch.from_numpy(np.stack(rows)))
 
 
 def make(

@@ -8,5 +8,6 @@ from tests.published_few import FEW
 from tests.published_latent import LATENT
 from tests.published_multimodal import MULTIMODAL
 from tests.published_rwkv import RWKV
+from tests.published_streams import STREAMS
 
-PUBLISHED: Final = {**ENCODERS, **DECODERS, **FEW, **LATENT, **RWKV, **MULTIMODAL}
+PUBLISHED: Final = {**ENCODERS, **DECODERS, **FEW, **LATENT, **RWKV, **STREAMS, **MULTIMODAL}

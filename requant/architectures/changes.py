@@ -6,7 +6,7 @@ Facts: llama.cpp's conversion/qwen.py, deepseek.py, bloom.py and gptneox.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from requant.architectures.reordered import by_outputs
+from requant.encodings import DENSE
 from requant.expressions import (
     Chosen,
     Columns,
@@ -23,6 +24,7 @@ from requant.expressions import (
     Node,
     Regrouped,
     Slice,
+    Stored,
     Transposed,
     reshaped,
 )
@@ -52,6 +54,23 @@ class Negative:
     def to_hf(self, node: Node, sizes: Sizes) -> Node:
         """log(-x)."""
         return LogNeg(node)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Whole numbers below 2 ** 31 in 64 bits, which ggml has in 32: the low half of each."""
+
+    def to_ggml(self, node: Node, sizes: Sizes) -> Node:
+        """In 32 bits; other numbers as they are."""
+        tensor = node.verbatim
+        if tensor is None or tensor.encoding != DENSE["I64"]:
+            return node
+        halves = replace(tensor, shape=(*node.shape[:-1], 2 * node.columns), encoding=DENSE["I32"])
+        return Columns(Stored(halves), tuple(range(0, 2 * node.columns, 2)))
+
+    def to_hf(self, node: Node, sizes: Sizes) -> Node:
+        """As they are: whoever reads 64 bits reads 32."""
+        return node
 
 
 @dataclass(frozen=True, slots=True)

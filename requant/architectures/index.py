@@ -185,6 +185,7 @@ TABLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("GLM4_MOE_LITE", "deepseek", "glm4_moe_lite deepseek2 Glm4MoeLiteForCausalLM Glm4MoeLiteModel"),
     ("DEEPSEEK3", "deepseek", "deepseek_v3 kimi_k2 deepseek2 DeepseekV3ForCausalLM DeepseekV3Model"),
     ("DEEPSEEK32", "indexed", "deepseek_v32 deepseek32 DeepseekV32ForCausalLM DeepseekV32Model"),
+    ("DEEPSEEK4", "deepseek4", "deepseek_v4 deepseek4 DeepseekV4ForCausalLM DeepseekV4Model"),
     ("GLM_DSA", "indexed", "glm_moe_dsa glm-dsa GlmMoeDsaForCausalLM GlmMoeDsaModel"),
     ("KIMI_LINEAR", "kimi_linear", "kimi_linear kimi-linear KimiLinearForCausalLM KimiLinearModel"),
     ("INTERNLM2", "internlm", "internlm2 InternLM2ForCausalLM InternLM2Model"),

@@ -63,13 +63,14 @@ def sizes_of(values: Config, vocabulary: int) -> dict[str, int]:
         "types": _count(values, "tokenizer.ggml.token_type_count", 0),
         "one": 1,
         **_forward(values, state_alone=state_alone),
-        **_streams(values, layers),
+        **_streams(values, layers, hidden),
         **_recurrent(values),
         "latent": _count(values, "moe_latent_size", hidden),
         **_receptive(values, hidden),
         "delta_head": _count(values, "kda.head_dim", 0),
         "delta": heads * _count(values, "kda.head_dim", 0),
         **compressed,
+        **_compressing(values, heads, head),
     }
 
 
@@ -90,6 +91,7 @@ def _forward(values: Config, *, state_alone: bool) -> dict[str, int]:
         "ffn_pair": 2 * ffn,
         "ffn_half": ffn // 2,
         "experts": experts,
+        "experts_used": _count(values, "expert_used_count") if experts else 0,
         "expert_ffn": expert_ffn,
         "expert_pair": 2 * expert_ffn,
         "expert_rows": experts * expert_ffn,
@@ -100,14 +102,18 @@ def _forward(values: Config, *, state_alone: bool) -> dict[str, int]:
     }
 
 
-def _streams(values: Config, layers: int) -> dict[str, int]:
-    """Of Gemma 3n and 4: streams beside each other, and the embeddings that layers have of their own."""
-    streams = _count(values, "altup.num_inputs", 0)
+def _streams(values: Config, layers: int, hidden: int) -> dict[str, int]:
+    """Of Gemma 3n and 4: streams beside each other, and the embeddings that layers have of their own. Of DeepSeek V4:
+    streams, too, and what weighs them: into one, out of it, and from each to each."""
+    streams = _count(values, "altup.num_inputs", _count(values, "hyper_connection.count", 0))
     per_layer = _count(values, _PER_LAYER) if values.get(_PER_LAYER) else 0
     return {
         "streams": streams,
         "stream_pairs": streams * streams,
         "other_streams": max(0, streams - 1),
+        "all_streams": streams * hidden,
+        "stream_weights": (2 + streams) * streams,
+        "stream_scales": 3,
         "laurel": 64,
         "per_layer": per_layer,
         "all_per_layer": layers * per_layer,
@@ -181,6 +187,29 @@ def _compressed(values: Config, heads: int) -> dict[str, int]:
         "keys_and_values": heads * (key - rotary + value),
         "index_heads": index_heads,
         "index_head": index_head,
+        "index_queries": index_heads * index_head,
+    }
+
+
+def _compressing(values: Config, heads: int, head: int) -> dict[str, int]:
+    """Of attention to compressed tokens (DeepSeek V4): numbers of what queries are compressed to, and each group of
+    heads behind attention; of its indexer, heads and numbers per head; nothing for other models."""
+    groups = _count(values, "attention.output_group_count", 0)
+    if not groups:
+        return {}
+    if heads % groups:
+        raise PlanError(f"{heads} attention heads do not divide into {groups} groups")
+    index_heads, index_head = (_count(values, f"attention.indexer.{name}") for name in ("head_count", "key_length"))
+    return {
+        "query_rank": _count(values, "attention.q_lora_rank"),
+        "output_group": heads // groups * head,
+        "all_output_ranks": groups * _count(values, "attention.output_lora_rank"),
+        "head_pair": 2 * head,
+        "sparse_ratio": 4,
+        "heavy_ratio": 128,
+        "index_heads": index_heads,
+        "index_head": index_head,
+        "index_pair": 2 * index_head,
         "index_queries": index_heads * index_head,
     }
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from requant.encodings import Dense
 from requant.expressions import Context, Form, Node, Scratch, Shared, slabs
 from requant.ir import Json
 from requant.runs import reducing
@@ -165,6 +166,18 @@ def _runs(pair: tuple[Node, Node]) -> Iterator[range]:
     return slabs(pair)
 
 
+def _fill(node: Node, rows: range, values: NDArray[Any], context: Context) -> None:
+    """Float32; of whole numbers, which no codec decodes, as near as that can be (all below 2 ** 24 are exact)."""
+    stored = node.encodings()
+    encoding = stored[0] if len(stored) == 1 else None
+    if not isinstance(encoding, Dense) or encoding.dtype.is_float:
+        node.fill(Form.VALUES, rows, values, context)
+        return
+    raw = context.scratch.bytes(values.size * encoding.dtype.bits // 8).reshape(len(rows), -1)
+    node.fill(Form.BYTES, rows, raw, context)
+    values[:] = raw.view(encoding.dtype.numpy)
+
+
 def _of_rows(one: Node, other: Node, rows: range, context: Context) -> Numbers:
     from requant.kernels_cpu.differences import differences  # numba, which only those wait for who ask for numbers
 
@@ -172,7 +185,7 @@ def _of_rows(one: Node, other: Node, rows: range, context: Context) -> Numbers:
         sides: list[NDArray[Any]] = []
         for node in (one, other):
             values = scratch.values(len(rows), node.columns)
-            node.fill(Form.VALUES, rows, values, context)
+            _fill(node, rows, values, context)
             sides.append(values)
         found = differences(*sides)
     aa, bb, ab, error, largest = (float(number) for number in found[:5])

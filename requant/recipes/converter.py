@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from requant.encodings import BF16, BLOCKS, F16, F32, Dense, Encoding
+from requant.encodings import BF16, BLOCKS, DENSE, F16, F32, Dense, Encoding
 from requant.encodings.exactness import holds
 from requant.importance import Importance
 from requant.ir import Typed
@@ -33,6 +33,9 @@ _ALWAYS_F32: Final = re.compile(
     """,
     re.ASCII,
 )
+
+#: Whole numbers, not weights: which experts each token goes to.
+_TABLES: Final = re.compile(r"blk\.\d+\.ffn_gate_tid2eid\.weight", re.ASCII)
 
 
 def choose_converted(
@@ -66,6 +69,8 @@ def choose_converted(
 
 def converted(tensor: Wanted, main: Encoding) -> Choice:
     """What convert_hf_to_gguf.py makes of one tensor when most become `main`."""
+    if tensor.encoding == DENSE["I32"] and _TABLES.fullmatch(tensor.name):
+        return Choice(tensor.encoding, "integers")
     if len(tensor.shape) <= 1:
         return Choice(F32, "one-dimensional")
     if tensor.name.endswith("_norm.weight"):
