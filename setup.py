@@ -16,7 +16,9 @@ class _Build(build_py):
         if self.editable_mode:  # kernels change, and are compiled when they are used
             return
         command = [sys.executable, "-m", "requant.kernels_cpu.compile_ahead"]
-        environment = {**os.environ, "PYTHONPATH": os.path.abspath(self.build_lib)}  # noqa: PTH100
+        # what is left in the folder is packed: no bytecode of the compiler's own run
+        where = {"PYTHONPATH": os.path.abspath(self.build_lib), "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: PTH100
+        environment = {**os.environ, **where}
         if subprocess.run(command, env=environment, cwd=self.build_lib).returncode:
             print("kernels are not compiled ahead: the first run will compile them", file=sys.stderr)
 
