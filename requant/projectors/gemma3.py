@@ -12,7 +12,7 @@ from typing import Final
 from requant.architectures.rules import Config, Order, Rule
 from requant.encodings import Shape
 from requant.ir import Json
-from requant.projectors.rules import Folder, Projector, computed
+from requant.projectors.rules import Folder, Projector, computed, processors
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count
 from requant.projectors.towers import (
@@ -92,8 +92,7 @@ GEMMA3: Final = Projector(
             settings={
                 "vision_config.model_type": "siglip_vision_model",
                 "vision_config.vision_use_head": False,
-                "preprocessor.image_processor_type": "Gemma3ImageProcessor",
-                "preprocessor.processor_class": "Gemma3Processor",
+                **processors("Gemma3"),
             },
             told=_told,
             tokens={

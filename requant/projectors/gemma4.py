@@ -15,7 +15,7 @@ from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.projectors.changes import ColoursFirst, Positive
-from requant.projectors.rules import Folder, Projector, computed, norm, without, written
+from requant.projectors.rules import Folder, Projector, computed, norm, processors, without, written
 from requant.projectors.settings import whole
 from requant.projectors.sizes import divided
 from requant.projectors.towers import POSITIONS_F32, TEXT_WIDTH, epsilon, vision_keys, vision_sizes
@@ -307,8 +307,7 @@ GEMMA4: Final = Projector(
             ),
             settings={
                 "vision_config.model_type": "gemma4_vision",
-                "preprocessor.image_processor_type": "Gemma4ImageProcessor",
-                "preprocessor.processor_class": "Gemma4Processor",
+                **processors("Gemma4"),
             },
             told=_told,
             tokens={

@@ -14,7 +14,7 @@ from requant.architectures.rules import Assumption, Config, Default, Key, Rule, 
 from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
-from requant.projectors.rules import Folder, Projector, computed, linear, norm, split
+from requant.projectors.rules import Folder, Projector, computed, linear, norm, processors, split
 from requant.projectors.sizes import count
 from requant.projectors.towers import activation, epsilon, kind, positions, vision_keys, vision_sizes
 
@@ -189,8 +189,7 @@ INTERNVL: Final = Projector(
             settings={
                 _VISION + "model_type": "internvl_vision",
                 _VISION + "architectures": ["InternVisionModel"],
-                "preprocessor.image_processor_type": "GotOcr2ImageProcessor",
-                "preprocessor.processor_class": "InternVLProcessor",
+                **processors("InternVL", pictures="GotOcr2"),
             },
             told=_told,
             tokens={"image_token_id": "<IMG_CONTEXT>"},

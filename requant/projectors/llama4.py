@@ -15,7 +15,7 @@ from requant.architectures.rules import Assumption, Config, Rule, Sizes
 from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
-from requant.projectors.rules import Folder, Projector, computed, linear, norm
+from requant.projectors.rules import Folder, Projector, computed, linear, norm, processors
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count
 from requant.projectors.towers import epsilon, gelu, kind, positions, siglip_layers, vision_keys, vision_sizes
@@ -105,8 +105,7 @@ LLAMA4: Final = Projector(
             "language_model.model.",
             settings={
                 "vision_config.model_type": "llama4_vision_model",
-                "preprocessor.image_processor_type": "Llama4ImageProcessor",
-                "preprocessor.processor_class": "Llama4Processor",
+                **processors("Llama4"),
             },
             told=_told,
             tokens={

@@ -14,7 +14,7 @@ from requant.encodings import Shape
 from requant.errors import PlanError
 from requant.ir import Json
 from requant.projectors.changes import Row
-from requant.projectors.rules import Folder, Projector, linear, norm
+from requant.projectors.rules import Folder, Projector, linear, norm, processors
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count
 from requant.projectors.towers import activation, epsilon, kind, vision_keys, vision_sizes
@@ -59,8 +59,7 @@ def _told(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Json]:
 _SETTINGS: Final[Mapping[str, Json]] = {
     "vision_config.model_type": "pixtral",
     "projector_hidden_act": "gelu",
-    "preprocessor.image_processor_type": "PixtralImageProcessor",
-    "preprocessor.processor_class": "PixtralProcessor",
+    **processors("Pixtral"),
 }
 _MERGE: Final = "vision.spatial_merge_size"
 

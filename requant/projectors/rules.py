@@ -35,6 +35,14 @@ def nothing_more(values: Config, shapes: Mapping[str, Shape]) -> Mapping[str, Js
     return {}
 
 
+def processors(name: str, *, pictures: str = "") -> dict[str, Json]:
+    """What preprocessor_config.json calls a model's processor, and that of pictures, if it is another model's."""
+    return {
+        f"{PREPROCESSOR}image_processor_type": f"{pictures or name}ImageProcessor",
+        f"{PREPROCESSOR}processor_class": f"{name}Processor",
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A model of transformers, which a projector and the GGUF of a text model make together.
@@ -43,8 +51,8 @@ class Folder:
     base: the prefix of the text model's tensors. spelled: patterns for the beginnings of names in rules, and what they
     are in files of this class. settings: of config.json, by paths, the same for every model. told: those that follow
     from the projector's keys (without `clip.`) and the shapes of its tensors by their names in rules; None takes away
-    what a key says. tokens: settings
-    that are the numbers of tokens, and the tokens. flags: see `Projector.flags`, where the tensors do not tell them.
+    what a key says. tokens: settings that are the numbers of tokens, and the tokens. flags: see `Projector.flags`,
+    where the tensors do not tell them.
     text_type: what `text_config` calls the text model, if not what its own config.json would. suits: whether it is
     this model, of the same as `told`.
     """

@@ -18,7 +18,17 @@ from requant.ir import Json
 from requant.projectors.changes import ColoursFirst
 from requant.projectors.gemma3 import SIGLIP_DEFAULTS
 from requant.projectors.qwen_vl import pixels
-from requant.projectors.rules import PREPROCESSOR, Folder, Projector, computed, linear, norm, without, written
+from requant.projectors.rules import (
+    PREPROCESSOR,
+    Folder,
+    Projector,
+    computed,
+    linear,
+    norm,
+    processors,
+    without,
+    written,
+)
 from requant.projectors.settings import whole
 from requant.projectors.sizes import count, divided
 from requant.projectors.towers import (
@@ -99,8 +109,7 @@ SMOLVLM: Final = Projector(
             "model.text_model.",
             settings={
                 "vision_config.model_type": "smolvlm_vision",
-                f"{PREPROCESSOR}image_processor_type": "SmolVLMImageProcessor",
-                f"{PREPROCESSOR}processor_class": "SmolVLMProcessor",
+                **processors("SmolVLM"),
             },
             told=_pictures,
             tokens={"image_token_id": "<image>"},
@@ -199,8 +208,7 @@ LFM2_VL: Final = Projector(
             settings={
                 _VISION + "model_type": "siglip2_vision_model",
                 _VISION + "vision_use_head": False,
-                f"{PREPROCESSOR}image_processor_type": "Lfm2VlImageProcessor",
-                f"{PREPROCESSOR}processor_class": "Lfm2VlProcessor",
+                **processors("Lfm2Vl"),
             },
             told=_told_lfm2,
             tokens={"image_token_id": "<image>"},
@@ -247,8 +255,7 @@ COHERE2_VISION: Final = Projector(
             settings={
                 _VISION + "model_type": "siglip_vision_model",
                 _VISION + "vision_use_head": False,
-                f"{PREPROCESSOR}image_processor_type": "Cohere2VisionImageProcessor",
-                f"{PREPROCESSOR}processor_class": "Cohere2VisionProcessor",
+                **processors("Cohere2Vision"),
             },
             told=lambda values, shapes: {
                 "alignment_intermediate_size": shapes.get("multi_modal_projector.linear_1.weight", (0,))[0]
