@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,9 +14,7 @@ from requant.errors import PlanError
 
 if TYPE_CHECKING:
     from requant.encodings import Encoding
-    from requant.feedback import Smoothing
     from requant.ir import Naming
-    from requant.operations.allocable import Kind
     from requant.operations.allocate import Choices, Planner, Question, Target
     from requant.plan import Plan
     from requant.recipes import Overrides
@@ -62,10 +60,11 @@ class AllocationOptions:
 
     def target(self) -> Target:
         """As the operation takes it."""
+        from requant.operations.allocable import type_named
         from requant.operations.allocate import Target
 
         nbytes = outputs.cut(self.target_size, None, "--target-size").shard_bytes if self.target_size else None
-        names = tuple(_type_name(word) for word in self.types.split(",")) if self.types else ()
+        names = tuple(type_named(word) for word in self.types.split(",")) if self.types else ()
         least = tuple(_least(text) for text in self.min_types)
         return Target(nbytes, self.target_bpw, self.target_kl, names, least, self.keep)
 
@@ -106,42 +105,15 @@ allocation_options = options.gathered(
 )
 
 
-def kind_of(recipe: str, naming: Naming) -> Kind:
-    """What types there are to choose from; `PlanError` for what has one type for all tensors."""
-    from requant.encodings.mlx import MlxAffine
-    from requant.ir import Naming
-    from requant.operations.allocable import GgufTypes, MlxTypes, PackedTypes
-    from requant.passes.recipe import ggml_recipe
-    from requant.schemes import scheme_named
-    from requant.schemes.compressed import IntegerWeights
-    from requant.schemes.mlx import MlxScheme
-
-    if naming is Naming.GGML:
-        return GgufTypes(ggml_recipe(recipe))
-    scheme = scheme_named(recipe)
-    if isinstance(scheme, IntegerWeights):
-        return PackedTypes(scheme.bits, scheme.group, scheme.symmetric)
-    if isinstance(scheme, MlxScheme) and scheme.high is None and isinstance(scheme.main, MlxAffine):
-        return MlxTypes(scheme.main)
-    raise PlanError(
-        "types are chosen for the tensors of a GGUF, and for the layers of MLX and compressed-tensors",
-        hint="let the destination's name end in .gguf, or --to MLX-4, or --to W4A16-64",
-    )
-
-
 def question(wish: AllocationOptions, planner: Planner, recipe: str, overrides: Overrides, naming: Naming) -> Question:
     """What is asked of the statistics; losses that were measured are kept beside them."""
     from requant.divergence_cache import Cache
+    from requant.operations.allocable import kind_for
     from requant.operations.allocate import Question
 
-    kind = kind_of(recipe, naming)
+    kind = kind_for(recipe, naming)
     assert wish.stats is not None
     return Question(planner, recipe, overrides, wish.statistics(), kind, Cache(wish.stats))
-
-
-def keeping_factors(smoothing: Smoothing | None, plan: Plan) -> Smoothing | None:
-    """With the factors of a plan, for all that come after it."""
-    return smoothing and replace(smoothing, found=plan.passes[-1].after.smoothed)
 
 
 def plan_of_size(wish: AllocationOptions, asked: Question, how: options.RunOptions) -> Plan:
@@ -205,16 +177,3 @@ def _least(text: str) -> tuple[str, Encoding]:
     if not separator or not pattern:
         raise PlanError(f"--min-type {text!r} should be REGEX=TYPE", hint="for example attn_v=Q5_K")
     return pattern, tensor_type(f"x={word}")[1]
-
-
-def _type_name(word: str) -> str:
-    """A type of blocks by its label, and one of folders by its name."""
-    from requant.encodings import Blocks
-    from requant.recipes import encoding_named
-
-    if word.strip().upper().startswith(("MLX-", "W4A16", "W8A16")):
-        return word.strip().upper()
-    encoding = encoding_named(word.strip())
-    if not isinstance(encoding, Blocks):
-        raise PlanError(f"--types: {encoding.label} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
-    return encoding.label

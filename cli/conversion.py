@@ -15,7 +15,6 @@ from requant.cli import options
 from requant.cli.allocating import (
     RECIPE,
     AllocationOptions,
-    keeping_factors,
     plan_of_size,
     question,
     say_frontier,
@@ -35,6 +34,7 @@ from requant.plan import Plan
 from requant.printable import printable
 
 if TYPE_CHECKING:
+    from requant.feedback import Smoothing
     from requant.importance import Importance
     from requant.operations.allocate import Question
     from requant.operations.convert import Request
@@ -207,19 +207,17 @@ def _question(
     wish: AllocationOptions, model: Checkpoint[Tensor], target: Format, destination: Path, request: Request
 ) -> Question:
     """What types are best for the same conversion."""
+    from requant.operations.allocate import planner_with
     from requant.operations.convert import check_vocabulary, plan_conversion
 
     check_vocabulary(request, model.naming, target)
-    smoothing = request.smoothing
 
-    def planner(recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool) -> Plan:
-        nonlocal smoothing
-        asked = replace(request, recipe=recipe, overrides=overrides, importance=importance, smoothing=smoothing)
-        plan = plan_conversion(model, target, destination, asked)
-        smoothing = keeping_factors(smoothing, plan)
-        return plan
+    def plan(recipe: str, overrides: Overrides, importance: Importance, _: bool, factors: Smoothing | None) -> Plan:
+        one = replace(request, recipe=recipe, overrides=overrides, importance=importance, smoothing=factors)
+        return plan_conversion(model, target, destination, one)
 
     assert request.recipe is not None
+    planner = planner_with(request.smoothing, plan)
     return question(wish, planner, request.recipe, request.overrides, target.naming)
 
 

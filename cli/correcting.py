@@ -37,14 +37,9 @@ class FeedbackOptions:
             return None
         if importance is None:
             raise click.UsageError("--smooth needs --stats or --imatrix")
-        from requant.feedback import Feedback, Smoothing
+        from requant.feedback import Smoothing, smoothing_by
 
-        said = Smoothing()
-        if statistics is not None:
-            # of tokens, Hessians do not tell those that matter from those that hardly do; what gradients weigh does
-            plain = statistics.hessians and not statistics.has_gradients
-            known = Feedback(statistics.hessians) if plain else None
-            said = Smoothing(None, known, statistics.importance, statistics.weights, statistics.noise)
+        said = Smoothing() if statistics is None else smoothing_by(statistics)
         if self.smooth == _SEARCHED:
             return said
         try:

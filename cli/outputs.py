@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:  # whoever asks for help waits for none of these
 
 #: Formats that can store plain numbers at all; the others are only read.
 WRITABLE: Final = ("gguf", "safetensors")
-
-_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 #: Shared by `convert` and `prune`.
 recipe_option = click.option(
@@ -67,13 +64,10 @@ def cut(max_shard_size: str | None, max_shard_tensors: int | None, option: str =
 
 
 def size_of(text: str, option: str) -> int:
-    """Bytes; raises `click.BadParameter` for what is no size.
+    """Bytes; raises `click.BadParameter` for what is no size."""
+    from requant.digits import size_in_bytes
 
-    >>> size_of("1.5GB", "--memory"), size_of("2GiB", "--memory"), size_of("500k", "--memory")
-    (1500000000, 2147483648, 500000)
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
-    if match is None or not 0 < float(match[1]) < 1e12 or (match[3] and not match[2]):
+    nbytes = size_in_bytes(text)
+    if nbytes is None:
         raise click.BadParameter(f"{text!r} is not a size such as 500M, 5GB or 5GiB", param_hint=option)
-    unit = 1 << 10 * "KMGT".index(match[2]) + 10 if match[3] else _UNITS[match[2]]
-    return int(float(match[1]) * unit)
+    return nbytes

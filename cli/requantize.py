@@ -14,7 +14,6 @@ from requant.cli.allocating import (
     RECIPE,
     AllocationOptions,
     allocation_options,
-    keeping_factors,
     plan_of_size,
     question,
     say_frontier,
@@ -24,6 +23,7 @@ from requant.digits import whole
 from requant.errors import PlanError
 
 if TYPE_CHECKING:
+    from requant.feedback import Smoothing
     from requant.importance import Importance
     from requant.ir import Checkpoint, Tensor
     from requant.operations.allocate import Question
@@ -144,18 +144,17 @@ def _question(wish: AllocationOptions, model: Checkpoint[Tensor], destination: P
     """What types are best for it."""
     from requant.formats import FORMATS
     from requant.ir import Naming
+    from requant.operations.allocate import planner_with
     from requant.operations.requantize import plan_requantization
 
-    smoothing = request.smoothing
-
-    def planner(recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool) -> Plan:
-        nonlocal smoothing
-        one = replace(request, recipe=recipe, overrides=overrides, importance=importance, smoothing=smoothing)
+    def plan(
+        recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool, factors: Smoothing | None
+    ) -> Plan:
+        one = replace(request, recipe=recipe, overrides=overrides, importance=importance, smoothing=factors)
         one = replace(one, rehearsal=rehearsal or request.rehearsal)
-        plan = plan_requantization(model, FORMATS["gguf"], destination, one)
-        smoothing = keeping_factors(smoothing, plan)
-        return plan
+        return plan_requantization(model, FORMATS["gguf"], destination, one)
 
+    planner = planner_with(request.smoothing, plan)
     return question(wish, planner, request.recipe, request.overrides, Naming.GGML)
 
 

@@ -181,4 +181,6 @@ def _receipt_text(pipeline: Pipeline, found: Mapping[str, Any]) -> str:
     from requant.cli.tables import size
 
     lines = [f"{one['sha256'][:16]}  {size(one['bytes'])}  {printable(one['file'], None)}" for one in found["outputs"]]
+    if "expected_kl" in found:
+        lines.append(f"expected KL divergence {found['expected_kl']:.5f}")
     return "\n".join([*lines, f"receipt: {printable(str(pipeline.receipt), None)}"])

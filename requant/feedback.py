@@ -315,3 +315,11 @@ def _times_lower(left: NDArray[Any], lower: NDArray[Any]) -> NDArray[Any]:
     out[:, :half] += left[:, half:] @ lower[half:, :half]
     out[:, half:] = _times_lower(left[:, half:], lower[half:, half:])
     return out
+
+
+def smoothing_by(statistics: Statistics, alpha: float | None = None) -> Smoothing:
+    """What was measured, as it finds AWQ's factors. alpha: see `Smoothing`."""
+    # of tokens, Hessians do not tell those that matter from those that hardly do; what gradients weigh does
+    plain = statistics.hessians and not statistics.has_gradients
+    known = Feedback(statistics.hessians) if plain else None
+    return Smoothing(alpha, known, statistics.importance, statistics.weights, statistics.noise)

@@ -214,6 +214,7 @@ def test_each_published_recipe_plans(path, here):
         "two": "./two",
         "adapter": "./adapter",
         "layers": "1",
+        "size": "100kB",
     }
     values |= {"output": "./out" if re.search("FP8|BITMASK|student", text) else "out.gguf"}
     inputs = recipe_inputs(text)

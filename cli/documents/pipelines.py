@@ -39,6 +39,7 @@ class PipelineReceiptDocument(Document):
 
     requant: Annotated[str, "the version"]
     address: Annotated[str, "SHA-256 of everything that decides on the output"]
+    expected_kl: NotRequired[Annotated[float, "as in `plan`"]]
     recipe: Annotated[str, "the file, as it was read"]
     settings: Annotated[dict[str, str], "the value of each of its inputs"]
     inputs: Annotated[list[HashedFile], "every file that was read"]

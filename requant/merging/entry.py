@@ -75,6 +75,13 @@ class Entry:
             raise self.expected("a number of 0, 1, 2, ...")
         return self.value
 
+    def number(self) -> float:
+        """A number that is not negative."""
+        value = self.value
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise self.expected("a number of at least 0")
+        return float(value)
+
     def flag(self) -> bool:
         """true or false."""
         if not isinstance(self.value, bool):

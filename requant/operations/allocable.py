@@ -15,7 +15,7 @@ from requant.importance import Measured
 from requant.ir import Naming
 from requant.operations.renamed_statistics import in_names_of
 from requant.plan import Plan, Step
-from requant.recipes import Recipe
+from requant.recipes import Recipe, encoding_named
 from requant.recipes.importances import needs_importance
 from requant.recipes.mlx_types import BITS
 from requant.statistics import Statistics, fingerprint, noise_of
@@ -168,3 +168,34 @@ def _of_another() -> PlanError:
         "the statistics are of a model with other tensors than this one",
         hint="calibrate this model; `requant inspect` tells what each consists of",
     )
+
+
+def kind_for(recipe: str, naming: Naming) -> Kind:
+    """What types there are to choose from; `PlanError` for what has one type for all tensors."""
+    from requant.passes.recipe import ggml_recipe
+    from requant.schemes import scheme_named
+    from requant.schemes.compressed import IntegerWeights
+    from requant.schemes.mlx import MlxScheme
+
+    if naming is Naming.GGML:
+        return GgufTypes(ggml_recipe(recipe))
+    scheme = scheme_named(recipe)
+    if isinstance(scheme, IntegerWeights):
+        return PackedTypes(scheme.bits, scheme.group, scheme.symmetric)
+    if isinstance(scheme, MlxScheme) and scheme.high is None and isinstance(scheme.main, MlxAffine):
+        return MlxTypes(scheme.main)
+    raise PlanError(
+        "types are chosen for the tensors of a GGUF, and for the layers of MLX and compressed-tensors",
+        hint="let the destination's name end in .gguf, or --to MLX-4, or --to W4A16-64",
+    )
+
+
+def type_named(word: str) -> str:
+    """A type of blocks by its label, and one of folders by its name; `PlanError` for what is none."""
+    name = word.strip()
+    if name.upper().startswith(("MLX-", "W4A16", "W8A16")):
+        return name.upper()
+    encoding = encoding_named(name)
+    if not isinstance(encoding, Blocks):
+        raise PlanError(f"--types: {encoding.label} is no type of blocks", hint="such as Q4_K, Q5_K or IQ4_XS")
+    return encoding.label

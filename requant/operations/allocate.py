@@ -11,6 +11,7 @@ from requant.allocation import Knapsack, Option
 from requant.divergence import Losses, check_statistics, losses_of
 from requant.encodings import Encoding
 from requant.errors import PlanError
+from requant.feedback import Smoothing
 from requant.importance import Importance
 from requant.operations.allocable import Kind
 from requant.plan import Plan, Step
@@ -22,6 +23,21 @@ from requant.statistics import Statistics
 #: Plans the same with other types: (recipe, departures from it, importance, whether the plan will not be run). How
 #: inputs are smoothed must be the same in all its plans.
 Planner = Callable[[str, Overrides, Importance, bool], Plan]
+
+
+def planner_with(
+    smoothing: Smoothing | None, plan: Callable[[str, Overrides, Importance, bool, Smoothing | None], Plan]
+) -> Planner:
+    """plan: a `Planner` that is told besides how inputs are smoothed. Factors are searched by the first plan, and are
+    those of all that come after it."""
+
+    def planner(recipe: str, overrides: Overrides, importance: Importance, rehearsal: bool) -> Plan:
+        nonlocal smoothing
+        made = plan(recipe, overrides, importance, rehearsal, smoothing)
+        smoothing = smoothing and replace(smoothing, found=made.passes[-1].after.smoothed)
+        return made
+
+    return planner
 
 
 @dataclass(frozen=True, slots=True)

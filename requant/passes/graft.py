@@ -81,8 +81,12 @@ class Graft:
 
 
 def with_graft(passes: Sequence[Pass], values: Mapping[str, Node]) -> list[Pass]:
-    """The passes of a conversion with one more: before steps are made, or before a scheme looks at values."""
+    """The passes of a conversion with one more: before the first that looks at values, or makes steps of them."""
     names = [one.name for one in passes]
     measures = any(getattr(one, "scheme", None) is not None for one in passes)
-    at = names.index("names") + 1 if measures else names.index("steps")
+    at = (
+        names.index("names") + 1
+        if measures
+        else min(names.index(one) for one in ("smoothing", "steps") if one in names)
+    )
     return [*passes[:at], Graft(values), *passes[at:]]

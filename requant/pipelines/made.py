@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from requant.calibration.naming import ggml_moves
+from requant.divergence_cache import Cache
 from requant.errors import PlanError, VerifyError
 from requant.execution import Options, Receipt, execute, existing
 from requant.fingerprint import own_version
@@ -20,11 +21,13 @@ from requant.hessians import Hessian
 from requant.importance import Importance, Measured
 from requant.ir import Json
 from requant.layout import Format
+from requant.operations.allocate import Measuring
 from requant.operations.calibrate import check_installed, plan_statistics
 from requant.operations.convert import Request
 from requant.pipelines.flow import Flow, Opened, dense
+from requant.pipelines.quantizing import Quantize
 from requant.pipelines.recipe import Recipe
-from requant.pipelines.stages import Calibrate, Check, Quantize
+from requant.pipelines.stages import Calibrate, Check
 from requant.pipelines.work import Work, address, digest_of, files_of, kept, put
 from requant.plan import Plan
 from requant.sources import Bytes, Identity
@@ -91,8 +94,10 @@ class Pipeline:
             flow = stage.apply(flow, self)
             self.done.append({"stage": stage.name, "options": dict(options_of(stage.options))})
         quantize = next((stage for stage in self.recipe.stages if isinstance(stage, Quantize)), None)
-        request = Request() if quantize is None else quantize.request(flow)
-        plan = flow.plan(self.target, self.output, request)
+        if quantize is None:
+            plan = flow.plan(self.target, self.output, Request())
+        else:
+            plan = quantize.plan(flow, self.target, self.output, self._losses)
         return Planned(flow.told, tuple(self.pending), plan)
 
     # What stages are given
@@ -118,6 +123,10 @@ class Pipeline:
                 execute(plan_statistics(found, place), Options(1))
         found = read_statistics(place)
         return replace(found, importance=replace(found.importance, source=name))
+
+    def _losses(self, found: Statistics) -> Measuring:
+        """What types cost, kept beside the statistics that tell it."""
+        return Cache(self.work.folder / found.importance.source)
 
     # Carrying it out
 
@@ -156,9 +165,11 @@ class Pipeline:
         layout = [(file.name, file.nbytes, address(file.head.hex())) for file in plan.layout.files]
         values = [(step.target.name, step.target.encoding.label, step.values.explain()) for step in plan.steps]
         own = address(_KEPT, own_version(), self.done, sorted(inputs.values()), layout, values)
+        expected = {} if plan.expected_kl is None else {"expected_kl": plan.expected_kl}
         return {
             "requant": own_version(),
             "address": own,
+            **expected,
             "recipe": self.recipe.text,
             "settings": settings,
             "inputs": said,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from requant.errors import PlanError
-from requant.feedback import FeedbackOptions, feedback_by, stands_for_feedback
 from requant.formats import FORMATS
 from requant.merging.entry import Entry
 from requant.merging.layers import MAPPINGS, layers_left
@@ -20,10 +19,10 @@ from requant.operations.merge import plan_merge
 from requant.operations.prune import Options as PruneOptions
 from requant.operations.prune import plan_prune
 from requant.pipelines.flow import PREVIOUS, Flow, Opened, dense, resolved
+from requant.pipelines.quantizing import Quantize
 from requant.pruning.masks import METHODS, SCOPES, Masks
 from requant.pruning.sparsity import Sparsity, sparsity_from
 from requant.pruning.structure import Wanted, depth_of
-from requant.recipes import Overrides, encoding_named, tensor_type
 from requant.students import LIKE, Student, plan_student
 
 if TYPE_CHECKING:
@@ -214,6 +213,8 @@ class Beginning:
 class Calibrate:
     """The model is run over text; what its matrices are given is measured. Options as of `requant calibrate`.
 
+    gradient_tokens: of how many tokens gradients are taken; 0 takes none.
+
     It is the one thing that is kept in a file: the stages after it, and later runs of the same recipe, find it there.
     """
 
@@ -224,11 +225,12 @@ class Calibrate:
     window: int
     seed: int
     hessians: bool
+    gradient_tokens: int
 
     @classmethod
     def of(cls, entry: Entry) -> Calibrate:
-        """From `{text: [wiki.txt], tokens: 65536, ctx: 512, seed: 0, hessians: true}`, all of which may be left out."""
-        said = entry.members(("text", "tokens", "ctx", "seed", "hessians"))
+        """From `{text: [wiki.txt], tokens: 65536, ctx: 512, gradients: true}`, all of which may be left out."""
+        said = entry.members(("text", "tokens", "ctx", "seed", "hessians", "gradients", "gradient_tokens"))
         texts: tuple[str, ...] = ()
         if "text" in said:
             alone = isinstance(said["text"].value, str)
@@ -238,7 +240,12 @@ class Calibrate:
         if window < 32:
             raise said["ctx"].expected("at least 32 tokens")
         seed = said["seed"].integer() if "seed" in said else 0
-        return cls(entry.value, texts, tokens or None, window, seed, "hessians" in said and said["hessians"].flag())
+        hessians = "hessians" in said and said["hessians"].flag()
+        gradients = "gradients" in said and said["gradients"].flag()
+        if "gradient_tokens" in said and not gradients:
+            raise entry.wrong("gradient_tokens goes with gradients: true")
+        graded = said["gradient_tokens"].integer() if "gradient_tokens" in said else calibrate.GRADIENT_TOKENS
+        return cls(entry.value, texts, tokens or None, window, seed, hessians, graded if gradients else 0)
 
     def apply(self, flow: Flow, tools: Tools) -> Flow:
         """The same model, and what was measured of it."""
@@ -247,76 +254,16 @@ class Calibrate:
     def found(self, flow: Flow, texts: Callable[[str], str], progress: calibrate.Progress, folder: Path) -> Statistics:
         """Measure now. folder: where Hessians lie until they are written."""
         named = tuple((Path(path).name, texts(path)) for path in self.texts)
-        kept = folder if self.hessians else None
-        request = calibrate.Request(named, self.tokens, self.window, False, self.seed, kept)
+        kept, graded = folder if self.hessians else None, self.gradient_tokens
+        request = calibrate.Request(named, self.tokens, self.window, graded > 0, self.seed, kept, graded)
         return calibrate.calibrate(dense(flow), request, progress)
-
-
-_TYPES: Final = ("to", "tensor_type", "output_tensor_type", "token_embedding_type", "pure")
-
-
-@dataclass(frozen=True, slots=True)
-class Quantize:
-    """How the output is stored; options as of `requant convert`. What was measured of the model weighs its columns,
-    unless `weighing: false`; its Hessians make up for errors where `feedback` or the recipe's name says so."""
-
-    name: ClassVar[str] = "quantize"
-    options: Mapping[str, Any]
-    recipe: str
-    overrides: Overrides = field(default_factory=Overrides)
-    weighing: bool = True
-    vocabulary: bool = True
-    feedback: bool | None = None
-
-    @classmethod
-    def of(cls, entry: Entry) -> Quantize:
-        """From `{to: Q4_K_M, tensor_type: {attn_v: Q6_K}}`, or the recipe's name alone."""
-        if isinstance(entry.value, str):
-            entry = entry.at("", {"to": entry.value})
-        said = entry.members((*_TYPES, "weighing", "no_vocab", "feedback"))
-        if "to" not in said:
-            raise entry.wrong("says not how", "to: Q4_K_M")
-        types = said["tensor_type"].named() if "tensor_type" in said else ()
-        overrides = Overrides(
-            tensor_types=tuple(tensor_type(f"{regex}={one.text()}") for regex, one in types),
-            output=_encoding(said.get("output_tensor_type")),
-            token_embedding=_encoding(said.get("token_embedding_type")),
-            pure="pure" in said and said["pure"].flag(),
-        )
-        weighing = said["weighing"].flag() if "weighing" in said else True
-        vocabulary = not ("no_vocab" in said and said["no_vocab"].flag())
-        feedback = said["feedback"].flag() if "feedback" in said else None
-        return cls(entry.value, str(said["to"].value), overrides, weighing, vocabulary, feedback)
-
-    def request(self, flow: Flow) -> Request:
-        """What the conversion is asked. Raises `PlanError` where there are no Hessians for what it says."""
-        found = flow.statistics
-        importance = found.importance if found is not None and self.weighing else None
-        request = Request(self.recipe, self.overrides, importance, vocabulary=self.vocabulary)
-        if not (stands_for_feedback(self.recipe) if self.feedback is None else self.feedback):
-            return request
-        if found is not None and found.hessians:
-            return replace(request, feedback=feedback_by(found, FeedbackOptions()))
-        if self.feedback:
-            raise PlanError("quantize: feedback needs Hessians", hint="put `calibrate: {hessians: true}` before it")
-        return request
-
-    def apply(self, flow: Flow, tools: Tools) -> Flow:
-        """The model as it is: the last plan asks `request`."""
-        return flow
-
-
-def _number(entry: Entry) -> float:
-    if not isinstance(entry.value, int | float) or isinstance(entry.value, bool) or not entry.value >= 0:
-        raise entry.expected("a number of at least 0")
-    return float(entry.value)
 
 
 #: Option of `check` -> what makes sure that it is of its kind.
 _CHECKED: Final[Mapping[str, Callable[[Entry], object]]] = {
     **dict.fromkeys(("against", "prompt", "expect", "text"), Entry.text),
     **dict.fromkeys(("predict", "ctx", "chunks"), Entry.integer),
-    **dict.fromkeys(("max_kl", "min_top1", "max_ppl_ratio", "min_cosine"), _number),
+    **dict.fromkeys(("max_kl", "min_top1", "max_ppl_ratio", "min_cosine"), Entry.number),
     "raw": Entry.flag,
 }
 
@@ -371,7 +318,3 @@ def _regex(entry: Entry, text: str) -> str:
     except re.error as error:
         raise entry.wrong(f"{text!r} is no regular expression: {error}") from None
     return text
-
-
-def _encoding(entry: Entry | None) -> Any:
-    return None if entry is None else encoding_named(entry.text())
