@@ -19,6 +19,11 @@ stages:
 output: $output
 """
 CALIBRATED = RECIPE.replace("  - quantize", "  - calibrate: {tokens: 128, ctx: 64, text: text.txt}\n  - quantize")
+SIZED = RECIPE.replace(
+    "  - quantize: {to: $to}",
+    "  - calibrate: {tokens: 1024, ctx: 64, text: text.txt, gradients: true}\n"
+    "  - quantize: {to: $to, target_bpw: 6.5, smooth: true}",
+)
 
 
 def write_adapter(folder: Path, rank: int = 4) -> Path:
@@ -40,7 +45,8 @@ def write_all(folder: Path) -> Path:
     """Models, text and recipes in a folder."""
     write_tiny_folder(folder / "tiny")
     write_adapter(folder / "adapter")
-    (folder / "text.txt").write_text("The rain in Spain stays mainly in the plain, and then another thing began. " * 20)
+    (folder / "text.txt").write_text("The rain in Spain stays mainly in the plain, and then another thing began. " * 100)
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "calibrated.yaml").write_text(CALIBRATED)
+    (folder / "sized.yaml").write_text(SIZED)
     return folder

@@ -1,6 +1,6 @@
 """A pipeline is killed at random moments and started again, and must end in the bytes of one that nothing disturbed.
 
-    python -m tests.faults.pipeline_kills [--kills 50] [--seed 0] [--recipe calibrated.yaml]
+    python -m tests.faults.pipeline_kills [--kills 50] [--seed 0] [--recipe calibrated.yaml|sized.yaml]
 
 One process imports everything; forks of it run the recipe, each killed at a random moment, until one comes to its end.
 Then the output and the receipt must be those of a quiet run, and no partial file may be left.
