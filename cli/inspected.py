@@ -78,10 +78,12 @@ def _tell_folder(path: Path, asked: Asked, *, values: bool) -> None:
 def _look(model: str, path: Path, asked: Asked, order: Order, *, values: bool) -> Told:
     """What is there."""
     format_name, checkpoint = model_or_imatrix(path)
-    if not Path(model).exists():  # one of the Hub is titled by the name asked for
+    elsewhere = not Path(model).exists()
+    if elsewhere:  # one of the Hub is titled by the name asked for
         checkpoint = replace(checkpoint, path=Path(model))
     bandwidth = USUAL_BANDWIDTH if asked.bandwidth is None else asked.bandwidth * 1e9
     found = report(checkpoint, format_name, Running(asked.ctx, bandwidth))
+    found = replace(found, named=model if elsewhere else "")
     placed = chosen(found.placed, lambda one: one.tensor.name, asked.pattern, "--tensors", path.name)
     rows, oddities = [Row(one) for one in placed], list[str]()
     if values:

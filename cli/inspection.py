@@ -96,7 +96,7 @@ def _projector_text(projector: Projector) -> list[str]:
 def summary(result: Report, about: About, oddities: Sequence[str] = ()) -> str:
     """What it is, what it takes, and how the bits are spread. oddities: what is strange about its numbers."""
     checkpoint, total = result.checkpoint, result.total
-    path = printable(str(checkpoint.path), None)
+    path = printable(result.title, None)
     tied = ", output tied to the embedding" if result.tied_output and result.by_layer else ""
     lines = [
         f"{path}  ({result.format}, architecture {printable(checkpoint.architecture) or 'not stated'})",

@@ -45,7 +45,9 @@ def write_all(folder: Path) -> Path:
     """Models, text and recipes in a folder."""
     write_tiny_folder(folder / "tiny")
     write_adapter(folder / "adapter")
-    (folder / "text.txt").write_text("The rain in Spain stays mainly in the plain, and then another thing began. " * 100)
+    (folder / "text.txt").write_text(
+        "The rain in Spain stays mainly in the plain, and then another thing began. " * 100
+    )
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "calibrated.yaml").write_text(CALIBRATED)
     (folder / "sized.yaml").write_text(SIZED)

@@ -69,6 +69,12 @@ class Report:
     origin: Origin
     tied_output: bool
     running: Running | None
+    named: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called: as the user named it, where that is no path (a path would lose a slash of `s3://…`)."""
+        return self.named or str(self.checkpoint.path)
 
     @property
     def memory(self) -> tuple[RunMemory, ...]:
@@ -84,7 +90,7 @@ class Report:
     def to_json(self) -> dict[str, Json]:
         """As printed by `--json`, but for the tensors, which are chosen and ordered by the user."""
         return {
-            "path": str(self.checkpoint.path),
+            "path": self.title,
             "format": self.format,
             "naming": self.checkpoint.naming.value,
             "architecture": self.checkpoint.architecture,
