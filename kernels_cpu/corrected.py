@@ -1,7 +1,9 @@
-"""Rounding to integers in groups with error feedback: scales are found on the corrected weights."""
+"""Rounding in groups with error feedback: scales are found on the corrected weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -15,6 +17,31 @@ from requant.kernels_cpu.groups import round_to_groups, scales_of, stored_scales
 _EMPTY: Final = 1e-30
 
 
+#: The grid of some columns [rows, columns of the block], given what their errors cost [columns of the block].
+GridOf = Callable[[Values, Values], Grid]
+
+
+def corrected_codes(values: Values, correction: Correction, size: int, grid_of: GridOf) -> NDArray[np.uint8]:
+    """The codes of values, which must be finite, `size` columns to a grid: found on what they are when their first one
+    comes, or, with static groups, for all columns at once on what they are before."""
+    columns, order, weights = values.shape[1], correction.order, correction.weights
+    state = Corrected(values if order is None else np.ascontiguousarray(values[:, order]), correction.factor)
+    codes = np.empty(values.shape, np.uint8)
+    if correction.static:
+        assert order is not None
+        importance = np.empty_like(weights)
+        importance[order] = weights
+        grid = grid_of(values, importance)
+        codes[:, order] = state.round(0, columns, replace(grid, groups=np.ascontiguousarray(grid.groups[order])))
+        return codes
+    for first in range(0, columns, size):
+        last = min(first + size, columns)
+        grid = grid_of(state.block(first, last), weights[first:last])
+        places: NDArray[np.int32] | slice = slice(first, last) if order is None else order[first:last]
+        codes[:, places] = state.round(first, last, grid)
+    return codes
+
+
 def corrected_groups(
     values: Values, correction: Correction, group: int, bits: int, symmetric: bool, scale: str, lowest: int = 0
 ) -> Codes:
@@ -22,43 +49,28 @@ def corrected_groups(
 
     Where groups are of neighbours by falling activation, `Codes.groups` says of which group each column is.
     """
-    columns = values.shape[1]
+    columns, order, found = values.shape[1], correction.order, list[Codes]()
     size = columns if group < 0 else group
-    order, weights = correction.order, correction.weights
 
-    def grid_of(block: Values, importance: Values, length: int) -> Codes:
+    def grid_of(block: Values, importance: Values) -> Grid:
         if correction.minmax:
-            return _from_range(block, length, bits, symmetric, scale, lowest)
-        return round_to_groups(block, importance, length, bits, symmetric, scale, lowest)
+            one = _from_range(block, size, bits, symmetric, scale, lowest)
+        else:
+            one = round_to_groups(block, importance, size, bits, symmetric, scale, lowest)
+        found.append(one)
+        return Grid(one.scales, -one.zeros * one.scales, groups_of(block, size), (1 << bits) - 1)
 
-    state = Corrected(values if order is None else np.ascontiguousarray(values[:, order]), correction.factor)
-    codes, top = np.empty(values.shape, np.uint8), (1 << bits) - 1
-    if correction.static:
-        assert order is not None
-        importance = np.empty_like(weights)
-        importance[order] = weights
-        found = grid_of(values, importance, size)
-        groups = np.ascontiguousarray(order // size, np.int32)
-        codes[:, order] = state.round(0, columns, _grid(found.scales, found.zeros, groups, top))
-        return Codes(codes, found.scales, found.zeros)
-    scales, zeros = [], []
-    for first in range(0, columns, size):
-        last = min(first + size, columns)
-        found = grid_of(state.block(first, last), weights[first:last], size)
-        grid = _grid(found.scales, found.zeros, np.zeros(last - first, np.int32), top)
-        places: NDArray[np.int32] | slice = slice(first, last) if order is None else order[first:last]
-        codes[:, places] = state.round(first, last, grid)
-        scales.append(found.scales)
-        zeros.append(found.zeros)
-    groups_of = None
-    if order is not None:
-        groups_of = np.empty(columns, np.int32)
-        groups_of[order] = np.arange(columns, dtype=np.int32) // size
-    return Codes(codes, np.concatenate(scales, 1), np.concatenate(zeros, 1), groups_of)
+    codes, by_order = corrected_codes(values, correction, size, grid_of), None
+    if order is not None and not correction.static:
+        by_order = np.empty(columns, np.int32)
+        by_order[order] = np.arange(columns, dtype=np.int32) // size
+    scales, zeros = (np.concatenate([getattr(one, name) for one in found], 1) for name in ("scales", "zeros"))
+    return Codes(codes, scales, zeros, by_order)
 
 
-def _grid(scales: Values, zeros: Values, groups: NDArray[np.int32], top: int) -> Grid:
-    return Grid(scales, -zeros * scales, groups, top)
+def groups_of(block: Values, size: int) -> NDArray[np.int32]:
+    """The group of each column."""
+    return np.arange(block.shape[1], dtype=np.int32) // np.int32(size)
 
 
 def _from_range(block: Values, size: int, bits: int, symmetric: bool, scale: str, lowest: int) -> Codes:

@@ -22,9 +22,26 @@ from requant.kernels_cpu._jit import (
     Bytes,
     Floats,
     Ints,
+    inlined,
     kernel,
 )
-from requant.kernels_cpu.simd import greater, lesser, load16, rint, splat16, store, store_bytes, to_int, where
+from requant.kernels_cpu.simd import (
+    F32x16,
+    I32x16,
+    bits_float,
+    fabs,
+    float_bits,
+    greater,
+    lesser,
+    load16,
+    rint,
+    splat16,
+    splat_int16,
+    store,
+    store_bytes,
+    to_int,
+    where,
+)
 
 _F = np.float32
 #: Columns whose errors are handed on together to those after them.
@@ -32,11 +49,21 @@ TOGETHER: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
+class FloatCodes:
+    """Codes that are floats: a sign, an exponent, and `fraction` bits. lowest: the exponent of the smallest normal
+    number. sign: the code of minus zero."""
+
+    fraction: int
+    lowest: int
+    sign: int
+
+
+@dataclass(frozen=True, slots=True)
 class Grid:
     """What the columns of a block may become: code * step + base, codes in 0..top.
 
     steps, bases: [rows, groups]. groups: [columns of the block], the group of each. levels: where codes stand for
-    these numbers instead of themselves, in rising order.
+    these numbers instead of themselves, in rising order. floats: where they stand for floats from -top to top.
     """
 
     steps: Values
@@ -44,6 +71,7 @@ class Grid:
     groups: NDArray[np.int32]
     top: int
     levels: Values | None = None
+    floats: FloatCodes | None = None
 
 
 class Corrected:
@@ -69,14 +97,15 @@ class Corrected:
         """The codes [rows, last - first] of these columns; what is lost goes to the columns after them."""
         codes = np.empty((last - first, self._width), np.uint8)
         levels = np.empty(0, np.float32) if grid.levels is None else np.ascontiguousarray(grid.levels)
-        steps, bases = self._by_group(grid.steps), self._by_group(grid.bases)
+        how = () if grid.floats is None else (grid.floats.fraction, grid.floats.lowest, grid.floats.sign)
+        floats, steps, bases = np.array(how, np.int32), self._by_group(grid.steps), self._by_group(grid.bases)
         for start in range(first, last, TOGETHER):
             stop = min(start + TOGETHER, last)
             errors = np.empty((stop - start) * self._width, np.float32)
             here = codes[start - first : stop - first].reshape(-1)
             groups = np.ascontiguousarray(grid.groups[start - first : stop - first], np.int32)
-            places = self._columns, self._width, start, stop
-            round_columns(self._factor, groups, steps, bases, levels, grid.top, *places, self._weights, here, errors)
+            places, found = (self._columns, self._width, start, stop), (self._weights, here, errors)
+            round_columns(self._factor, groups, steps, bases, levels, floats, grid.top, *places, *found)
             if stop < self._columns:
                 spread_errors(self._factor, errors, *places, self._weights)
         return np.ascontiguousarray(codes[:, : self._rows].T)
@@ -88,13 +117,47 @@ class Corrected:
         return found.reshape(-1)
 
 
-@kernel(FLOATS, INTS, FLOATS, FLOATS, FLOATS, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, OUT_FLOATS, OUT_BYTES, OUT_FLOATS)
+@inlined
+def _nearest_float(x: F32x16, fraction: int, lowest: int, top: int) -> F32x16:
+    """The nearest float with so many bits, without its sign; ties to the even code."""
+    size = lesser(fabs(x), _F(top))
+    exponent = float_bits(size) >> 23
+    exponent = where(exponent < lowest + 127, splat_int16(lowest + 127), exponent)
+    step = bits_float((exponent - fraction) << 23)
+    return rint(size / step) * step
+
+
+@inlined
+def _float_code(size: F32x16, fraction: int, lowest: int) -> I32x16:
+    """The code of such a number."""
+    subnormal = to_int(size * bits_float(splat_int16(fraction - lowest + 127 << 23)))
+    normal = (float_bits(size) >> 23 - fraction) - (lowest + 126 << fraction)
+    return where(size < bits_float(splat_int16(lowest + 127 << 23)), subnormal, normal)
+
+
+@kernel(
+    FLOATS,
+    INTS,
+    FLOATS,
+    FLOATS,
+    FLOATS,
+    INTS,
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    OUT_FLOATS,
+    OUT_BYTES,
+    OUT_FLOATS,
+)
 def round_columns(
     factor: Floats,
     groups: Ints,
     steps: Floats,
     bases: Floats,
     levels: Floats,
+    floats: Ints,
     top: int,
     columns: int,
     rows: int,
@@ -107,6 +170,7 @@ def round_columns(
     """Codes of the columns `[first, last)`; each column's errors, over U_ii, are taken off the later ones of them.
 
     weights: [columns, rows], steps and bases: [groups, rows]; rows are a multiple of 16. A step of 0 makes codes 0.
+    floats: fraction, lowest and sign of `FloatCodes`, or nothing.
     """
     for row in range(0, rows, 16):
         for i in range(first, last):
@@ -120,11 +184,18 @@ def round_columns(
                     above = scaled > _F(0.5) * (levels[k] + levels[k + 1])
                     code = where(above, _F(k + 1), code)
                     level = where(above, levels[k + 1], level)
+                store_bytes(codes, (i - first) * rows + row, to_int(code))
+            elif floats.size:
+                level = _nearest_float(scaled, int(floats[0]), int(floats[1]), top)
+                bits = _float_code(level, int(floats[0]), int(floats[1]))
+                negative = (scaled < _F(0)) & (bits > 0)
+                level = where(negative, splat16(_F(0)) - level, level)
+                store_bytes(codes, (i - first) * rows + row, where(negative, bits | int(floats[2]), bits))
             else:
                 code = greater(lesser(rint(scaled), _F(top)), _F(0))
                 level = code
+                store_bytes(codes, (i - first) * rows + row, to_int(code))
             error = (x - (level * step + base)) / factor[i * columns + i]
-            store_bytes(codes, (i - first) * rows + row, to_int(code))
             store(errors, (i - first) * rows + row, error)
             for j in range(i + 1, last):
                 store(weights, j * rows + row, load16(weights, j * rows + row) - error * factor[i * columns + j])

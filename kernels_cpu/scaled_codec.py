@@ -8,18 +8,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from requant.codecs import Codes, Parts, Values
+from requant.codecs import Codes, Correction, Parts, Values
 from requant.dtypes import DTYPES
 from requant.encodings import DENSE
 from requant.encodings.scaled import ELEMENT_BITS, LARGEST_PRODUCT, Scaled
 from requant.errors import UnsupportedError
 from requant.kernels_cpu import mlx_floats, scaled
 from requant.kernels_cpu._jit import Floats
+from requant.kernels_cpu.corrected import corrected_codes, corrected_groups, groups_of
 from requant.kernels_cpu.dense import DenseCodec, dense_codec, small_float_table
+from requant.kernels_cpu.feedback import FloatCodes, Grid
 from requant.kernels_cpu.groups import ROUNDING, regrouped, round_to_groups
 
 #: The largest element of each type that is written.
 LARGEST: Final = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.0, "F4": 6.0}
+#: What their codes are.
+_FLOATS: Final = {
+    "F8_E4M3": FloatCodes(3, -6, 128),
+    "F8_E5M2": FloatCodes(2, -14, 128),
+    "F4": FloatCodes(1, 0, 8),
+}
 #: The largest scale of 8 bits.
 _LARGEST_SCALE: Final = 448.0
 #: What is smaller counts as nothing where the scale of a whole tensor is chosen: its inverse must be finite.
@@ -98,6 +106,38 @@ class ScaledCodec:
             codes[...] = np.clip(np.rint(scaled_values), -127, 127).astype(np.int8)
         else:
             DenseCodec(DTYPES[how.element], saturate=True).encode(scaled_values, {"data": codes})
+
+    def encode_corrected(self, values: Values, out: Parts, start: int, correction: Correction) -> None:
+        """GPTQ's way: columns after one make up for its error."""
+        how, (rows, columns) = self.encoding, values.shape
+        if how.element == "I8":
+            integers = corrected_groups(values, correction, how.columns or -1, 8, True, how.scale)
+            self._pack_int8(integers, out, start)
+            return
+        size, found = how.columns or columns, list[NDArray[Any]]()
+
+        def grid_of(block: Values, importance: Values) -> Grid:
+            stored, scales = self._scales_alone(block, importance, out, search=not correction.minmax)
+            found.append(stored)
+            top, floats = int(LARGEST[how.element]), _FLOATS[how.element]
+            return Grid(scales, np.zeros_like(scales), groups_of(block, size), top, floats=floats)
+
+        codes = corrected_codes(values, correction, size, grid_of)
+        scales = out["scales"].reshape(-1, -(-columns // size))
+        at = start if how.rows == 1 else int(self._grid_rows(out["data"].shape[-2], 1, start)[0])
+        scales[at : at + len(found[0])] = np.concatenate(found, 1)
+        stored = out["data"].reshape(-1).view(np.uint8).reshape(-1, columns * ELEMENT_BITS[how.element] // 8)
+        stored[start : start + rows] = codes if how.element != "F4" else codes[:, 0::2] | codes[:, 1::2] << 4
+
+    def _scales_alone(self, block: Values, importance: Values, out: Parts, search: bool) -> tuple[NDArray[Any], Values]:
+        """The scales of some columns of rows of one matrix: as they are stored, and for each row."""
+        how, (rows, columns) = self.encoding, block.shape
+        data = np.empty((rows, columns * ELEMENT_BITS[how.element] // 8), np.uint8)
+        alone = {**out, "data": data, "scales": np.empty(how.grid(block.shape), out["scales"].dtype)}
+        if how.element != "F4":
+            return alone["scales"], self._chosen_scales(block, alone, 0)
+        self._encode_e2m1(block, alone, 0, importance, search)
+        return alone["scales"], self._scales(alone, rows, 0, columns)
 
     def begin(self, largest: float, out: Parts) -> None:
         """Before the first rows are encoded: the scale of the whole tensor, whose largest size this is."""
@@ -260,7 +300,10 @@ class ScaledCodec:
         mlx_floats.nearest_e2m1(quotients, 0 if how.e4m3_bytes else rounding, codes)
         stored[...] = codes[0::2] | codes[1::2] << 4
 
-    def _encode_e2m1(self, values: Values, out: Parts, start: int, importance: Values | None) -> None:
+    def _encode_e2m1(
+        self, values: Values, out: Parts, start: int, importance: Values | None, search: bool = True
+    ) -> None:
+        """search: for the scale of least error; else that which reaches the largest value."""
         how, (rows, columns) = self.encoding, values.shape
         dtype = self._scale_dtype
         if dtype not in _TRIED:
@@ -275,7 +318,7 @@ class ScaledCodec:
         groups = columns // how.columns
         codes = out["data"].reshape(-1).view(np.uint8)[start * columns // 2 : (start + rows) * columns // 2]
         scales = out["scales"].reshape(-1).view(np.uint8)[start * groups : (start + rows) * groups]
-        below, above = _TRIED[dtype]
+        below, above = _TRIED[dtype] if search else (0, 0)
         neutral = 0x38 if dtype == "F8_E4M3" else 127
         flat, table = np.ascontiguousarray(values).reshape(-1), np.ascontiguousarray(table, np.float32)
         sizes = (columns, weights.ndim, how.columns, below, above, neutral)

@@ -17,6 +17,7 @@ from requant.encodings import Blocks, Encoding, Shape, columns_of
 from requant.encodings.awq import Awq
 from requant.encodings.compressed import Packed
 from requant.encodings.gptq import Gptq, Order
+from requant.encodings.scaled import Scaled
 from requant.errors import PlanError
 from requant.hessians import Hessian, Square
 from requant.ir import Json
@@ -40,7 +41,7 @@ _BLOCKS: Final = frozenset(
     {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
 )
 #: Schemes whose name stands for error feedback: with statistics that have Hessians they get it unasked.
-_OF_ITSELF: Final = ("GPTQ", "W4A16", "W8A16")
+_OF_ITSELF: Final = ("GPTQ", "W4A16", "W8A16", "W8A8")
 #: Where metadata say how weights were rounded.
 KEYS: Final = "quantize.feedback."
 #: Factors that are kept for tensors that are given the same: of one for each of two workers.
@@ -220,9 +221,22 @@ def takes_feedback(encoding: Encoding, options: FeedbackOptions) -> bool:
             return fits and options.order is not ColumnOrder.ACT
         case Awq():
             return options.order is not ColumnOrder.ACT
+        case Scaled():
+            return _has_rows_of_codes(encoding) and options.order is not ColumnOrder.ACT
         case Blocks():
             return encoding.label in _BLOCKS and options.order is ColumnOrder.STORED
     return False
+
+
+def _has_rows_of_codes(encoding: Scaled) -> bool:
+    """Whether scales are of rows, or of blocks of them, and codes are floats or integers around zero."""
+    if encoding.kind == "mlx" or encoding.zero:
+        return False
+    if encoding.element == "I8":
+        return encoding.integers is not None
+    if encoding.element == "F4":
+        return encoding.small_floats is not None
+    return encoding.element in ("F8_E4M3", "F8_E5M2") and not encoding.shared
 
 
 def correction_of(mean: Square, options: FeedbackOptions, name: str) -> Correction:

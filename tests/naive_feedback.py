@@ -41,3 +41,17 @@ def range_grid(size, bits, symmetric):
         return held["grid"]
 
     return grid_at
+
+
+def rounded_to(values, factor, levels, steps_at):
+    """The same for codes that are any numbers, ties aside; steps_at(column, weights as they are now) -> step of each
+    row. Gives what is stored for each weight, in steps, and the steps [rows, columns]."""
+    weights = values.astype(np.float64).copy()
+    stored, steps = np.empty(values.shape), np.empty(values.shape)
+    for i in range(values.shape[1]):
+        steps[:, i] = steps_at(i, weights)
+        scaled = weights[:, i] / steps[:, i]
+        stored[:, i] = levels[np.abs(scaled[:, None] - levels).argmin(1)]
+        error = (weights[:, i] - stored[:, i] * steps[:, i]) / factor[i, i]
+        weights[:, i + 1 :] -= np.outer(error, factor[i, i + 1 :])
+    return stored, steps

@@ -11,11 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from requant.execution import Options, execute
+from requant.feedback import ColumnOrder, Feedback, FeedbackOptions
 from requant.formats import FORMATS, detect
 from requant.losses import LossKind
+from requant.operations.calibrate import Request as Calibration
+from requant.operations.calibrate import calibrate
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import Plan
 from requant.recipes import Overrides, tensor_type
+from requant.verify.check import default_text
 from tests import tiny_models
 from tests.models import consumer
 from tests.tiny_folder import write_tiny_folder
@@ -61,6 +65,28 @@ def test_the_same_logits(tmp_path, recipe):
     theirs, ours = logits(tmp_path / "quantized", recipe != "FP8-BLOCK"), logits(tmp_path / "dense", quantized=False)
     assert torch.equal(theirs, ours)
     assert not torch.equal(ours, logits(source, quantized=False))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", ["FP8", "FP8-BLOCK", "W8A8", "NVFP4", "MXFP4"])
+def test_the_same_logits_of_what_is_rounded_with_feedback(tmp_path, recipe):
+    """Its codes and scales are others than those of the nearest, and loaded the same way."""
+    consumer("compressed_tensors"), consumer("accelerate")
+    source = write_tiny_folder(tmp_path / "tiny")
+    plan = plan_conversion(detect(source).read(source), FORMATS["safetensors"], tmp_path / "plan", Request("F32"))
+    asked = Calibration((("text", default_text()),), tokens=1024, window=64, hessians=tmp_path)
+    found = calibrate(plan, asked)
+    order = ColumnOrder.STATIC if recipe in ("W8A8", "FP8") else ColumnOrder.STORED
+    feedback = Feedback(found.hessians, FeedbackOptions(order=order))
+    request = Request(recipe, importance=found.importance, feedback=feedback)
+    plan = plan_conversion(detect(source).read(source), FORMATS["safetensors"], tmp_path / "fed", request)
+    assert sum(step.corrections is not None for step in plan.steps) == 14
+    execute(plan, Options(workers=2))
+    convert(tmp_path / "fed", tmp_path / "dense", "BF16")
+    convert(source, tmp_path / "nearest", recipe)
+    ours = logits(tmp_path / "dense", quantized=False)
+    assert torch.equal(logits(tmp_path / "fed", recipe != "FP8-BLOCK"), ours)
+    assert not torch.equal(logits(tmp_path / "nearest", recipe != "FP8-BLOCK"), ours)
 
 
 @pytest.mark.filterwarnings("ignore")
