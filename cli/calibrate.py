@@ -64,7 +64,8 @@ _SHOWN: Final = 16
 @click.option(
     "--resume",
     is_flag=True,
-    help="Keep what is found in STATS.gguf.unfinished after every layer; given again, go on from there.",
+    help="Keep what is found in STATS.gguf.unfinished after every layer, or window of --engine llama; given again, go "
+    "on from there.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of what is drawn.")
 @click.option("--merge", is_flag=True, help="MODEL... are statistics of one model, which are added up.")
@@ -108,8 +109,8 @@ def calibrate(
         )
     if gradient_tokens is not None and not gradients:
         raise click.UsageError("--gradient-tokens goes with --gradients")
-    if engine == "llama" and (gradients or hessians or resume):
-        raise click.UsageError("--gradients, --hessians and --resume are of --engine torch; llama.cpp has none of them")
+    if engine == "llama" and (gradients or hessians):
+        raise click.UsageError("--gradients and --hessians are of --engine torch; llama.cpp has neither")
     options.refuse_to_overwrite(output, force)
     with interrupts.cleaning_up(), bars(quiet) as progress:
         if merge:

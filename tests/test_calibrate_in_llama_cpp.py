@@ -3,6 +3,10 @@
 
 import ctypes
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,6 +22,7 @@ from requant.operations.calibrate import Request, calibrate
 from requant.operations.calibrate_in_llama_cpp import calibrate_in_llama_cpp
 from requant.verify import llama_cpp
 from requant.verify.llama_channel import Refused
+from requant.verify.llama_cpp import LlamaCpp
 from requant.verify.llama_inputs import Inputs, Tensor
 from tests.command import run
 from tests.models import llama_cpp_sources, minilm, smollm2
@@ -90,12 +95,72 @@ def test_the_packages_own_texts_are_read_without_any(tiny, tmp_path):
     assert read_imatrix(out).datasets[-1] == "requant:chat"
 
 
-@pytest.mark.parametrize("option", ("--gradients", "--hessians", "--resume"))
+@pytest.mark.parametrize("option", ("--gradients", "--hessians"))
 def test_what_llama_cpp_has_not_is_refused(tiny, tmp_path, option):
     result = run("calibrate", tiny, "-o", tmp_path / "stats.gguf", "--engine", "llama", option)
     assert result.exit_code == 2 and "are of --engine torch" in result.output
     with pytest.raises(PlanError, match="no more"):
         calibrate_in_llama_cpp(tiny, open_model(tiny), Request(gradients=True))
+
+
+def test_a_calibration_that_was_ended_goes_on(tiny, tmp_path, monkeypatch):
+    """Ended before any window and after some: what comes out is the same, to the bit; no other one goes on there."""
+    request = Request((("text.txt", LETTERS),), tokens=320, window=32)
+    whole, kept = calibrate_in_llama_cpp(tiny, open_model(tiny), request), replace(request, work=tmp_path / "work")
+    for after in (0, 3, 4):
+        genuine, calls = LlamaCpp.measure, []
+
+        def ended(self, tokens, genuine=genuine, calls=calls, after=after):
+            calls.append(tokens)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            genuine(self, tokens)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(LlamaCpp, "measure", ended)
+            calibrate_in_llama_cpp(tiny, open_model(tiny), kept)
+    other = write_tiny_llama(tmp_path / "other.gguf", seed=5)
+    for path, asked, what in (
+        (tiny, replace(kept, seed=1), "seed"),
+        (tiny, replace(kept, texts=(("text.txt", LETTERS[9:]),)), "text"),
+        (tiny, replace(kept, window=64), "text and another size of windows"),
+        (other, kept, "model"),
+    ):
+        with pytest.raises(PlanError, match=f"work holds a calibration of another {what}$"):
+            calibrate_in_llama_cpp(path, open_model(path), asked)
+    measured = []
+    monkeypatch.setattr(LlamaCpp, "measure", lambda self, tokens: measured.append(tokens) or genuine(self, tokens))
+    found = calibrate_in_llama_cpp(tiny, open_model(tiny), kept)
+    assert len(measured) == 3  # of ten
+    assert found.provenance == whole.provenance and set(found.importance.entries) == set(whole.importance.entries)
+    for name, entry in whole.importance.entries.items():
+        own = found.importance.entries[name]
+        assert np.array_equal(own.sums, entry.sums) and np.array_equal(own.counts, entry.counts)
+
+
+@pytest.mark.slow
+def test_a_calibration_that_is_killed_goes_on(tiny, tmp_path):
+    """Killed twice while it reads: what is written then is the same, to the bit."""
+    text, whole, out = tmp_path / "text.txt", tmp_path / "whole.gguf", tmp_path / "stats.gguf"
+    text.write_text(LETTERS * 4)
+    words = ["--engine", "llama", "--text", text, "--ctx", 32, "--resume", "-q"]
+    assert run("calibrate", tiny, "-o", whole, *words).exit_code == 0
+    assert not whole.with_name("whole.gguf.unfinished").exists()
+    kept, reached = tmp_path / "stats.gguf.unfinished" / "found.npz", []
+    for _ in range(2):
+        before = kept.read_bytes() if kept.exists() else b""
+        process = subprocess.Popen([sys.executable, "-m", "requant", "calibrate", tiny, "-o", out, *map(str, words)])
+        while process.poll() is None and (not kept.exists() or kept.read_bytes() == before):
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL and not out.exists()
+        with np.load(kept) as file:
+            reached.append(json.loads(file["said"].tobytes())["done"])
+    assert 0 < reached[0] < reached[1]
+    result = run("calibrate", tiny, "-o", out, *words, "--seed", 1)
+    assert result.exit_code == 4 and "holds a calibration of another seed" in result.output
+    assert run("calibrate", tiny, "-o", out, *words).exit_code == 0
+    assert out.read_bytes() == whole.read_bytes() and not kept.parent.exists()
 
 
 def test_damaged_weights_are_told_by_name(tmp_path):

@@ -54,7 +54,7 @@ class Layerwise:
             if not name.startswith(f"{skeleton.layers_name}.") and name not in skeleton.tables.values()
         )
         self.record = Record(skeleton, outer)
-        self._kept = kept or Kept(None, "")
+        self._kept = kept or Kept(None, {})
         self._kept.restore(self.record)
         self._width = self._kept.width
 

@@ -25,6 +25,7 @@ from requant.plan import Plan, Step
 from requant.statistics import LEAST_TOKENS, Provenance, Statistics, check_finite, fingerprint
 
 if TYPE_CHECKING:
+    from requant.calibration.resuming import Key
     from requant.calibration.skeleton import Skeleton
 
 #: Tokens of which gradients are taken, at most, unless another number is asked for.
@@ -44,7 +45,8 @@ class Request:
     window: tokens of one window. gradients: whether outputs are measured, too, of `gradient_tokens` at most. seed: of
     the choice of windows with gradients and of the labels that are drawn. hessians: a folder in which Σ x xᵀ of every
     matrix's inputs are kept until they are written; None measures none. work: a folder in which all that is found is
-    kept after every layer, and from which a calibration that was ended goes on; the caller removes it.
+    kept after every layer (in llama.cpp: every window), and from which a calibration that was ended goes on; the caller
+    removes it.
     """
 
     texts: tuple[tuple[str, str], ...] = ()
@@ -88,7 +90,9 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         windows = windows_of(skeleton, folder, request)
         graded = min(len(windows), -(-request.gradient_tokens // request.window)) if request.gradients else 0
         outer = None if request.hessians is None else Outer(request.hessians / "hessians")
-        kept = Kept(request.work, _key(plan, windows, graded, request)) if request.work is not None else None
+        kept = None
+        if request.work is not None:
+            kept = Kept(request.work, key_of(plan.steps, windows, graded, request.seed, "torch"))
         layers = Layerwise(skeleton, windows, folder, request.seed, outer, kept)
         layers.run(graded, progress)
     tables = in_ggml_names(layers.record, moves)
@@ -156,15 +160,17 @@ def _folder_of(request: Request) -> Iterator[Path]:
         yield Path(name)
 
 
-def _key(plan: Plan, windows: Sequence[Sequence[int]], graded: int, request: Request) -> str:
-    """Of all that changes what is found."""
+def key_of(steps: Iterable[Step], windows: Sequence[tuple[int, ...]], graded: int, seed: int, engine: str) -> Key:
+    """Of all that changes what is found. steps: of the model, as it is read."""
     from requant.divergence_cache import digest_of
 
-    found = hashlib.sha256(_tokens_hash(token for window in windows for token in window).encode())
-    found.update(f"{len(windows)} {graded} {request.seed}".encode())
-    for step in plan.steps:
-        found.update(digest_of(step).encode())
-    return found.hexdigest()
+    model = hashlib.sha256()
+    for step in steps:
+        model.update(digest_of(step).encode())
+    text = _tokens_hash(token for window in sorted(windows) for token in window)
+    numbers = {"size of windows": len(windows[0]), "number of tokens with gradients": graded * len(windows[0])}
+    said = {name: str(value) for name, value in numbers.items()}
+    return {"model": model.hexdigest(), "text": text, "seed": str(seed), **said, "engine": engine}
 
 
 def windows_of(skeleton: Skeleton, folder: Path, request: Request) -> list[tuple[int, ...]]:

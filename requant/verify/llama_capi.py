@@ -326,8 +326,8 @@ class CApi:
         self.inputs.end()
         return {"seconds": seconds}
 
-    def measured(self) -> tuple[dict[str, Any], NDArray[np.float32]]:
-        """What was summed up."""
+    def measured(self) -> tuple[dict[str, Any], NDArray[np.float64]]:
+        """What was summed up since this was last asked."""
         assert self.inputs is not None
         return self.inputs.answer()
 

@@ -10,7 +10,6 @@ import json
 import struct
 from typing import Any, BinaryIO
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -32,8 +31,8 @@ class Channel:
         message = json.loads(self.source.read(struct.unpack("<I", head)[0]))
         return dict(message)
 
-    def send(self, message: dict[str, Any], payload: NDArray[np.float32] | None = None) -> None:
-        """One frame; `payload` goes out as the float32 it is."""
+    def send(self, message: dict[str, Any], payload: NDArray[Any] | None = None) -> None:
+        """One frame; `payload` goes out as the bytes it is, which the parent knows the dtype of."""
         if payload is not None:
             message = {**message, "nbytes": payload.nbytes}
         text = json.dumps(message).encode()

@@ -27,9 +27,8 @@ import numpy as np
 
 import requant
 from requant.errors import UnsupportedError, VerifyError
-from requant.importance import Measured
 from requant.system import apart, processors, read_at, read_pipe
-from requant.verify.llama_inputs import INPUTS_BATCH
+from requant.verify.llama_inputs import INPUTS_BATCH, Sums
 from requant.verify.logits import BATCH, Logits
 
 LOG_TAIL = 4000  # bytes of llama.cpp's log that go into an error
@@ -213,13 +212,14 @@ class LlamaCpp:
         """Tokens of one evaluation."""
         return INPUTS_BATCH if self.info.causal else self.n_ctx
 
-    def measured(self) -> dict[str, Measured]:
-        """What `measure` has summed up so far, as llama-imatrix does; nothing of what was never multiplied."""
-        answer, values = self._exchange("measured")
-        found, start = {}, 0
+    def measured(self) -> dict[str, Sums]:
+        """What `measure` has summed up since this was last asked, as llama-imatrix does; nothing of what was never
+        multiplied."""
+        answer, payload = self._exchange("measured")
+        values, found, start = payload.view(np.float64), dict[str, Sums](), 0
         for name, rows, columns, counts in answer["entries"]:
             sums = values[start : start + rows * columns].reshape(rows, columns)
-            found[name] = Measured(sums, np.array(counts, np.int64))
+            found[name] = Sums(sums, np.array(counts, np.int64))
             start += sums.size
         return found
 

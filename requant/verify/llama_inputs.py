@@ -11,6 +11,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterable
 from ctypes import CFUNCTYPE, c_bool, c_char, c_char_p, c_int32, c_int64, c_size_t, c_void_p
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
@@ -55,6 +56,7 @@ class Tensor(ctypes.Structure):
     ]
 
 
+@dataclass(slots=True)
 class Sums:
     """Of one tensor: squares [matrices, columns] of what its matrices were given, and counts [matrices] of tokens.
 
@@ -62,9 +64,13 @@ class Sums:
     lie one after another in the one row.
     """
 
-    def __init__(self, matrices: int, columns: int) -> None:
-        self.squares = np.zeros((matrices, columns))
-        self.counts = np.zeros(matrices, np.int64)
+    squares: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @staticmethod
+    def none(matrices: int, columns: int) -> Sums:
+        """Before any token."""
+        return Sums(np.zeros((matrices, columns)), np.zeros(matrices, np.int64))
 
 
 class Inputs:
@@ -157,7 +163,7 @@ class Inputs:
         each = squares.reshape(stack[0], outer // stack[0], stack[1], inner // stack[1], columns).sum((1, 3))
         _check(name, each)
         matrices = stack[0] * stack[1]
-        sums = self._sums.setdefault(name, Sums(1, matrices * columns))
+        sums = self._sums.setdefault(name, Sums.none(1, matrices * columns))
         sums.squares[0] += each.reshape(-1)
         sums.counts += outer * inner * given.ne[1] // matrices
 
@@ -170,7 +176,7 @@ class Inputs:
         reached, starts, counts = np.unique(chosen.reshape(-1)[order], return_index=True, return_counts=True)
         squares = np.add.reduceat(rows * rows, starts, axis=0)
         _check(name, squares)
-        sums = self._sums.setdefault(name, Sums(experts, x.shape[-1]))
+        sums = self._sums.setdefault(name, Sums.none(experts, x.shape[-1]))
         sums.squares[reached] += squares
         sums.counts[reached] += counts
 
@@ -184,11 +190,12 @@ class Inputs:
             self._library.ggml_backend_tensor_get(address, held, 0, nbytes)
         return np.ndarray(tuple(tensor.ne)[::-1], kind, held, strides=tuple(tensor.nb)[::-1])
 
-    def answer(self) -> tuple[dict[str, Any], NDArray[np.float32]]:
-        """All sums, one after another, and what each is of."""
+    def answer(self) -> tuple[dict[str, Any], NDArray[np.float64]]:
+        """All sums, one after another, and what each is of; those that come next begin with nothing."""
         entries = [[name, *sums.squares.shape, sums.counts.tolist()] for name, sums in self._sums.items()]
-        parts = [sums.squares.reshape(-1).astype(np.float32) for sums in self._sums.values()]
-        return {"entries": entries}, np.concatenate([np.zeros(0, np.float32), *parts])
+        parts = [sums.squares.reshape(-1) for sums in self._sums.values()]
+        self._sums.clear()
+        return {"entries": entries}, np.concatenate([np.zeros(0), *parts])
 
 
 def _own_name(name: bytes) -> bytes:
