@@ -1,6 +1,7 @@
 """Types chosen for a size: beside every choice there is, beside the formula, and made again from the recipe."""
 
 import json
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -388,8 +389,12 @@ def test_modules_of_mlx_get_bits_for_a_size(tmp_path):
     assert best["expected_kl"] < planned(*asked, "--target-bpw", 4.5)["expected_kl"]
     said = planned(*asked, "--target-bpw", 8, "--types", "MLX-3,MLX-8", "--min-type", "v_proj=MLX-8")
     assert {kind.partition("-g")[0] for kind in types_in(said).values()} <= {"MLX-3b", "MLX-8b", "F32"}
-    refused = run(*asked[:4], "GPTQ", *asked[5:], "--target-bpw", 5, "--dry-run")
-    assert refused.exit_code == 4 and "for the layers of MLX and compressed-tensors" in refused.output
+    for recipe, complaint in (
+        ("AWQ", "for the layers of MLX, compressed-tensors and GPTQ"),
+        ("GPTQ", "the groups that"),
+    ):
+        refused = run(*asked[:4], recipe, *asked[5:], "--target-bpw", 5, "--dry-run")
+        assert refused.exit_code == 4 and complaint in refused.output
 
 
 def test_layers_of_compressed_tensors_get_4_or_8_bits(tmp_path):
@@ -410,6 +415,30 @@ def test_layers_of_compressed_tensors_get_4_or_8_bits(tmp_path):
     again = [*asked[:2], tmp_path / "again", *asked[3:5], "--tensor-type-file", tmp_path / "recipe.txt"]
     assert run(*again, "--imatrix", tmp_path / "stats.gguf").exit_code == 0
     assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+
+
+def test_layers_of_gptq_get_widths_of_their_own(tmp_path):
+    tiny_models.make("llama", tmp_path / "folder")
+    assert run("convert", tmp_path / "folder", tmp_path / "f32.gguf", "--to", "F32", "--no-vocab").exit_code == 0
+    made_up(tmp_path / "f32.gguf", tmp_path / "stats.gguf")
+    asked = ["convert", tmp_path / "folder", tmp_path / "out", "--to", "GPTQ-4-32", "--stats", tmp_path / "stats.gguf"]
+    few = planned(*asked, "--target-kl", 1e6)
+    many = planned(*asked, "--target-kl", few["expected_kl"] / 4)
+    assert many["bytes_written"] > few["bytes_written"] and many["expected_kl"] < few["expected_kl"]
+    result = run(*asked, "--target-size", many["bytes_written"], "--recipe-out", tmp_path / "recipe.txt")
+    assert result.exit_code == 0, result.output
+    said = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    assert said == json.loads((tmp_path / "out/quantize_config.json").read_text()) and said["bits"] == 4
+    kinds = {n.removesuffix(".weight"): int(k[5]) for n, k in types_in(many).items() if k.startswith("GPTQ")}
+    told = {re.sub(r"[\\^$]", "", name.removeprefix("+:")): one["bits"] for name, one in said["dynamic"].items()}
+    assert told == {name: bits for name, bits in kinds.items() if bits != 4} and told
+    assert {tensor.encoding.bits for tensor in open_model(tmp_path / "out").tensors if "_proj" in tensor.name} == {
+        *kinds.values()
+    }
+    again = [*asked[:2], tmp_path / "again", *asked[3:5], "--tensor-type-file", tmp_path / "recipe.txt"]
+    assert run(*again, "--imatrix", tmp_path / "stats.gguf").exit_code == 0
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+    assert "dynamic" in [loss["subject"] for loss in many["losses"]]
 
 
 def measured_inputs(folder):

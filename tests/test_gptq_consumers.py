@@ -17,6 +17,7 @@ from requant.operations.calibrate import Request as Calibration
 from requant.operations.calibrate import calibrate
 from requant.operations.convert import Request, plan_conversion
 from requant.plan import Fidelity
+from requant.recipes import Overrides, tensor_type
 from requant.verify.check import default_text
 from tests.models import consumer
 from tests.test_library_folders import quantize
@@ -72,6 +73,16 @@ def test_what_is_rounded_with_feedback_is_loaded_and_run(dense, tmp_path, recipe
     assert sum(step.corrections is not None for step in plan.steps) == 14
     execute(plan)
     check_logits(tmp_path / "quantized", tmp_path, "transformers")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_layers_of_other_widths_are_loaded_by_the_library_and_refused_by_transformers(dense, tmp_path):
+    wider = Overrides((tensor_type(r"layers\.0\..*(q|down)_proj=GPTQ-8-64"), tensor_type("v_proj=GPTQ-2-32")))
+    request = Request("GPTQ-4-32", wider)
+    execute(plan_conversion(open_model(dense), FORMATS["safetensors"], tmp_path / "quantized", request))
+    check_logits(tmp_path / "quantized", tmp_path, "gptqmodel")
+    with pytest.raises(Exception, match=r"size mismatch|mismatched|shape"):
+        check_logits(tmp_path / "quantized", tmp_path / "other", "transformers")
 
 
 #: What holds integers of up to 4 bits exactly: with zeros in the middle, and anywhere (code less zero takes five bits).

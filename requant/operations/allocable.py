@@ -1,4 +1,4 @@
-"""What types can be chosen for, and which those are: blocks of GGUF, and integers of MLX and compressed-tensors."""
+"""What types can be chosen for, and which those are: blocks of GGUF, and integers of MLX, compressed-tensors, GPTQ."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Final
 
 from requant.encodings import BLOCKS, Blocks, Encoding
 from requant.encodings.compressed import Packed
+from requant.encodings.gptq import Gptq
 from requant.encodings.mlx import MlxAffine
 from requant.errors import PlanError
 from requant.importance import Measured
 from requant.ir import Naming
 from requant.operations.renamed_statistics import in_names_of
 from requant.plan import Plan, Step
-from requant.recipes import Recipe, encoding_named
+from requant.recipes import Recipe, encoding_named, gptq_types
 from requant.recipes.importances import needs_importance
 from requant.recipes.mlx_types import BITS
 from requant.statistics import Statistics, fingerprint, noise_of
@@ -155,6 +156,31 @@ class PackedTypes(Folder):
         return f"W{encoding.bits}A16-{encoding.group}{'' if encoding.symmetric else '-ASYM'}"
 
 
+@dataclass(frozen=True, slots=True)
+class GptqTypes(Folder):
+    """bits, group: of what most layers become; the others differ from it in bits alone."""
+
+    bits: int
+    group: int
+
+    def is_free(self, step: Step) -> bool:
+        """What becomes such integers."""
+        one = step.target.encoding
+        return isinstance(one, Gptq) and (one.bits, one.group) == (self.bits, self.group)
+
+    def candidates(self, step: Step, types: tuple[str, ...], statistics: Statistics) -> list[Encoding]:
+        """The widths that kernels take."""
+        encoding = step.target.encoding
+        assert isinstance(encoding, Gptq)
+        widths = {f"GPTQ-{bits}": bits for bits in gptq_types.BITS}
+        return [replace(encoding, bits=bits) for bits in _chosen(widths, types)]
+
+    def word(self, encoding: Encoding) -> str:
+        """Bits and group."""
+        assert isinstance(encoding, Gptq)
+        return f"GPTQ-{encoding.bits}-{encoding.group}"
+
+
 def _chosen(known: Mapping[str, int], types: tuple[str, ...]) -> list[int]:
     """Of the types that there are, those that the user names; none are all."""
     strange = [name for name in types if name not in known]
@@ -175,6 +201,7 @@ def kind_for(recipe: str, naming: Naming) -> Kind:
     from requant.passes.recipe import ggml_recipe
     from requant.schemes import scheme_named
     from requant.schemes.compressed import IntegerWeights
+    from requant.schemes.gptq import GptqScheme
     from requant.schemes.mlx import MlxScheme
 
     if naming is Naming.GGML:
@@ -184,16 +211,20 @@ def kind_for(recipe: str, naming: Naming) -> Kind:
         return PackedTypes(scheme.bits, scheme.group, scheme.symmetric)
     if isinstance(scheme, MlxScheme) and scheme.high is None and isinstance(scheme.main, MlxAffine):
         return MlxTypes(scheme.main)
+    if isinstance(scheme, GptqScheme):
+        if scheme.bits is None or scheme.group is None:
+            raise PlanError("a target needs the groups that layers have, and the bits of most", hint="--to GPTQ-4-128")
+        return GptqTypes(scheme.bits, scheme.group)
     raise PlanError(
-        "types are chosen for the tensors of a GGUF, and for the layers of MLX and compressed-tensors",
-        hint="let the destination's name end in .gguf, or --to MLX-4, or --to W4A16-64",
+        "types are chosen for the tensors of a GGUF, and for the layers of MLX, compressed-tensors and GPTQ",
+        hint="let the destination's name end in .gguf, or --to MLX-4, W4A16-64 or GPTQ-4-128",
     )
 
 
 def type_named(word: str) -> str:
     """A type of blocks by its label, and one of folders by its name; `PlanError` for what is none."""
     name = word.strip()
-    if name.upper().startswith(("MLX-", "W4A16", "W8A16")):
+    if name.upper().startswith(("MLX-", "W4A16", "W8A16", "GPTQ-")):
         return name.upper()
     encoding = encoding_named(name)
     if not isinstance(encoding, Blocks):

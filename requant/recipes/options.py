@@ -90,7 +90,8 @@ def tensor_type(text: str) -> tuple[str, Encoding]:
 
 
 def _of_folders(label: str) -> Encoding | None:
-    """A type that only modules of MLX or layers of compressed-tensors can have; whoever writes a GGUF refuses it."""
+    """A type that only modules of MLX or layers of compressed-tensors or GPTQ can have; whoever writes a GGUF refuses
+    it."""
     word = label.upper()
     if word.startswith("MLX"):
         from requant.recipes.mlx_types import mlx_encoding
@@ -100,6 +101,10 @@ def _of_folders(label: str) -> Encoding | None:
         from requant.recipes.packed_types import packed_encoding
 
         return packed_encoding(label)
+    if word.startswith("GPTQ"):
+        from requant.recipes.gptq_types import gptq_encoding
+
+        return gptq_encoding(label)
     return None
 
 

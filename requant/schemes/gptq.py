@@ -21,11 +21,14 @@ from requant.feedback import ColumnOrder, Feedback, described
 from requant.ir import Json
 from requant.losses import Loss, LossKind
 from requant.plan import Move
+from requant.recipes import Overrides, Wanted, unused_overrides
+from requant.recipes.gptq_types import BITS
 from requant.schemes.linear import Applied, dense_like, dense_modules, is_linear, refuse_transposed
-from requant.schemes.scheme import Scheme
+from requant.schemes.scheme import Scheme, check_departures
 from requant.sources import Memory
 
-_BITS: Final = (2, 3, 4, 8)
+#: What is told where layers differ in width.
+_MIXED: Final = "transformers 5.23 takes all layers for one width, and refuses these; GPTQModel 7.7 loads them"
 #: What GPTQModel's kernels take; -1 is a whole row.
 _GROUPS: Final = (-1, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -39,13 +42,30 @@ class GptqScheme(Scheme):
     symmetric: bool | None = None
     zeros: Zeros | None = None
     feedback: Feedback | None = field(default=None, compare=False)
+    overrides: Overrides = Overrides()
+
+    def overriding(self, overrides: Overrides) -> GptqScheme:
+        """Widths by a layer's name; nothing else departs from the recipe."""
+        check_departures(
+            overrides,
+            lambda encoding: isinstance(encoding, Gptq | Dense),
+            "layers of GPTQ integers of theirs",
+            "down_proj=GPTQ-8-128, or =BF16 to leave them unquantized",
+        )
+        return replace(self, overrides=overrides)
 
     def apply(self, moves: Sequence[Move], config: Mapping[str, Json]) -> Applied:
         """Linear layers of the blocks become GPTQ, and an output layer that is quantized stays so."""
         refuse_transposed(config, "GPTQ")
         usual = _usual(moves)
         wanted = Gptq(self.bits or usual.bits, usual.group if self.group is None else self.group)
-        first = [self._like(move, wanted) if _quantized(move) else None for move in moves]
+        named = [self.overrides.named(move.name) if is_linear(move) else None for move in moves]
+        first = [
+            self._like(move, replace(wanted, bits=own.bits, group=own.group) if isinstance(own, Gptq) else wanted)
+            if _quantized(move) and not isinstance(own, Dense)
+            else None
+            for move, own in zip(moves, named, strict=True)
+        ]
         asymmetric = any(encoding is not None and not encoding.symmetric for encoding in first)
         zeros = self.zeros or (Zeros.V2 if asymmetric else Zeros.V1)
         chosen = [None if encoding is None else replace(encoding, zeros=zeros) for encoding in first]
@@ -66,9 +86,13 @@ class GptqScheme(Scheme):
             "true_sequential": self.feedback is None,
             "meta": {"quantizer": ["requant"], **({"feedback": described(self.feedback)} if self.feedback else {})},
         }
-        kept = [loss.subject.removesuffix(".weight") for loss in losses]
-        if kept:
-            quantization["dynamic"] = {f"-:^{re.escape(module)}$": {} for module in kept}
+        dynamic = _dynamic(moves, encodings, wanted)
+        if dynamic:
+            quantization["dynamic"] = dynamic
+        if any(dynamic.values()):
+            losses = (*losses, Loss(LossKind.UNLOADED, "dynamic", _MIXED))
+        facing = [Wanted(move.name, move.shape, encoding) for move, encoding in zip(moves, encodings, strict=True)]
+        losses = (*losses, *unused_overrides(self.overrides, facing))
         files = {"quantize_config.json": Memory((json.dumps(quantization, indent=2) + "\n").encode())}
         return Applied(encodings, quantization, files, losses)
 
@@ -134,6 +158,18 @@ class AwqScheme(Scheme):
         return Awq(Kind.GEMM, group, isinstance(integers, Integers) and integers.symmetric and integers.bits <= 4)
 
 
+def _dynamic(moves: Sequence[Move], encodings: Sequence[Encoding], usual: Gptq) -> dict[str, Json]:
+    """Layers that are no such integers as most (`usual`): expressions for their names, as GPTQModel reads them."""
+    found: dict[str, Json] = {}
+    for move, encoding in zip(moves, encodings, strict=True):
+        module = f"^{re.escape(move.name.removesuffix('.weight'))}$"
+        if isinstance(encoding, Gptq) and (encoding.bits, encoding.group) != (usual.bits, usual.group):
+            found[f"+:{module}"] = {"bits": encoding.bits, "group_size": encoding.group}
+        elif is_linear(move) and not isinstance(encoding, Gptq):
+            found[f"-:{module}"] = {}
+    return found
+
+
 def _groups(asked: int | None) -> list[int]:
     """Sizes but the one that was asked for, the largest first; a scale for a whole row costs too much exactness."""
     return sorted((group for group in _GROUPS if group > 0 and group != asked), reverse=True)
@@ -143,10 +179,10 @@ def gptq(parameters: Sequence[str]) -> GptqScheme:
     """`GPTQ`, `GPTQ-4-128`, `GPTQ-8--1` (a scale for each row), `GPTQ-4-128-ASYM`, `-SYM`, `-V1`, `-V2`."""
     numbers, words = _parameters("GPTQ", parameters, {"SYM", "ASYM", "V1", "V2"})
     bits, group = (*numbers, None, None)[:2]
-    if (bits not in (None, *_BITS)) or (group not in (None, *_GROUPS)) or len(numbers) > 2:
+    if (bits not in (None, *BITS)) or (group not in (None, *_GROUPS)) or len(numbers) > 2:
         raise PlanError(
             f"GPTQ-{'-'.join(parameters)} is not understood",
-            hint=f"GPTQ-BITS-GROUP, of {', '.join(map(str, _BITS))} bits and groups of {', '.join(map(str, _GROUPS))}",
+            hint=f"GPTQ-BITS-GROUP, of {', '.join(map(str, BITS))} bits and groups of {', '.join(map(str, _GROUPS))}",
         )
     symmetric = True if "SYM" in words else False if "ASYM" in words else None
     zeros = Zeros.V1 if "V1" in words else Zeros.V2 if "V2" in words else None
@@ -196,7 +232,7 @@ def _usual(moves: Sequence[Move]) -> Integers:
     found = {integers_of(encoding) for encoding in stored if not isinstance(encoding, Dense)}
     integers = [item for item in found if isinstance(item, Integers)]
     same = {(item.bits, item.group) for item in integers}
-    if len(integers) == len(found) and len(same) == 1 and integers[0].bits in _BITS and integers[0].group in _GROUPS:
+    if len(integers) == len(found) and len(same) == 1 and integers[0].bits in BITS and integers[0].group in _GROUPS:
         return integers[0]
     return Integers(4, True, 128)
 
