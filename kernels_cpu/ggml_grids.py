@@ -38,19 +38,19 @@ class Grid:
 class Neighbours:
     """Where to look for the point nearest to a code.
 
-    span: int64 [2 * codes], for code u, numbered in base `levels` (sum of u[i] * levels**i): its first candidate; then
-    twice the number of its candidates, plus 1 if it is in the grid.
+    span: int32 [codes], for code u, numbered in base `levels` (sum of u[i] * levels**i): in bit 0 whether it is in the
+    grid, from bit 1 on the number of its candidates, from bit 10 on an eighth of the place of its first candidate.
     near: uint16, the candidates of each code in ggml's order, filled up to eights with 65535: a code of the grid is its
     own only one. At the end there are eight more, so that sixteen can be read at once.
     index: uint16 [2 ** (bits * dimensions)], the grid's index of each of its codes.
     """
 
-    span: NDArray[np.int64]
+    span: NDArray[np.int32]
     near: NDArray[np.uint16]
     index: NDArray[np.uint16]
 
     @property
-    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint16]]:
+    def arrays(self) -> tuple[NDArray[np.int32], NDArray[np.uint16], NDArray[np.uint16]]:
         """As kernels take them."""
         return self.span, self.near, self.index
 
@@ -88,14 +88,14 @@ def neighbours_of(label: str) -> Neighbours:
     """The neighbours in the grid of a type; tenths of a second of work, kept."""
     grid = grid_of(label)
     total = _LEVELS[grid.bits] ** grid.dimensions
-    span, near = np.empty(2 * total, np.int64), []
+    span, near = np.empty(total, np.int32), []
     buffer, first = np.empty(_CHUNK * _MOST, np.uint16), 0
     for start in range(0, total, _CHUNK):
         numbers = np.arange(start, min(start + _CHUNK, total))
-        part = span[2 * start : 2 * (start + len(numbers))]
+        part = span[start : start + len(numbers)]
         _group(_distances(grid, numbers).reshape(-1), grid.codes, _SHELLS[label], buffer, part)
-        used = part[-2] + (part[-1] // 2 + 7) // 8 * 8
-        part[::2] += first
+        used = ((part[-1] >> 10) + ((part[-1] >> 1 & 511) + 7) // 8) * 8
+        part += first // 8 << 10
         first += used
         near.append(buffer[:used].copy())
     near.append(np.zeros(8, np.uint16))

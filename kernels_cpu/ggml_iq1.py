@@ -15,7 +15,7 @@ import numpy as np
 
 from requant.kernels_cpu._jit import (
     FLOATS,
-    INTS64,
+    INTS,
     NUMBER,
     OUT_BYTES,
     WORDS,
@@ -28,6 +28,7 @@ from requant.kernels_cpu._jit import (
     kernel,
     spliced,
 )
+from requant.kernels_cpu.ggml_shells import count_of, first_of, is_point
 from requant.kernels_cpu.lattice import clear, copy, nearest_int, sum_of_squares, weigh, weigh_by_size
 from requant.kernels_cpu.lattice_points import make_nearest_point
 from requant.kernels_cpu.room import room, zeros
@@ -39,6 +40,7 @@ from requant.kernels_cpu.simd import (
     fabs,
     greater,
     half_bits,
+    load,
     load16,
     load_ints16,
     splat16,
@@ -53,10 +55,10 @@ _F = np.float32
 _LEAST: Final = _F(np.finfo(_F).min)
 _UP: Final = (_F(-0.875), _F(0.125), _F(1.125))  # -1, 0, 1 moved up,
 _DOWN: Final = (_F(-1.125), _F(-0.125), _F(0.875))  # and down
-#: Both, as tables of sixteen: up from 0 on, down from 16 on.
-_RUNGS: Final = np.array([*((*_UP, 0) * 4), *((*_DOWN, 0) * 4)], _F)
+#: Both, each twice: up from 0 on, down from 8 on.
+_RUNGS: Final = np.array([*((*_UP, 0) * 2), *((*_DOWN, 0) * 2)], _F)
 
-_nearest_point: Final = make_nearest_point(8, 2)
+_nearest_point: Final = make_nearest_point(8, 2, 16)
 
 
 @inlined
@@ -171,7 +173,7 @@ def _points(
     levels: Ints64,
     scale: np.float32,
     downs: int,
-    span: Ints64,
+    span: Ints,
     near: Words,
     terms: Floats,
     codes: Ints64,
@@ -186,10 +188,10 @@ def _points(
         u, code = 0, 0
         for i in range(7, -1, -1):
             u, code = u * 3 + levels[8 * p + i], code << 2 | levels[8 * p + i]
-        if not span[2 * u + 1] & 1:
+        if not is_point(span, u):
             in_grid = False
-            rungs = load16(_RUNGS, 16 * (downs >> p & 1)) * scale
-            code = _nearest_point(xs, ws, at + 8 * p, rungs, near, span[2 * u], span[2 * u + 1] >> 1, terms)
+            rungs = load(_RUNGS, 8 * (downs >> p & 1)) * scale
+            code = _nearest_point(xs, ws, at + 8 * p, rungs, near, first_of(span, u), count_of(span, u), terms)
         codes[first + p] = code
     if in_grid:
         return scale
@@ -197,15 +199,15 @@ def _points(
     for p in range(count):
         for i in range(8):
             w = ws[at + 8 * p + i]
-            q = _RUNGS[16 * (downs >> p & 1) + (codes[first + p] >> 2 * i & 3)]
+            q = _RUNGS[8 * (downs >> p & 1) + (codes[first + p] >> 2 * i & 3)]
             sum_qx += w * q * xs[at + 8 * p + i]
             sum_q2 += w * q * q
     return sum_qx / sum_q2 if sum_qx > 0 and sum_q2 > 0 else scale
 
 
-@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+@kernel(FLOATS, FLOATS, NUMBER, INTS, WORDS, WORDS, OUT_BYTES)
 def encode_iq1_s(
-    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 50 bytes."""
     plain, ws, xs, turned = room(512, _F), room(512, _F), room(512, _F), room(512, _F)
@@ -300,9 +302,9 @@ def _cut_m(sum_x: Floats, sum_w: Floats, scales: Floats, cuts: Ints) -> None:
     store_ints(cuts, 0, cut)
 
 
-@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+@kernel(FLOATS, FLOATS, NUMBER, INTS, WORDS, WORDS, OUT_BYTES)
 def encode_iq1_m(
-    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 56 bytes; an empty importance for none."""
     plain, ws, xs, turned = room(256, _F), room(256, _F), room(256, _F), room(256, _F)
@@ -383,7 +385,7 @@ def _finish_m(
         for half in range(2):
             down = shifts[g] >> 1 - half & 1
             for i in range(16 * g + 8 * half, 16 * g + 8 * half + 8):
-                q = _RUNGS[16 * down + (codes[2 * g + half] >> 2 * (i & 7) & 3)] * _F(2 * step + 1)
+                q = _RUNGS[8 * down + (codes[2 * g + half] >> 2 * (i & 7) & 3)] * _F(2 * step + 1)
                 sum_qx += ws[i] * q * values[at + i]
                 sum_q2 += ws[i] * q * q
     if sum_q2 > 0:

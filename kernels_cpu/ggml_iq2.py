@@ -8,12 +8,13 @@ import numpy as np
 
 from requant.kernels_cpu._jit import (
     FLOATS,
-    INTS64,
+    INTS,
     NUMBER,
     OUT_BYTES,
     WORDS,
     Bytes,
     Floats,
+    Ints,
     Ints64,
     Words,
     inlined,
@@ -44,13 +45,13 @@ _positive_scales: Final = positive_search(32, 4)
 _search_32: Final = make_search(32, 8, 2, numerators(13, 2, 0.1), 13, again="always")
 
 
-@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+@kernel(FLOATS, FLOATS, NUMBER, INTS, WORDS, WORDS, OUT_BYTES)
 def encode_iq2_s(
-    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 82 bytes; an empty importance for none."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
+    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, steps = room(16, _F), room(16, np.int64)
     signs, codes = room(32, np.int64), room(2, np.int64)
     for n in range(values.size // 256):
@@ -82,13 +83,13 @@ def encode_iq2_s(
             put_steps(steps, out, start + 74)
 
 
-@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+@kernel(FLOATS, FLOATS, NUMBER, INTS, WORDS, WORDS, OUT_BYTES)
 def encode_iq2_xs(
-    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 74 bytes."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
+    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, steps = room(16, _F), room(16, np.int64)
     signs, codes = room(32, np.int64), room(2, np.int64)
     for n in range(values.size // 256):
@@ -126,14 +127,14 @@ def _prepare(
     even_signs(ws, xs, signs)
 
 
-@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+@kernel(FLOATS, FLOATS, NUMBER, INTS, WORDS, WORDS, OUT_BYTES)
 def encode_iq2_xxs(
-    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 66 bytes; where scales are looked for, the groups of two blocks are the lanes."""
     xs, ws, roots = room(512, _F), room(512, _F), room(512, _F)
     turned_xs, turned_ws, levels = room(512, _F), room(512, _F), room(512, np.int32)
-    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
+    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, both_scales, steps = room(8, _F), room(16, _F), room(8, np.int64)
     signs, codes = room(64, np.int64), room(4, np.int64)
     last = values.size // 256 - 1

@@ -8,13 +8,13 @@ import numpy as np
 
 from requant.kernels_cpu._jit import (
     FLOATS,
-    INTS64,
+    INTS,
     NUMBER,
     OUT_BYTES,
     WORDS,
     Bytes,
     Floats,
-    Ints64,
+    Ints,
     Words,
     inlined,
     kernel,
@@ -50,9 +50,9 @@ def _weights(values: Floats, start: int, importance: Floats, ws: Floats, roots: 
     square_roots(ws, roots)
 
 
-@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+@kernel(FLOATS, FLOATS, NUMBER, INTS, WORDS, WORDS, OUT_BYTES)
 def encode_iq3_s(
-    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 110 bytes; an empty importance for none.
 
@@ -60,7 +60,7 @@ def encode_iq3_s(
     follow land 8 and 4 bytes too early, and their values decode wrong. So they do here: the bytes are the reference's.
     """
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
+    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, steps = room(8, _F), room(8, np.int64)
     signs, codes = room(32, np.int64), room(8, np.int64)
     for n in range(values.size // 256):
@@ -90,13 +90,13 @@ def encode_iq3_s(
             put_steps(steps, out, start + 106)
 
 
-@kernel(FLOATS, FLOATS, NUMBER, INTS64, WORDS, WORDS, OUT_BYTES)
+@kernel(FLOATS, FLOATS, NUMBER, INTS, WORDS, WORDS, OUT_BYTES)
 def encode_iq3_xxs(
-    values: Floats, importance: Floats, columns: int, span: Ints64, near: Words, index: Words, out: Bytes
+    values: Floats, importance: Floats, columns: int, span: Ints, near: Words, index: Words, out: Bytes
 ) -> None:
     """Blocks of 256 values to 98 bytes; an empty importance for none."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(256, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
+    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
     scales, steps = room(8, _F), room(8, np.int64)
     signs, codes = room(32, np.int64), room(8, np.int64)
     for n in range(values.size // 256):

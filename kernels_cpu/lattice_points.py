@@ -5,8 +5,9 @@ are tables, the sum looks them up in the reference's order, for sixteen neighbou
 
 A search asks for many scales, and many of them round to the same code. For these, the distance of neighbour q of values
 x with weights w is, over the scale s and but for what is the same for all, s * sum(w * q * q) - sum(2 * w * x * q): a
-line, whose two sums are made once. Sixteen scales at a time see which line is the lowest. Where another comes so close
-that rounding might tell them apart in another way than the reference does, the distances themselves are compared.
+line, whose two sums are made once. A line that is the lowest at the least and at the greatest of the scales is so in
+between. Else sixteen scales at a time see which line is the lowest. Where another comes so close that rounding might
+tell them apart in another way than the reference does, the distances themselves are compared.
 
 Where nothing is nearer than the largest float (a weight or a square overflowed) the reference aborts the process; here
 the first neighbour is taken.
@@ -18,64 +19,103 @@ from typing import Any, Final
 
 import numpy as np
 
-from requant.kernels_cpu._jit import Floats, Ints, Ints64, Words, spliced
-from requant.kernels_cpu.ggml_shells import NONE
+from requant.kernels_cpu._jit import Floats, Ints, Words, inlined, spliced
+from requant.kernels_cpu.ggml_shells import NONE, count_of, first_of
 from requant.kernels_cpu.simd import (
+    F32x8,
     F32x16,
+    I32x8,
+    any_lane,
     fabs,
+    first_lane,
     greater,
+    lanes8,
     lanes16,
     largest_lane,
     lesser,
+    load,
     load16,
-    load_ints16,
+    load_ints,
+    load_words,
     load_words16,
     mask_bits,
+    number,
     smallest_lane,
+    splat,
     splat16,
+    splat_int,
     splat_int16,
     store,
     store_ints,
     to_float,
     where,
 )
-from requant.kernels_cpu.simd_lookup import lowest_bit, permute, repeated
+from requant.kernels_cpu.simd_lookup import bits_set, lowest_bit, permute, permute_four, repeated, repeated8
 
 _F = np.float32
 _LARGEST: Final = _F(np.finfo(_F).max)
 #: The most neighbours that a code has, rounded up.
 _MOST: Final = 320
-#: Where tables of the two sums are, behind those of distances.
-_SQUARES: Final = 128
-_PRODUCTS: Final = 192
+#: Where tables of the two sums are, behind those of distances: eight numbers for each coordinate.
+_SQUARES: Final = 64
+_PRODUCTS: Final = 128
+#: The numbers that levels stand for: those of three bits, or those of two bits, twice.
+ODDS: Final = {bits: np.array([2 * (k % (1 << bits)) + 1 for k in range(8)], _F) for bits in (2, 3)}
 
 
-def make_nearest_point(dimensions: int, bits: int) -> Any:
-    """The best of some neighbours; of those as good as each other the first, as in the reference."""
+@spliced
+def reach_of(xs: Floats, at: int, length: int) -> np.float32:
+    """The size of the largest of some values, a multiple of sixteen."""
+    largest = fabs(load16(xs, at))
+    for i in range(16, length, 16):
+        largest = greater(fabs(load16(xs, at + i)), largest)
+    return largest_lane(largest)
+
+
+def looking_up(bits: int) -> Any:
+    """What looks a level up in eight numbers, of which those of two bits are there twice."""
+    return {2: permute_four, 3: permute}[bits]
+
+
+def _taking(lanes: int) -> tuple[Any, Any, Any, Any]:
+    """What loads codes, spreads a number or an integer, and counts, for as many lanes."""
+    if lanes == 8:
+        return load_words, splat, splat_int, lanes8
+    return load_words16, splat16, splat_int16, lanes16
+
+
+def make_nearest_point(dimensions: int, bits: int, lanes: int) -> Any:
+    """The best of some neighbours, of which as many as `lanes` are looked at together; of equals the first, as in the
+    reference.
+    """
+    look_up = looking_up(bits)
+    load_codes, spread, spread_int, counting = _taking(lanes)
 
     @spliced
     def nearest_point(
-        xs: Floats, ws: Floats, at: int, rungs: F32x16, near: Words, first: int, count: int, terms: Floats
+        xs: Floats, ws: Floats, at: int, rungs: F32x8, near: Words, first: int, count: int, terms: Floats
     ) -> int:
         """The point nearest to the values from `at` on, of the `count` ones from `first` on.
 
-        rungs: what the levels stand for, again and again, as indices are four bits wide.
+        rungs: what the levels stand for.
         """
         if count == 1:
             return int(near[first])
         for i in range(dimensions):
-            difference = rungs - repeated(xs, at + i)
-            store(terms, 16 * i, difference * repeated(ws, at + i) * difference)
-        best, chosen = splat16(_LARGEST), splat_int16(0)
-        for j in range(0, count, 16):
-            codes, places = load_words16(near, first + j), lanes16() + j
-            total = permute(load16(terms, 0), codes)
+            difference = rungs - repeated8(xs, at + i)
+            store(terms, 8 * i, difference * repeated8(ws, at + i) * difference)
+        best, chosen = spread(_LARGEST), spread_int(0)
+        for j in range(0, count, lanes):
+            codes, places = load_codes(near, first + j), counting() + j
+            total = look_up(load(terms, 0), codes)
             for i in range(1, dimensions):
-                total = total + permute(load16(terms, 16 * i), codes >> bits * i)
+                total = total + look_up(load(terms, 8 * i), codes >> bits * i)
             better = (total < best) & (places < count)
             best, chosen = where(better, total, best), where(better, places, chosen)
-        place = smallest_lane(where(best == smallest_lane(best), to_float(chosen), _LARGEST))
-        return int(near[first + int(place)])
+        lowest = best == smallest_lane(best)
+        if count <= lanes:
+            return int(near[first + (first_lane(lowest) & lanes - 1)])
+        return int(near[first + int(smallest_lane(where(lowest, to_float(chosen), _LARGEST)))])
 
     return nearest_point
 
@@ -86,42 +126,35 @@ def margin(far: np.float32, weight: np.float32, scale: np.float32) -> np.float32
 
     Values and points reach `far` together. Of 24 bits, a reference's distance is off by less than 14 units of
     weight * far**2, a line by 11 units of that over the scale; twice the sum of both is less than 64. What is less than
-    the least normal number is off by more.
+    the least normal number is off by more. How far two lines are apart is a line, too: what is far enough at two scales
+    is so between them.
     """
     beyond = (far + _F(1)) * (far + _F(1))
     return (far * far * weight * _F(2.0**-18) + beyond * _F(2.0**-120)) / scale
 
 
-def _make_lines(bits: int) -> tuple[Any, Any]:
-    """What makes the lines of neighbours, from tables of what four parts of a code add to them."""
-    both, width = bits == 2, {2: 4, 3: 3}[bits]  # with two bits, a part is two coordinates
-    low = np.array([2 * (k % (1 << bits)) + 1 for k in range(16)], _F)
-    high = np.array([2 * (k // 4) + 1 for k in range(16)], _F)
-    low2, high2 = low * low, high * high
+def _make_lines(dimensions: int, bits: int) -> tuple[Any, Any]:
+    """What makes the lines of neighbours, from tables of what a coordinate's levels add to them."""
+    look_up, odds = looking_up(bits), ODDS[bits]
 
     @spliced
     def put_tables(xs: Floats, ws: Floats, at: int, tables: Floats) -> None:
-        for part in range(4):
-            i = at + (2 * part if both else part)
-            w, x = repeated(ws, i), repeated(xs, i)
-            squares, products = load16(low2, 0) * w, load16(low, 0) * (_F(2) * w * x)
-            if both:
-                w, x = repeated(ws, i + 1), repeated(xs, i + 1)
-                squares = squares + load16(high2, 0) * w
-                products = products + load16(high, 0) * (_F(2) * w * x)
-            store(tables, _SQUARES + 16 * part, squares)
-            store(tables, _PRODUCTS + 16 * part, products)
+        odd = load(odds, 0)
+        for i in range(dimensions):
+            w, x = repeated8(ws, at + i), repeated8(xs, at + i)
+            store(tables, _SQUARES + 8 * i, odd * odd * w)
+            store(tables, _PRODUCTS + 8 * i, odd * (_F(2) * w * x))
 
     @spliced
     def put_lines(near: Words, first: int, count: int, tables: Floats, lines: Floats) -> None:
         """The sums that the scale multiplies from 0 on, the others from _MOST on."""
-        for j in range(0, count, 16):
-            codes = load_words16(near, first + j)
-            squares, products = splat16(_F(0)), splat16(_F(0))
-            for part in range(4):
-                index = codes >> width * part
-                squares = squares + permute(load16(tables, _SQUARES + 16 * part), index)
-                products = products + permute(load16(tables, _PRODUCTS + 16 * part), index)
+        for j in range(0, count, 8):
+            codes = load_words(near, first + j)
+            squares, products = look_up(load(tables, _SQUARES), codes), look_up(load(tables, _PRODUCTS), codes)
+            for i in range(1, dimensions):
+                index = codes >> bits * i
+                squares = squares + look_up(load(tables, _SQUARES + 8 * i), index)
+                products = products + look_up(load(tables, _PRODUCTS + 8 * i), index)
             there = codes != NONE
             store(lines, j, where(there, squares, _F(0)))
             store(lines, _MOST + j, where(there, products, _F(-(2.0**126))))
@@ -129,27 +162,68 @@ def _make_lines(bits: int) -> tuple[Any, Any]:
     return put_tables, put_lines
 
 
-def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, count: int) -> Any:
-    """For each point and candidate scale the best of the neighbours."""
-    top, ladder = {2: 5, 3: 15}[bits], np.array([2 * (k % (1 << bits)) + 1 for k in range(16)], _F)
-    nearest_point = make_nearest_point(dimensions, bits)
-    put_tables, put_lines = _make_lines(bits)
+@spliced
+def _lower(height: F32x8, places: I32x8, low: F32x8, second: F32x8, which: I32x8) -> Any:
+    """The lowest heights, the second lowest, and which the lowest are, with those of more neighbours."""
+    return lesser(height, low), lesser(greater(height, low), second), where(height < low, places, which)
+
+
+@spliced
+def _lowest_places(
+    scale: np.float32,
+    other: np.float32,
+    count: int,
+    lines: Floats,
+    least: np.float32,
+    spare: Ints,
+    at: int,
+) -> tuple[int, int]:
+    """Which lines are the lowest at two scales; -1 for both if at one of them another is within `least`."""
+    low, low2, second, second2 = splat(_LARGEST), splat(_LARGEST), splat(_F(np.inf)), splat(_F(np.inf))
+    which, which2 = splat_int(0), splat_int(0)
+    for j in range(0, count, 8):
+        squares, products, places = load(lines, j), load(lines, _MOST + j), lanes8() + j
+        low, second, which = _lower(squares * scale - products, places, low, second, which)
+        low2, second2, which2 = _lower(squares * other - products, places, low2, second2, which2)
+    limit, limit2 = smallest_lane(low) + least, smallest_lane(low2) + least
+    close, close2 = mask_bits(low <= limit), mask_bits(low2 <= limit2)
+    if close & close - 1 or close2 & close2 - 1 or any_lane((second <= limit) | (second2 <= limit2)):
+        return -1, -1
+    store_ints(spare, at, which)
+    store_ints(spare, at + 8, which2)
+    return number(spare, at + lowest_bit(close)), number(spare, at + 8 + lowest_bit(close2))
+
+
+@spliced
+def _are_lowest(one: int, other: int, count: int, lines: Floats, least: np.float32) -> bool:
+    """Whether two lines are lower than all others where they cross, by more than twice `least`.
+
+    Each then is so from there to the scale at which it is the lowest.
+    """
+    squares, products = lines[one] - lines[other], lines[_MOST + one] - lines[_MOST + other]
+    scale = products / squares
+    limit, close = scale * lines[one] - lines[_MOST + one] + least + least, 0
+    for j in range(0, count, 8):
+        close += bits_set(mask_bits(load(lines, j) * scale - load(lines, _MOST + j) <= limit))
+    return close == 2
+
+
+def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, count: int, together: int) -> Any:
+    """For each point and candidate scale the best of the neighbours.
+
+    lanes: `count`, the number of candidates, rounded up. together: how many neighbours' distances are compared at once.
+    """
+    top, odds = {2: 5, 3: 15}[bits], ODDS[bits]
+    nearest_point = make_nearest_point(dimensions, bits, together)
+    put_tables, put_lines = _make_lines(dimensions, bits)
 
     @spliced
     def ends_of_runs(numbers: Ints, row: int) -> int:
         """A bit for each candidate after which comes another number."""
         ends = 0
-        for k in range(0, lanes, 16):
-            ends |= mask_bits(load_ints16(numbers, row + k) != load_ints16(numbers, row + k + 1)) << k
+        for k in range(0, lanes, 8):
+            ends |= mask_bits(load_ints(numbers, row + k) != load_ints(numbers, row + k + 1)) << k
         return ends & ((1 << count) - 1) | 1 << count - 1
-
-    @spliced
-    def reach(xs: Floats, at: int) -> np.float32:
-        """The size of the largest value."""
-        largest = fabs(load16(xs, at))
-        for i in range(16, length, 16):
-            largest = greater(fabs(load16(xs, at + i)), largest)
-        return largest_lane(largest)
 
     @spliced
     def lowest_lines(scales: F32x16, near: Words, first: int, count: int, lines: Floats, least: np.float32) -> Any:
@@ -164,16 +238,63 @@ def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, cou
         return chosen, ~mask_bits(second > best + least)
 
     @spliced
+    def lower_lines(scales: F32x8, near: Words, first: int, two: tuple[int, int], lines: Floats, least: Any) -> Any:
+        """The same of two lines."""
+        one, other = two
+        height = scales * repeated8(lines, one) - repeated8(lines, _MOST + one)
+        second = scales * repeated8(lines, other) - repeated8(lines, _MOST + other)
+        lower = where(height < second, repeated8(near, first + one), repeated8(near, first + other))
+        return lower, ~mask_bits(fabs(height - second) > splat(least))
+
+    @inlined
+    def settle(
+        xs: Floats,
+        ws: Floats,
+        place: int,
+        near: Words,
+        first: int,
+        candidates: int,
+        work: tuple[Floats, Floats, Floats, Ints, Ints],
+        run: tuple[int, int, int],
+        two: tuple[int, int],
+        least: np.float32,
+    ) -> None:
+        """The points of a run of candidate scales that have not all the same; `two` are its ends'."""
+        floats, tables, lines, _, chosen = work
+        row, c, last = run
+        few = two[0] >= 0 and _are_lowest(two[0], two[1], candidates, lines, least)
+        while c <= last:
+            if few:
+                found, doubts = lower_lines(load(floats, 32 + c), near, first, two, lines, least)
+                store_ints(chosen, row + c, found)
+                step = 8
+            else:
+                found16, doubts = lowest_lines(load16(floats, 32 + c), near, first, candidates, lines, least)
+                store_ints(chosen, row + c, found16)
+                step = 16
+            doubts &= (2 << min(last - c, step - 1)) - 1
+            while doubts:
+                k = c + lowest_bit(doubts)
+                doubts &= doubts - 1
+                rungs = load(odds, 0) * floats[32 + k]
+                chosen[row + k] = nearest_point(xs, ws, place, rungs, near, first, candidates, tables)
+            c += step
+
+    @spliced
     def nearest_points(
         xs: Floats,
         ws: Floats,
         at: int,
-        grid: tuple[Ints64, Words],
+        largest: np.float32,
+        grid: tuple[Ints, Words],
         work: tuple[Floats, Floats, Floats, Ints, Ints],
     ) -> None:
-        """The points nearest to the values from `at` on; candidate scales are from 32 on in the first of `work`."""
+        """The points nearest to the values from `at` on, whose largest size is given.
+
+        Candidate scales are from 32 on in the first of `work`.
+        """
         (span, near), (floats, tables, lines, numbers, chosen) = grid, work
-        far = reach(xs, at) + _F(top) * floats[32]
+        far = largest + _F(top) * floats[32]
         for p in range(length // dimensions):
             place, row, c, weight = at + dimensions * p, lanes * p, 0, _F(0)
             for i in range(dimensions):
@@ -186,20 +307,19 @@ def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, cou
             while ends:
                 last = lowest_bit(ends)
                 ends &= ends - 1
-                u = numbers[row + last]
-                first, candidates = span[2 * u], span[2 * u + 1] >> 1
-                lined = candidates if candidates > 1 else 0
-                put_lines(near, first, lined, tables, lines)
-                while c <= last:
-                    found, doubts = lowest_lines(load16(floats, 32 + c), near, first, lined, lines, least)
-                    store_ints(chosen, row + c, found)
-                    doubts &= (2 << min(last - c, 15)) - 1
-                    while doubts:
-                        k = c + lowest_bit(doubts)
-                        doubts &= doubts - 1
-                        rungs = load16(ladder, 0) * floats[32 + k]
-                        chosen[row + k] = nearest_point(xs, ws, place, rungs, near, first, candidates, tables)
-                    c += 16
+                u = number(numbers, row + last)
+                first, candidates = first_of(span, u), count_of(span, u)
+                low = high = 0
+                if candidates > 1:
+                    put_lines(near, first, candidates, tables, lines)
+                    scales = floats[32 + c], floats[32 + last]
+                    low, high = _lowest_places(scales[0], scales[1], candidates, lines, least, chosen, row + c)
+                if low == high and low >= 0:
+                    point = splat_int(int(near[first + low]))
+                    for k in range(c, last + 1, 8):
+                        store_ints(chosen, row + k, point)
+                else:
+                    settle(xs, ws, place, near, first, candidates, work, (row, c, last), (low, high), least)
                 c = last + 1
 
     return nearest_points

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from requant.kernels_cpu.cache import has
 from requant.kernels_cpu.simd import address_of
-from requant.kernels_cpu.simd_vectors import INTS, F32x8, F32x16, I32x8, I32x16, Mask8, spread
+from requant.kernels_cpu.simd_vectors import FLOATS, INTS, F32x8, F32x16, I32x8, I32x16, Mask8, spread
 
 _LANE: Final = ir.IntType(32)
 _BYTE: Final = ir.IntType(8)
@@ -29,34 +29,72 @@ _AVX512: Final = has("avx512f")
 def permute(typing: Any, table: Any, index: Any) -> Any:
     """Lane k is `table[index[k]]`: a table of eight or sixteen numbers, looked up by every lane.
 
-    Of an index the lowest three or four bits count.
+    Of an index the lowest three or four bits count. Sixteen lanes may look up a table of eight.
     """
+    return _looking_up(table, index, _permuted)
+
+
+@intrinsic
+def permute_four(typing: Any, table: Any, index: Any) -> Any:
+    """The same with a table of four numbers, which are in the table twice; of an index the lowest two bits count."""
+    return _looking_up(table, index, _permuted_four) if table == F32x8 else None
+
+
+def _looking_up(table: Any, index: Any, emit_lookup: Any) -> Any:
+    fits = index in INTS.values() and table in (F32x8, F32x16) and table.lanes <= index.lanes <= 16
+    if not fits:
+        return None
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _permuted(builder, table.lanes, *args)
+        return emit_lookup(builder, table.lanes, index.lanes, *args)
 
-    fits = table in (F32x8, F32x16) and index == INTS[table.lanes]
-    return table(table, index) if fits else None, emit
+    return FLOATS[index.lanes](table, index), emit
 
 
-def _permuted(builder: Any, lanes: int, table: Any, index: Any) -> Any:
-    instruction = {8: "avx2.permps", 16: "avx512.permvar.sf.512"}[lanes]
-    if _AVX512 if lanes == 16 else _AVX2:  # one instruction, which LLVM does not find for a variable index
-        kind = ir.FunctionType(table.type, [table.type, index.type])
-        return builder.call(
-            cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{instruction}"), [table, index]
-        )
+def _called(builder: Any, instruction: str, table: Any, index: Any) -> Any:
+    """One instruction, which LLVM does not find for a variable index."""
+    kind = ir.FunctionType(table.type, [table.type, index.type])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{instruction}")
+    return builder.call(function, [table, index])
+
+
+def _in_halves(builder: Any, index: Any, look_up: Any) -> Any:
+    parts = [look_up(_picked(builder, index, half)) for half in ([*range(8)], [*range(8, 16)])]
+    return builder.shuffle_vector(*parts, _order([*range(16)]))
+
+
+def _permuted(builder: Any, lanes: int, wide: int, table: Any, index: Any) -> Any:
+    """lanes: of the table; wide: of the index."""
+    if wide == 16 and _AVX512:
+        twice = table if lanes == 16 else _picked(builder, table, [*range(8), *range(8)])
+        return _called(builder, "avx512.permvar.sf.512", twice, index)
     if lanes == 16:
-        halves, parts = ([*range(8)], [*range(8, 16)]), []
-        for each in halves:
-            few = _picked(builder, index, each)
-            low, high = (_permuted(builder, 8, _picked(builder, table, half), few) for half in halves)
+        tables = [_picked(builder, table, half) for half in ([*range(8)], [*range(8, 16)])]
+
+        def look_up(few: Any) -> Any:
+            low, high = (_permuted(builder, 8, 8, half, few) for half in tables)
             upper = builder.icmp_signed("!=", builder.and_(few, ir.Constant(few.type, [8] * 8)), few.type(None))
-            parts.append(builder.select(upper, high, low))
-        return builder.shuffle_vector(*parts, _order([*range(16)]))
-    wrapped = builder.and_(index, ir.Constant(index.type, [lanes - 1] * lanes))
+            return builder.select(upper, high, low)
+
+        return _in_halves(builder, index, look_up)
+    if wide == 16:
+        return _in_halves(builder, index, lambda few: _permuted(builder, 8, 8, table, few))
+    return _called(builder, "avx2.permps", table, index) if _AVX2 else _one_by_one(builder, table, index, 7)
+
+
+def _permuted_four(builder: Any, lanes: int, wide: int, table: Any, index: Any) -> Any:
+    if wide == 16 and _AVX512:
+        twice = _picked(builder, table, [*range(8), *range(8)])
+        return _called(builder, "avx512.vpermilvar.ps.512", twice, index)
+    if wide == 16:
+        return _in_halves(builder, index, lambda few: _permuted_four(builder, 8, 8, table, few))
+    return _called(builder, "avx.vpermilvar.ps.256", table, index) if _AVX2 else _one_by_one(builder, table, index, 3)
+
+
+def _one_by_one(builder: Any, table: Any, index: Any, bits: int) -> Any:
+    wrapped = builder.and_(index, ir.Constant(index.type, [bits] * 8))
     result = ir.Constant(table.type, ir.Undefined)
-    for k in range(lanes):
+    for k in range(8):
         lane = ir.Constant(_LANE, k)
         picked = builder.extract_element(table, builder.extract_element(wrapped, lane))
         result = builder.insert_element(result, picked, lane)
@@ -83,18 +121,25 @@ def bytes_of(typing: Any, number: Any) -> Any:
     return I32x8(types.uint64), emit
 
 
-@intrinsic
-def repeated(typing: Any, array: Any, index: Any) -> Any:
-    """Sixteen times one number of an array; like other loads it checks no bounds, and takes no negative index."""
-    result = {types.float32: F32x16, types.uint16: I32x16}[array.dtype]
+def _repeating(results: Any) -> Any:
+    @intrinsic
+    def function(typing: Any, array: Any, index: Any) -> Any:
+        result = results[array.dtype]
 
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        stored = context.get_data_type(array.dtype)
-        value = builder.load(address_of(context, builder, sig.args[0], *args, stored), align=1)
-        value = value if result == F32x16 else builder.zext(value, result.llvm.element)
-        return spread(builder, result, None, value)
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            stored = context.get_data_type(array.dtype)
+            value = builder.load(address_of(context, builder, sig.args[0], *args, stored), align=1)
+            value = value if array.dtype == types.float32 else builder.zext(value, result.llvm.element)
+            return spread(builder, result, None, value)
 
-    return result(array, types.intp), emit
+        return result(array, types.intp), emit
+
+    return function
+
+
+#: Eight or sixteen times one number of an array; like other loads they check no bounds, and take no negative index.
+repeated8: Final = _repeating({types.float32: F32x8, types.uint16: I32x8})
+repeated: Final = _repeating({types.float32: F32x16, types.uint16: I32x16})
 
 
 @intrinsic
@@ -105,6 +150,12 @@ def lowest_bit(typing: Any, number: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.int64), emit
+
+
+@intrinsic
+def bits_set(typing: Any, number: Any) -> Any:
+    """How many bits of a number are set."""
+    return types.int64(types.int64), lambda context, builder, sig, args: builder.ctpop(args[0])
 
 
 @intrinsic

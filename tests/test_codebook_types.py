@@ -24,15 +24,15 @@ def test_neighbours_are_the_nearest_shells_in_order(label):
     grid, found = grid_of(label), neighbours_of(label)
     levels, places = 1 << grid.bits if grid.bits == 3 else 3, np.arange(grid.dimensions)
     points = grid.codes[:, None] >> grid.bits * places & (1 << grid.bits) - 1
-    assert len(found.span) == 2 * levels**grid.dimensions
+    assert len(found.span) == levels**grid.dimensions
     for u in np.random.default_rng(0).integers(0, levels**grid.dimensions, 300):
         distances = ((points - u // levels**places % levels) ** 2).sum(1)
         inside = distances.min() == 0
         farthest = 0 if inside else np.unique(distances)[SHELLS[label] - 1]
         order = np.lexsort((np.arange(len(points)), distances))
         expected = grid.codes[order[distances[order] <= farthest]]
-        first, packed = found.span[2 * u : 2 * u + 2]
-        count = packed // 2
+        packed = int(found.span[u])
+        first, count = packed >> 10 << 3, packed >> 1 & 511
         assert packed % 2 == inside
         assert first % 8 == 0
         assert found.near[first : first + count].tolist() == expected.tolist()
