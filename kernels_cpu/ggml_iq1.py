@@ -28,6 +28,7 @@ from requant.kernels_cpu._jit import (
     kernel,
     spliced,
 )
+from requant.kernels_cpu.cache import has
 from requant.kernels_cpu.ggml_shells import count_of, first_of, is_point
 from requant.kernels_cpu.lattice import clear, copy, nearest_int, sum_of_squares, weigh, weigh_by_size
 from requant.kernels_cpu.lattice_points import make_nearest_point
@@ -35,7 +36,6 @@ from requant.kernels_cpu.room import room, zeros
 from requant.kernels_cpu.search import gather, put_starts
 from requant.kernels_cpu.simd import (
     F32x16,
-    I32x16,
     any_lane,
     fabs,
     greater,
@@ -43,13 +43,14 @@ from requant.kernels_cpu.simd import (
     load,
     load16,
     load_ints16,
+    splat,
     splat16,
+    splat_int,
     splat_int16,
     store,
     store_ints,
     where,
 )
-from requant.kernels_cpu.simd_vectors import Mask16
 
 _F = np.float32
 _LEAST: Final = _F(np.finfo(_F).min)
@@ -57,6 +58,16 @@ _UP: Final = (_F(-0.875), _F(0.125), _F(1.125))  # -1, 0, 1 moved up,
 _DOWN: Final = (_F(-1.125), _F(-0.125), _F(0.875))  # and down
 #: Both, each twice: up from 0 on, down from 8 on.
 _RUNGS: Final = np.array([*((*_UP, 0) * 2), *((*_DOWN, 0) * 2)], _F)
+
+
+def _taking(lanes: int) -> tuple[Any, Any, Any]:
+    """What loads numbers, and spreads a number or an integer, for as many lanes."""
+    return (load16, splat16, splat_int16) if lanes == 16 else (load, splat, splat_int)
+
+
+#: How many groups' cuts are searched together: as many as a register holds, as what one of them finds costs all.
+_WIDE: Final = 16 if has("avx512f") else 8
+_load, _spread, _spread_int = _taking(_WIDE)
 
 _nearest_point: Final = make_nearest_point(8, 2, 16)
 
@@ -92,25 +103,26 @@ def _largest(xs: Floats, length: int) -> F32x16:
 
 
 @spliced
-def _better(sum_qx: F32x16, sum_q2: F32x16, best: F32x16) -> Mask16:
-    return (sum_q2 > _F(0)) & (sum_qx * sum_qx > best * sum_q2)
+def _beats(sum_qx: Any, sum_q2: Any, best: Any) -> Any:
+    """Where a cut may be better than the best, and is if the sum of squares is not zero."""
+    return sum_qx * sum_qx > best * sum_q2
 
 
 @spliced
-def _tried(sum_qx: F32x16, sum_q2: F32x16, code: int, best: F32x16, scale: F32x16, cut: I32x16) -> Any:
+def _tried(sum_qx: Any, sum_q2: Any, code: int, best: Any, scale: Any, cut: Any) -> Any:
     """The best, its scale and its cut, after another."""
-    better, found = _better(sum_qx, sum_q2, best), sum_qx / sum_q2
-    return where(better, found * sum_qx, best), where(better, found, scale), where(better, splat_int16(code), cut)
+    better, found = (sum_q2 > _F(0)) & _beats(sum_qx, sum_q2, best), sum_qx / sum_q2
+    return where(better, found * sum_qx, best), where(better, found, scale), where(better, _spread_int(code), cut)
 
 
 @spliced
-def _raised(best: F32x16, sum_qx: F32x16, sum_q2: F32x16) -> F32x16:
+def _raised(best: Any, sum_qx: Any, sum_q2: Any) -> Any:
     """How good the best is, with one cut more."""
     return where(sum_q2 > _F(0), greater(sum_qx / sum_q2 * sum_qx, best), best)
 
 
 @spliced
-def _known(best: F32x16, all_w: F32x16) -> F32x16:
+def _known(best: Any, all_w: Any) -> Any:
     """What a search may begin with that will come across something as good as `best`.
 
     Of all cuts that are better than what was before them, it ends with the last. One that is a thousandth worse than
@@ -121,39 +133,59 @@ def _known(best: F32x16, all_w: F32x16) -> F32x16:
 
 
 @spliced
-def _sums_s(low: F32x16, middle: F32x16, high: F32x16, low_w: F32x16, middle_w: F32x16, high_w: F32x16, q: Any) -> Any:
-    sum_q2 = low_w * q[0] * q[0] + middle_w * q[1] * q[1] + high_w * q[2] * q[2]
-    return low * q[0] + middle * q[1] + high * q[2], sum_q2
+def _put_high(sum_x: Floats, sum_w: Floats, high: Floats, k: int) -> None:
+    """What the values above a cut add to the sums, moved up and down: four numbers of each cut and lane."""
+    all_x, all_w = _load(sum_x, 512 + k), _load(sum_w, 512 + k)
+    for j in range(33):
+        x, w = all_x - _load(sum_x, 16 * j + k), all_w - _load(sum_w, 16 * j + k)
+        store(high, 32 * j, x * _UP[2])
+        store(high, 32 * j + _WIDE, x * _DOWN[2])
+        store(high, 1056 + 32 * j, w * _UP[2] * _UP[2])
+        store(high, 1056 + 32 * j + _WIDE, w * _DOWN[2] * _DOWN[2])
+
+
+@spliced
+def _low_s(sum_x: Floats, sum_w: Floats, at: int) -> Any:
+    """The running sums up to a cut, and what the values below it add."""
+    x, w = _load(sum_x, at), _load(sum_w, at)
+    return x, w, x * _UP[0], x * _DOWN[0], w * _UP[0] * _UP[0], w * _DOWN[0] * _DOWN[0]
+
+
+@spliced
+def _sums_s(low: Any, sum_x: Floats, sum_w: Floats, high: Floats, j: int, k: int) -> Any:
+    """Of a cut the sums and those of squares, moved up and moved down, whose middle differs but in its sign."""
+    x, w, up, down, up2, down2 = low
+    middle, middle2 = (_load(sum_x, 16 * j + k) - x) * _UP[1], (_load(sum_w, 16 * j + k) - w) * _UP[1] * _UP[1]
+    sum_up, sum_up2 = up + middle + _load(high, 32 * j), up2 + middle2 + _load(high, 1056 + 32 * j)
+    sum_down = down - middle + _load(high, 32 * j + _WIDE)
+    return sum_up, sum_down, sum_up2, down2 + middle2 + _load(high, 1056 + 32 * j + _WIDE)
 
 
 @inlined
-def _cut_s(sum_x: Floats, sum_w: Floats, scales: Floats, cuts: Ints) -> None:
+def _cut_s(sum_x: Floats, sum_w: Floats, high: Floats, scales: Floats, cuts: Ints) -> None:
     """The best of all cuts of 32 sorted values and two shifts, from their running sums.
 
     cuts: values below, values below the middle's end, 0 for up or 1 for down: a byte each; -1 for none.
     """
-    best, scale, cut = splat16(_LEAST), splat16(_F(0)), splat_int16(-1)
-    all_x, all_w = load16(sum_x, 512), load16(sum_w, 512)
-    for i in range(8, 15, 3):
-        low_x, low_w = load16(sum_x, 16 * i), load16(sum_w, 16 * i)
-        for j in range(18, 25, 3):
-            x, w = load16(sum_x, 16 * j), load16(sum_w, 16 * j)
-            for q in (_UP, _DOWN):
-                sum_qx, sum_q2 = _sums_s(low_x, x - low_x, all_x - x, low_w, w - low_w, all_w - w, q)
-                best = _raised(best, sum_qx, sum_q2)
-    best = _known(best, all_w)
-    for i in range(33):
-        low_x, low_w = load16(sum_x, 16 * i), load16(sum_w, 16 * i)
-        for j in range(i, 33):
-            x, w = load16(sum_x, 16 * j), load16(sum_w, 16 * j)
-            up, up2 = _sums_s(low_x, x - low_x, all_x - x, low_w, w - low_w, all_w - w, _UP)
-            down, down2 = _sums_s(low_x, x - low_x, all_x - x, low_w, w - low_w, all_w - w, _DOWN)
-            if any_lane(_better(up, up2, best) | _better(down, down2, best)):
-                code = i << 16 | j << 8
-                best, scale, cut = _tried(up, up2, code, best, scale, cut)
-                best, scale, cut = _tried(down, down2, code | 1, best, scale, cut)
-    store(scales, 0, scale)
-    store_ints(cuts, 0, cut)
+    for k in range(0, 16, _WIDE):
+        _put_high(sum_x, sum_w, high, k)
+        best, scale, cut = _spread(_LEAST), _spread(_F(0)), _spread_int(-1)
+        for i in range(8, 15, 3):
+            low = _low_s(sum_x, sum_w, 16 * i + k)
+            for j in range(18, 25, 3):
+                up, down, up2, down2 = _sums_s(low, sum_x, sum_w, high, j, k)
+                best = _raised(_raised(best, up, up2), down, down2)
+        best = _known(best, _load(sum_w, 512 + k))
+        for i in range(33):
+            low = _low_s(sum_x, sum_w, 16 * i + k)
+            for j in range(i, 33):
+                up, down, up2, down2 = _sums_s(low, sum_x, sum_w, high, j, k)
+                if any_lane(_beats(up, up2, best) | _beats(down, down2, best)):
+                    code = i << 16 | j << 8
+                    best, scale, cut = _tried(up, up2, code, best, scale, cut)
+                    best, scale, cut = _tried(down, down2, code | 1, best, scale, cut)
+        store(scales, k, scale)
+        store_ints(cuts, k, cut)
 
 
 @inlined
@@ -211,7 +243,7 @@ def encode_iq1_s(
 ) -> None:
     """Blocks of 256 values to 50 bytes."""
     plain, ws, xs, turned = room(512, _F), room(512, _F), room(512, _F), room(512, _F)
-    sum_x, sum_w = zeros(528, _F), zeros(528, _F)
+    sum_x, sum_w, above = zeros(528, _F), zeros(528, _F), room(2112, _F)
     ranks, order, cuts = room(512, np.int32), room(512, np.int32), room(16, np.int32)
     terms, scales, tops, starts = room(128, _F), room(16, _F), room(16, _F), room(16, np.int64)
     levels, codes, downs = room(32, np.int64), room(4, np.int64), room(16, np.int64)
@@ -235,7 +267,7 @@ def encode_iq1_s(
                     i = 16 * order[k] + k - place
                     sum_x[k + 16] = sum_x[k] + turned[i] * xs[i]
                     sum_w[k + 16] = sum_w[k] + turned[i]
-            _cut_s(sum_x, sum_w, scales, cuts)
+            _cut_s(sum_x, sum_w, above, scales, cuts)
         for k in range(first, first + 8):
             downs[k] = 0
             if tops[k] < _F(1e-12) or cuts[k] < 0:
@@ -263,43 +295,64 @@ def encode_iq1_s(
 
 
 @spliced
-def _half_m(sum_x: Floats, sum_w: Floats, i: int, j: int, all_x: F32x16, all_w: F32x16) -> Any:
+def _put_above(sum_w: Floats, above: Floats, k: int) -> None:
+    """What the weights up to a cut take from the sums of squares, moved up and down, of both halves."""
+    for j in range(17):
+        for half in range(2):
+            w, at = _load(sum_w, 272 * half + 16 * j + k), 64 * j + 32 * half
+            store(above, at, w * _F(-1.25))
+            store(above, at + _WIDE, w * _F(-0.75))
+
+
+@spliced
+def _low_m(sum_x: Floats, sum_w: Floats, at: int, alls: Any) -> Any:
+    """Of one half of the values, what does not depend on the upper cut."""
+    w, all_w = _load(sum_w, at), alls[1]
+    up2 = all_w * _UP[2] * _UP[2] + w * _F(0.75)
+    return _load(sum_x, at), alls[0] * _UP[2], alls[0] * _DOWN[2], up2, all_w * _DOWN[2] * _DOWN[2] + w * _F(1.25)
+
+
+@spliced
+def _half_m(low: Any, sum_x: Floats, above: Floats, at: int, place: int) -> Any:
     """Of one half of the values, moved up and moved down, the sums and those of squares."""
-    both, low_w, w = load16(sum_x, 16 * i) + load16(sum_x, 16 * j), load16(sum_w, 16 * i), load16(sum_w, 16 * j)
-    up, down = _UP[2], _DOWN[2]
-    up2 = all_w * up * up + low_w * _F(0.75) + w * _F(-1.25)
-    down2 = all_w * down * down + low_w * _F(1.25) + w * _F(-0.75)
-    return all_x * up - both, all_x * down - both, up2, down2
+    x, up, down, up2, down2 = low
+    both = x + _load(sum_x, at)
+    return up - both, down - both, up2 + _load(above, place), down2 + _load(above, place + _WIDE)
 
 
 @inlined
-def _cut_m(sum_x: Floats, sum_w: Floats, scales: Floats, cuts: Ints) -> None:
+def _cut_m(sum_x: Floats, sum_w: Floats, above: Floats, scales: Floats, cuts: Ints) -> None:
     """The best of all cuts of 16 sorted values and of a shift for each half, from the halves' running sums.
 
     sum_x, sum_w: [half, value, lane]. cuts as above, with two bits for the shifts, the first half's the higher one.
     """
-    best, scale, cut = splat16(_LEAST), splat16(_F(0)), splat_int16(-1)
-    alls = load16(sum_x, 256), load16(sum_x, 528), load16(sum_w, 256), load16(sum_w, 528)
-    for i in range(3, 8, 2):
-        for j in range(9, 14, 2):
-            up0, down0, up20, down20 = _half_m(sum_x, sum_w, i, j, alls[0], alls[2])
-            up1, down1, up21, down21 = _half_m(sum_x[272:], sum_w[272:], i, j, alls[1], alls[3])
-            best = _raised(_raised(best, up0 + up1, up20 + up21), down0 + down1, down20 + down21)
-    best = _known(best, alls[2] + alls[3])
-    for i in range(17):
-        for j in range(i, 17):
-            up0, down0, up20, down20 = _half_m(sum_x, sum_w, i, j, alls[0], alls[2])
-            up1, down1, up21, down21 = _half_m(sum_x[272:], sum_w[272:], i, j, alls[1], alls[3])
-            better = _better(up0 + up1, up20 + up21, best) | _better(up0 + down1, up20 + down21, best)
-            better = better | _better(down0 + up1, down20 + up21, best)
-            if any_lane(better | _better(down0 + down1, down20 + down21, best)):
-                code = i << 16 | j << 8
-                best, scale, cut = _tried(up0 + up1, up20 + up21, code, best, scale, cut)
-                best, scale, cut = _tried(up0 + down1, up20 + down21, code | 1, best, scale, cut)
-                best, scale, cut = _tried(down0 + up1, down20 + up21, code | 2, best, scale, cut)
-                best, scale, cut = _tried(down0 + down1, down20 + down21, code | 3, best, scale, cut)
-    store(scales, 0, scale)
-    store_ints(cuts, 0, cut)
+    for k in range(0, 16, _WIDE):
+        _put_above(sum_w, above, k)
+        best, scale, cut = _spread(_LEAST), _spread(_F(0)), _spread_int(-1)
+        alls0 = _load(sum_x, 256 + k), _load(sum_w, 256 + k)
+        alls1 = _load(sum_x, 528 + k), _load(sum_w, 528 + k)
+        for i in range(3, 8, 2):
+            low0, low1 = _low_m(sum_x, sum_w, 16 * i + k, alls0), _low_m(sum_x, sum_w, 272 + 16 * i + k, alls1)
+            for j in range(9, 14, 2):
+                up0, down0, up20, down20 = _half_m(low0, sum_x, above, 16 * j + k, 64 * j)
+                up1, down1, up21, down21 = _half_m(low1, sum_x, above, 272 + 16 * j + k, 64 * j + 32)
+                best = _raised(_raised(best, up0 + up1, up20 + up21), down0 + down1, down20 + down21)
+        best = _known(best, alls0[1] + alls1[1])
+        for i in range(17):
+            low0, low1 = _low_m(sum_x, sum_w, 16 * i + k, alls0), _low_m(sum_x, sum_w, 272 + 16 * i + k, alls1)
+            for j in range(i, 17):
+                up0, down0, up20, down20 = _half_m(low0, sum_x, above, 16 * j + k, 64 * j)
+                up1, down1, up21, down21 = _half_m(low1, sum_x, above, 272 + 16 * j + k, 64 * j + 32)
+                better = _beats(up0 + up1, up20 + up21, best) | _beats(up0 + down1, up20 + down21, best)
+                better = better | _beats(down0 + up1, down20 + up21, best)
+                if any_lane(better | _beats(down0 + down1, down20 + down21, best)):
+                    code = i << 16 | j << 8
+                    best, scale, cut = _tried(up0 + up1, up20 + up21, code, best, scale, cut)
+                    best, scale, cut = _tried(up0 + down1, up20 + down21, code | 1, best, scale, cut)
+                    best, scale, cut = _tried(down0 + up1, down20 + up21, code | 2, best, scale, cut)
+                    best, scale, cut = _tried(down0 + down1, down20 + down21, code | 3, best, scale, cut)
+        store(scales, k, scale)
+        store_ints(cuts, k, cut)
 
 
 @kernel(FLOATS, FLOATS, NUMBER, INTS, WORDS, WORDS, OUT_BYTES)
@@ -308,7 +361,7 @@ def encode_iq1_m(
 ) -> None:
     """Blocks of 256 values to 56 bytes; an empty importance for none."""
     plain, ws, xs, turned = room(256, _F), room(256, _F), room(256, _F), room(256, _F)
-    sum_x, sum_w = zeros(544, _F), zeros(544, _F)
+    sum_x, sum_w, above = zeros(544, _F), zeros(544, _F), room(1088, _F)
     ranks, order, cuts = room(256, np.int32), room(256, np.int32), room(16, np.int32)
     terms, scales, tops, found = room(128, _F), room(16, _F), room(16, _F), room(16, _F)
     levels, codes, shifts, starts = room(16, np.int64), zeros(32, np.int64), room(16, np.int64), room(16, np.int64)
@@ -328,7 +381,7 @@ def encode_iq1_m(
         store(tops, 0, _largest(xs, 16))
         _sort(xs, 16, ranks, order)
         _halves(xs, turned, order, sum_x, sum_w)
-        _cut_m(sum_x, sum_w, found, cuts)
+        _cut_m(sum_x, sum_w, above, found, cuts)
         for g in range(16):
             scales[g], shifts[g] = _F(0), 0
             if tops[g] < _F(1e-7) or cuts[g] < 0:
