@@ -77,7 +77,7 @@ def prepared(folder: Path, model: Path | None, tokens: int, *, hessians: bool) -
             path.write_text(text[: min(len(one) for one in texts(folder).values()) - HELD_OUT], "utf-8")
             given += ["--text", path]
         began = time.perf_counter()
-        words = ["--tokens", tokens, "--gradients", "--gradient-tokens", tokens, *(["--hessians"] if hessians else [])]
+        words = ["--tokens", tokens, "--gradients", *(["--hessians"] if hessians else [])]
         requant("calibrate", model or folder / "standin", "-o", stats, *given, *words)
         print(f"statistics of {tokens} tokens: {time.perf_counter() - began:.0f} s")
     return source, stats
@@ -109,9 +109,12 @@ def made(folder: Path, source: Path, stats: Path, mix: str, ways: dict[str, list
 
 
 def held_out(folder: Path, llama: LlamaCpp, tokens: int) -> list[Window]:
-    """Windows of both texts by turns, as many of each."""
+    """Windows of both texts by turns, as many of each, spread over all that is held out: neighbours are of one page."""
     number = -(-tokens // (len(TEXTS) * SCORED))
-    each = [windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, number, None) for text in texts(folder).values()]
+    each = []
+    for text in texts(folder).values():
+        found = windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, None, None)
+        each.append([found[n] for n in np.linspace(0, len(found) - 1, number).round().astype(int)])
     return [Window(window.tokens, 0) for pair in zip(*each, strict=True) for window in pair]
 
 

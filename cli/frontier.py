@@ -36,7 +36,7 @@ def document(found: Choices, mixes: Mapping[str, tuple[int, float]]) -> dict[str
         if nbytes < sizes[0]:
             return None
         chosen = found.knapsack.within(nbytes - found.fixed)
-        return found.fixed + sum(option.nbytes for option in chosen), sum(option.loss for option in chosen)
+        return found.fixed + sum(option.nbytes for option in chosen), found.expected(chosen)
 
     steps = range(floor(bits(sizes[0]) * _FINENESS) + 1, floor(bits(sizes[-1]) * _FINENESS) + 1)
     asked = [best(int(step / _FINENESS * weights / 8) + beside) for step in steps]

@@ -8,7 +8,7 @@ types near the one chosen is tried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
 from typing import Final
@@ -79,15 +79,16 @@ class Knapsack:
                     best = other
         return [one[index] for one, index in zip(self._options, best, strict=True)]
 
-    def reaching(self, loss: float) -> list[Option]:
-        """About the smallest options whose losses add up to at most `loss`.
+    def reaching(self, loss: float, told: Callable[[float], float] = float) -> list[Option]:
+        """About the smallest options whose losses add up to at most `loss`. told: what a loss is called in an error.
 
         Raises `PlanError` where even the best do not.
         """
         least = float(self._losses.min(1).sum())
         if least > loss:
             raise PlanError(
-                f"the best of these types are predicted to diverge by {least:.3g}, and {loss:.3g} is asked for",
+                f"the best of these types are predicted to diverge by {told(least):.3g}, and {told(loss):.3g} is "
+                "asked for",
                 hint="allow better ones with --types, or ask for less",
             )
         chosen = self._smallest.copy()

@@ -58,6 +58,7 @@ class Statistics:
     weighted: Mapping[str, Measured] = field(default_factory=dict)
     noise: Mapping[str, Measured] = field(default_factory=dict)
     influences: Mapping[str, Measured] = field(default_factory=dict)
+    trials: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
     def rounding(self) -> Importance:
@@ -135,8 +136,8 @@ def merged(parts: Sequence[Statistics]) -> Statistics:
     outputs, lookups = _summed([part.outputs for part in parts]), _summed([part.lookups for part in parts])
     weighted, noise = _summed([part.weighted for part in parts]), _summed([part.noise for part in parts])
     hessians = _added([part.hessians for part in parts])
-    influences = _summed([part.influences for part in parts])
-    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise, influences)
+    influences, trials = _summed([part.influences for part in parts]), _summed([part.trials for part in parts])
+    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise, influences, trials)
 
 
 def _summed(tables: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
@@ -179,6 +180,7 @@ def check_finite(statistics: Statistics) -> None:
         "weighted inputs": statistics.weighted,
         "errors of rounded inputs": statistics.noise,
         "influence": statistics.influences,
+        "divergence when rounded": statistics.trials,
     }
     for what, table in tables.items():
         for name, entry in table.items():

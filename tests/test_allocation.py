@@ -18,6 +18,7 @@ from requant.divergence import check_statistics, losses_of
 from requant.encodings import BLOCKS, F32
 from requant.errors import PlanError
 from requant.execution import execute
+from requant.expected import expected_of, predicted_of
 from requant.expressions import Stored
 from requant.feedback import Smoothing
 from requant.formats import FORMATS
@@ -159,6 +160,21 @@ def test_what_llama_cpp_rounds_of_inputs_depends_on_the_type():
     kind = GgufTypes(RECIPES["Q4_K_M"])
     found = [kind.noise(BLOCKS[name], measured) for name in ("Q4_K", "IQ2_XS", "Q8_0", "Q5_1")]
     assert found == pytest.approx([3.0, 3.0, 0.2, 0.2])
+
+
+def test_what_is_expected_is_what_trials_have_measured():
+    """Two trials: 0.1 was 0.12, and 1 was 1.6; in between is what lies between them on a line of logarithms."""
+    tried = {
+        name: Measured(np.array([[4 * predicted, 4 * measured]], np.float32), np.array([4]))
+        for name, predicted, measured in (("coarse", 1.0, 1.6), ("fine", 0.1, 0.12))
+    }
+    found = statistics(sums((1, 32)), trials=tried)
+    for predicted, measured in ((0.1, 0.12), (1.0, 1.6), (0.01, 0.012), (10, 16), (0.1**0.5, 0.192**0.5), (0, 0)):
+        assert expected_of(predicted, found) == pytest.approx(measured, rel=1e-5)
+        assert predicted_of(measured, found) == pytest.approx(predicted, rel=1e-5)
+    assert expected_of(0.3, statistics(sums((1, 32)))) == 0.3
+    falling = {**tried, "coarse": Measured(np.array([[4.0, 0.4]], np.float32), np.array([4]))}
+    assert expected_of(1.0, statistics(sums((1, 32)), trials=falling)) == pytest.approx(1.2)  # the inverse is one
 
 
 def test_rows_of_an_embedding_count_as_often_as_they_are_looked_up():

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import libgguf
 import numpy as np
 import pytest
 
@@ -146,6 +147,52 @@ def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
     assert set(found.outputs) == set(found.importance.entries)
 
 
+@pytest.mark.parametrize(("name", "kind"), (("coarse", "Q4_0"), ("fine", "Q5_0")))
+def test_a_trial_is_the_whole_model_rounded(tiny, tmp_path, monkeypatch, name, kind):
+    """By ggml's own reference, and run by transformers; windows are four for each one with gradients."""
+    import torch
+    import transformers
+
+    windows = ids_as_text(monkeypatch)[:8]
+    found = calibrate(plan_of(tiny, tmp_path), Request(window=64, gradients=True, gradient_tokens=128))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+    words = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+    words |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+    truth = [model(torch.tensor([window])).logits[0].log_softmax(-1).detach() for window in windows]
+    predicted, encoding = 0.0, libgguf.GGMLQuantizationType[kind]
+    for module, weight in ((key.rsplit(".", 1)[0], value) for key, value in model.named_parameters()):
+        parts = module.split(".")
+        if weight.ndim < 2:
+            continue
+        values = weight.detach().numpy().copy()
+        if parts[-1] == "embed_tokens":
+            columns = None
+        elif parts[-1] == "lm_head":
+            columns = "output.weight"
+        else:
+            columns = f"blk.{parts[2]}.{words[parts[-1]]}.weight"
+        x2 = None if columns is None else found.rounding.weights(columns)[0]
+        rounded = libgguf.dequantize_rows(libgguf.quantize_rows(values, encoding, x2), encoding).reshape(values.shape)
+        error = np.square(rounded - values).astype(np.float64)
+        if columns is None:
+            seen = np.bincount(np.ravel(windows), minlength=len(values)) / np.size(windows)
+            lookups = found.lookups["token_embd.weight"]
+            predicted += 0.5 * float(seen @ error @ lookups.sums[0]) / lookups.counts.sum()
+        else:
+            g2 = found.outputs[columns].sums[0] / 128
+            if parts[-1] in ("q_proj", "k_proj"):  # a GGUF has the pairs that RoPE turns side by side
+                g2 = g2.reshape(-1, model.config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
+            predicted += 0.5 * float(g2 @ error @ x2)
+        weight.data = torch.from_numpy(rounded)
+    kl = []
+    for window, expected in zip(windows, truth, strict=True):
+        said = model(torch.tensor([window])).logits[0].log_softmax(-1).detach()
+        kl.append(float((expected.exp() * (expected - said)).sum(-1).mean()))
+    trial = found.trials[name]
+    assert trial.counts.tolist() == [8] and trial.sums[0, 1] / 8 == pytest.approx(np.mean(kl), rel=1e-3)
+    assert trial.sums[0, 0] / 8 == pytest.approx(predicted, rel=1e-3)
+
+
 def test_outputs_lie_in_the_rows_of_the_gguf(tiny, tmp_path, monkeypatch):
     """q's rows change places on the way to a GGUF, and so do their gradients."""
     from requant.calibration.naming import ggml_moves
@@ -236,7 +283,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, monkeypa
 
 @pytest.mark.parametrize("gradients", (False, True))
 def test_tables_as_large_as_the_vocabulary_stay_out_of_memory(tiny, tmp_path, monkeypatch, gradients):
-    """Gradients begin at the head: it alone is there, while they do."""
+    """Gradients begin at the head, and a trial ends there: it alone is there, while they do."""
     from requant.calibration.skeleton import Skeleton
 
     filled, genuine = [], Skeleton._values
@@ -249,7 +296,7 @@ def test_tables_as_large_as_the_vocabulary_stay_out_of_memory(tiny, tmp_path, mo
     monkeypatch.setattr(Skeleton, "_values", noted)
     found = calibrate(plan_of(tiny, tmp_path), Request(window=64, gradients=gradients))
     assert "model.norm.weight" in filled and "model.embed_tokens.weight" not in filled
-    assert filled.count("lm_head.weight") == gradients
+    assert filled.count("lm_head.weight") == (3 if gradients else 0)  # where gradients begin, and for two trials
     assert found.importance.entries["output.weight"].counts.tolist() == [18 * 64]
 
 
@@ -382,6 +429,8 @@ def test_a_calibration_that_was_ended_goes_on(tiny, tmp_path, monkeypatch):
         ("_probe", 2),
         ("_layer", 25),
         ("_leave", 0),
+        ("_layer", 40),
+        ("_logits", 9),
     ):
         genuine, calls = getattr(Layerwise, name), []
 
@@ -395,8 +444,9 @@ def test_a_calibration_that_was_ended_goes_on(tiny, tmp_path, monkeypatch):
             patched.setattr(Layerwise, name, interrupted)
             calibrate(plan, request)
     found = calibrate(plan, request)
-    tables = (found.importance.entries, found.outputs, found.influences)
-    for ours, expected in zip(tables, (whole.importance.entries, whole.outputs, whole.influences), strict=True):
+    tables = (found.importance.entries, found.outputs, found.influences, found.trials)
+    expected_tables = (whole.importance.entries, whole.outputs, whole.influences, whole.trials)
+    for ours, expected in zip(tables, expected_tables, strict=True):
         assert set(ours) == set(expected)
         for name, entry in expected.items():
             assert np.array_equal(ours[name].sums, entry.sums) and np.array_equal(ours[name].counts, entry.counts)

@@ -20,6 +20,7 @@ from requant.calibration.outer import Outer
 from requant.calibration.recording import HeadReached, Record, Recording
 from requant.calibration.skeleton import Skeleton
 from requant.calibration.states import States
+from requant.calibration.trials import TRIALS, WINDOWS, Trial
 from requant.errors import UnsupportedError, VerifyError
 
 #: What is being done, and how much of it is.
@@ -80,6 +81,11 @@ class Layerwise:
             for n in reversed(range(layers)):
                 yield partial(self._backward, n, graded), "gradients", (layers - n) / layers
             yield partial(self._leave, graded), "gradients", 1.0
+            tried = min(WINDOWS * graded, len(self._windows))
+            yield partial(self._try_lookups, tried), "trying", 0.0
+            for n in range(layers):
+                yield partial(self._try_layer, n, tried), "trying", (n + 1) / layers
+            yield partial(self._try_head, tried), "trying", 1.0
 
     def _states(self, name: str) -> States:
         """What lies in a file of states."""
@@ -202,18 +208,22 @@ class Layerwise:
                 with suppress(HeadReached), self._before_head(last[number], places, gradients=False):
                     self._skeleton.model(self._windows[number], use_cache=False)
         self._end_layer()
-        return partial(self._discard, str(layers))
+        return _nothing if gradient_windows else partial(self._discard, str(layers))
 
     @contextmanager
     def _before_head(self, states: Any, places: Mapping[int, str], *, gradients: bool) -> Iterator[None]:
         """Within, these states come out of the last layer, and what comes after it is recorded."""
         self._begin_window()
-        passing = [lambda given, *args, **kwargs: given] * (len(self._skeleton.layers) - 1)
         with (
             Recording(self.record, places, inputs=True, gradients=gradients, lookups=False),
-            self._patched([*passing, lambda given, *args, **kwargs: states]),
+            self._ending(states),
         ):
             yield
+
+    def _ending(self, states: Any) -> Any:
+        """Within, these states come out of the last layer, and the others do nothing."""
+        passing = [lambda given, *args, **kwargs: given] * (len(self._skeleton.layers) - 1)
+        return self._patched([*passing, lambda given, *args, **kwargs: states])
 
     def _discard(self, *names: str) -> None:
         for name in names:
@@ -264,6 +274,58 @@ class Layerwise:
                 found = self._before_first(self._windows[number])
                 found.backward(gradients[number])
         return partial(self._discard, "gradients0")
+
+    def _trials(self, tried: int) -> list[Trial]:
+        length = self._windows[0].shape[1]
+        return [Trial(name, self.record, length * len(self._windows), length * tried) for name in TRIALS]
+
+    @torch.no_grad()
+    def _try_lookups(self, tried: int) -> Callable[[], None]:
+        """States before the first layer, of a model that is rounded."""
+        for trial in self._trials(tried):
+            states = self._new_states(f"{trial.name}0", tried)
+            with (
+                self._skeleton.filled(*self._around) as places,
+                Recording(self.record, places, inputs=False, gradients=False, lookups=False, looked_up=trial.look_up),
+            ):
+                for number, window in enumerate(self._windows[:tried]):
+                    states[number] = self._before_first(window)[0]
+        return _nothing
+
+    @torch.no_grad()
+    def _try_layer(self, n: int, tried: int) -> Callable[[], None]:
+        trials = self._trials(tried)
+        for trial in trials:
+            before, after = self._states(f"{trial.name}{n}"), self._new_states(f"{trial.name}{n + 1}", tried)
+            with self._skeleton.filled(f"{self._skeleton.layers_name}.{n}.", change=trial.round):
+                for number in range(tried):
+                    after[number] = self._layer(n, before[number])[0]
+        return partial(self._discard, *(f"{trial.name}{n}" for trial in trials))
+
+    @torch.no_grad()
+    def _try_head(self, tried: int) -> Callable[[], None]:
+        """What the model says of each window, beside what it says when it is rounded."""
+        layers, trials = len(self._skeleton.layers), self._trials(tried)
+        truth = self._states(str(layers))
+        for trial in trials:
+            states = self._states(f"{trial.name}{layers}")
+            with self._skeleton.filled(*self._around, *filter(None, [self._skeleton.head])) as places:
+                weight = self._skeleton.model.get_output_embeddings().weight
+                plain = rounded = weight.data
+                if self._skeleton.head is not None:
+                    rounded = plain.clone()
+                    trial.round(self._skeleton.pieces[self._skeleton.head], rounded.numpy()[None])
+                for number in range(tried):
+                    expected = self._logits(number, truth[number], places)
+                    weight.data = rounded
+                    trial.add(expected, self._logits(number, states[number], places))
+                    weight.data = plain
+        return partial(self._discard, *(f"{trial.name}{layers}" for trial in trials), str(layers))
+
+    def _logits(self, number: int, states: Any, places: Mapping[int, str]) -> Any:
+        """[tokens, words] of a window, where these states come out of the last layer."""
+        with Recording(self.record, places, inputs=False, gradients=False, lookups=False), self._ending(states):
+            return self._skeleton.model(self._windows[number], use_cache=False).logits[0]
 
 
 def _nothing() -> None:

@@ -27,6 +27,7 @@ class Tables:
     weighted: dict[str, Measured] = field(default_factory=dict)
     noise: dict[str, Measured] = field(default_factory=dict)
     influences: dict[str, Measured] = field(default_factory=dict)
+    trials: dict[str, Measured] = field(default_factory=dict)
 
 
 def ggml_moves(plan: Plan) -> tuple[Move, ...]:
@@ -47,6 +48,10 @@ def in_ggml_names(record: Record, moves: Iterable[Move]) -> Tables:
     found = Tables()
     for layer, (total, tokens) in record.influences.items():
         found.influences[f"blk.{layer}"] = Measured(np.array([[total]], np.float32), np.array([tokens], np.int64))
+    for name, one in record.trials.items():
+        if one.predicted:  # where no row fits a type, there was no trial
+            sums = np.array([[one.predicted * one.windows, one.measured]], np.float32)
+            found.trials[name] = Measured(sums, np.array([one.windows], np.int64))
     stored = {name for name, _ in record.sums}
     for move in moves:
         if len(move.shape) < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,9 +53,19 @@ def rounded_inputs(x: Any, gradients: Any, weight: Any) -> list[float]:
     return found
 
 
+@dataclass(slots=True)
+class Tried:
+    """Divergence in nats for each token: what is predicted, and what is measured of `windows` windows, summed up."""
+
+    predicted: float = 0.0
+    measured: float = 0.0
+    windows: int = 0
+
+
 class Record:
     """sums: by the name of a tensor of the plan and its matrix. lookups: of embeddings, likewise (rows are counts).
     influences: by the number of a layer, Σ 1 - cos of what goes into it and what comes out, and over how many tokens.
+    trials: what `requant.calibration.trials` has found, by name.
 
     outer: where whole squares of inputs are summed up, too, if they are.
     """
@@ -65,6 +75,7 @@ class Record:
         self.sums: dict[Key, Sums] = {}
         self.lookups: dict[str, Sums] = {}
         self.influences: dict[int, tuple[float, int]] = {}
+        self.trials: dict[str, Tried] = {}
 
     def matrices(self, parameter: str) -> Mapping[Piece, Sums]:
         """Room for every matrix of a parameter."""
@@ -98,15 +109,22 @@ class Recording(TorchFunctionMode):
     inputs: squared inputs are summed up. gradients: so are squared gradients at outputs, once they flow back.
     lookups: what embeddings look up is recorded, too. Tables that are not filled work all the same: rows of an
     embedding are made when they are looked up, and a head ends the evaluation by `HeadReached` once its inputs are
-    recorded.
+    recorded. looked_up: is given the name of a table and what was looked up in it, [1, tokens, columns], to change it.
     """
 
     def __init__(
-        self, record: Record, places: Mapping[int, str], *, inputs: bool, gradients: bool, lookups: bool = True
+        self,
+        record: Record,
+        places: Mapping[int, str],
+        *,
+        inputs: bool,
+        gradients: bool,
+        lookups: bool = True,
+        looked_up: Callable[[str, Any], None] | None = None,
     ) -> None:
         super().__init__()
         self._record, self._places, self._inputs, self._gradients = record, places, inputs, gradients
-        self._lookups = lookups
+        self._lookups, self._looked_up = lookups, looked_up
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every call of torch comes through here."""
@@ -118,6 +136,8 @@ class Recording(TorchFunctionMode):
         name = table or self._places.get(weight.untyped_storage().data_ptr())
         if func is functional.embedding:
             out = func(*args, **kwargs) if table is None else self._record.skeleton.rows(table, given)
+            if table is not None and self._looked_up is not None:
+                self._looked_up(self._record.skeleton.pieces[table][0].name, out)
             return self._lookup(name, given, out) if name is not None and self._lookups else out
         if table is not None:
             self._product(table, weight, given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +36,10 @@ class Piece:
     matrix: int
     start: int
     stop: int
+
+
+#: Is given pieces, and the matrices [matrices, rows, columns] that they lie in.
+Change = Callable[[Iterable[Piece], NDArray[np.float32]], None]
 
 
 class Skeleton:
@@ -118,8 +122,11 @@ class Skeleton:
         return tuple(found)
 
     @contextmanager
-    def filled(self, *prefixes: str) -> Iterator[dict[int, str]]:
-        """The parameters whose names begin with a prefix have their values within; their storage -> their name."""
+    def filled(self, *prefixes: str, change: Change | None = None) -> Iterator[dict[int, str]]:
+        """The parameters whose names begin with a prefix have their values within; their storage -> their name.
+
+        change: is given the matrices of each, and what they are made of, and may change them.
+        """
         import torch
 
         places: dict[int, str] = {}
@@ -127,7 +134,10 @@ class Skeleton:
         for name, parameter in self._meta.items():
             if not name.startswith(prefixes):
                 continue
-            values = torch.from_numpy(self._values(name, tuple(parameter.shape)))
+            made = self._values(name, tuple(parameter.shape))
+            if change is not None and made.ndim > 1:
+                change(self.pieces[name], made.reshape(-1, *made.shape[-2:]))
+            values = torch.from_numpy(made)
             places[values.untyped_storage().data_ptr()] = name
             filled = torch.nn.Parameter(values, requires_grad=False)
             for module in self.model.modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from requant.allocation import Knapsack, Option
 from requant.divergence import Losses, check_statistics, losses_of
 from requant.encodings import Encoding
 from requant.errors import PlanError
+from requant.expected import expected_of, predicted_of
 from requant.feedback import Smoothing
 from requant.importance import Importance
 from requant.operations.allocable import Kind
@@ -123,10 +124,12 @@ class Choices:
                     "statistics without gradients predict no divergence that a target could be",
                     hint="requant calibrate --gradients; or --target-bpw",
                 )
-            chosen = self.knapsack.reaching(target.divergence)
+            found = self.question.statistics
+            asked = predicted_of(target.divergence, found)
+            chosen = self.knapsack.reaching(asked, lambda loss: expected_of(loss, found))
         else:
             chosen = self.knapsack.within(self._budget(target))
-        expected = sum(option.loss for option in chosen) if self.has_gradients else None
+        expected = self.expected(chosen) if self.has_gradients else None
         return Allocation(tuple((n, o.encoding) for n, o in zip(self.names, chosen, strict=True)), expected)
 
     def _budget(self, target: Target) -> int:
@@ -138,7 +141,7 @@ class Choices:
         return int(target.bits * self.before.weights / 8) - others
 
     def of(self, plan: Plan) -> tuple[int, float] | None:
-        """(bytes of all files, loss) of another plan for the model; None where it has a type that was not tried."""
+        """(bytes of all files, divergence) of another plan; None where it has a type that was not tried."""
         encodings = {step.target.name: step.target.encoding for step in plan.steps}
         found = [
             next((option for option in one if option.encoding == encodings[name]), None)
@@ -147,11 +150,16 @@ class Choices:
         known = [option for option in found if option is not None]
         if len(known) < len(found):
             return None
-        return plan.layout.nbytes, sum(option.loss for option in known)
+        return plan.layout.nbytes, self.expected(known)
+
+    def expected(self, chosen: Iterable[Option]) -> float:
+        """The divergence of these together, as trials have it."""
+        return expected_of(sum(option.loss for option in chosen), self.question.statistics)
 
     def frontier(self) -> list[tuple[int, float]]:
-        """(bytes of all files, loss) of the best there are, from small to large."""
-        return [(self.fixed + nbytes, loss) for nbytes, loss in self.knapsack.frontier()]
+        """(bytes of all files, divergence) of the best there are, from small to large."""
+        statistics = self.question.statistics
+        return [(self.fixed + nbytes, expected_of(loss, statistics)) for nbytes, loss in self.knapsack.frontier()]
 
     @cached_property
     def knapsack(self) -> Knapsack:

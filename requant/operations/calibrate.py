@@ -81,6 +81,7 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
     )
     from requant.calibration.outer import Outer
     from requant.calibration.skeleton import Skeleton
+    from requant.calibration.trials import TRIALS
 
     moves = ggml_moves(plan)
     with _folder_of(request) as folder:
@@ -92,7 +93,8 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         outer = None if request.hessians is None else Outer(request.hessians / "hessians")
         kept = None
         if request.work is not None:
-            kept = Kept(request.work, key_of(plan.steps, windows, graded, request.seed, "torch"))
+            key = key_of(plan.steps, windows, graded, request.seed, "torch")
+            kept = Kept(request.work, {**key, "set of trials": str(TRIALS)})
         layers = Layerwise(skeleton, windows, folder, request.seed, outer, kept)
         layers.run(graded, progress)
     tables = in_ggml_names(layers.record, moves)
@@ -108,6 +110,7 @@ def calibrate(plan: Plan, request: Request, progress: Progress = lambda stage, f
         tables.weighted,
         tables.noise,
         tables.influences,
+        tables.trials,
     )
     check_finite(found)
     return found
