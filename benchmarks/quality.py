@@ -5,8 +5,8 @@
 FOLDER receives the stand-in of `standin.py`, statistics, and three GGUFs for each mix: the mix, with an importance
 matrix of the same tokens, and two of no more bytes with types that are chosen, one of them with inputs smoothed
 (`--smooth`); with `--feedback` a fourth, with error feedback besides. All are measured in llama.cpp against the model
-in F32, on tokens that the statistics have not seen, half of them of the web (c4) and half of Wikipedia: both texts are
-in PyPI's exllamav2 (MIT), under conversion/standard_cal_data. What is there already is not made or measured again.
+in F32, on windows that lie between those of the statistics, of the web (c4) and of Wikipedia: both texts are in
+PyPI's exllamav2 (MIT), under conversion/standard_cal_data. What is there already is not made or measured again.
 
 `--model SOURCE.gguf` measures another model, which is then the reference, too. On a busy machine OMP_NUM_THREADS=1
 spares much time: torch's threads spin while they wait for one that does not run.
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ def texts(folder: Path) -> dict[str, str]:
         return {name: wheel.read(path).decode() for name, path in names.items()}
 
 
+def letters(folder: Path) -> int:
+    """Of each text from its beginning, of which statistics are."""
+    return min(len(one) for one in texts(folder).values()) - HELD_OUT
+
+
 def prepared(folder: Path, model: Path | None, tokens: int, *, hessians: bool) -> tuple[Path, Path]:
     """The model as a GGUF, and statistics of it."""
     source, stats = model or folder / "standin.gguf", folder / "stats.gguf"
@@ -74,7 +80,7 @@ def prepared(folder: Path, model: Path | None, tokens: int, *, hessians: bool) -
         for name, text in texts(folder).items():
             path = folder / f"{name}.txt"
             # as much of each, so that tokens spread over all of it are half of each kind
-            path.write_text(text[: min(len(one) for one in texts(folder).values()) - HELD_OUT], "utf-8")
+            path.write_text(text[: letters(folder)], "utf-8")
             given += ["--text", path]
         began = time.perf_counter()
         words = ["--tokens", tokens, "--gradients", *(["--hessians"] if hessians else [])]
@@ -109,20 +115,36 @@ def made(folder: Path, source: Path, stats: Path, mix: str, ways: dict[str, list
 
 
 def held_out(folder: Path, llama: LlamaCpp, tokens: int) -> list[Window]:
-    """Windows of both texts by turns, as many of each, spread over all that is held out: neighbours are of one page."""
+    """Windows of both texts by turns, as many of each."""
     number = -(-tokens // (len(TEXTS) * SCORED))
-    each = []
-    for text in texts(folder).values():
-        found = windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, None, None)
-        each.append([found[n] for n in np.linspace(0, len(found) - 1, number).round().astype(int)])
+    each = [windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, number, None) for text in texts(folder).values()]
     return [Window(window.tokens, 0) for pair in zip(*each, strict=True) for window in pair]
 
 
-def measured(folder: Path, source: Path, paths: list[Path], tokens: int, workers: int) -> dict[Path, Comparison]:
-    """Every file beside the source; those that were measured before are read."""
+def between(folder: Path, llama: LlamaCpp, tokens: int, read: int) -> list[Window]:
+    """Windows in the middle between two of the `read` ones that statistics are of, and of none of them.
+
+    What a prediction is compared with has to be of the same kind of text. The ends of these are not: in those of wiki
+    are lists of species, which any model tells better.
+    """
+    said = "".join(text[: letters(folder)] for text in texts(folder).values())
+    found = windows(llama.tokenize(said), WINDOW, None, None)
+    known = np.linspace(0, len(found) - 1, read).round().astype(int).tolist()  # as `requant calibrate` has it
+    middles = [(a + b) // 2 for a, b in pairwise(known) if b - a > 1]
+    number = -(-tokens // SCORED)
+    if len(middles) < number:
+        raise SystemExit(f"{read} windows leave {len(middles)} between them, and {number} are to be measured")
+    return [Window(found[middles[n]].tokens, 0) for n in np.linspace(0, len(middles) - 1, number).round().astype(int)]
+
+
+def measured(
+    folder: Path, source: Path, paths: list[Path], tokens: int, workers: int, read: int | None = None
+) -> dict[Path, Comparison]:
+    """Every file beside the source; those that were measured before are read. read: windows that statistics are of;
+    what is measured lies between them, or else at the ends of both texts."""
     kept = {path: path.with_suffix(f".{tokens}.npz") for path in paths}
     new = [path for path in paths if not kept[path].exists()]
-    for path, found in zip(new, measured_now(folder, source, new, tokens, workers) if new else [], strict=True):
+    for path, found in zip(new, measured_now(folder, source, new, tokens, workers, read) if new else [], strict=True):
         costs, expected = np.concatenate(found.model.costs), np.concatenate(found.reference.costs)
         np.savez(kept[path], kl=found.kl, agreed=np.concatenate(found.agreed), costs=costs, expected=expected)
     return {path: read(kept[path]) for path in paths}
@@ -135,14 +157,18 @@ def read(path: Path) -> Comparison:
         return Comparison(model, reference, [said["kl"]], [said["agreed"]])
 
 
-def measured_now(folder: Path, source: Path, models: list[Path], tokens: int, workers: int) -> list[Comparison]:
+def measured_now(
+    folder: Path, source: Path, models: list[Path], tokens: int, workers: int, read: int | None
+) -> list[Comparison]:
     """Token by token in lockstep; each worker has all models, and takes its windows."""
 
     def of_windows(worker: int) -> list[list[Comparison]]:
         with ExitStack() as stack:
             llamas = [stack.enter_context(LlamaCpp(path, n_ctx=WINDOW, threads=1)) for path in (source, *models)]
             found = []
-            for window in held_out(folder, llamas[0], tokens)[worker::workers]:
+            ends = read is None
+            chosen = held_out(folder, llamas[0], tokens) if ends else between(folder, llamas[0], tokens, read)
+            for window in chosen[worker::workers]:
                 found.append([Comparison() for _ in models])
                 for (truth, *logits), targets in scored_blocks(llamas, [window]):
                     for comparison, one in zip(found[-1], logits, strict=True):
@@ -216,10 +242,10 @@ def main() -> None:
     ways = {way: [*more, *types] for way, more in {**WAYS, **(FEEDBACK if words.feedback else {})}.items()}
     rows = [row for mix in words.mixes.split(",") for row in made(words.folder, source, stats, mix, ways)]
     mixes = mix_prediction(source, stats, types)
-    began = time.perf_counter()
-    found = measured(words.folder, source, [row.path for row in rows], words.held_out, words.workers)
+    began, read = time.perf_counter(), words.tokens // WINDOW
+    found = measured(words.folder, source, [row.path for row in rows], words.held_out, words.workers, read)
     tokens = found[rows[0].path].model.count
-    print(f"{tokens} tokens held out, half c4, half wiki; measured in {time.perf_counter() - began:.0f} s\n")
+    print(f"{tokens} tokens held out, of c4 and wiki; measured in {time.perf_counter() - began:.0f} s\n")
     print("\n".join(table(rows, found, mixes)))
 
 

@@ -73,7 +73,7 @@ class Trial:
         before, codec = values.copy(), codec_for(encoding)
         codec.encode(before, stored, 0, importance)
         codec.decode(stored, values)
-        return np.square(values - before, dtype=np.float32)
+        return np.asarray(np.square(values - before))
 
     def _encoding(self, columns: int) -> Encoding | None:
         return next((BLOCKS[one] for one in TRIALS[self.name] if columns % BLOCKS[one].values == 0), None)
