@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--mixes", default="Q4_K_M,Q3_K_M,Q5_K_M,IQ2_M")
     parser.add_argument("--types", help="that may be chosen; fewer take less time to try")
     parser.add_argument("--feedback", action="store_true")
+    parser.add_argument("--ends", action="store_true", help="measure at the ends of both texts, which are easier")
     parser.add_argument("--workers", type=int, default=2)
     words = parser.parse_args()
     words.folder.mkdir(parents=True, exist_ok=True)
@@ -242,7 +243,7 @@ def main() -> None:
     ways = {way: [*more, *types] for way, more in {**WAYS, **(FEEDBACK if words.feedback else {})}.items()}
     rows = [row for mix in words.mixes.split(",") for row in made(words.folder, source, stats, mix, ways)]
     mixes = mix_prediction(source, stats, types)
-    began, read = time.perf_counter(), words.tokens // WINDOW
+    began, read = time.perf_counter(), None if words.ends else words.tokens // WINDOW
     found = measured(words.folder, source, [row.path for row in rows], words.held_out, words.workers, read)
     tokens = found[rows[0].path].model.count
     print(f"{tokens} tokens held out, of c4 and wiki; measured in {time.perf_counter() - began:.0f} s\n")

@@ -54,9 +54,7 @@ _SHOWN: Final = 16
 )
 @click.option("--tokens", type=click.IntRange(1), help="Read at most so many, spread over the text.")
 @click.option("--ctx", type=click.IntRange(32, 1 << 20), default=512, show_default=True, help="Tokens of a window.")
-@click.option(
-    "--gradients", is_flag=True, help="Measure how much each output matters, too: about three times the work."
-)
+@click.option("--gradients", is_flag=True, help="Measure how much each output matters, too: several times the work.")
 @click.option(
     "--gradient-tokens", type=click.IntRange(1), help="With --gradients: of at most so many tokens. [default: 8192]"
 )
