@@ -121,30 +121,31 @@ def held_out(folder: Path, llama: LlamaCpp, tokens: int) -> list[Window]:
     return [Window(window.tokens, 0) for pair in zip(*each, strict=True) for window in pair]
 
 
-def between(folder: Path, llama: LlamaCpp, tokens: int, read: int) -> list[Window]:
-    """Windows in the middle between two of the `read` ones that statistics are of, and of none of them.
+def between(folder: Path, llama: LlamaCpp, tokens: int, known: int) -> list[Window]:
+    """Windows in the middle between two of the `known` ones, which statistics are of.
 
     What a prediction is compared with has to be of the same kind of text. The ends of these are not: in those of wiki
     are lists of species, which any model tells better.
     """
     said = "".join(text[: letters(folder)] for text in texts(folder).values())
     found = windows(llama.tokenize(said), WINDOW, None, None)
-    known = np.linspace(0, len(found) - 1, read).round().astype(int).tolist()  # as `requant calibrate` has it
-    middles = [(a + b) // 2 for a, b in pairwise(known) if b - a > 1]
+    taken = np.linspace(0, len(found) - 1, known).round().astype(int).tolist()  # as `requant calibrate` has it
+    middles = [(a + b) // 2 for a, b in pairwise(taken) if b - a > 1]
     number = -(-tokens // SCORED)
     if len(middles) < number:
-        raise SystemExit(f"{read} windows leave {len(middles)} between them, and {number} are to be measured")
+        raise SystemExit(f"{known} windows leave {len(middles)} between them, and {number} are to be measured")
     return [Window(found[middles[n]].tokens, 0) for n in np.linspace(0, len(middles) - 1, number).round().astype(int)]
 
 
 def measured(
-    folder: Path, source: Path, paths: list[Path], tokens: int, workers: int, read: int | None = None
+    folder: Path, source: Path, paths: list[Path], tokens: int, workers: int, known: int | None = None
 ) -> dict[Path, Comparison]:
-    """Every file beside the source; those that were measured before are read. read: windows that statistics are of;
+    """Every file beside the source; those that were measured before are read. known: windows that statistics are of;
     what is measured lies between them, or else at the ends of both texts."""
-    kept = {path: path.with_suffix(f".{tokens}.npz") for path in paths}
+    where = "ends" if known is None else f"between-{known}"
+    kept = {path: path.with_suffix(f".{tokens}-{where}.npz") for path in paths}
     new = [path for path in paths if not kept[path].exists()]
-    for path, found in zip(new, measured_now(folder, source, new, tokens, workers, read) if new else [], strict=True):
+    for path, found in zip(new, measured_now(folder, source, new, tokens, workers, known) if new else [], strict=True):
         costs, expected = np.concatenate(found.model.costs), np.concatenate(found.reference.costs)
         np.savez(kept[path], kl=found.kl, agreed=np.concatenate(found.agreed), costs=costs, expected=expected)
     return {path: read(kept[path]) for path in paths}
@@ -158,7 +159,7 @@ def read(path: Path) -> Comparison:
 
 
 def measured_now(
-    folder: Path, source: Path, models: list[Path], tokens: int, workers: int, read: int | None
+    folder: Path, source: Path, models: list[Path], tokens: int, workers: int, known: int | None
 ) -> list[Comparison]:
     """Token by token in lockstep; each worker has all models, and takes its windows."""
 
@@ -166,8 +167,8 @@ def measured_now(
         with ExitStack() as stack:
             llamas = [stack.enter_context(LlamaCpp(path, n_ctx=WINDOW, threads=1)) for path in (source, *models)]
             found = []
-            ends = read is None
-            chosen = held_out(folder, llamas[0], tokens) if ends else between(folder, llamas[0], tokens, read)
+            ends = known is None
+            chosen = held_out(folder, llamas[0], tokens) if ends else between(folder, llamas[0], tokens, known)
             for window in chosen[worker::workers]:
                 found.append([Comparison() for _ in models])
                 for (truth, *logits), targets in scored_blocks(llamas, [window]):
@@ -243,8 +244,8 @@ def main() -> None:
     ways = {way: [*more, *types] for way, more in {**WAYS, **(FEEDBACK if words.feedback else {})}.items()}
     rows = [row for mix in words.mixes.split(",") for row in made(words.folder, source, stats, mix, ways)]
     mixes = mix_prediction(source, stats, types)
-    began, read = time.perf_counter(), None if words.ends else words.tokens // WINDOW
-    found = measured(words.folder, source, [row.path for row in rows], words.held_out, words.workers, read)
+    began, known = time.perf_counter(), None if words.ends else words.tokens // WINDOW
+    found = measured(words.folder, source, [row.path for row in rows], words.held_out, words.workers, known)
     tokens = found[rows[0].path].model.count
     print(f"{tokens} tokens held out, of c4 and wiki; measured in {time.perf_counter() - began:.0f} s\n")
     print("\n".join(table(rows, found, mixes)))
