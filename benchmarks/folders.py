@@ -1,16 +1,18 @@
-"""Whole GPTQ folders beside GPTQModel's and llm-compressor's: divergence, and time for each layer.
+"""Whole quantized folders beside GPTQModel's and llm-compressor's: divergence, and time for each layer.
 
-    python -P benchmarks/folders.py FOLDER MODEL --text C4.txt --held-out WIKI.txt [--layers 3] [--tokens 8192]
-        [--group 128] [--threads 1] [--llm-compressor PYTHON]
+    python -P benchmarks/folders.py FOLDER MODEL --text C4.txt --held-out WIKI.txt [--to GPTQ-4-128] [--layers 3]
+        [--tokens 8192] [--threads 1] [--llm-compressor PYTHON]
 
 MODEL is a Hugging Face folder in F32, of which the first layers are kept; all are given the same windows of 512 tokens
-of C4.txt, and quantize all layers but embedding and head to 4 bits in groups, symmetric, with a damping of 0.05,
-columns as they lie (llm-compressor: by falling activation, its default). transformers loads every folder and runs it
-in F16 with the kernels that it has for it; divergence is that of its predictions from those of MODEL's first layers in
-F32, on 4,096 tokens of WIKI.txt. Time is of processors, for peers without loading and saving, for requant of whole
-commands, the calibration too. GPTQModel is that of tests/consumers.txt; PYTHON is of an environment with llmcompressor,
-which writes folders of compressed-tensors. FOLDER keeps everything; what is there already is not made again. (-P: a
-module beside this one has the name of one that transformers imports.)
+of C4.txt, and quantize all layers but embedding and head as `--to` says: to GPTQ (symmetric; columns as they lie,
+llm-compressor's by falling activation, its default), to AWQ, or, beside llm-compressor's GPTQ alone, to W8A8, FP8,
+NVFP4 or MXFP4, all with a damping of 0.05. transformers loads every folder and runs it in F16 (4-bit floats: BF16) with
+the kernels that it has for it; divergence is that of its predictions from those of MODEL's first layers in F32, on
+4,096 tokens of WIKI.txt. Time is of processors, for peers without loading and saving, for requant of whole commands,
+the calibration too. GPTQModel is that of tests/consumers.txt; PYTHON is of an environment with llmcompressor, which
+writes folders of compressed-tensors.
+FOLDER keeps everything; what is there already is not made again. (-P: a module beside this one has the name of one that
+transformers imports.)
 """
 
 from __future__ import annotations
@@ -32,8 +34,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 WINDOW, HELD_OUT = 512, 4096
 REQUANT = [sys.executable, "-m", "requant"]
-#: What requant is asked for besides.
-OURS = {"requant, mse": [], "requant, minmax": ["--scales", "minmax"]}
+#: What requant is asked for besides, by recipe.
+OURS = {
+    "GPTQ": {"requant": [], "requant, minmax": ["--scales", "minmax"], "requant, static": ["--act-order", "static"]},
+    "AWQ": {"requant": ["--smooth"], "requant, feedback": ["--smooth", "--feedback"]},
+}
+#: What transformers multiplies in: F16, but where compressed-tensors unpacks weights as BF16.
+DTYPES = {"NVFP4": torch.bfloat16, "MXFP4": torch.bfloat16}
+OURS_OF_OTHERS = {
+    "requant, nearest": ["--no-feedback"],
+    "requant": ["--feedback"],
+    "requant, static": ["--feedback", "--act-order", "static"],
+}
 
 
 def seconds(*words: object) -> float:
@@ -54,12 +66,12 @@ def once(path: Path, *words: object) -> float:
     return float(told.read_text())
 
 
-def by_peer(python: str, library: str, folder: Path, group: int) -> float:
+def by_peer(python: str, library: str, folder: Path, recipe: str) -> float:
     """Processor seconds of a peer's quantizing."""
-    made, told = folder / library, folder / f"{library}.seconds"
+    made, told = folder / f"{recipe}-{library}", folder / f"{recipe}-{library}.seconds"
     if not told.exists():
         script = Path(__file__).with_name("peers_quantize.py")
-        words = [python, "-P", script, library, group, folder / "dense", made, folder / "windows.npy"]
+        words = [python, "-P", script, library, recipe, folder / "dense", made, folder / "windows.npy"]
         more = {"GPTQMODEL_CPU_WORKERS": "2"}  # it stops on two processors with fewer
         done = subprocess.run(
             [*map(str, words)], capture_output=True, text=True, check=False, cwd=folder, env=os.environ | more
@@ -111,9 +123,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True)
+    parser.add_argument("--to", default="GPTQ-4-128")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8192)
-    parser.add_argument("--group", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--llm-compressor")
     words = parser.parse_args()
@@ -125,18 +137,20 @@ def main() -> None:
     reading = ["--text", folder / "text.txt", "--tokens", words.tokens, "--hessians", "--force", "--quiet"]
     calibrating = once(stats, *REQUANT, "calibrate", dense, "-o", stats, *reading)
     reference = list(log_probabilities(dense, held_out, torch.float32))
-    print(f"{words.layers} layers, {words.tokens} tokens, groups of {words.group}; KL on {held_out.numel()} others")
+    recipe, method = words.to, words.to.split("-")[0]
+    print(f"{recipe}: {words.layers} layers, {words.tokens} tokens; KL on {held_out.numel()} others")
     made: dict[str, tuple[Path, float]] = {}
-    for name, more in OURS.items():
-        path = folder / name.replace(", ", "-")
-        how = ["--to", f"GPTQ-4-{words.group}", "--stats", stats, *more, "--force", "--quiet"]
+    for name, more in OURS.get(method, OURS_OF_OTHERS).items():
+        path = folder / f"{recipe}-{name.replace(', ', '-')}"
+        how = ["--to", recipe, "--stats", stats, *more, "--force", "--quiet"]
         made[name] = path, calibrating + once(path, *REQUANT, "convert", dense, path, *how)
     for library, python in {"gptqmodel": sys.executable, "llmcompressor": words.llm_compressor}.items():
-        if python is not None:
-            made[library] = folder / library, by_peer(python, library, folder, words.group)
+        if python is not None and (library != "gptqmodel" or method in OURS):
+            made[library] = folder / f"{recipe}-{library}", by_peer(python, library, folder, recipe)
+    dtype = DTYPES.get(recipe, torch.float16)
     for name, (path, processor) in made.items():
-        mean, error = divergence(reference, log_probabilities(path, held_out, torch.float16))
-        print(f"{name:16} KL {mean:.4f} ± {error:.4f}  {processor / words.layers:7.2f} s a layer", flush=True)
+        mean, error = divergence(reference, log_probabilities(path, held_out, dtype))
+        print(f"{name:18} KL {mean:.4f} ± {error:.4f}  {processor / words.layers:7.2f} s a layer", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What `benchmarks/folders.py` runs in a peer's environment: it quantizes a whole folder to 4 bits by GPTQ, symmetric.
+"""What `benchmarks/folders.py` runs in a peer's environment: it quantizes a whole folder.
 
-    python -P peers_quantize.py LIBRARY GROUP SOURCE DESTINATION WINDOWS.npy
+    python -P peers_quantize.py LIBRARY RECIPE SOURCE DESTINATION WINDOWS.npy
 
-LIBRARY is gptqmodel or llmcompressor; WINDOWS holds tokens [windows, tokens]. Prints as JSON the seconds and processor
-seconds of quantizing, without loading and saving.
+LIBRARY is gptqmodel or llmcompressor, RECIPE what requant is asked for: GPTQ-4-128 (symmetric), AWQ-4-128 (with zeros),
+or, of llm-compressor's GPTQ, W8A8, FP8, NVFP4 or MXFP4. WINDOWS holds tokens [windows, tokens]. Prints as JSON the
+seconds and processor seconds of quantizing, without loading and saving.
 """
 
 import json
@@ -21,19 +22,20 @@ def clocks():
     return time.perf_counter(), time.process_time()
 
 
-def by_gptqmodel(group, source, destination, windows):
-    """With scales from a group's range, columns as they lie."""
+#: requant's names, and compressed-tensors'.
+SCHEMES = {"W8A8": "W8A8", "FP8": "FP8_DYNAMIC", "NVFP4": "NVFP4A16", "MXFP4": "MXFP4A16"}
+
+
+def by_gptqmodel(recipe, source, destination, windows):
+    """With scales from a group's range, columns as they lie; AWQ in its own way."""
     from gptqmodel import GPTQModel, QuantizeConfig
 
-    how = QuantizeConfig(
-        bits=4,
-        group_size=group,
-        desc_act=False,
-        act_group_aware=False,
-        damp_percent=DAMPING,
-        sym=True,
-        offload_to_disk=False,
-    )
+    method, bits, group = recipe.split("-")
+    if method == "AWQ":
+        more = {"method": "awq", "format": "gemm", "sym": False}
+    else:
+        more = {"desc_act": False, "act_group_aware": False, "damp_percent": DAMPING, "sym": True}
+    how = QuantizeConfig(bits=int(bits), group_size=int(group), offload_to_disk=False, **more)
     model = GPTQModel.load(source, how, device="cpu")
     given = [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in windows]
     began = clocks()
@@ -43,34 +45,48 @@ def by_gptqmodel(group, source, destination, windows):
     return began, ended
 
 
-def by_llmcompressor(group, source, destination, windows):
-    """As compressed-tensors."""
+def recipe_of_llmcompressor(recipe):
+    """Its modifiers."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    rest = {"ignore": ["lm_head"]}
+    if recipe in SCHEMES:
+        return [GPTQModifier(targets=["Linear"], scheme=SCHEMES[recipe], dampening_frac=DAMPING, **rest)]
+    method, bits, group = recipe.split("-")
+    size = {"num_bits": int(bits), "strategy": "group", "group_size": int(group)}
+    weights = QuantizationArgs(symmetric=method == "GPTQ", **size)
+    groups = {"config_groups": {"group_0": QuantizationScheme(targets=["Linear"], weights=weights)}}
+    if method == "AWQ":
+        return [AWQModifier(), QuantizationModifier(**groups, **rest)]
+    return [GPTQModifier(dampening_frac=DAMPING, **groups, **rest)]
+
+
+def by_llmcompressor(recipe, source, destination, windows):
+    """As compressed-tensors; what has zero points as plain numbers, for transformers 5.23 loads no packed ones."""
     from datasets import Dataset
     from llmcompressor import oneshot
-    from llmcompressor.modifiers.gptq import GPTQModifier
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    weights = QuantizationArgs(num_bits=4, symmetric=True, strategy="group", group_size=group)
-    groups = {"group_0": QuantizationScheme(targets=["Linear"], weights=weights)}
-    recipe = [GPTQModifier(config_groups=groups, ignore=["lm_head"], dampening_frac=DAMPING)]
     rows = Dataset.from_dict({"input_ids": windows.tolist(), "attention_mask": torch.ones_like(windows).tolist()})
     size = {"max_seq_length": windows.shape[1], "num_calibration_samples": len(windows)}
     began = clocks()
-    oneshot(model=model, dataset=rows, recipe=recipe, **size)
+    oneshot(model=model, dataset=rows, recipe=recipe_of_llmcompressor(recipe), **size)
     ended = clocks()
-    model.save_pretrained(destination, save_compressed=True)
+    model.save_pretrained(destination, save_compressed=not recipe.startswith("AWQ"))
     AutoTokenizer.from_pretrained(source).save_pretrained(destination)
     return began, ended
 
 
 def main() -> None:
     """Quantize and tell."""
-    library, group, source, destination, path = sys.argv[1:]
+    library, recipe, source, destination, path = sys.argv[1:]
     windows = torch.from_numpy(np.load(path))
     run = {"gptqmodel": by_gptqmodel, "llmcompressor": by_llmcompressor}[library]
-    began, ended = run(int(group), source, destination, windows)
+    began, ended = run(recipe, source, destination, windows)
     print("\n" + json.dumps([end - start for start, end in zip(began, ended, strict=True)]))
 
 
