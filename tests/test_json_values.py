@@ -213,7 +213,7 @@ ELSEWHERE = {
     "requant/ollama/sandbox.py",
     "requant/operations/calibrate.py",  # what lies in the package
     "requant/run_journal.py",  # what we have written ourselves, with a checksum
-    "requant/calibration/kept.py",  # likewise; whatever is wrong with it is told
+    "requant/calibration/resuming.py",  # likewise; whatever is wrong with it is told
     "requant/torch/modules.py",  # what transformers says in this process
     "cli/merge_recipe.py",  # what the user writes after --param
 }
