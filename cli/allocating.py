@@ -63,7 +63,7 @@ class AllocationOptions:
         from requant.operations.allocable import type_named
         from requant.operations.allocate import Target
 
-        nbytes = outputs.cut(self.target_size, None, "--target-size").shard_bytes if self.target_size else None
+        nbytes = outputs.size_of(self.target_size, "--target-size") if self.target_size else None
         names = tuple(type_named(word) for word in self.types.split(",")) if self.types else ()
         least = tuple(_least(text) for text in self.min_types)
         return Target(nbytes, self.target_bpw, self.target_kl, names, least, self.keep)

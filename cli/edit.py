@@ -111,7 +111,7 @@ def edit(
 def _room(reserve: str | None) -> int:
     if reserve is None:
         return 0
-    size = outputs.cut(reserve, None, "--reserve").shard_bytes or 0
+    size = outputs.size_of(reserve, "--reserve")
     if size > 32 << 20:
         raise click.BadParameter("more than 32 MiB of room", param_hint="--reserve")
     return size

@@ -84,9 +84,6 @@ def with_graft(passes: Sequence[Pass], values: Mapping[str, Node]) -> list[Pass]
     """The passes of a conversion with one more: before the first that looks at values, or makes steps of them."""
     names = [one.name for one in passes]
     measures = any(getattr(one, "scheme", None) is not None for one in passes)
-    at = (
-        names.index("names") + 1
-        if measures
-        else min(names.index(one) for one in ("smoothing", "steps") if one in names)
-    )
+    first = next(n for n, name in enumerate(names) if name in ("smoothing", "steps"))
+    at = names.index("names") + 1 if measures else first
     return [*passes[:at], Graft(values), *passes[at:]]
