@@ -27,9 +27,10 @@ ENDS = {"large", "huge", "largest numbers", "wide", "beyond halves", "far from z
 
 
 def beside(rng, x):
-    """Some units in the last place to either side, of some or all values."""
+    """Some units in the last place to either side, of some or all values that then are finite."""
     steps = rng.integers(-3, 4, x.shape, np.int32) * (rng.random(x.shape) < rng.choice([0.05, 0.5, 1]))
-    return np.where(x == 0, x, (x.view(np.int32) + steps.astype(np.int32)).view(np.float32))
+    moved = (x.view(np.int32) + steps.astype(np.int32)).view(np.float32)
+    return np.where((x != 0) & np.isfinite(moved), moved, x)
 
 
 def on_levels(rng, shape):
