@@ -4,7 +4,8 @@
                                [--against CHECKOUT]
 
 * the first conversion on a machine, with no kernel kept, beside the next one: SmolLM2 to Q4_K_M;
-* `requant inspect` of a GGUF with a vocabulary beside `python -c "import numpy"`;
+* `requant inspect` of a GGUF with a vocabulary beside `python -c "import numpy"`, and beside the same where numpy's
+  OpenBLAS starts no threads, which takes the processor as long as the rest of that import on some machines;
 * `requant --help` beside `python -c pass`;
 * with --against, help of commands, `inspect` and `convert --dry-run` of the model beside themselves in CHECKOUT, an
   older working tree of this repository, such as `git worktree add ../older a49be0b` makes.
@@ -93,9 +94,11 @@ def main() -> None:
             return lambda: processor_seconds([*requant, *words], **place)
 
         inspect = run(*requant, "inspect", folder / "vocabulary.gguf")
+        bare_numpy = run("env", "OPENBLAS_NUM_THREADS=1", python, "-c", "import numpy")
         rows = [
             race("first conversion, beside the next", first, lambda: processor_seconds(convert, **cache), asked.rounds),
             race("inspect, beside import numpy", inspect, run(python, "-c", "import numpy"), asked.rounds),
+            race("inspect, beside import numpy without threads", inspect, bare_numpy, asked.rounds),
             race("--help, beside python alone", run(*requant, "--help"), run(python, "-c", "pass"), asked.rounds),
         ]
         for name, words in asking(model).items() if asked.against else ():

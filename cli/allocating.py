@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli import options, outputs, paths
+from requant.cli import options, outputs, paths, writing
 from requant.cli.terminal import remark, say
 from requant.errors import PlanError
 
@@ -116,7 +116,7 @@ def question(wish: AllocationOptions, planner: Planner, recipe: str, overrides: 
     return Question(planner, recipe, overrides, wish.statistics(), kind, Cache(wish.stats))
 
 
-def plan_of_size(wish: AllocationOptions, asked: Question, how: options.RunOptions) -> Plan:
+def plan_of_size(wish: AllocationOptions, asked: Question, how: writing.RunOptions) -> Plan:
     """The types chosen, told, and written down if asked for."""
     from requant.cli.execution import measuring
     from requant.operations.allocate import plan_allocation
@@ -132,7 +132,7 @@ def plan_of_size(wish: AllocationOptions, asked: Question, how: options.RunOptio
     return plan
 
 
-def say_frontier(wish: AllocationOptions, asked: Question, how: options.RunOptions) -> None:
+def say_frontier(wish: AllocationOptions, asked: Question, how: writing.RunOptions) -> None:
     """KL against size, as a table, a document or a page."""
     from requant.cli.execution import measuring
     from requant.cli.frontier import document, page, text

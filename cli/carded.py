@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from requant.cards import NAME
-from requant.cli.options import CardOptions
-from requant.cli.options import words as typed
 from requant.cli.terminal import remark
+from requant.cli.writing import CardOptions
+from requant.cli.writing import words as typed
 from requant.errors import PlanError
 
 if TYPE_CHECKING:

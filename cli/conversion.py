@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from requant import formats
-from requant.cli import options
+from requant.cli import options, writing
 from requant.cli.allocating import (
     RECIPE,
     AllocationOptions,
@@ -56,13 +56,13 @@ class Asked:
     vocabulary: bool
     cut: LayoutOptions
     prune: tuple[int, ...]
-    gguf: options.GgufOptions
+    gguf: writing.GgufOptions
     wish: AllocationOptions
     correcting: FeedbackOptions
-    choices: options.Choices
-    card: options.CardOptions
+    choices: writing.Choices
+    card: writing.CardOptions
     stream: bool
-    how: options.RunOptions
+    how: writing.RunOptions
 
     @property
     def recipe(self) -> str | None:
@@ -130,7 +130,7 @@ def carry_out_conversion(asked: Asked) -> None:
 
     def planned(recipe: str | None, place: Path) -> Plan:
         plan = _plan(model, target, place, replace(request, recipe=recipe), how.quiet)
-        return options.beside(plan, asked.gguf.ollama, several=several)
+        return writing.beside(plan, asked.gguf.ollama, several=several)
 
     if not several:
         carry_out(cards.added_to(asked.recipe, planned(asked.recipe, destination)), how)
@@ -147,7 +147,7 @@ def _carry_out_wish(asked: Asked, wanted: Question, cards: Cards) -> None:
         say_frontier(asked.wish, wanted, asked.how)
         return
     plan = plan_of_size(asked.wish, wanted, asked.how)
-    carry_out(cards.added_to(wanted.recipe, options.beside(plan, asked.gguf.ollama)), asked.how)
+    carry_out(cards.added_to(wanted.recipe, writing.beside(plan, asked.gguf.ollama)), asked.how)
 
 
 def _destination(asked: Asked) -> Path:

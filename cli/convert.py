@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options, outputs, paths
+from requant.cli import outputs, paths, writing
 from requant.cli.allocating import AllocationOptions, allocation_options
 from requant.cli.correcting import FeedbackOptions, feedback_options
 
@@ -33,7 +33,7 @@ Examples:
 """
 
 
-class _Command(options.RoundingCommand):
+class _Command(writing.RoundingCommand):
     """With what `--to` takes at the end of its help, from the tables that it is read with."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -69,14 +69,14 @@ class _Command(options.RoundingCommand):
     help="The GGUF of what SOURCE sees or hears with: one folder of both.",
 )
 @outputs.no_vocab_option
-@options.prune_option
-@options.gguf_options
+@writing.prune_option
+@writing.gguf_options
 @allocation_options
 @feedback_options
-@options.rounding_options
-@options.card_options
-@options.stream_option
-@options.run_options
+@writing.rounding_options
+@writing.card_options
+@writing.stream_option
+@writing.run_options
 def convert(
     source: str,
     destination: Path | None,
@@ -90,13 +90,13 @@ def convert(
     with_mmproj: Path | None,
     no_vocab: bool,
     prune: tuple[int, ...],
-    gguf: options.GgufOptions,
+    gguf: writing.GgufOptions,
     wish: AllocationOptions,
     correcting: FeedbackOptions,
-    choices: options.Choices,
-    card: options.CardOptions,
+    choices: writing.Choices,
+    card: writing.CardOptions,
     stream: bool,
-    how: options.RunOptions,
+    how: writing.RunOptions,
 ) -> None:
     """Convert SOURCE to DESTINATION in one pass.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli import options
+from requant.cli import options, writing
 
 if TYPE_CHECKING:
     from requant.feedback import Feedback, Smoothing
@@ -77,7 +77,7 @@ class FeedbackOptions:
         return feedback.feedback_by(statistics, said)
 
 
-def statistics_of(stats: Path | None, choices: options.Choices) -> Statistics | None:
+def statistics_of(stats: Path | None, choices: writing.Choices) -> Statistics | None:
     """What --stats names, instead of an importance matrix."""
     if stats is None:
         return None

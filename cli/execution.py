@@ -12,11 +12,11 @@ from typing import Final
 from requant import system
 from requant.cards import NAME as CARD
 from requant.cli import interrupts
-from requant.cli.options import RunOptions
 from requant.cli.saying import failure, say_document
 from requant.cli.stages import byte_bar
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import remark, say, width
+from requant.cli.writing import RunOptions
 from requant.encodings.exactness import integers_of
 from requant.encodings.labels import short_label
 from requant.errors import PlanError

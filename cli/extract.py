@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options
+from requant.cli import options, writing
 from requant.errors import PlanError
 
 _EXAMPLES: Final = """\b
@@ -31,7 +31,7 @@ _PARTS: Final = ("tokenizer", "template", "config", "importance")
 @click.option("--template", is_flag=True, help="The chat template; into a folder, all of them.")
 @click.option("--config", is_flag=True, help="config.json; of a GGUF, as a conversion writes it.")
 @click.option("--importance", is_flag=True, help="Of an importance matrix: the means that quantizers heed.")
-@options.run_options
+@writing.run_options
 def extract(
     model: str,
     destination: Path,
@@ -41,7 +41,7 @@ def extract(
     template: bool,
     config: bool,
     importance: bool,
-    how: options.RunOptions,
+    how: writing.RunOptions,
 ) -> None:
     """Write a part of MODEL to DESTINATION: its tensors, unless an option names another part.
 
@@ -50,7 +50,7 @@ def extract(
     """
     from requant.cli.execution import carry_out
     from requant.cli.selection import chosen, model_or_imatrix
-    from requant.inspection.imatrix import is_imatrix
+    from requant.inspection.recognized import is_imatrix
     from requant.operations import extract as parts
 
     given = (tokenizer, template, config, importance)

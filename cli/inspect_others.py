@@ -10,7 +10,7 @@ from requant.cli.saying import say_document
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import say, warning, width
 from requant.errors import FormatError
-from requant.inspection.imatrix import is_imatrix
+from requant.inspection.recognized import is_imatrix
 from requant.ir import Json
 from requant.losses import pattern_of
 from requant.operations.inspect_folder import models_in

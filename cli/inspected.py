@@ -15,11 +15,9 @@ from requant.cli.stages import byte_bar
 from requant.cli.tensor_table import Order, Row, csv_text, ordered, tensor_table
 from requant.cli.terminal import remark, say
 from requant.errors import PlanError
-from requant.formats.gguf.outline import outlines
-from requant.inspection.imatrix import is_imatrix
+from requant.inspection.recognized import is_imatrix
 from requant.ir import Checkpoint, Naming, Tensor
 from requant.operations.inspect import Report, report
-from requant.operations.inspect_folder import is_model
 from requant.operations.running import Asked as Running
 from requant.printable import printable
 from requant.sources import check_unchanged
@@ -54,9 +52,12 @@ def tell(model: str, asked: Asked) -> None:
         check_page(asked.html)
     values = asked.values or order.needs_values
     path = located(model, asked.quiet, headers=not values)
-    if path.is_dir() and not is_model(path):
-        _tell_folder(path, asked, values=values)
-        return
+    if path.is_dir():
+        from requant.operations.inspect_folder import is_model
+
+        if not is_model(path):
+            _tell_folder(path, asked, values=values)
+            return
     told = _look(model, path, asked, order, values=values)
     _say(told, asked, order, values=values)
     if asked.html is not None:
@@ -177,6 +178,8 @@ def _metadata(checkpoint: Checkpoint[Tensor]) -> dict[str, object]:
     told["metadata"] = {key: plain(field.value) for key, field in checkpoint.metadata.items()}
     told["metadata_types"] = {key: field.kind for key, field in checkpoint.metadata.items()}
     if checkpoint.naming is Naming.GGML and checkpoint.opened:
+        from requant.formats.gguf.outline import outlines
+
         told["gguf"] = [one.to_json() for one in outlines(checkpoint)]
     return told
 

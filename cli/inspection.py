@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -12,7 +11,6 @@ from requant.cli.tables import count, size, table
 from requant.cli.terminal import warning, width
 from requant.errors import Error
 from requant.formats.gguf.arrays import Array
-from requant.formats.gguf.outline import outlines
 from requant.ir import PROJECTOR, Checkpoint, Json, Naming, Tensor, Typed
 from requant.operations.inspect import Report, Share
 from requant.printable import printable
@@ -218,6 +216,10 @@ def _layers(result: Report) -> str:
 
 def metadata_text(result: Report) -> str:
     """Every key, its type, and what it holds, shortened."""
+    import json
+
+    from requant.formats.gguf.outline import outlines
+
     checkpoint = result.checkpoint
     rows = [["key", "type", "value"]]
     rows += [[key, field.kind, _short(field)] for key, field in checkpoint.metadata.items()]
@@ -231,6 +233,8 @@ def metadata_text(result: Report) -> str:
 
 
 def _short(field: Typed) -> str:
+    import json
+
     value = field.value
     if isinstance(value, (bool, int, float)):
         return str(value)

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options
+from requant.cli import options, writing
 from requant.errors import PlanError
 
 _EXAMPLES: Final = """\b
@@ -20,8 +20,8 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
-@options.run_options
-def join(source: str, destination: Path, how: options.RunOptions) -> None:
+@writing.run_options
+def join(source: str, destination: Path, how: writing.RunOptions) -> None:
     """Make one file of SOURCE, a model in several; every tensor stays as it is.
 
     SOURCE is any of the files of a split GGUF, or a Hugging Face folder of shards. What was split by `split` or

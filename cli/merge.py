@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from requant.cli import options, outputs, values
+from requant.cli import options, outputs, values, writing
 from requant.merging.layers import MAPPINGS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ A recipe:
 """
 
 
-@click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
+@click.command(cls=writing.RoundingCommand, epilog=_EXAMPLES)
 @click.argument("sources", metavar="RECIPE.yaml | MODEL...", nargs=-1, required=True)
 @click.option("-o", "--output", "destination", required=True, type=click.Path(path_type=Path), help="What is written.")
 @click.option("--method", metavar="METHOD", help="Without a recipe: linear, slerp, ties, dare_ties, ...")
@@ -74,10 +74,10 @@ A recipe:
 @outputs.format_option
 @outputs.shard_size_option
 @outputs.no_vocab_option
-@options.gguf_options
-@options.rounding_options
-@options.stream_option
-@options.run_options
+@writing.gguf_options
+@writing.rounding_options
+@writing.stream_option
+@writing.run_options
 def merge(
     sources: tuple[str, ...],
     destination: Path,
@@ -89,10 +89,10 @@ def merge(
     format_name: str | None,
     max_shard_size: str | None,
     no_vocab: bool,
-    gguf: options.GgufOptions,
-    choices: options.Choices,
+    gguf: writing.GgufOptions,
+    choices: writing.Choices,
     stream: bool,
-    how: options.RunOptions,
+    how: writing.RunOptions,
     **short: Any,
 ) -> None:
     """Merge models by a recipe as mergekit takes it, or by the options here.
@@ -139,20 +139,20 @@ def merge(
         vocabulary=not no_vocab,
     )
     plan = plan_merge(recipes, opened, target, destination, Options(seed or 0, allow_crimes, request))
-    carry_out(options.beside(plan, gguf.ollama), how)
+    carry_out(writing.beside(plan, gguf.ollama), how)
 
 
 def _refuse_others() -> None:
     """`UsageError` for options that the making of an adapter does not heed."""
     context = click.get_current_context()
-    heeded = {"sources", "destination", "extract_lora", "rank", *(field.name for field in fields(options.RunOptions))}
+    heeded = {"sources", "destination", "extract_lora", "rank", *(field.name for field in fields(writing.RunOptions))}
     for param in context.command.params:
         given = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
         if given and param.name not in heeded:
             raise click.UsageError(f"{max(param.opts, key=len)} says nothing to --extract-lora")
 
 
-def _extraction(sources: tuple[str, ...], destination: Path, rank: int | None, how: options.RunOptions) -> Plan:
+def _extraction(sources: tuple[str, ...], destination: Path, rank: int | None, how: writing.RunOptions) -> Plan:
     """The adapter that makes the second model of the first, nearly."""
     from requant import formats
     from requant.adapters.extracted import plan_extraction

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli import options, outputs, paths
+from requant.cli import options, outputs, paths, writing
 
 if TYPE_CHECKING:
     from requant.merging.model import Model
@@ -31,7 +31,7 @@ _KINDS: Final = ("magnitude", "activation")
 _COUNT: Final = click.IntRange(1)
 
 
-@click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
+@click.command(cls=writing.RoundingCommand, epilog=_EXAMPLES)
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--sparsity", metavar="SHARE|N:M", help="Zeros: 0.5 or 50%; or N kept of every M neighbours: 2:4.")
@@ -65,8 +65,8 @@ _COUNT: Final = click.IntRange(1)
 @outputs.format_option
 @outputs.shard_size_option
 @outputs.no_vocab_option
-@options.rounding_options
-@options.run_options
+@writing.rounding_options
+@writing.run_options
 def prune(
     source: str,
     destination: Path,
@@ -93,8 +93,8 @@ def prune(
     format_name: str | None,
     max_shard_size: str | None,
     no_vocab: bool,
-    choices: options.Choices,
-    how: options.RunOptions,
+    choices: writing.Choices,
+    how: writing.RunOptions,
 ) -> None:
     """Make weights of SOURCE zero, or cut out units of it, and write it to DESTINATION.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from requant.cli import options, values
+from requant.cli import options, values, writing
 from requant.cli.allocating import (
     RECIPE,
     AllocationOptions,
@@ -46,19 +46,19 @@ Examples:
 """
 
 
-@click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
+@click.command(cls=writing.RoundingCommand, epilog=_EXAMPLES)
 @click.argument("source", metavar="IN.gguf", type=click.Path(path_type=Path))
 @click.argument("rest", metavar="[OUT.gguf] TYPE [THREADS]", nargs=-1, shell_complete=values.mixes)
 @click.option("--allow-requantize", is_flag=True, help="Rounding for a second time is no loss for --fail-on-loss.")
-@options.rounding_options
-@options.gguf_options
+@writing.rounding_options
+@writing.gguf_options
 @allocation_options
 @feedback_options
-@options.prune_option
-@options.card_options
+@writing.prune_option
+@writing.card_options
 @click.option("--keep-split", is_flag=True, help="As many files as the input has, with the same tensors in each.")
 @click.option("--max-buffer-size", type=click.IntRange(1), metavar="MiB", hidden=True)
-@options.run_options
+@writing.run_options
 def requantize(
     source: Path,
     rest: tuple[str, ...],
@@ -66,12 +66,12 @@ def requantize(
     keep_split: bool,
     max_buffer_size: int | None,
     prune: tuple[int, ...],
-    gguf: options.GgufOptions,
+    gguf: writing.GgufOptions,
     wish: AllocationOptions,
     correcting: FeedbackOptions,
-    choices: options.Choices,
-    card: options.CardOptions,
-    how: options.RunOptions,
+    choices: writing.Choices,
+    card: writing.CardOptions,
+    how: writing.RunOptions,
 ) -> None:
     """Change the quantization types of a GGUF, with the arguments of llama-quantize.
 
@@ -121,7 +121,7 @@ def requantize(
             if wish.asked
             else plan_requantization(model, FORMATS["gguf"], place, one)
         )
-        return options.beside(plan, gguf.ollama, several=several)
+        return writing.beside(plan, gguf.ollama, several=several)
 
     places = [(recipe.name, place) for recipe, place in zip(words.recipes, words.destinations, strict=True)]
     if wish.frontier:
@@ -132,7 +132,7 @@ def requantize(
         carry_out(cards.added_to(request.recipe, planned(*places[0])), how, measure=True, tolerated=tolerated)
 
 
-def _check_places(source: Path, places: Sequence[Path], how: options.RunOptions) -> None:
+def _check_places(source: Path, places: Sequence[Path], how: writing.RunOptions) -> None:
     """`PlanError` for what must not be written."""
     for place in places:
         if not how.dry_run and place.exists() and place.samefile(source):

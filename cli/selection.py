@@ -12,13 +12,14 @@ import click
 from requant.errors import PlanError
 from requant.formats import opened
 from requant.ir import Checkpoint, Tensor
-from requant.patterns import of_the_user
 
 T = TypeVar("T")
 
 
 def compiled(pattern: str, option: str) -> re.Pattern[str]:
     """A regular expression; raises `click.BadParameter` for what is none."""
+    from requant.patterns import of_the_user
+
     try:
         return of_the_user(pattern)
     except re.error as error:

@@ -18,10 +18,11 @@ from requant.cli.execution import (
     refuse_losses,
     run_together,
 )
-from requant.cli.options import RunOptions, refuse_to_overwrite
+from requant.cli.options import refuse_to_overwrite
 from requant.cli.saying import failure, say_document
 from requant.cli.tables import count, size, table
 from requant.cli.terminal import say, width
+from requant.cli.writing import RunOptions
 from requant.errors import PlanError
 from requant.execution import Options, Receipt, existing, peak_bytes
 from requant.losses import LossKind

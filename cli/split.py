@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options, outputs
+from requant.cli import options, outputs, writing
 from requant.errors import PlanError
 
 #: Where neither limit is given, as llama-gguf-split has it.
@@ -32,14 +32,14 @@ Examples:
     help=f"Tensors in a file at most (default, without --max-size: {_TENSORS}).",
 )
 @click.option("--no-tensor-first-split", "bare_first", is_flag=True, help="The first GGUF has the metadata alone.")
-@options.run_options
+@writing.run_options
 def split(
     source: str,
     destination: Path,
     max_size: str | None,
     max_tensors: int | None,
     bare_first: bool,
-    how: options.RunOptions,
+    how: writing.RunOptions,
 ) -> None:
     """Cut SOURCE into several files; every tensor stays as it is.
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from requant.cli import options, outputs, values
+from requant.cli import options, outputs, values, writing
 from requant.merging.layers import MAPPINGS
 
 _EXAMPLES: Final = """\b
@@ -21,7 +21,7 @@ _LIKE: Final = ("distilbert", "tinybert")
 _COUNT: Final = click.IntRange(1)
 
 
-@click.command(cls=options.RoundingCommand, epilog=_EXAMPLES)
+@click.command(cls=writing.RoundingCommand, epilog=_EXAMPLES)
 @click.argument("teacher")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--like", type=click.Choice(_LIKE), help="Depth and width as a student of the literature.")
@@ -37,7 +37,7 @@ _COUNT: Final = click.IntRange(1)
     "--to", "recipe", metavar="RECIPE", shell_complete=values.recipes, help="BF16, F32, ...; without it as it is."
 )
 @outputs.format_option
-@options.run_options
+@writing.run_options
 def student(
     teacher: str,
     destination: Path,
@@ -52,7 +52,7 @@ def student(
     expert_ffn: int | None,
     recipe: str | None,
     format_name: str | None,
-    how: options.RunOptions,
+    how: writing.RunOptions,
 ) -> None:
     """Write what a student of TEACHER begins with to DESTINATION: some of its layers, perhaps narrower ones.
 

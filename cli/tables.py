@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import textwrap
 from collections.abc import Sequence
 from typing import Final
 
@@ -56,6 +54,10 @@ def table(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(),
 
 
 def _folded(text: str, width: int) -> list[str]:
+    if len(text) <= width:
+        return [text]
+    import textwrap
+
     lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     return [shortened(line, width) for line in lines]
 
@@ -111,6 +113,8 @@ def json_text(value: object) -> str:
     >>> print(json_text([1.5, float("inf")]).replace("\\n", ""))
     [  1.5,  "inf"]
     """
+    import json
+
     mark, lines = os.urandom(16).hex(), list[str]()
 
     def shortened(value: object) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -190,6 +189,8 @@ def _shown(column: Column, row: Row) -> str:
 
 def csv_text(rows: Sequence[Row], order: Order, *, values: bool) -> str:
     """Every column, or those that were asked for, with whole numbers and digits; RFC 4180 but for the ends of lines."""
+    import csv
+
     names = order.columns or tuple(
         name for name, column in COLUMNS.items() if name != "histogram" and (values or not column.of_values)
     )

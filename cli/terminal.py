@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import sys
 from typing import IO, Final
 
@@ -44,6 +43,8 @@ def warning(text: str) -> str:
 def width() -> int | None:
     """Columns of the terminal that standard output is; None where it is none, and nothing needs to be cut."""
     if "COLUMNS" in os.environ or sys.stdout.isatty():
+        import shutil
+
         return max(shutil.get_terminal_size().columns, 40)
     return None
 

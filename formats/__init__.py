@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from requant.errors import FormatError, PlanError, UnsupportedError
-from requant.formats.gguf import Gguf
-from requant.formats.safetensors import Safetensors
-from requant.formats.torch_zip import TorchZip
 from requant.ir import Checkpoint, Tensor
 from requant.journal import finish_around
-from requant.layout import Format
 from requant.nearest import did_you_mean, files_like
 from requant.obstacle import NotUnderstood
 from requant.sources import Identity, check_unchanged, noting, slices
 
-#: Every format by the name users type, the specific ones first.
-FORMATS: Final[Mapping[str, Format]] = {
-    "gguf": Gguf(),
-    "safetensors": Safetensors(),
-    "torch": TorchZip(),
+if TYPE_CHECKING:
+    from requant.layout import Format
+
+#: The class of each format by the name users type, the specific ones first.
+_CLASSES: Final = {
+    "gguf": "requant.formats.gguf.Gguf",
+    "safetensors": "requant.formats.safetensors.Safetensors",
+    "torch": "requant.formats.torch_zip.TorchZip",
 }
+
+
+class _Formats(Mapping[str, "Format"]):
+    """Each is imported when a path is offered to it: whoever looks at a GGUF waits for no other."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Format] = {}
+
+    def __getitem__(self, name: str) -> Format:
+        if name not in self._known:
+            module, _, kind = _CLASSES[name].rpartition(".")
+            self._known[name] = getattr(importlib.import_module(module), kind)()
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+#: Every format by the name users type.
+FORMATS: Final[Mapping[str, Format]] = _Formats()
 
 #: Files that no format recognizes are read by the one their name promises, which says what is wrong with them.
 _BY_SUFFIX: Final = {

@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from requant.encodings import Dense, Encoding, PartSpec, Shape
 from requant.errors import UnsupportedError
 from requant.sources import Source
+
+if TYPE_CHECKING:  # whoever only looks at a header waits for no arrays
+    import numpy as np
+    from numpy.typing import DTypeLike, NDArray
 
 #: `general.architecture` of a GGUF with what sees or hears, beside that of its text model.
 PROJECTOR: Final = "clip"
@@ -116,6 +117,8 @@ class Tensor(TensorSpec):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of what `numpy` gives; how the tensor is stored is its `encoding`."""
+        import numpy as np
+
         plain = self.encoding.dtype if isinstance(self.encoding, Dense) else None
         return np.dtype(plain.native or np.float32 if plain else np.float32)
 

@@ -13,7 +13,6 @@ process that is killed leaves the journal, and whoever reads or writes there nex
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -199,6 +198,8 @@ def _held(place: Path) -> Staging | None:
 
 def _read(staging: Staging) -> Journal | HeadJournal:
     """The journal of a staging folder; `FormatError` unless it was written there and keeps within its folder."""
+    import json
+
     try:
         with staging.journal.open("rb") as file:
             document = json.loads(file.read(_MAX_BYTES))

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from requant.errors import FormatError, PlanError
-from requant.hub import HubModel
 from requant.journal import finish_around
 from requant.nearest import files_like
 
 if TYPE_CHECKING:
     from requant.glimpse import Glimpse
+    from requant.hub import HubModel
 
 
 def located(
@@ -29,6 +29,8 @@ def located(
     finish_around(path)
     if path.exists():
         return path if path != Path() else path.absolute()
+    from requant.hub import HubModel
+
     named = HubModel.named(model)
     if named is None and "://" in model:
         return _at_address(model, glimpsed)

@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from requant import system
 from requant.errors import FormatError
 
-Bytes = NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Bytes: TypeAlias = "NDArray[np.uint8]"
 
 #: Files of which only the header is here.
 _remote: Final[dict[Path, Remote]] = {}
@@ -104,7 +105,10 @@ class FileSlice:
 
     def read_into(self, start: int, out: Bytes) -> None:
         """Read; a file that ends early, or is not the one it was, is a `FormatError`."""
-        view = memoryview(out.data).cast("B")
+        self.fill(start, memoryview(out.data).cast("B"))
+
+    def fill(self, start: int, view: memoryview) -> None:
+        """The same into any memory, without arrays."""
         position = self.offset + start
         if self.path in _remote:
             file = _remote[self.path]
@@ -151,6 +155,8 @@ class Memory:
 
     def read_into(self, start: int, out: Bytes) -> None:
         """Copy."""
+        import numpy as np
+
         out[...] = np.frombuffer(self.data, np.uint8, out.size, start)
 
 
@@ -183,6 +189,8 @@ def reading_through(read_into: Callable[[Any, int, memoryview], None]) -> Iterat
 
 def read(source: Source, start: int = 0, stop: int | None = None) -> Bytes:
     """The bytes `[start, stop)` of `source` in a new array."""
+    import numpy as np
+
     out = np.empty((source.nbytes if stop is None else stop) - start, np.uint8)
     source.read_into(start, out)
     return out

@@ -14,10 +14,8 @@ What a killed process left is taken over by the next one that makes the same mod
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
@@ -245,6 +243,8 @@ def _is_named(descriptor: int, path: Path) -> bool:
 
 def _remove(entry: Path) -> None:
     if entry.is_dir() and not entry.is_symlink():
+        import shutil
+
         shutil.rmtree(entry)
     else:
         entry.unlink(missing_ok=True)
@@ -254,6 +254,8 @@ def write_document(staging: Staging, document: Mapping[str, object]) -> None:
     """Have a journal on the disk, and under its name only when it is whole."""
     draft = staging.path / "draft"
     # the folder it was written in: a copy of a folder, or somebody else's, is not to be acted upon
+    import json
+
     text = json.dumps({"folder": staging.path.stat().st_ino, **document})
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | system.BINARY, 0o600)
     try:

@@ -193,6 +193,16 @@ def test_help_waits_for_no_numbers():
     assert done.stdout.splitlines() == [f"{name} []" for name in [*COMMANDS, ""]]
 
 
+def test_a_header_is_looked_at_without_numbers(models):
+    """numpy takes as long to import as all else that `inspect` does with the header of a GGUF."""
+    program = "import sys\nfrom click.testing import CliRunner\nfrom requant.cli.main import cli\n"
+    program += "told = CliRunner().invoke(cli, ['inspect', 'tiny.gguf', '--tensors', '.'])\n"
+    program += "assert told.exit_code == 0 and 'blk.0.attn_q.weight' in told.output\n"
+    program += "print([heavy for heavy in ('numpy', 'requant.formats.safetensors') if heavy in sys.modules])\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=models)
+    assert done.stdout == "[]\n"
+
+
 def complete(*words, shell="bash"):
     """What a shell is told when the last of these words is to be completed."""
     variables = {"_REQUANT_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(("requant", *words))}

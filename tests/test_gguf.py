@@ -95,7 +95,7 @@ def test_arrays_are_sequences(tmp_path):
     again, _ = (Gguf().read(path).metadata[key].value for key in "na")
     assert numbers == again and numbers != [0.5, 0.5, -2.0, 7.0] and numbers != "text"
     assert type(numbers[0]) is float and numbers[2:] == [-2.0, 7.0] and 7.0 in numbers
-    assert not numbers.array.flags.writeable and numbers.array.dtype == np.float32
+    assert np.array_equal(np.float32(numbers), np.float32([0.5, np.nan, -2.0, 7.0]), equal_nan=True)
     assert arrays == [[1, 2], [], [3]] and arrays[1:] == [[], [3]] and arrays[0][1] == 2
     assert repr(numbers) == "<4 f32: 0.5, nan, -2.0, …>" and repr(arrays[2]) == "<1 u8: 3>"
 

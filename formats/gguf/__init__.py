@@ -6,6 +6,7 @@ Source: docs/gguf.md of ggml, and ggml/src/gguf.cpp of llama.cpp where the two d
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from requant.encodings import Encoding
 from requant.errors import FormatError
@@ -13,7 +14,9 @@ from requant.formats.gguf.ggml_types import number_of
 from requant.formats.gguf.header import MAGIC
 from requant.formats.gguf.shards import read_shards
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec
-from requant.layout import Layout, LayoutOptions
+
+if TYPE_CHECKING:  # whoever reads waits for nothing that writes
+    from requant.layout import Layout, LayoutOptions
 
 
 class Gguf:

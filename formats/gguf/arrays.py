@@ -2,32 +2,35 @@
 
 A vocabulary is 150,000 strings and more: finding where they begin takes some ten milliseconds, making them
 Python objects several times that, and most callers only count them or write them back.
-Every array points into the one buffer that holds the file's header.
+Every array points into the one buffer that holds the file's header. To read one takes no numpy, whose import takes as
+long as all else that looks at a header; only to make every string of an array does.
 """
 
 from __future__ import annotations
 
+import struct
 from abc import abstractmethod
+from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Final, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
-#: numpy's name of each number type.
-_NUMPY = {
-    "u8": "<u1",
-    "i8": "<i1",
-    "u16": "<u2",
-    "i16": "<i2",
-    "u32": "<u4",
-    "i32": "<i4",
-    "f32": "<f4",
+#: `struct` code of each number type.
+CODES: Final = {
+    "u8": "B",
+    "i8": "b",
+    "u16": "H",
+    "i16": "h",
+    "u32": "I",
+    "i32": "i",
+    "f32": "f",
     "bool": "?",
-    "u64": "<u8",
-    "i64": "<i8",
-    "f64": "<f8",
+    "u64": "Q",
+    "i64": "q",
+    "f64": "d",
 }
+#: Bytes of a number of each type.
+SIZES: Final = {kind: struct.calcsize("<" + code) for kind, code in CODES.items()}
+_LENGTH: Final = struct.Struct("<Q")
 
 
 class Array(Sequence[Any]):
@@ -72,40 +75,47 @@ class Numbers(Array):
 
     __slots__ = ()
 
-    @property
-    def array(self) -> NDArray[np.generic]:
-        """The items as a read-only numpy array over the header."""
-        items = np.frombuffer(memoryview(self._buffer)[self._start : self._stop], _NUMPY[self.kind])
-        items.flags.writeable = False
-        return items
-
     def tolist(self) -> list[Any]:
-        items: list[Any] = self.array.tolist()
-        return items
+        return list(struct.unpack_from(f"<{len(self)}{CODES[self.kind]}", self._buffer, self._start))
 
     def __len__(self) -> int:
-        return (self._stop - self._start) // np.dtype(_NUMPY[self.kind]).itemsize
+        return (self._stop - self._start) // SIZES[self.kind]
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
     @overload
     def __getitem__(self, index: slice) -> list[Any]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        chosen = self.array[index]
-        return chosen.tolist() if isinstance(index, slice) else chosen.item()
+        if isinstance(index, slice):
+            return self.tolist()[index]
+        at = self._start + range(len(self))[index] * SIZES[self.kind]
+        return struct.unpack_from("<" + CODES[self.kind], self._buffer, at)[0]
 
 
 class Strings(Array):
-    """An array of strings; `ends[i]` is where item i stops, and its length stands before it."""
+    """An array of strings, before each of which stands its length."""
 
-    __slots__ = ("_ends",)
+    __slots__ = ("_count", "_ends")
 
-    def __init__(self, buffer: bytearray, start: int, ends: NDArray[np.int64]) -> None:
-        super().__init__("str", buffer, start, int(ends[-1]) if ends.size else start)
-        self._ends = ends
+    def __init__(self, buffer: bytearray, start: int, stop: int, count: int) -> None:
+        super().__init__("str", buffer, start, stop)
+        self._count = count
+        self._ends = array("q")
+
+    def _found(self, count: int) -> array[int]:
+        """Where each of the first `count` strings stops, and perhaps of more; looked for when they are asked for."""
+        ends, length = self._ends, _LENGTH.unpack_from
+        if len(ends) < count:
+            ends = ends[:]  # other threads may be looking at it
+            position = ends[-1] if ends else self._start
+            for _ in range(len(ends), min(max(count, 2 * len(ends)), self._count)):
+                position += 8 + length(self._buffer, position)[0]
+                ends.append(position)
+            self._ends = ends
+        return ends
 
     def __len__(self) -> int:
-        return self._ends.size
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -115,15 +125,18 @@ class Strings(Array):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
-        begin = (int(self._ends[position - 1]) if position else self._start) + 8
-        return self._buffer[begin : int(self._ends[position])].decode("utf-8", "surrogateescape")
+        ends = self._found(position + 1)
+        begin = (ends[position - 1] if position else self._start) + 8
+        return self._buffer[begin : ends[position]].decode("utf-8", "surrogateescape")
 
     def tolist(self) -> list[str]:
         """All strings at once: each length becomes one separator, and the text is decoded and split in one go."""
         if not len(self):
             return []
+        import numpy as np
+
         data = np.frombuffer(memoryview(self._buffer)[self._start : self._stop], np.uint8).copy()
-        lengths = np.concatenate(([0], self._ends[:-1] - self._start))
+        lengths = np.concatenate(([0], np.frombuffer(self._found(len(self)), np.int64)[:-1] - self._start))
         kept = np.ones(data.size, np.bool_)
         for byte in range(1, 8):
             kept[lengths + byte] = False

@@ -7,9 +7,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from requant.errors import FormatError, UnsupportedError
 
 #: Headers end before this byte: the largest known, with a vocabulary of 262,144 and its merges and an embedded
@@ -18,9 +15,10 @@ HEADER_LIMIT: Final = 64 << 20
 #: Strings in all arrays together; the largest known vocabulary with merges has 800,000.
 STRING_LIMIT: Final = 3 << 20
 
-#: Bytes read at once.
-_STRIDE: Final = 4 << 20
-_LENGTH: Final = struct.Struct("<Q")
+#: Bytes read at once, and ahead at most. What is read at once is copied while the processor's cache has it.
+_STRIDE: Final = 1 << 18
+_AHEAD: Final = 4 << 20
+LENGTH: Final = struct.Struct("<Q")
 
 
 class Cursor:
@@ -71,27 +69,16 @@ class Cursor:
         start = self.need(length, what)
         return self.buffer[start : self.position].decode("utf-8", "surrogateescape")
 
-    def strings(self, count: int, what: str) -> NDArray[np.int64]:
-        """Move over `count` strings; where each of them ends.
-
-        Nearly all strings are shorter than 256 bytes. Runs of them are walked by the lowest byte of each length
-        alone, and the run is right if its lengths, read whole, say the same; else its next strings go one by one.
-        """
+    def strings(self, count: int, what: str) -> None:
+        """Move over `count` strings."""
         self.room(count, 8, what)
         self._strings -= count
         if self._strings < 0:
             raise UnsupportedError(f"{self.path}: {what} brings the strings in arrays to more than {STRING_LIMIT}")
-        ends = np.empty(count, np.int64)
-        done, length = 0, 256
-        while done < count:
-            run = self._short_run(min(length, count - done))
-            length = min(2 * length, 8192)
-            if not run.size:
-                length = 256
-                run = self._long_run(min(length, count - done), what)
-            ends[done : done + run.size] = run
-            done += run.size
-        return ends
+        while count := count - self._whole_strings(count):
+            (length,) = LENGTH.unpack_from(self.buffer, self.need(8, what))
+            self.need(length, what)
+            count -= 1
 
     def room(self, count: int, least: int, what: str) -> None:
         """Refuse a count of items of at least `least` bytes each that cannot fit into what is left of the file."""
@@ -105,43 +92,28 @@ class Cursor:
         """Read on until `end`, and ahead as far again as has been read, but a stride at most."""
         if end > HEADER_LIMIT:
             raise UnsupportedError(f"{self.path}: a header of more than {HEADER_LIMIT >> 20} MiB is not read")
-        target = min(max(end, len(self.buffer) + min(len(self.buffer), _STRIDE), 1 << 16), self.size, HEADER_LIMIT)
+        target = min(max(end, len(self.buffer) + min(len(self.buffer), _AHEAD), 1 << 16), self.size, HEADER_LIMIT)
         while len(self.buffer) < target:
             data = self._file.read(min(target - len(self.buffer), _STRIDE))
             if not data:
                 raise self.error("the file became shorter while it was read", at=len(self.buffer))
             self.buffer += data
 
-    def _short_run(self, count: int) -> NDArray[np.int64]:
-        """The ends of up to `count` strings, all shorter than 256 bytes; moves over them."""
-        buffer, position = self.buffer, self.position
-        lengths = bytearray()
-        append = lengths.append
-        try:
-            for _ in range(count):
-                length = buffer[position]
-                append(length)
-                position += 8 + length
-        except IndexError:
-            pass
-        found = self.position + np.cumsum(np.frombuffer(lengths, np.uint8) + np.int64(8))
-        found = found[: np.searchsorted(found, len(buffer) - 8, "right")]  # the next length lies in the buffer too
-        if not found.size:
-            return found
-        begins = np.concatenate((np.array([self.position]), found[:-1]))
-        words = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))  # the eight bytes from each byte on
-        wrong = np.flatnonzero(words[begins] >= 256)
-        if wrong.size:
-            found = found[: wrong[0]]
-        if found.size:
-            self.position = int(found[-1])
-        return found
+    def _whole_strings(self, count: int) -> int:
+        """Move over the next strings, up to `count`, that lie in the buffer whole; how many they are.
 
-    def _long_run(self, count: int, what: str) -> NDArray[np.int64]:
-        """The ends of `count` strings of any length; moves over them."""
-        ends = []
-        for _ in range(count):
-            (length,) = _LENGTH.unpack_from(self.buffer, self.need(8, what))
-            self.need(length, what)
-            ends.append(self.position)
-        return np.array(ends, np.int64)
+        A vocabulary is hundreds of thousands of them, which take longer than all else that a header has.
+        """
+        buffer, length = self.buffer, LENGTH.unpack_from
+        before = here = self.position
+        number = 0
+        try:
+            for number in range(1, count + 1):  # noqa: B007 - the last one is what is returned
+                after = here + 8 + length(buffer, here)[0]
+                before, here = here, after
+        except (struct.error, OverflowError):  # that length lies behind the buffer, or behind any
+            number -= 1
+        if here > len(buffer):
+            number, here = number - 1, before
+        self.position = here
+        return number

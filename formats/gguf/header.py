@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from requant.encodings import Blocks, Encoding, Shape
 from requant.errors import FormatError, UnsupportedError
-from requant.formats.gguf.arrays import Array, Arrays, Numbers, Strings
+from requant.formats.gguf.arrays import CODES, SIZES, Array, Arrays, Numbers, Strings
 from requant.formats.gguf.cursor import Cursor
 from requant.formats.gguf.ggml_types import encoding_of
-from requant.formats.gguf.values import ARRAY, KINDS, NUMBERS, STRING
+from requant.formats.gguf.values import ARRAY, KINDS, STRING
 from requant.ir import Tensor, Typed
 from requant.objections import Objection, refuse
 from requant.sources import FileSlice, Identity, open_regular
@@ -173,7 +171,7 @@ class _Metadata:
                 message = f"{what} is a boolean of value {value}; only 0 and 1 are"
                 self._objection("boolean", cursor.error(message, at=cursor.position - 1))
             return Typed("bool", value != 0)
-        return Typed(kind, cursor.unpack(NUMBERS[kind][1], what)[0])
+        return Typed(kind, cursor.unpack(CODES[kind], what)[0])
 
     def _kind(self, number: int, what: str) -> str:
         kind = KINDS.get(number)
@@ -195,12 +193,12 @@ class _Metadata:
         if number == ARRAY:
             return self._arrays(count, what, depth)
         if kind == "str":
-            return "[str]", Strings(cursor.buffer, start, cursor.strings(count, what))
-        size = np.dtype(NUMBERS[kind][1]).itemsize
-        cursor.room(count, size, what)
-        cursor.need(count * size, what)
+            cursor.strings(count, what)
+            return "[str]", Strings(cursor.buffer, start, cursor.position, count)
+        cursor.room(count, SIZES[kind], what)
+        cursor.need(count * SIZES[kind], what)
         values = Numbers(kind, cursor.buffer, start, cursor.position)
-        if kind == "bool" and count and values.array.view(np.uint8).max() > 1:
+        if kind == "bool" and max(values.raw, default=0) > 1:
             self._objection("boolean", cursor.error(f"{what} has booleans that are neither 0 nor 1", at=start))
         return f"[{kind}]", values
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from requant.formats.gguf.header import alignment_of
 from requant.ir import Checkpoint, Json, Tensor
-from requant.sources import FileSlice, read
+from requant.sources import FileSlice
 
 _PREAMBLE: Final = struct.Struct("<4sIQQ")
 
@@ -48,6 +48,7 @@ def outlines(checkpoint: Checkpoint[Tensor]) -> Iterator[Outline]:
                 first[part.path] = part.offset if before is None else min(before, part.offset)
     alignment = alignment_of(checkpoint.path, dict(checkpoint.metadata))
     for path, data in first.items():
-        start = read(FileSlice(path, 0, _PREAMBLE.size))
-        _, version, tensors, keys = _PREAMBLE.unpack(start.tobytes())
+        start = bytearray(_PREAMBLE.size)
+        FileSlice(path, 0, len(start)).fill(0, memoryview(start))
+        _, version, tensors, keys = _PREAMBLE.unpack(start)
         yield Outline(path.name, version, tensors, keys, alignment, data)

@@ -11,28 +11,26 @@ from itertools import chain
 from typing import Final
 
 from requant.errors import PlanError
-from requant.formats.gguf.arrays import Arrays, Numbers, Strings
+from requant.formats.gguf.arrays import CODES, Arrays, Numbers, Strings
 from requant.ir import Typed
 
-#: Number of each scalar type in a file, and its `struct` code.
-NUMBERS: Final[Mapping[str, tuple[int, str]]] = {
-    "u8": (0, "B"),
-    "i8": (1, "b"),
-    "u16": (2, "H"),
-    "i16": (3, "h"),
-    "u32": (4, "I"),
-    "i32": (5, "i"),
-    "f32": (6, "f"),
-    "bool": (7, "?"),
-    "u64": (10, "Q"),
-    "i64": (11, "q"),
-    "f64": (12, "d"),
-}
 STRING: Final = 8
 ARRAY: Final = 9
-
 #: The kind (see `Typed`) of each scalar type number.
-KINDS: Final[Mapping[int, str]] = {STRING: "str", **{number: kind for kind, (number, _) in NUMBERS.items()}}
+KINDS: Final[Mapping[int, str]] = {
+    0: "u8",
+    1: "i8",
+    2: "u16",
+    3: "i16",
+    4: "u32",
+    5: "i32",
+    6: "f32",
+    7: "bool",
+    STRING: "str",
+    10: "u64",
+    11: "i64",
+    12: "f64",
+}
 _IDS: Final = {kind: number for number, kind in KINDS.items()}
 
 
@@ -99,4 +97,4 @@ def _items(kind: str, items: Sequence[object]) -> bytes:
         return _strings(items)
     if kind == "bool" and any(not isinstance(item, bool) for item in items):
         raise TypeError("true or false is needed")
-    return struct.pack(f"<{len(items)}{NUMBERS[kind][1]}", *items)
+    return struct.pack(f"<{len(items)}{CODES[kind]}", *items)

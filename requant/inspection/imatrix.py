@@ -14,7 +14,6 @@ from requant.ir import Checkpoint, Json, Naming, Tensor
 
 #: Columns that are named of each entry.
 _TOP: Final = 5
-_SUMS: Final = ".in_sum2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +73,6 @@ class Coverage:
             "unknown": list(self.unknown),
             "misfits": dict(self.misfits),
         }
-
-
-def is_imatrix(checkpoint: Checkpoint[Tensor]) -> bool:
-    """Whether a GGUF is one, by its tensors."""
-    return checkpoint.naming is Naming.GGML and any(tensor.name.endswith(_SUMS) for tensor in checkpoint.tensors)
 
 
 def entries_of(importance: Importance) -> list[EntryFacts]:

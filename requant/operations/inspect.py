@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Final
 
 from requant.encodings import Blocks, Dense
-from requant.encodings.exactness import integers_of
-from requant.encodings.exl2 import Exl2
 from requant.encodings.labels import type_name
 from requant.file_types import title
 from requant.inspection.origin import Origin, origin_of
@@ -128,6 +126,7 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str, asked: Asked | None
             layers.setdefault(layer, []).append(tensor)
     copies = _copies(checkpoint)
     total = share_of(checkpoint.tensors, copies)
+    coded = [tensor for tensor in checkpoint.tensors if not isinstance(tensor.encoding, Dense | Blocks)]
     by_type = {name: share_of(group, copies) for name, group in types.items()}
     return Report(
         format_name,
@@ -138,8 +137,8 @@ def report(checkpoint: Checkpoint[Tensor], format_name: str, asked: Asked | None
         dict(sorted(by_type.items(), key=lambda item: -item[1].nbytes)),
         {name: share_of(group, copies) for name, group in roles.items()},
         {number: share_of(layers[number], copies) for number in sorted(layers)},
-        _code_widths(t for t in checkpoint.tensors if isinstance(t.encoding, Exl2)),
-        _code_widths(t for t in checkpoint.tensors if not isinstance(t.encoding, Blocks)),
+        _code_widths([tensor for tensor in coded if type_name(tensor.encoding) == "EXL2"]),
+        _code_widths(coded),
         origin_of(checkpoint),
         not projector
         and not any(re.fullmatch(r"output\.weight|(.*\.)?lm_head\.(.*\.)?weight", t.name) for t in checkpoint.tensors),
@@ -178,9 +177,14 @@ def _copies(checkpoint: Checkpoint[Tensor]) -> frozenset[str]:
     return frozenset(heads) if embedding and config.get("tie_word_embeddings") is True else frozenset()
 
 
-def _code_widths(tensors: Iterable[Tensor]) -> Mapping[int, int]:
+def _code_widths(tensors: Sequence[Tensor]) -> Mapping[int, int]:
     """How many weights of quantized layers have codes of each width, the widest first; scales are not counted."""
     widths: dict[int, int] = {}
+    if not tensors:
+        return widths
+    from requant.encodings.exactness import integers_of
+    from requant.encodings.exl2 import Exl2
+
     for tensor in tensors:
         if isinstance(tensor.encoding, Exl2):
             own = tensor.encoding.weights_by_bits(tensor.shape)
