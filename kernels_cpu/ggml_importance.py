@@ -210,7 +210,7 @@ def _finish_q3_k(values: Floats, first: int, last: int, found: Floats, sums: Flo
         for g in range(16):
             x = load16(values, 256 * n + 16 * g)
             store_bytes(codes, 16 * g, signed_codes(x, d * _F(scales[g] - 32), mine[16 + g], mine[32 + g], 4))
-        put_three_bits(codes, out, 110 * n)
+        put_three_bits(codes, 0, mine, out, 110 * n)
 
 
 _encode_q2: Final = _encoding(

@@ -27,7 +27,8 @@ def _making(cleared: bool) -> Any:
 
         def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             item = context.get_data_type(array.dtype)
-            data = cgutils.alloca_once(builder, ir.ArrayType(item, count.literal_value))
+            with builder.goto_entry_block():  # numba's own helper would clear it, with every call
+                data = builder.alloca(ir.ArrayType(item, count.literal_value))
             data.align = _LINE
             size = context.get_abi_sizeof(item)
             if cleared:
