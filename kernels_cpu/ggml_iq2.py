@@ -29,7 +29,7 @@ from requant.kernels_cpu.lattice import (
     put_steps,
     split_signs,
     square_roots,
-    sum_of_squares,
+    sums_of_squares,
     weigh,
     weigh_by_size,
 )
@@ -51,13 +51,17 @@ def encode_iq2_s(
 ) -> None:
     """Blocks of 256 values to 82 bytes; an empty importance for none."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
-    scales, steps = room(16, _F), room(16, np.int64)
+    numbers, chosen = zeros(272, np.int32), zeros(272, np.int32)
+    work = (room(128, _F), room(576, _F), room(640, _F), numbers, chosen, room(640, np.int32))
+    scales, steps, sums = room(16, _F), room(16, np.int64), room(16, _F)
     signs, codes = room(32, np.int64), room(2, np.int64)
-    for n in range(values.size // 256):
+    last = values.size // 256 - 1
+    for n in range(last + 1):
+        if n % 16 == 0:
+            sums_of_squares(values, n, last, sums)
         start, top = 82 * n, _F(0)
         clear(out, start, 82)
-        sigma2 = _F(2) * sum_of_squares(values, 256 * n) / _F(256)
+        sigma2 = _F(2) * sums[n % 16] / _F(256)
         if importance.size:
             weigh(values, 256 * n, importance, sigma2, ws)
         else:
@@ -89,13 +93,17 @@ def encode_iq2_xs(
 ) -> None:
     """Blocks of 256 values to 74 bytes."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
-    scales, steps = room(16, _F), room(16, np.int64)
+    numbers, chosen = zeros(272, np.int32), zeros(272, np.int32)
+    work = (room(128, _F), room(576, _F), room(640, _F), numbers, chosen, room(640, np.int32))
+    scales, steps, sums = room(16, _F), room(16, np.int64), room(16, _F)
     signs, codes = room(32, np.int64), room(2, np.int64)
-    for n in range(values.size // 256):
+    last = values.size // 256 - 1
+    for n in range(last + 1):
+        if n % 16 == 0:
+            sums_of_squares(values, n, last, sums)
         start, top = 74 * n, _F(0)
         clear(out, start, 74)
-        _prepare(values, 256 * n, importance, xs, ws, roots, signs)
+        _prepare(values, 256 * n, importance, sums[n % 16], xs, ws, roots, signs)
         for k in range(16):
             peak = peak_of(xs, 16 * k, 16)
             scales[k] = 0
@@ -118,10 +126,17 @@ def encode_iq2_xs(
 
 @inlined
 def _prepare(
-    values: Floats, start: int, importance: Floats, xs: Floats, ws: Floats, roots: Floats, signs: Ints64
+    values: Floats,
+    start: int,
+    importance: Floats,
+    squares: np.float32,
+    xs: Floats,
+    ws: Floats,
+    roots: Floats,
+    signs: Ints64,
 ) -> None:
-    """Weights and magnitudes of 256 values, with an even number of signs in every eight."""
-    weigh(values, start, importance, sum_of_squares(values, start) / _F(256), ws)
+    """Weights and magnitudes of 256 values, with an even number of signs in every eight; squares: their sum."""
+    weigh(values, start, importance, squares / _F(256), ws)
     square_roots(ws, roots)
     split_signs(values, start, xs, signs)
     even_signs(ws, xs, signs)
@@ -134,20 +149,24 @@ def encode_iq2_xxs(
     """Blocks of 256 values to 66 bytes; where scales are looked for, the groups of two blocks are the lanes."""
     xs, ws, roots = room(512, _F), room(512, _F), room(512, _F)
     turned_xs, turned_ws, levels = room(512, _F), room(512, _F), room(512, np.int32)
-    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
-    scales, both_scales, steps = room(8, _F), room(16, _F), room(8, np.int64)
+    numbers, chosen = zeros(272, np.int32), zeros(272, np.int32)
+    work = (room(128, _F), room(576, _F), room(640, _F), numbers, chosen, room(640, np.int32))
+    scales, both_scales, sums, steps = room(8, _F), room(16, _F), room(16, _F), room(8, np.int64)
     signs, codes = room(64, np.int64), room(4, np.int64)
     last = values.size // 256 - 1
     for n in range(last + 1):
         start, top, odd = 66 * n, _F(0), n % 2
         clear(out, start, 66)
+        if n % 16 == 0:
+            sums_of_squares(values, n, last, sums)
         if not odd:
             for part in range(2):
-                place = 256 * part
+                place, block = 256 * part, min(n + part, last)
                 _prepare(
                     values,
-                    256 * min(n + part, last),
+                    256 * block,
                     importance,
+                    sums[block % 16],
                     xs[place:],
                     ws[place:],
                     roots[place:],

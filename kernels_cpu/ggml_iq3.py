@@ -28,7 +28,7 @@ from requant.kernels_cpu.lattice import (
     put_steps,
     split_signs,
     square_roots,
-    sum_of_squares,
+    sums_of_squares,
     weigh,
     weigh_by_size,
 )
@@ -42,9 +42,13 @@ _search_xxs: Final = make_search(32, 4, 3, numerators(31, 7, 0.2), 31, again="ou
 
 
 @inlined
-def _weights(values: Floats, start: int, importance: Floats, ws: Floats, roots: Floats) -> None:
+def _weights(values: Floats, n: int, importance: Floats, sums: Floats, ws: Floats, roots: Floats) -> None:
+    """Of block n; the sums of sixteen blocks are made anew with the first of them."""
+    start = 256 * n
     if importance.size:
-        weigh(values, start, importance, _F(2) * sum_of_squares(values, start) / _F(256), ws)
+        if n % 16 == 0:
+            sums_of_squares(values, n, values.size // 256 - 1, sums)
+        weigh(values, start, importance, _F(2) * sums[n % 16] / _F(256), ws)
     else:
         weigh_by_size(values, start, _F(0), ws)
     square_roots(ws, roots)
@@ -60,13 +64,14 @@ def encode_iq3_s(
     follow land 8 and 4 bytes too early, and their values decode wrong. So they do here: the bytes are the reference's.
     """
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
-    scales, steps = room(8, _F), room(8, np.int64)
+    numbers, chosen = zeros(272, np.int32), zeros(272, np.int32)
+    work = (room(128, _F), room(576, _F), room(640, _F), numbers, chosen, room(640, np.int32))
+    scales, steps, sums = room(8, _F), room(8, np.int64), room(16, _F)
     signs, codes = room(32, np.int64), room(8, np.int64)
     for n in range(values.size // 256):
         start = 110 * n
         clear(out, start, 110)
-        _weights(values, 256 * n, importance, ws, roots)
+        _weights(values, n, importance, sums, ws, roots)
         split_signs(values, 256 * n, xs, signs)
         place, top = 0, _F(0)
         for k in range(8):
@@ -96,13 +101,14 @@ def encode_iq3_xxs(
 ) -> None:
     """Blocks of 256 values to 98 bytes; an empty importance for none."""
     xs, ws, roots = room(256, _F), room(256, _F), room(256, _F)
-    work = (room(128, _F), room(512, _F), room(640, _F), zeros(272, np.int32), zeros(272, np.int32))
-    scales, steps = room(8, _F), room(8, np.int64)
+    numbers, chosen = zeros(272, np.int32), zeros(272, np.int32)
+    work = (room(128, _F), room(576, _F), room(640, _F), numbers, chosen, room(640, np.int32))
+    scales, steps, sums = room(8, _F), room(8, np.int64), room(16, _F)
     signs, codes = room(32, np.int64), room(8, np.int64)
     for n in range(values.size // 256):
         start = 98 * n
         clear(out, start, 98)
-        _weights(values, 256 * n, importance, ws, roots)
+        _weights(values, n, importance, sums, ws, roots)
         split_signs(values, 256 * n, xs, signs)
         even_signs(ws, xs, signs)
         top = _F(0)

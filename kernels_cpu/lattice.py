@@ -7,14 +7,18 @@ from typing import Final
 import numpy as np
 
 from requant.kernels_cpu._jit import Bytes, Floats, Ints64, inlined
+from requant.kernels_cpu.room import room
+from requant.kernels_cpu.search import gather, put_starts
 from requant.kernels_cpu.simd import (
     first_lane,
     greater,
     half_bits,
     largest_lane,
     load,
+    load16,
     mask_bits,
     smallest_lane,
+    splat16,
     sqrt,
     store,
     value_bits,
@@ -46,12 +50,17 @@ def copy(values: Floats, start: int, block: Floats) -> None:
 
 
 @inlined
-def sum_of_squares(values: Floats, start: int) -> np.float32:
-    """Of 256 values, in order."""
-    total = _F(0)
-    for i in range(start, start + 256):
-        total += values[i] * values[i]
-    return total
+def sums_of_squares(values: Floats, first: int, last: int, sums: Floats) -> None:
+    """Of sixteen blocks of 256 values from number `first` on, each in order; blocks beyond `last` are it, again."""
+    xs, starts = room(256, np.float32), room(16, np.int64)
+    put_starts(starts, first, last, 256)
+    total = splat16(_F(0))
+    for i in range(0, 256, 16):
+        gather(values, starts, i, 16, xs)
+        for j in range(0, 256, 16):
+            x = load16(xs, j)
+            total = total + x * x
+    store(sums, 0, total)
 
 
 @inlined

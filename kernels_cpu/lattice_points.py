@@ -20,11 +20,11 @@ from typing import Any, Final
 import numpy as np
 
 from requant.kernels_cpu._jit import Floats, Ints, Words, inlined, spliced
-from requant.kernels_cpu.ggml_shells import NONE, count_of, first_of
+from requant.kernels_cpu.cache import has
+from requant.kernels_cpu.ggml_shells import count_of, first_of
 from requant.kernels_cpu.simd import (
     F32x8,
     F32x16,
-    I32x8,
     any_lane,
     fabs,
     first_lane,
@@ -36,6 +36,7 @@ from requant.kernels_cpu.simd import (
     load,
     load16,
     load_ints,
+    load_ints16,
     load_words,
     load_words16,
     mask_bits,
@@ -51,14 +52,14 @@ from requant.kernels_cpu.simd import (
     where,
 )
 from requant.kernels_cpu.simd_lookup import bits_set, lowest_bit, permute, permute_four, repeated, repeated8
+from requant.kernels_cpu.simd_vectors import Mask16
 
 _F = np.float32
 _LARGEST: Final = _F(np.finfo(_F).max)
 #: The most neighbours that a code has, rounded up.
 _MOST: Final = 320
-#: Where tables of the two sums are, behind those of distances: eight numbers for each coordinate.
-_SQUARES: Final = 64
-_PRODUCTS: Final = 128
+#: Where the tables of both sums are, behind those of distances: twice eight numbers for each coordinate of a group.
+_LINES: Final = 64
 #: The numbers that levels stand for: those of three bits, or those of two bits, twice.
 ODDS: Final = {bits: np.array([2 * (k % (1 << bits)) + 1 for k in range(8)], _F) for bits in (2, 3)}
 
@@ -77,11 +78,16 @@ def looking_up(bits: int) -> Any:
     return {2: permute_four, 3: permute}[bits]
 
 
-def _taking(lanes: int) -> tuple[Any, Any, Any, Any]:
-    """What loads codes, spreads a number or an integer, and counts, for as many lanes."""
+def _taking(lanes: int) -> tuple[Any, Any, Any, Any, Any]:
+    """What loads numbers and codes, spreads a number or an integer, and counts, for as many lanes."""
     if lanes == 8:
-        return load_words, splat, splat_int, lanes8
-    return load_words16, splat16, splat_int16, lanes16
+        return load, load_words, splat, splat_int, lanes8
+    return load16, load_words16, splat16, splat_int16, lanes16
+
+
+#: How many of many neighbours are looked at together: as many as a register holds, where much has to be held.
+_WIDE: Final = 16 if has("avx512f") else 8
+_load, _load_codes, _spread, _spread_int, _counting = _taking(_WIDE)
 
 
 def make_nearest_point(dimensions: int, bits: int, lanes: int) -> Any:
@@ -89,7 +95,7 @@ def make_nearest_point(dimensions: int, bits: int, lanes: int) -> Any:
     reference.
     """
     look_up = looking_up(bits)
-    load_codes, spread, spread_int, counting = _taking(lanes)
+    _, load_codes, spread, spread_int, counting = _taking(lanes)
 
     @spliced
     def nearest_point(
@@ -133,37 +139,47 @@ def margin(far: np.float32, weight: np.float32, scale: np.float32) -> np.float32
     return (far * far * weight * _F(2.0**-18) + beyond * _F(2.0**-120)) / scale
 
 
-def _make_lines(dimensions: int, bits: int) -> tuple[Any, Any]:
+def _make_lines(dimensions: int, bits: int) -> tuple[Any, Any, Any]:
     """What makes the lines of neighbours, from tables of what a coordinate's levels add to them."""
     look_up, odds = looking_up(bits), ODDS[bits]
 
     @spliced
-    def put_tables(xs: Floats, ws: Floats, at: int, tables: Floats) -> None:
+    def put_tables(xs: Floats, ws: Floats, at: int, tables: Floats, place: int) -> None:
         odd = load(odds, 0)
         for i in range(dimensions):
             w, x = repeated8(ws, at + i), repeated8(xs, at + i)
-            store(tables, _SQUARES + 8 * i, odd * odd * w)
-            store(tables, _PRODUCTS + 8 * i, odd * (_F(2) * w * x))
+            store(tables, place + 16 * i, odd * odd * w)
+            store(tables, place + 16 * i + 8, odd * (_F(2) * w * x))
 
     @spliced
-    def put_lines(near: Words, first: int, count: int, tables: Floats, lines: Floats) -> None:
-        """The sums that the scale multiplies from 0 on, the others from _MOST on."""
-        for j in range(0, count, 8):
-            codes = load_words(near, first + j)
-            squares, products = look_up(load(tables, _SQUARES), codes), look_up(load(tables, _PRODUCTS), codes)
-            for i in range(1, dimensions):
-                index = codes >> bits * i
-                squares = squares + look_up(load(tables, _SQUARES + 8 * i), index)
-                products = products + look_up(load(tables, _PRODUCTS + 8 * i), index)
-            there = codes != NONE
-            store(lines, j, where(there, squares, _F(0)))
-            store(lines, _MOST + j, where(there, products, _F(-(2.0**126))))
+    def lines_of(codes: Any, there: Any, tables: Floats, place: int) -> Any:
+        """The sums of neighbours, as far as they are there: those that the scale multiplies, and the others."""
+        squares, products = look_up(load(tables, place), codes), look_up(load(tables, place + 8), codes)
+        for i in range(1, dimensions):
+            index = codes >> bits * i
+            squares = squares + look_up(load(tables, place + 16 * i), index)
+            products = products + look_up(load(tables, place + 16 * i + 8), index)
+        return where(there, squares, _F(0)), where(there, products, _F(-(2.0**126)))
 
-    return put_tables, put_lines
+    @spliced
+    def put_lines(near: Words, first: int, count: int, tables: Floats, place: int, lines: Floats) -> None:
+        """The first sums from 0 on, the others from _MOST on."""
+        for j in range(0, count, _WIDE):
+            squares, products = lines_of(_load_codes(near, first + j), _counting() < count - j, tables, place)
+            store(lines, j, squares)
+            store(lines, _MOST + j, products)
+
+    return put_tables, lines_of, put_lines
 
 
 @spliced
-def _lower(height: F32x8, places: I32x8, low: F32x8, second: F32x8, which: I32x8) -> Any:
+def _low_ones(height: F32x16, there: Mask16, least: np.float32) -> int:
+    """A bit for each height within `least` of the lowest."""
+    return mask_bits(there & (height <= smallest_lane(height) + least))
+
+
+@spliced
+def _lower(height: Any, places: Any, low: Any, second: Any, which: Any) -> Any:
     """The lowest heights, the second lowest, and which the lowest are, with those of more neighbours."""
     return lesser(height, low), lesser(greater(height, low), second), where(height < low, places, which)
 
@@ -179,10 +195,10 @@ def _lowest_places(
     at: int,
 ) -> tuple[int, int]:
     """Which lines are the lowest at two scales; -1 for both if at one of them another is within `least`."""
-    low, low2, second, second2 = splat(_LARGEST), splat(_LARGEST), splat(_F(np.inf)), splat(_F(np.inf))
-    which, which2 = splat_int(0), splat_int(0)
-    for j in range(0, count, 8):
-        squares, products, places = load(lines, j), load(lines, _MOST + j), lanes8() + j
+    low, low2, second, second2 = _spread(_LARGEST), _spread(_LARGEST), _spread(_F(np.inf)), _spread(_F(np.inf))
+    which, which2 = _spread_int(0), _spread_int(0)
+    for j in range(0, count, _WIDE):
+        squares, products, places = _load(lines, j), _load(lines, _MOST + j), _counting() + j
         low, second, which = _lower(squares * scale - products, places, low, second, which)
         low2, second2, which2 = _lower(squares * other - products, places, low2, second2, which2)
     limit, limit2 = smallest_lane(low) + least, smallest_lane(low2) + least
@@ -190,8 +206,9 @@ def _lowest_places(
     if close & close - 1 or close2 & close2 - 1 or any_lane((second <= limit) | (second2 <= limit2)):
         return -1, -1
     store_ints(spare, at, which)
-    store_ints(spare, at + 8, which2)
-    return number(spare, at + lowest_bit(close)), number(spare, at + 8 + lowest_bit(close2))
+    place = number(spare, at + lowest_bit(close))
+    store_ints(spare, at, which2)
+    return place, number(spare, at + lowest_bit(close2))
 
 
 @spliced
@@ -203,8 +220,8 @@ def _are_lowest(one: int, other: int, count: int, lines: Floats, least: np.float
     squares, products = lines[one] - lines[other], lines[_MOST + one] - lines[_MOST + other]
     scale = products / squares
     limit, close = scale * lines[one] - lines[_MOST + one] + least + least, 0
-    for j in range(0, count, 8):
-        close += bits_set(mask_bits(load(lines, j) * scale - load(lines, _MOST + j) <= limit))
+    for j in range(0, count, 16):
+        close += bits_set(mask_bits(load16(lines, j) * scale - load16(lines, _MOST + j) <= limit))
     return close == 2
 
 
@@ -215,7 +232,7 @@ def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, cou
     """
     top, odds = {2: 5, 3: 15}[bits], ODDS[bits]
     nearest_point = make_nearest_point(dimensions, bits, together)
-    put_tables, put_lines = _make_lines(dimensions, bits)
+    put_tables, lines_of, put_lines = _make_lines(dimensions, bits)
 
     @spliced
     def ends_of_runs(numbers: Ints, row: int) -> int:
@@ -238,13 +255,13 @@ def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, cou
         return chosen, ~mask_bits(second > best + least)
 
     @spliced
-    def lower_lines(scales: F32x8, near: Words, first: int, two: tuple[int, int], lines: Floats, least: Any) -> Any:
+    def lower_lines(scales: F32x16, near: Words, first: int, two: tuple[int, int], lines: Floats, least: Any) -> Any:
         """The same of two lines."""
         one, other = two
-        height = scales * repeated8(lines, one) - repeated8(lines, _MOST + one)
-        second = scales * repeated8(lines, other) - repeated8(lines, _MOST + other)
-        lower = where(height < second, repeated8(near, first + one), repeated8(near, first + other))
-        return lower, ~mask_bits(fabs(height - second) > splat(least))
+        height = scales * repeated(lines, one) - repeated(lines, _MOST + one)
+        second = scales * repeated(lines, other) - repeated(lines, _MOST + other)
+        lower = where(height < second, repeated(near, first + one), repeated(near, first + other))
+        return lower, ~mask_bits(fabs(height - second) > splat16(least))
 
     @inlined
     def settle(
@@ -254,31 +271,29 @@ def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, cou
         near: Words,
         first: int,
         candidates: int,
-        work: tuple[Floats, Floats, Floats, Ints, Ints],
+        work: tuple[Floats, Floats, Floats, Ints, Ints, Ints],
         run: tuple[int, int, int],
         two: tuple[int, int],
         least: np.float32,
     ) -> None:
         """The points of a run of candidate scales that have not all the same; `two` are its ends'."""
-        floats, tables, lines, _, chosen = work
+        floats, tables, lines, _, chosen, _ = work
         row, c, last = run
         few = two[0] >= 0 and _are_lowest(two[0], two[1], candidates, lines, least)
         while c <= last:
+            scales = load16(floats, 32 + c)
             if few:
-                found, doubts = lower_lines(load(floats, 32 + c), near, first, two, lines, least)
-                store_ints(chosen, row + c, found)
-                step = 8
+                found, doubts = lower_lines(scales, near, first, two, lines, least)
             else:
-                found16, doubts = lowest_lines(load16(floats, 32 + c), near, first, candidates, lines, least)
-                store_ints(chosen, row + c, found16)
-                step = 16
-            doubts &= (2 << min(last - c, step - 1)) - 1
+                found, doubts = lowest_lines(scales, near, first, candidates, lines, least)
+            store_ints(chosen, row + c, where(lanes16() <= last - c, found, load_ints16(chosen, row + c)))
+            doubts &= (2 << min(last - c, 15)) - 1
             while doubts:
                 k = c + lowest_bit(doubts)
                 doubts &= doubts - 1
                 rungs = load(odds, 0) * floats[32 + k]
                 chosen[row + k] = nearest_point(xs, ws, place, rungs, near, first, candidates, tables)
-            c += step
+            c += 16
 
     @spliced
     def nearest_points(
@@ -287,14 +302,15 @@ def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, cou
         at: int,
         largest: np.float32,
         grid: tuple[Ints, Words],
-        work: tuple[Floats, Floats, Floats, Ints, Ints],
+        work: tuple[Floats, Floats, Floats, Ints, Ints, Ints],
     ) -> None:
         """The points nearest to the values from `at` on, whose largest size is given.
 
-        Candidate scales are from 32 on in the first of `work`.
+        Candidate scales are from 32 on in the first of `work`. What is done for every run of up to sixteen neighbours
+        does not depend on what is found; those that have to be settled wait.
         """
-        (span, near), (floats, tables, lines, numbers, chosen) = grid, work
-        far = largest + _F(top) * floats[32]
+        (span, near), (floats, tables, lines, numbers, chosen, waiting) = grid, work
+        far, left = largest + _F(top) * floats[32], 0
         for p in range(length // dimensions):
             place, row, c, weight = at + dimensions * p, lanes * p, 0, _F(0)
             for i in range(dimensions):
@@ -302,24 +318,42 @@ def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, cou
             least = margin(far, weight, floats[31 + count])
             if not least < _F(2.0**80):
                 least = _F(np.inf)  # not even a line's sums may overflow
-            put_tables(xs, ws, place, tables)
+            floats[64 + p], table = least, _LINES + 16 * dimensions * p
+            put_tables(xs, ws, place, tables, table)
             ends = ends_of_runs(numbers, row)
             while ends:
                 last = lowest_bit(ends)
                 ends &= ends - 1
                 u = number(numbers, row + last)
                 first, candidates = first_of(span, u), count_of(span, u)
-                low = high = 0
-                if candidates > 1:
-                    put_lines(near, first, candidates, tables, lines)
-                    scales = floats[32 + c], floats[32 + last]
-                    low, high = _lowest_places(scales[0], scales[1], candidates, lines, least, chosen, row + c)
-                if low == high and low >= 0:
-                    point = splat_int(int(near[first + low]))
-                    for k in range(c, last + 1, 8):
-                        store_ints(chosen, row + k, point)
+                scale, other = floats[32 + c], floats[32 + last]
+                if candidates <= 16:
+                    there = lanes16() < candidates
+                    squares, products = lines_of(load_words16(near, first), there, tables, table)
+                    close = _low_ones(squares * scale - products, there, least)
+                    close2 = _low_ones(squares * other - products, there, least)
+                    low, doubt = lowest_bit(close), close & close - 1
+                    waiting[left] = p << 16 | c << 8 | last
+                    waiting[_MOST + left] = -1 if doubt | close2 & close2 - 1 else low << 8 | lowest_bit(close2)
+                    left += 1 if doubt | (close ^ close2) else 0
                 else:
-                    settle(xs, ws, place, near, first, candidates, work, (row, c, last), (low, high), least)
+                    put_lines(near, first, candidates, tables, table, lines)
+                    low, high = _lowest_places(scale, other, candidates, lines, least, chosen, row + c)
+                    if low != high or low < 0:
+                        settle(xs, ws, place, near, first, candidates, work, (row, c, last), (low, high), least)
+                        c = last + 1
+                        continue
+                point = splat_int16(int(near[first + low]))
+                store_ints(chosen, row + c, point)
+                if last - c >= 16:
+                    store_ints(chosen, row + c + 16, point)
                 c = last + 1
+        for k in range(left):
+            p, c, last = waiting[k] >> 16, waiting[k] >> 8 & 255, waiting[k] & 255
+            u, table, two = number(numbers, lanes * p + last), _LINES + 16 * dimensions * p, waiting[_MOST + k]
+            first, candidates = first_of(span, u), count_of(span, u)
+            put_lines(near, first, candidates, tables, table, lines)
+            run, least = (lanes * p, c, last), floats[64 + p]
+            settle(xs, ws, at + dimensions * p, near, first, candidates, work, run, (two >> 8, two & 255), least)
 
     return nearest_points

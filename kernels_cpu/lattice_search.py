@@ -36,7 +36,7 @@ from requant.kernels_cpu.simd import (
     store_ints,
     where,
 )
-from requant.kernels_cpu.simd_lookup import lowest_bit, repeated, repeated8
+from requant.kernels_cpu.simd_lookup import highest_bit, lowest_bit, repeated, repeated8
 
 _F = np.float32
 
@@ -133,8 +133,9 @@ def _make_sums(length: int, dimensions: int, bits: int, lanes: int) -> Any:
 def _best_candidate(floats: Floats, lanes: int, count: int) -> int:
     """The candidate that the reference ends with, -1 for none.
 
-    It ends with the last of those that are better than all before them. One that is a thousandth worse than another is
-    not that, and rounding does not change it as long as products are far from the least and largest floats.
+    It ends with the last of those that are better than all before them. One that is a millionth worse than another is
+    not that, and rounding does not change it as long as products are far from the least and largest floats. Mostly all
+    that are left have the same points and thus the same sums: whether one is better than another, only rounding says.
     """
     best, least, most = splat(_F(0)), splat(_F(1)), splat(_F(1))
     for c in range(0, lanes, 8):
@@ -145,12 +146,19 @@ def _best_candidate(floats: Floats, lanes: int, count: int) -> int:
     known, found = largest_lane(best), -1
     usual = known > _F(2.0**-55) and known < _F(2.0**60)
     usual = usual and smallest_lane(least) > _F(2.0**-55) and largest_lane(most) < _F(2.0**40)
-    known = known * _F(1 - 2.0**-10) if usual else _F(0)
+    known = known * _F(1 - 2.0**-20) if usual else _F(0)
     better = 0
     for c in range(0, lanes, 8):
         sum_qx, sum_q2 = load(floats, 64 + c), load(floats, 96 + c)
         better |= mask_bits((sum_q2 > _F(0)) & (sum_qx * sum_qx > sum_q2 * known)) << c
     better &= (1 << count) - 1
+    if usual:
+        first, same = lowest_bit(better), 0
+        qx, q2 = floats[64 + first], floats[96 + first]
+        for c in range(0, lanes, 8):
+            same |= mask_bits((load(floats, 64 + c) == qx) & (load(floats, 96 + c) == q2)) << c
+        if better & ~same == 0:
+            return highest_bit(better) if qx * qx > qx / q2 * qx * q2 else first
     while better:
         c = lowest_bit(better)
         better &= better - 1
@@ -212,7 +220,7 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
         divisor: np.float32,
         scale: np.float32,
         grid: tuple[Ints, Words],
-        work: tuple[Floats, Floats, Floats, Ints, Ints],
+        work: tuple[Floats, Floats, Floats, Ints, Ints, Ints],
         codes: Ints64,
     ) -> np.float32:
         """The best scale of the group of values from `at` on; `codes` become its points.
@@ -220,7 +228,7 @@ def make_search(length: int, dimensions: int, bits: int, candidates: Floats, cou
         divisor: what the candidates are fractions of; scale: what it is if none of them is any good. grid: span and
         near of its `Neighbours`.
         """
-        (span, near), (floats, tables, _, numbers, chosen) = grid, work
+        (span, near), (floats, tables, _, numbers, chosen, _) = grid, work
         for k in range(0, lanes, 8):
             inverse = load(candidates, k) / divisor
             store(floats, k, inverse)

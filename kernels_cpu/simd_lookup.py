@@ -153,6 +153,17 @@ def lowest_bit(typing: Any, number: Any) -> Any:
 
 
 @intrinsic
+def highest_bit(typing: Any, number: Any) -> Any:
+    """Which bit of a number other than zero is its highest one."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        before = builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
+        return builder.sub(ir.Constant(before.type, 63), before)
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
 def bits_set(typing: Any, number: Any) -> Any:
     """How many bits of a number are set."""
     return types.int64(types.int64), lambda context, builder, sig, args: builder.ctpop(args[0])
