@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,15 +21,13 @@ from requant.sources import FileSlice, Source, described
 
 def beginning_of(plans: Iterable[Plan], inputs: Iterable[Source], how: object) -> Beginning:
     """What plans are, and the files that they read. how: whatever else decides on the bytes that are written."""
-    digest = hashlib.sha256()
-    for one in (own_version(), how, *chain.from_iterable((plan.layout.files, plan.steps) for plan in plans)):
-        _add(digest, one)
-    files = {}
-    for source in inputs:
-        found = getattr(source, "file", source)  # a view of a file has its file
-        if isinstance(found, FileSlice) and (said := described(found)) is not None:
-            files[said[0]] = said[1]
-    return Beginning(digest.hexdigest(), files)
+    known = _Known()
+    said = [_said(own_version(), known), _said(how, known)]
+    for plan in plans:
+        said += [_said(plan.layout.files, known), _said(plan.steps, known)]
+    found = (getattr(source, "file", source) for source in inputs)  # a view of a file has its file
+    files = {(one.path, one.identity): one for one in found if isinstance(one, FileSlice)}
+    return Beginning(_digest("".join(said).encode()), dict(filter(None, map(described, files.values()))))
 
 
 def own_version() -> str:
@@ -41,47 +40,56 @@ def own_version() -> str:
         return ""
 
 
-def _add(digest: Any, value: object) -> None:
+#: Objects that were looked at, and the digest of each: the same encodings and tensors are found again and again.
+_Known = dict[int, tuple[object, str]]
+_LEAVES: Final = (str, int, float, Enum, Path, NoneType)
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _said(value: object, known: _Known) -> str:
     """What a value is made of, to its leaves. Of files only what is read of them: whether they are the ones that they
     were is said apart, with their names."""
+    kind = type(value)
+    if isinstance(value, _LEAVES):
+        return f"{kind.__name__}={value!r};"
+    if isinstance(value, FileSlice):
+        return f"{value.path.name!r}:{value.offset}:{value.nbytes};"
     if isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype.str}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-    elif isinstance(value, bytes):
-        digest.update(b"%d:" % len(value) + value)
-    elif isinstance(value, FileSlice):
-        digest.update(f"{value.path.name}\0{value.offset}\0{value.nbytes}".encode())
-    elif value is None or isinstance(value, str | int | float | Enum | Path):
-        digest.update(f"{type(value).__name__}={value!r};".encode())
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            _add(digest, key)
-            _add(digest, inner)
-    elif isinstance(value, Iterable) and not is_dataclass(value):
-        digest.update(type(value).__name__.encode() + b"(")
-        for inner in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
-            _add(digest, inner)
-        digest.update(b")")
-    elif (callable(value) and not hasattr(value, "__dict__")) or isinstance(value, type):
-        digest.update(getattr(value, "__qualname__", type(value).__name__).encode())
-    else:
-        _add_object(digest, value)
+        return f"{value.dtype.str}{value.shape}{_digest(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)}"
+    if isinstance(value, bytes):
+        return _digest(value)
+    if isinstance(value, Mapping):
+        return "".join([_said(key, known) + _said(inner, known) for key, inner in value.items()]) + ";"
+    if isinstance(value, Iterable) and not is_dataclass(value):
+        items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+        return f"{kind.__name__}({''.join([_said(one, known) for one in items])})"
+    if (callable(value) and not hasattr(value, "__dict__")) or isinstance(value, type):
+        return str(getattr(value, "__qualname__", kind.__name__)) + ";"
+    if id(value) not in known:
+        known[id(value)] = value, _digest(_object_said(value, known).encode())  # held, so that no other gets its id
+    return known[id(value)][1]
 
 
-def _add_object(digest: Any, value: object) -> None:
-    digest.update(f"{type(value).__qualname__}{{".encode())
+def _object_said(value: object, known: _Known) -> str:
+    kind: Any = type(value)
     if isinstance(value, partial):
-        _add(digest, (value.func, value.args, value.keywords))
+        said = _said((value.func, value.args, value.keywords), known)
     elif hasattr(value, "__qualname__"):  # a function, and what it has from around it
-        digest.update(str(value.__qualname__).encode())
-        _add(digest, tuple(cell.cell_contents for cell in getattr(value, "__closure__", None) or ()))
+        around = tuple(cell.cell_contents for cell in getattr(value, "__closure__", None) or ())
+        said = f"{value.__qualname__}{_said(around, known)}"
     elif is_dataclass(value):  # and nothing that it has found out about itself
-        for field in fields(value):
-            if not field.name.startswith("_"):
-                _add(digest, getattr(value, field.name))
+        said = "".join([_said(getattr(value, name), known) for name in _fields(kind)])
     else:
-        _add(digest, {name: getattr(value, name) for name in _names(value)})
-    digest.update(b"}")
+        said = _said({name: getattr(value, name) for name in _names(value)}, known)
+    return f"{kind.__qualname__}{{{said}}}"
+
+
+@cache
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind) if not field.name.startswith("_")]
 
 
 def _names(value: object) -> list[str]:

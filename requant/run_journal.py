@@ -17,7 +17,9 @@ import struct
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,8 +30,9 @@ from requant import system
 
 _MAGIC: Final = b"requant\n"
 _HEAD: Final = struct.Struct("<8sII")  # magic, length of the beginning, its CRC-32
-#: job, place, number of the run, values replaced, checksum, squared error, squares, CRC-32 of all this.
-_RECORD: Final = struct.Struct("<IIIIQddI")
+#: job, place, number of the run, values replaced, checksum, squared error, squares; and the CRC-32 of all this.
+_SAID: Final = struct.Struct("<IIIIQdd")
+_RECORD: Final = struct.Struct(f"<{_SAID.size}sI")
 #: Bytes of the longest beginning: a million files that are read.
 _LONGEST: Final = 1 << 28
 #: Records read at a time.
@@ -59,10 +62,11 @@ def checksum(data: NDArray[Any] | memoryview, before: int = 0) -> int:
     False
     """
     flat = np.frombuffer(data, np.uint8) if isinstance(data, memoryview) else data.reshape(-1).view(np.uint8)
-    whole = flat.size - flat.size % _PAGE
-    sums = np.add.reduce(flat[:whole].view(np.uint64).reshape(-1, _PAGE // 8), axis=1)
-    odd = _ODD if sums.size <= _ODD.size else _odd(sums.size)
-    total = int(np.dot(sums, odd[: sums.size])) + (zlib.crc32(flat[whole:].tobytes()) << 20) + flat.size
+    pages = flat.size // _PAGE
+    sums = np.einsum("ij->i", flat[: pages * _PAGE].view(np.uint64).reshape(-1, _PAGE // 8))  # np.add.reduce is slower
+    total = int(np.dot(sums, (_ODD if pages <= _ODD.size else _odd(pages))[:pages])) + flat.size
+    if rest := flat[pages * _PAGE :].tobytes():
+        total += zlib.crc32(rest) << 20
     return (before * int(_GOLDEN) + total) % (1 << 64)
 
 
@@ -115,7 +119,7 @@ class RunJournal:
     base: int
     known: dict[tuple[int, int], dict[int, Outcome]] = field(default_factory=dict)
     _end: int = 0
-    _waiting: bytearray = field(default_factory=bytearray)
+    _waiting: deque[tuple[Any, ...]] = field(default_factory=deque)
     _flushed: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -152,23 +156,21 @@ class RunJournal:
 
         Records of a moment are written together: what a kill loses of them is done again.
         """
-        records = b""
         for place, one in enumerate(outcomes):
-            fields = (job, place, number, one.replaced, one.checksum, one.squared_error, one.squares)
-            record = _RECORD.pack(*fields, 0)
-            records += _RECORD.pack(*fields, zlib.crc32(record))
-        with self._lock:
-            self._waiting += records
-            if time.monotonic() - self._flushed < _MOMENT:
-                return
-        self.flush()
+            said = (job, place, number, one.replaced, one.checksum, one.squared_error, one.squares)
+            self._waiting.append(said)
+        if time.monotonic() - self._flushed >= _MOMENT:
+            self.flush()
 
     def flush(self) -> None:
         """Write the records that wait."""
-        with self._lock:
-            data, self._waiting = bytes(self._waiting), bytearray()
-            self._flushed = time.monotonic()
-        self._append(data)
+        self._flushed = time.monotonic()
+        records = b""
+        with suppress(IndexError):  # none waits any more
+            while True:
+                said = _SAID.pack(*self._waiting.popleft())
+                records += _RECORD.pack(said, zlib.crc32(said))
+        self._append(records)
 
     def _append(self, data: bytes) -> None:
         with self._lock:
@@ -182,9 +184,9 @@ class RunJournal:
         """Those that are whole; one that was being written when its process ended is passed over."""
         while data := _read(self.descriptor, _SOME * _RECORD.size, self.base + self._end):
             whole = len(data) - len(data) % _RECORD.size
-            for job, place, number, replaced, said, error, squares, check in _RECORD.iter_unpack(data[:whole]):
-                record = _RECORD.pack(job, place, number, replaced, said, error, squares, 0)
+            for record, check in _RECORD.iter_unpack(data[:whole]):
                 if zlib.crc32(record) == check:
+                    job, place, number, replaced, said, error, squares = _SAID.unpack(record)
                     self.known.setdefault((job, number), {})[place] = Outcome(said, replaced, error, squares)
             self._end += whole
             if not whole:

@@ -16,6 +16,7 @@ from requant.jobs import Stored, Task
 from requant.parts import part_slice
 from requant.plan import Fidelity
 from requant.run_journal import Outcome, checksum
+from requant.sources import Bytes
 from requant.system import processors
 from requant.values import check_bits, check_blocks, check_copied_blocks, check_scales, check_values, float_bits
 
@@ -54,9 +55,7 @@ class Worker:
         outcomes = [Outcome() for _ in task.job.places]
         with self._scratch.room() as scratch:
             context = Context(scratch, task.job.shared)
-            if task.part:
-                self._copy(task, scratch, outcomes)
-            elif task.job.moves:
+            if task.part or task.job.moves:
                 self._move(task, context, outcomes)
             else:
                 self._convert(task, context, outcomes)
@@ -68,18 +67,30 @@ class Worker:
         if outcomes.keys() != set(range(len(job.places))):
             return False
         with self._scratch.room() as scratch:
+            if job.compared:
+                part, begin, data, _ = self._moved(task, Context(scratch, job.shared))
+                return all(place.has(part, begin, data) for place in job.places)
             return all(
                 place.checked(job.stretches(None if job.held else task, place), scratch.bytes) == said.checksum
                 for place, said in ((job.places[number], said) for number, said in outcomes.items())
             )
 
-    def _copy(self, task: Task, scratch: Scratch, outcomes: list[Outcome]) -> None:
-        data = scratch.bytes(task.stop - task.start)
-        task.job.step.inputs[0].sources[task.part].read_into(task.start, data)
-        self._write(task, data, task.part, task.start, outcomes)
-
     def _move(self, task: Task, context: Context, outcomes: list[Outcome]) -> None:
+        part, begin, data, replaced = self._moved(task, context)
+        found = 0 if task.job.compared else checksum(data)
+        for place, outcome in zip(task.job.places, outcomes, strict=True):
+            place.write(part, begin, data)
+            outcome.replaced, outcome.checksum = replaced, found
+            if self._options.measure and task.job.step.fidelity is Fidelity.ROUND:  # in the numbers that are stored
+                outcome.squared_error = outcome.squares = 0.0
+
+    def _moved(self, task: Task, context: Context) -> tuple[str, int, Bytes, int]:
+        """Bytes that nothing encodes, of which part and from which byte of it on, and how many values were replaced."""
         job, step = task.job, task.job.step
+        if task.part:
+            data = context.scratch.bytes(task.stop - task.start)
+            step.inputs[0].sources[task.part].read_into(task.start, data)
+            return task.part, task.start, data, 0
         begin, end = part_slice(step.target, step.target.parts["data"], task.start, task.stop)
         data = context.scratch.bytes(end - begin)
         rows = data.view(DTYPES[job.form]).reshape(task.stop - task.start, -1)
@@ -91,18 +102,7 @@ class Worker:
             replaced = check_bits(step, task.start, data, bits, self._options.replace_nan)
         elif isinstance(step.target.encoding, Blocks):
             replaced = check_copied_blocks(step, task.start, data, self._options.replace_nan)
-        for outcome in outcomes:
-            outcome.replaced = replaced
-            if self._options.measure and step.fidelity is Fidelity.ROUND:  # in the numbers that are stored
-                outcome.squared_error = outcome.squares = 0.0
-        self._write(task, data, "data", begin, outcomes)
-
-    @staticmethod
-    def _write(task: Task, data: NDArray[np.uint8], part: str, begin: int, outcomes: list[Outcome]) -> None:
-        found = checksum(data)
-        for place, outcome in zip(task.job.places, outcomes, strict=True):
-            place.write(part, begin, data)
-            outcome.checksum = found
+        return "data", begin, data, replaced
 
     def _convert(self, task: Task, context: Context, outcomes: list[Outcome]) -> None:
         job, step, storing = task.job, task.job.step, task.job.storing
@@ -135,8 +135,8 @@ class Worker:
         if whole is None:
             for name, part in step.target.parts.items():
                 begin, _ = part_slice(step.target, part, task.start, task.stop)
+                outcome.checksum = checksum(out[name], outcome.checksum)  # while the processor's cache has it
                 stored.write(name, begin, out[name])
-                outcome.checksum = checksum(out[name], outcome.checksum)
 
     def _encode(
         self,

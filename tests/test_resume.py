@@ -136,6 +136,22 @@ def test_what_was_damaged_is_done_again(tmp_path, damage):
     assert (tmp_path / "out0.bin").read_bytes() == (tmp_path / "once" / "out0.bin").read_bytes()
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_copies_are_compared_with_what_they_are_copied_from(tmp_path, damaged):
+    """Their records have no checksum: what is to be there is read again."""
+    execute(plan_of(tmp_path / "once", source(), encoding=F32))
+    partial = broken_off(tmp_path, plan_of(tmp_path, source(5), encoding=F32))
+    if damaged:
+        with partial.open("r+b") as file:
+            file.seek(4000)
+            byte = file.read(1)
+            file.seek(4000)
+            file.write(bytes([byte[0] ^ 1]))
+    receipt = execute(plan_of(tmp_path, source(), encoding=F32), Options(1), resume=True)
+    assert receipt.resumed == (5 - damaged) * (4 << 20) // 2
+    assert (tmp_path / "out0.bin").read_bytes() == (tmp_path / "once" / "out0.bin").read_bytes()
+
+
 @pytest.mark.parametrize("change", ["type", "value", "options"])
 def test_another_conversion_is_refused(tmp_path, change):
     partial = broken_off(tmp_path, plan_of(tmp_path, source(5)))
