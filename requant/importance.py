@@ -7,7 +7,7 @@ Source: `load_imatrix` and `prepare_imatrix` of its tool.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class Importance:
 
     entries: by the name of the weight tensor. datasets: texts it was measured on. chunks: pieces of text, each of
     `chunk_tokens` tokens; 0 when the file does not say. source: the file as the user named it.
+    outputs: of statistics with gradients, how much errors of a tensor's outputs count: the mean of E[g²] of its rows.
     """
 
     entries: Mapping[str, Measured]
@@ -42,6 +43,7 @@ class Importance:
     chunks: int = 0
     chunk_tokens: int = 0
     source: str = ""
+    outputs: Mapping[str, float] = field(default_factory=dict)
 
     def weights(self, name: str) -> NDArray[np.float32] | None:
         """Mean importance [matrices, columns] for one tensor, or None when it was not measured.
@@ -104,5 +106,7 @@ class Importance:
 
     def renamed(self, rename: Callable[[str], str | None]) -> Importance:
         """With every entry under the name its tensor has now; None drops it."""
-        names = ((rename(name), entry) for name, entry in self.entries.items())
-        return replace(self, entries={name: entry for name, entry in names if name is not None})
+        names = {name: new for name in {*self.entries, *self.outputs} if (new := rename(name)) is not None}
+        entries = {names[name]: entry for name, entry in self.entries.items() if name in names}
+        outputs = {names[name]: weight for name, weight in self.outputs.items() if name in names}
+        return replace(self, entries=entries, outputs=outputs)

@@ -63,7 +63,8 @@ class Statistics:
     @property
     def rounding(self) -> Importance:
         """By what columns are weighed when they are rounded: inputs as gradients weigh them, where that is known."""
-        return replace(self.importance, entries={**self.importance.entries, **dict(self._weighed())})
+        outputs = {name: weight / self.outputs[name].sums.size for name, weight in self.weights.items()}
+        return replace(self.importance, entries={**self.importance.entries, **dict(self._weighed())}, outputs=outputs)
 
     def _weighed(self) -> Iterator[tuple[str, Measured]]:
         for name, entry in self.weighted.items():

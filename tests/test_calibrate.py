@@ -142,6 +142,7 @@ def test_gradients_are_those_of_the_whole_model(tiny, tmp_path, monkeypatch):
     assert noise.sums[0, 0] == 0  # its rows have no whole blocks of 256
     means = noted["weighted"] / noted["down"].sum()
     assert np.allclose(found.rounding.weights("blk.0.ffn_down.weight")[0], means, rtol=1e-4)
+    assert np.isclose(found.rounding.outputs["blk.0.ffn_down.weight"], noted["down"].mean() / tokens, rtol=1e-4)
     counts = np.bincount(np.ravel(windows), minlength=tiny_models.VOCABULARY)
     assert found.lookups["token_embd.weight"].counts.tolist() == counts.tolist()
     assert set(found.outputs) == set(found.importance.entries)

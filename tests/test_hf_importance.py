@@ -1,5 +1,8 @@
 """An imatrix, which names tensors as GGUF files do, used for Hugging Face folders."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -130,3 +133,40 @@ def test_columns_that_matter_are_kept_better(tmp_path, tiny, importance, recipe)
                 total += float(np.square(again[tensor] - exact[tensor]).sum(axis=0) @ weights)
         totals.append(total)
     assert totals[1] < 0.98 * totals[0]
+
+
+def test_exl2_spends_its_bits_where_errors_of_outputs_count(tmp_path, tiny, importance):
+    """Half the sum of E[g²] E[x²] ΔW² is least where it is told what E[g²] is; rows of a layer count alike here."""
+    exact = {name: t.float().numpy() for name, t in load_file(tiny / "model.safetensors").items()}
+    counts = {name: 10.0 ** (n % 5) for n, name in enumerate(importance.entries)}
+    predicted = []
+    for name, given in (("alike", importance), ("told", replace(importance, outputs=counts))):
+        plan = planned(tiny, tmp_path / name, "EXL2-4.0", given)
+        execute(plan, Options(workers=2))
+        again = decoded(tmp_path / name, tmp_path / f"{name}-f32")
+        total = 0.0
+        for n in range(LAYERS):
+            for role, (module, _) in ROLES.items():
+                tensor, entry = f"model.layers.{n}.{module}.weight", f"blk.{n}.{role}.weight"
+                errors = np.square(again[tensor] - exact[tensor]).sum(axis=0)
+                total += counts[entry] * float(errors @ importance.weights(entry)[0]) / 2
+        predicted.append(total)
+    assert predicted[1] < 0.6 * predicted[0]
+
+
+def test_exl2_goes_by_shares_where_gradients_of_a_layer_are_missing(tmp_path, tiny, importance):
+    """Nats of some layers and shares of others are not to be compared."""
+    some = dict.fromkeys(list(importance.entries)[1:], 1e6)
+    plans = [
+        planned(tiny, tmp_path / "exl2", "EXL2-4.0", given) for given in (importance, replace(importance, outputs=some))
+    ]
+    one, other = ({step.target.name: step.target.encoding for step in plan.steps} for plan in plans)
+    assert one == other
+
+
+def test_exl2_says_what_text_it_was_chosen_by(tmp_path, tiny, importance):
+    given = replace(importance, datasets=("c4",), chunks=7, chunk_tokens=512)
+    plan = planned(tiny, tmp_path / "exl2", "EXL2-4.0", given)
+    execute(plan, Options(workers=1))
+    said = json.loads((tmp_path / "exl2" / "config.json").read_text())["quantization_config"]
+    assert said["calibration"] == {"rows": 7, "length": 512, "dataset": "c4"}

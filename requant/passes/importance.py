@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
+from statistics import fmean
 
 import numpy as np
 
@@ -26,9 +28,12 @@ def in_hf_names(importance: Importance, source: Checkpoint[Tensor], moves: Seque
     not known.
     """
     entries: dict[str, Measured] = {}
+    outputs: dict[str, float] = {}
     for name, places in places_in_hf_names(source, moves):
         _enter(entries, importance, name, places)
-    return Importance(entries, importance.datasets, importance.chunks, importance.chunk_tokens, importance.source)
+        if all(place[0] in importance.outputs for place in places):
+            outputs[name] = fmean(importance.outputs[place[0]] for place in places)
+    return replace(importance, entries=entries, outputs=outputs)
 
 
 def places_in_hf_names(

@@ -1,13 +1,15 @@
 """EXL2: for a target of bits per weight, the widths of every layer, chosen by what each would cost it.
 
 The options are exllamav2's (`conversion/qparams.py`, `measure.py`); the error of each is measured on the weights, and
-a multiple-choice knapsack spends the bits where they save most. Nothing is calibrated: there is no text here.
+a multiple-choice knapsack spends the bits where they save most. What is spared is the share of a layer's weights that
+is error; of its outputs with an importance matrix; and with gradients the divergence that is predicted of it
+(`requant.divergence`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -98,7 +100,7 @@ _LINEAR: Final = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.(?:.*\.)?(\w+)\.weight$
 class Option:
     """What a slot can be: the encodings of its moves (by index), what they cost and what they lose.
 
-    bits: stored bits of all of them. error: sum over them of relative squared error times weights.
+    bits: stored bits of all of them. error: sum over them of what each loses.
     """
 
     encodings: Mapping[int, Exl2]
@@ -111,7 +113,8 @@ class Exl2Scheme(Scheme):
     """bits: target bits per weight of attention and MLP together; None keeps layers that are EXL2 already, else 4.
 
     head_bits: width of the output matrix.
-    importance: by the names of the moves; the errors of inputs that matter more weigh more.
+    importance: by the names of the moves; the errors of inputs that matter more weigh more, and of outputs, if it says
+    which those are.
     guessed: errors are not measured, but a quarter for each bit more.
     """
 
@@ -147,7 +150,7 @@ class Exl2Scheme(Scheme):
             return _kept(moves, config)
         target, weights = self.bits or 4.0, sum(prod(moves[i].shape) for _, slot in slots for i in slot)
         budget = int(target * weights)
-        options = _measured(moves, slots, self._errors)
+        options = _measured(moves, slots, self._errors(moves[i] for _, slot in slots for i in slot))
         least = sum(candidates[0].bits for candidates in options)
         if least > budget:
             raise PlanError(
@@ -166,7 +169,7 @@ class Exl2Scheme(Scheme):
             "version": "0.3.2",
             "bits": target,
             "head_bits": self.head_bits,
-            "calibration": {"rows": 0, "length": 0, "dataset": "none: rounded by the weights alone"},
+            "calibration": self._calibration(),
         }
         losses = [
             Loss(LossKind.SUBSTITUTED, move.name, f"{encoding.label}: EXL2 stores inputs and outputs by the 32")
@@ -175,12 +178,26 @@ class Exl2Scheme(Scheme):
         ]
         return Applied(tuple(encodings), quantization, losses=tuple(losses))
 
-    def _errors(self, move: Move, texts: Sequence[str]) -> dict[str, float]:
-        """What each parameter set costs a layer."""
+    def _calibration(self) -> dict[str, Json]:
+        """What config.json says of it."""
+        if (said := self.importance) is None:
+            return {"rows": 0, "length": 0, "dataset": "none: rounded by the weights alone"}
+        return {"rows": said.chunks, "length": said.chunk_tokens, "dataset": ", ".join(said.datasets)}
+
+    def _errors(self, layers: Iterable[Move]) -> Callable[[Move, Sequence[str]], dict[str, float]]:
+        """What each parameter set costs a layer; in nats, if gradients of all that are to be compared are known."""
         if self.guessed:
-            return {text: _guess(move, text) for text in texts}
-        importance = None if self.importance is None else self.importance.weights_for(move.name, move.shape)
-        return _errors(move, texts, importance)
+            return lambda move, texts: {text: _guess(move, text) * prod(move.shape) for text in texts}
+        known = self.importance or Importance({})
+        predicted = all(move.name in known.entries and move.name in known.outputs for move in layers)
+
+        def errors(move: Move, texts: Sequence[str]) -> dict[str, float]:
+            (outputs, inputs), importance = move.shape, known.weights_for(move.name, move.shape)
+            signal, squares = _squares(move, texts, importance)
+            scale = outputs * known.outputs[move.name] / 2 if predicted else outputs * inputs / (signal or 1.0)
+            return {text: scale * square for text, square in squares.items()}
+
+        return errors
 
 
 def exl2(parameters: Sequence[str]) -> Exl2Scheme:
@@ -319,7 +336,7 @@ def _measured(
         for row in tables[kind]:
             encodings = {index: encoding_of(row[place], moves[index].shape[1]) for index, place in slot.items()}
             bits = sum(stored_bits(encoding, moves[index].shape[0]) for index, encoding in encodings.items())
-            error = sum(errors[index, row[place]] * prod(moves[index].shape) for index, place in slot.items())
+            error = sum(errors[index, row[place]] for index, place in slot.items())
             options.append(Option(encodings, bits, error))
         result.append(sorted(options, key=lambda option: option.bits))
     return result
@@ -333,11 +350,12 @@ def _guess(move: Move, text: str) -> float:
     return float(4.0 ** -(stored_bits(encoding_of(text, inputs), outputs) / (outputs * inputs)))
 
 
-def _errors(move: Move, texts: Sequence[str], importance: NDArray[np.float32] | None) -> dict[str, float]:
-    """Relative squared error of a sample of a layer's outputs for each parameter set, inputs by their importance."""
+def _squares(
+    move: Move, texts: Sequence[str], importance: NDArray[np.float32] | None
+) -> tuple[float, dict[str, float]]:
+    """Of a layer's outputs and of their errors for each parameter set: means over a sample, inputs by importance."""
     values = _sample(move)
     weights = np.ones(move.shape[1]) if importance is None else importance.reshape(-1).astype(np.float64)
-    signal = float(np.square(values, dtype=np.float64).sum(axis=0) @ weights) or 1.0
     errors = {}
     for text in texts:
         encoding = encoding_of(text, values.shape[1])
@@ -345,8 +363,8 @@ def _errors(move: Move, texts: Sequence[str], importance: NDArray[np.float32] | 
         codec, again = codec_for(encoding), np.empty_like(values)
         codec.encode(values, parts, 0, importance)
         codec.decode(parts, again)
-        errors[text] = float(np.square(again - values, dtype=np.float64).sum(axis=0) @ weights) / signal
-    return errors
+        errors[text] = float(np.square(again - values, dtype=np.float64).mean(axis=0) @ weights)
+    return float(np.square(values, dtype=np.float64).mean(axis=0) @ weights), errors
 
 
 def _sample(move: Move) -> NDArray[np.float32]:
