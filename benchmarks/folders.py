@@ -46,6 +46,8 @@ OURS_OF_OTHERS = {
     "requant": ["--feedback"],
     "requant, static": ["--feedback", "--act-order", "static"],
 }
+#: A folder whose statistics are of another one, which is rounded: what the layers before a layer give once they are.
+AGAIN = {"requant, static, again": "requant, static"}
 
 
 def seconds(*words: object) -> float:
@@ -64,6 +66,27 @@ def once(path: Path, *words: object) -> float:
     if not told.exists():
         told.write_text(str(seconds(*words)))
     return float(told.read_text())
+
+
+def by_requant(folder: Path, recipe: str, method: str, tokens: int) -> dict[str, tuple[Path, float]]:
+    """Every way of ours, by name: the folder, and processor seconds of all commands that it took."""
+    ways = OURS.get(method, OURS_OF_OTHERS)
+    reading = ["--text", folder / "text.txt", "--tokens", tokens, "--hessians", "--force", "--quiet"]
+    made: dict[str, tuple[Path, float]] = {}
+
+    def make(name: str, seen: Path, stats: Path, before: float) -> None:
+        path = folder / f"{recipe}-{name.replace(', ', '-')}"
+        calibrating = once(stats, *REQUANT, "calibrate", seen, "-o", stats, *reading)
+        how = ["--to", recipe, "--stats", stats, *ways[AGAIN.get(name, name)], "--force", "--quiet"]
+        made[name] = path, before + calibrating + once(path, *REQUANT, "convert", folder / "dense", path, *how)
+
+    for name in ways:
+        make(name, folder / "dense", folder / "stats.gguf", 0)
+    for name, first in AGAIN.items():
+        if first in ways:
+            rounded, processor = made[first]
+            make(name, rounded, folder / f"{recipe}-stats.gguf", processor)
+    return made
 
 
 def by_peer(python: str, library: str, folder: Path, recipe: str) -> float:
@@ -133,17 +156,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: words.threads])
     held_out = prepared(words)
-    dense, stats = folder / "dense", folder / "stats.gguf"
-    reading = ["--text", folder / "text.txt", "--tokens", words.tokens, "--hessians", "--force", "--quiet"]
-    calibrating = once(stats, *REQUANT, "calibrate", dense, "-o", stats, *reading)
-    reference = list(log_probabilities(dense, held_out, torch.float32))
+    reference = list(log_probabilities(folder / "dense", held_out, torch.float32))
     recipe, method = words.to, words.to.split("-")[0]
     print(f"{recipe}: {words.layers} layers, {words.tokens} tokens; KL on {held_out.numel()} others")
-    made: dict[str, tuple[Path, float]] = {}
-    for name, more in OURS.get(method, OURS_OF_OTHERS).items():
-        path = folder / f"{recipe}-{name.replace(', ', '-')}"
-        how = ["--to", recipe, "--stats", stats, *more, "--force", "--quiet"]
-        made[name] = path, calibrating + once(path, *REQUANT, "convert", dense, path, *how)
+    made = by_requant(folder, recipe, method, words.tokens)
     for library, python in {"gptqmodel": sys.executable, "llmcompressor": words.llm_compressor}.items():
         if python is not None and (library != "gptqmodel" or method in OURS):
             made[library] = folder / f"{recipe}-{library}", by_peer(python, library, folder, recipe)

@@ -3,8 +3,9 @@
     python -P peers_quantize.py LIBRARY RECIPE SOURCE DESTINATION WINDOWS.npy
 
 LIBRARY is gptqmodel or llmcompressor, RECIPE what requant is asked for: GPTQ-4-128 (symmetric), AWQ-4-128 (with zeros),
-or, of llm-compressor's GPTQ, W8A8, FP8, NVFP4 or MXFP4. WINDOWS holds tokens [windows, tokens]. Prints as JSON the
-seconds and processor seconds of quantizing, without loading and saving.
+or, of llm-compressor's GPTQ, W8A8, FP8, NVFP4 or MXFP4; or LIBRARY is auto-round, and RECIPE a mix of llama.cpp's, such
+as Q4_K_S, of which it writes a GGUF. WINDOWS holds tokens [windows, tokens]. Prints as JSON the
+seconds and processor seconds of quantizing, without loading and saving (auto-round does both at once).
 """
 
 import json
@@ -70,6 +71,8 @@ def by_llmcompressor(recipe, source, destination, windows):
     from llmcompressor import oneshot
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if not torch.accelerator.is_available():
+        torch.Tensor.pin_memory = lambda self: self  # its AWQ pins inputs, whatever machine there is
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     rows = Dataset.from_dict({"input_ids": windows.tolist(), "attention_mask": torch.ones_like(windows).tolist()})
     size = {"max_seq_length": windows.shape[1], "num_calibration_samples": len(windows)}
@@ -81,11 +84,27 @@ def by_llmcompressor(recipe, source, destination, windows):
     return began, ended
 
 
+def by_autoround(recipe, source, destination, windows):
+    """Signed gradient descent over roundings, 200 steps a layer: what it does unless it is told."""
+    from auto_round import AutoRound
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    given = [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in windows]
+    size, scheme = {"nsamples": len(windows), "seqlen": windows.shape[1]}, f"gguf:{recipe.lower()}"
+    began = clocks()
+    rounding = AutoRound(
+        model, AutoTokenizer.from_pretrained(source), scheme=scheme, dataset=given, device_map="cpu", **size
+    )
+    rounding.quantize_and_save(destination, format=scheme)
+    return began, clocks()
+
+
 def main() -> None:
     """Quantize and tell."""
     library, recipe, source, destination, path = sys.argv[1:]
     windows = torch.from_numpy(np.load(path))
-    run = {"gptqmodel": by_gptqmodel, "llmcompressor": by_llmcompressor}[library]
+    run = {"gptqmodel": by_gptqmodel, "llmcompressor": by_llmcompressor, "auto-round": by_autoround}[library]
     began, ended = run(recipe, source, destination, windows)
     print("\n" + json.dumps([end - start for start, end in zip(began, ended, strict=True)]))
 

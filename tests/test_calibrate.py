@@ -9,6 +9,7 @@ import libgguf
 import numpy as np
 import pytest
 
+from requant.calibration.outer import Outer
 from requant.errors import FormatError, PlanError, VerifyError
 from requant.formats import FORMATS
 from requant.formats import open as open_model
@@ -380,6 +381,22 @@ def test_hessians_are_the_outer_products_of_the_whole_model(tiny, tmp_path, monk
             assert np.abs(mean - wanted).max() < 1e-5 * wanted.max(), key
     with pytest.raises(PlanError, match="not the squares beside it"):
         replace(hessian, squares=2 * hessian.squares).mean()
+
+
+@pytest.mark.parametrize("columns", [256, 600])
+def test_sums_of_outer_products_are_whole_though_halves_are_computed(tmp_path, columns):
+    import torch
+
+    rng, outer, key = np.random.default_rng(columns), Outer(tmp_path / "outer"), ("w", 0)
+    windows = [rng.integers(-8, 9, (64, columns)).astype(np.float32) for _ in range(3)]  # exact in any order
+    for window in windows:
+        outer.begin_window()
+        outer.add(key, torch.from_numpy(window))
+    outer.end_layer()
+    _, hessian = outer.found(key)
+    x = np.concatenate(windows)
+    assert hessian.tokens == len(x)
+    assert np.array_equal(np.fromfile(tmp_path / "outer", "<f4").reshape(columns, columns), x.T @ x)
 
 
 def test_each_expert_has_a_hessian_of_its_own(tmp_path, monkeypatch):

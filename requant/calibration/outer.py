@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from requant.errors import UnsupportedError
 from requant.hessians import Hessian
@@ -11,6 +11,8 @@ from requant.sources import FileSlice
 
 #: A matrix of a tensor of the plan.
 Key = tuple[str, int]
+#: Columns that are summed up together with all that come after them; what is below the diagonal is the same.
+_COLUMNS: Final = 256
 
 
 class Outer:
@@ -43,7 +45,8 @@ class Outer:
         if leader == key:
             if key not in self._sums:
                 self._sums[key] = x.new_zeros((x.shape[1], x.shape[1]))
-            self._sums[key].addmm_(x.T, x)
+            for start in range(0, x.shape[1], _COLUMNS):
+                self._sums[key][start : start + _COLUMNS, start:].addmm_(x[:, start : start + _COLUMNS].T, x[:, start:])
             self._tokens[key] = self._tokens.get(key, 0) + len(x)
 
     def end_layer(self) -> None:
@@ -51,6 +54,9 @@ class Outer:
         self._given.clear()
         with self._path.open("r+b") as file:
             for key, total in self._sums.items():
+                for start in range(0, len(total), _COLUMNS):
+                    stop = start + _COLUMNS
+                    total[stop:, start:stop] = total[start:stop, stop:].T
                 data = total.numpy().astype("<f4", copy=False)
                 file.seek(self._end)
                 file.write(data.data)
