@@ -8,12 +8,15 @@ JSON escapes what is not ASCII.
 
 from __future__ import annotations
 
+import reprlib
 from typing import Final
 
 #: Characters of a name or a value that are shown; more are counted.
 LONGEST: Final = 200
 #: Characters of a message that are shown.
 LONGEST_MESSAGE: Final = 5000
+_brief: Final = reprlib.Repr()  # also stops at values that are nested too deeply for repr
+_brief.maxstring, _brief.maxother, _brief.maxlong, _brief.maxlist, _brief.maxlevel = 80, 80, 40, 6, 3
 
 
 def printable(text: str, longest: int | None = LONGEST) -> str:
@@ -33,3 +36,8 @@ def printable(text: str, longest: int | None = LONGEST) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shorten(value: object) -> str:
+    """Something from a file as it is quoted in a message."""
+    return _brief.repr(value)

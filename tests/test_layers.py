@@ -99,6 +99,28 @@ def test_no_modules_import_each_other_in_a_circle():
     list(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
+def at_once(tree: ast.AST) -> Iterator[str]:
+    """What runs as an import while a module is."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from at_once(node)
+
+
+def test_every_module_can_be_the_first_to_be_imported():
+    """An import runs every package that a module lies in, and may meet one there that has not run to its end."""
+    known = modules()
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        parts = [found.split(".") for found in at_once(ast.parse(path.read_text()))]
+        run = {".".join(one[:length]) for one in parts for length in range(1, len(one) + 1)}
+        graph[name] = {one for one in run if one in known and not f"{name}.".startswith(f"{one}.")}
+    list(TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
 def kinds_of_node() -> set[str]:
     """The names of all classes of nodes, wherever they are."""
     for name, path in modules().items():

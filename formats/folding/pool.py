@@ -8,10 +8,10 @@ from pathlib import Path
 
 from requant.encodings import Dense, Shape
 from requant.errors import FormatError, PlanError
-from requant.formats.safetensors.parts import NamesParts
-from requant.formats.safetensors.stream import shorten
+from requant.formats.stored import NamesParts
 from requant.ir import QUANTIZATION_FILES, Checkpoint, Json, Tensor, TensorSpec, text_config
 from requant.json_values import CONFIG, parse_json
+from requant.printable import shorten
 from requant.sources import Source, read
 
 

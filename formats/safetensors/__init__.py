@@ -13,8 +13,8 @@ from requant.formats.folding import folded
 from requant.formats.safetensors.checkpoint import read_checkpoint, recognizes_folder
 from requant.formats.safetensors.header import MAX_HEADER, read_header
 from requant.formats.safetensors.layout import layout_file, layout_folder
-from requant.formats.safetensors.parts import storable
 from requant.formats.safetensors.shards import WeightFiles
+from requant.formats.stored import storable
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec
 from requant.layout import Layout, LayoutOptions
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from requant.errors import PlanError
 from requant.formats.safetensors.header import MAX_HEADER, MAX_METADATA, METADATA, read_header
-from requant.formats.safetensors.stream import is_text, shorten
+from requant.formats.safetensors.stream import is_text
 from requant.heads import Head
 from requant.ir import Json
 from requant.json_values import Limits, parse_json
+from requant.printable import shorten
 from requant.sources import Identity, open_regular
 from requant.system import read_at
 

@@ -19,9 +19,10 @@ from typing import Final
 from requant.dtypes import DTYPES, DType
 from requant.encodings import DENSE, Shape
 from requant.errors import FormatError, PlanError
-from requant.formats.safetensors.stream import JsonStream, is_text, shorten
+from requant.formats.safetensors.stream import JsonStream, is_text
 from requant.ir import Tensor
 from requant.objections import Objection, refuse
+from requant.printable import shorten
 from requant.sources import FileSlice, Identity, open_regular
 from requant.system import read_at
 

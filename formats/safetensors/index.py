@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from requant.formats.safetensors.header import MAX_NAME, MAX_TENSORS
-from requant.formats.safetensors.stream import JsonStream, shorten
+from requant.formats.safetensors.stream import JsonStream
+from requant.printable import shorten
 from requant.sources import open_regular
 
 SUFFIX: Final = ".safetensors.index.json"

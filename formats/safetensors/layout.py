@@ -12,10 +12,11 @@ from requant.errors import PlanError
 from requant.formats.safetensors.folder import CONFIG, MODULE, WEIGHTS, write_config
 from requant.formats.safetensors.header import METADATA, write_header
 from requant.formats.safetensors.index import SUFFIX, write_index
-from requant.formats.safetensors.parts import StoredArray, stored_arrays
-from requant.formats.safetensors.stream import is_text, shorten
+from requant.formats.safetensors.stream import is_text
+from requant.formats.stored import StoredArray, stored_arrays
 from requant.ir import Checkpoint, TensorSpec
 from requant.layout import Layout, LayoutOptions, OutputFile
+from requant.printable import shorten
 
 #: Bytes of tensors in one file of a folder, as transformers writes them.
 SHARD_BYTES: Final = 5_000_000_000

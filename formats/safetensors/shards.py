@@ -11,8 +11,8 @@ from typing import Final
 from requant.errors import FormatError
 from requant.formats.safetensors.header import Header
 from requant.formats.safetensors.index import MAX_FILES, read_index
-from requant.formats.safetensors.stream import shorten
 from requant.ir import STALE_INDEX, Tensor
+from requant.printable import shorten
 
 _SHARD: Final = re.compile(r"(.*?)-?(\d{5})-of-(\d{5})(\.\w+)")
 #: Not the model itself: something to be put on top of it, or a second copy of it in another naming.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from requant.errors import FormatError
 from requant.json_values import integer
+from requant.printable import shorten
 from requant.system import read_at
 
 WINDOW: Final = 1 << 18
@@ -152,11 +152,6 @@ def is_text(value: str) -> bool:
     return value.isascii() or not _SURROGATE.search(value)
 
 
-def shorten(value: object) -> str:
-    """Something from a file as it is quoted in a message."""
-    return _brief.repr(value)
-
-
 def _is_certain(problem: Exception, window: int) -> bool:
     """Whether JSON is broken whatever follows the window, which may end in a string or in `\\ud83d\\ude00`."""
     match problem:
@@ -176,7 +171,5 @@ def _no_constant(text: str) -> object:
     raise ValueError(f"{text} is no JSON value")
 
 
-_brief: Final = reprlib.Repr()  # also stops at values that are nested too deeply for repr
-_brief.maxstring, _brief.maxother, _brief.maxlong, _brief.maxlist, _brief.maxlevel = 80, 80, 40, 6, 3
 _decoder: Final = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_integer, parse_constant=_no_constant)
 _scan: Final = _decoder.scan_once  # type: ignore[attr-defined]  # in no stub

@@ -13,11 +13,11 @@ from typing import Final
 from requant.encodings import DENSE, Dense
 from requant.errors import FormatError, UnsupportedError
 from requant.formats.safetensors.header import Header
-from requant.formats.safetensors.stream import shorten
 from requant.formats.torch_zip.archive import Archive
 from requant.formats.torch_zip.pickled import PickleError, Storage, UnknownGlobalError, View, load
 from requant.formats.torch_zip.strided import StridedSlice
 from requant.ir import Tensor
+from requant.printable import shorten
 from requant.sources import FileSlice, Source, open_regular
 from requant.system import read_at
 

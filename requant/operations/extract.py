@@ -15,7 +15,7 @@ from requant.errors import PlanError
 from requant.expressions import Stored
 from requant.formats import FORMATS
 from requant.formats.imatrix import imatrix_checkpoint
-from requant.formats.safetensors.parts import stored_arrays
+from requant.formats.stored import stored_arrays
 from requant.importance import Importance
 from requant.inspection.figures import is_decoded
 from requant.inspection.templates import DEFAULT, templates_of

@@ -16,7 +16,7 @@ import numpy as np
 from requant.encodings import DENSE, F32
 from requant.errors import UnsupportedError
 from requant.formats import FORMATS
-from requant.formats.safetensors.parts import stored_arrays
+from requant.formats.stored import stored_arrays
 from requant.ir import Checkpoint, Naming, Tensor, TensorSpec, Typed
 from requant.operations.convert import Request, plan_conversion
 from requant.sources import Bytes, Memory, Source
