@@ -1,13 +1,17 @@
-"""Reading a file of a server by ranges: what requant has, beside fsspec and obstore. `python benchmarks/ranges.py`
+"""Reading a file of a server by ranges: what requant has, beside fsspec, obstore and the Hub's client of Xet.
+
+    python benchmarks/ranges.py [--megabytes 256] [--pause 0.03] [--repeat 3]
 
 A server of our own on the loopback answers each request after a pause, as one far away does; all read the same ranges,
-of 4 MiB, six at a time. Megabytes and processor seconds of the reader; the server is a process of its own.
+of 4 MiB, six at a time. Megabytes and processor seconds of the reader; the server is a process of its own. Xet's client
+reads a store in a folder, without a network and without pauses: what it does with the bytes alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -79,6 +83,22 @@ def readers(url: str, nbytes: int) -> dict[str, Callable[[int, int], Any]]:
     return found
 
 
+def xet_reader(path: Path) -> Callable[[int, int], Any] | None:
+    """The same of a copy in a store of Xet beside the file."""
+    try:
+        import hf_xet
+    except ImportError:
+        print("hf_xet is not installed")
+        return None
+    session, place = hf_xet.XetSession(), f"local://{path.parent / 'xet'}"
+    commit = session.new_upload_commit(endpoint=place)
+    stored = commit.start_upload_file(str(path))
+    commit.wait_to_finish()
+    file = stored.result().xet_info
+    streams = session.new_download_stream_group(endpoint=place)
+    return lambda start, stop: b"".join(streams.download_stream(file, start=start, end=stop))
+
+
 def main() -> None:
     """Print a line for each."""
     parser = argparse.ArgumentParser()
@@ -89,8 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file.bin")
         nbytes = asked.megabytes << 20
-        with path.open("wb") as file:
-            file.truncate(nbytes)
+        path.write_bytes(os.urandom(nbytes))
         context = multiprocessing.get_context("spawn")
         port = context.Queue()
         server = context.Process(target=serve, args=(str(path), asked.pause, port), daemon=True)
@@ -98,6 +117,8 @@ def main() -> None:
         url = f"http://127.0.0.1:{port.get()}/file.bin"
         ranges = [(start, min(nbytes, start + BLOCK)) for start in range(0, nbytes, BLOCK)]
         every = readers(url, nbytes)
+        if xet := xet_reader(path):
+            every["hf_xet, from a folder"] = xet
         rows: dict[str, list[tuple[float, float]]] = {name: [] for name in every}
         for _ in range(asked.repeat):
             for name, read in every.items():
