@@ -327,7 +327,9 @@ def make_nearest_points(length: int, dimensions: int, bits: int, lanes: int, cou
                 u = number(numbers, row + last)
                 first, candidates = first_of(span, u), count_of(span, u)
                 scale, other = floats[32 + c], floats[32 + last]
-                if candidates <= 16:
+                if bits == 2 and candidates == 1:  # as nearly half of those with three levels are
+                    low = 0
+                elif candidates <= 16:
                     there = lanes16() < candidates
                     squares, products = lines_of(load_words16(near, first), there, tables, table)
                     close = _low_ones(squares * scale - products, there, least)
