@@ -92,11 +92,11 @@ def _raised(best: Any, sum_qx: Any, sum_q2: Any) -> Any:
 def _known(best: Any, all_w: Any) -> Any:
     """What a search may begin with that will come across something as good as `best`.
 
-    Of all cuts that are better than what was before them, it ends with the last. One that is a thousandth worse than
+    Of all cuts that are better than what was before them, it ends with the last. One that is a millionth worse than
     another is not that, and rounding does not change it as long as products are far from the least and largest floats.
     """
     usual = (best > _F(2.0**-55)) & (best < _F(2.0**60)) & (all_w > _F(2.0**-55)) & (all_w < _F(2.0**40))
-    return where(usual, best * _F(1 - 2.0**-10), _LEAST)
+    return where(usual, best * _F(1 - 2.0**-20), _LEAST)
 
 
 @spliced
