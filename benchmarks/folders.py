@@ -4,8 +4,8 @@
         [--tokens 8192] [--threads 1] [--llm-compressor PYTHON]
 
 MODEL is a Hugging Face folder in F32, of which the first layers are kept; all are given the same windows of 512 tokens
-of C4.txt, and quantize all layers but embedding and head as `--to` says: to GPTQ (symmetric; columns as they lie,
-llm-compressor's by falling activation, its default), to AWQ, or, beside llm-compressor's GPTQ alone, to W8A8, FP8,
+of C4.txt, and quantize all layers but embedding and head as `--to` says: to GPTQ (symmetric; columns by falling
+activation, GPTQModel's as they lie), to AWQ, or, beside llm-compressor's GPTQ alone, to W8A8, FP8,
 NVFP4 or MXFP4, all with a damping of 0.05. transformers loads every folder and runs it in F16 (4-bit floats: BF16) with
 the kernels that it has for it; divergence is that of its predictions from those of MODEL's first layers in F32, on
 4,096 tokens of WIKI.txt. Time is of processors, for peers without loading and saving, for requant of whole commands,
@@ -36,7 +36,11 @@ WINDOW, HELD_OUT = 512, 4096
 REQUANT = [sys.executable, "-m", "requant"]
 #: What requant is asked for besides, by recipe.
 OURS = {
-    "GPTQ": {"requant": [], "requant, minmax": ["--scales", "minmax"], "requant, static": ["--act-order", "static"]},
+    "GPTQ": {
+        "requant": [],
+        "requant, stored": ["--act-order", "none"],
+        "requant, stored, minmax": ["--act-order", "none", "--scales", "minmax"],
+    },
     "AWQ": {"requant": ["--smooth"], "requant, feedback": ["--smooth", "--feedback"]},
 }
 #: What transformers multiplies in: F16, but where compressed-tensors unpacks weights as BF16.
@@ -44,10 +48,10 @@ DTYPES = {"NVFP4": torch.bfloat16, "MXFP4": torch.bfloat16}
 OURS_OF_OTHERS = {
     "requant, nearest": ["--no-feedback"],
     "requant": ["--feedback"],
-    "requant, static": ["--feedback", "--act-order", "static"],
+    "requant, stored": ["--feedback", "--act-order", "none"],
 }
 #: A folder whose statistics are of another one, which is rounded: what the layers before a layer give once they are.
-AGAIN = {"requant, static, again": "requant, static"}
+AGAIN = {"requant, again": "requant"}
 
 
 def seconds(*words: object) -> float:

@@ -114,10 +114,15 @@ def made(folder: Path, source: Path, stats: Path, mix: str, ways: dict[str, list
     return rows
 
 
+def first(llama: LlamaCpp) -> int | None:
+    """What stands before every text, of a model that wants it: without, Gemma is another model."""
+    return llama.info.bos if llama.info.add_bos else None
+
+
 def held_out(folder: Path, llama: LlamaCpp, tokens: int) -> list[Window]:
     """Windows of both texts by turns, as many of each."""
     number = -(-tokens // (len(TEXTS) * SCORED))
-    each = [windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, number, None) for text in texts(folder).values()]
+    each = [windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, number, first(llama)) for text in texts(folder).values()]
     return [Window(window.tokens, 0) for pair in zip(*each, strict=True) for window in pair]
 
 
@@ -128,7 +133,7 @@ def between(folder: Path, llama: LlamaCpp, tokens: int, known: int) -> list[Wind
     are lists of species, which any model tells better.
     """
     said = "".join(text[: letters(folder)] for text in texts(folder).values())
-    found = windows(llama.tokenize(said), WINDOW, None, None)
+    found = windows(llama.tokenize(said), WINDOW, None, first(llama))
     taken = np.linspace(0, len(found) - 1, known).round().astype(int).tolist()  # as `requant calibrate` has it
     middles = [(a + b) // 2 for a, b in pairwise(taken) if b - a > 1]
     number = -(-tokens // SCORED)
@@ -214,13 +219,15 @@ def table(rows: list[Row], found: dict[Path, Comparison], mixes: dict[str, float
             expected, less = row.expected, one.difference(mix)
             means = (one.kl - mix.kl).reshape(-1, SCORED).mean(1)  # of windows, whose tokens are not independent
             by_windows = abs(means.mean()) / (means.std(ddof=1) / len(means) ** 0.5)
-            share = one.kl.mean() / mix.kl.mean() - 1
+            # a source that is this mix already loses nothing as it
+            share = one.kl.mean() / mix.kl.mean() - 1 if mix.kl.mean() else float("inf")
             beside = f"{share:+.1%}: {less.deviations:.0f} s.e., {by_windows:.0f} by windows"
         said = one.measure()
+        off = f" ({expected / said.kl.value - 1:+.0%})" if said.kl.value else ""
         yield " ".join(
             (
                 f"| {row.mix} | {row.path.stat().st_size} | {row.way}",
-                f"| {said.kl.value:.5f} ± {said.kl.error:.5f} | {expected:.5f} ({expected / said.kl.value - 1:+.0%})",
+                f"| {said.kl.value:.5f} ± {said.kl.error:.5f} | {expected:.5f}{off}",
                 f"| {said.kl_99:.3f} | {said.top1.value:.2%} | {beside} |",
             )
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from folders import HELD_OUT, REQUANT, WINDOW, by_peer, once, prepared, seconds
-from quality import joined
+from quality import first, joined
 
 from requant.verify.llama_cpp import LlamaCpp
 from requant.verify.logits import Comparison, Window, scored_blocks, windows
@@ -32,7 +32,7 @@ def compared(reference: Path, models: list[Path], text: str) -> list[Comparison]
     paths = (reference, *models)
     llamas = [LlamaCpp(path, n_ctx=WINDOW, threads=1) for path in paths]
     parts: list[list[Comparison]] = [[] for _ in models]
-    for window in windows(llamas[0].tokenize(text[: 8 * HELD_OUT]), WINDOW, HELD_OUT // WINDOW, None):
+    for window in windows(llamas[0].tokenize(text[: 8 * HELD_OUT]), WINDOW, HELD_OUT // WINDOW, first(llamas[0])):
         found = [Comparison() for _ in models]
         for (truth, *logits), targets in scored_blocks(llamas, [Window(window.tokens, 0)]):
             for comparison, one in zip(found, logits, strict=True):

@@ -71,7 +71,7 @@ class FeedbackOptions:
             raise click.UsageError("--feedback: the statistics have no Hessians; `requant calibrate --hessians` does")
         said = feedback.FeedbackOptions(
             _DAMPING if self.damping is None else self.damping,
-            feedback.ColumnOrder(self.act_order or "none"),
+            feedback.ColumnOrder(self.act_order) if self.act_order else feedback.usual_order(recipe),
             feedback.Scales(self.scales or "mse"),
         )
         return feedback.feedback_by(statistics, said)
@@ -107,7 +107,8 @@ feedback_options = options.gathered(
     click.option(
         "--act-order",
         type=click.Choice(["none", "groups", "static"]),
-        help="With --feedback: columns by falling activation, in groups of that order, or in groups as they lie.",
+        help="With --feedback: columns as they lie, by falling activation in groups of that order, or by it in groups "
+        "as they lie. [default: static; of a GGUF none]",
     ),
     click.option(
         "--scales",

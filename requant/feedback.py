@@ -187,6 +187,14 @@ def stands_for_feedback(recipe: str | None) -> bool:
     return (recipe or "").upper().split("-")[0] in _OF_ITSELF
 
 
+def usual_order(recipe: str | None) -> ColumnOrder:
+    """What loses least: columns by falling activation, but of a GGUF's blocks, which take theirs as they lie."""
+    from requant.schemes import scheme_named
+
+    of_folder = recipe is not None and scheme_named(recipe) is not None
+    return ColumnOrder.STATIC if of_folder else ColumnOrder.STORED
+
+
 def feedback_by(statistics: Statistics, options: FeedbackOptions) -> Feedback:
     """What was measured, as error feedback uses it. Raises `PlanError` for statistics of few tokens; those of none are
     yet to be measured."""

@@ -304,6 +304,7 @@ def test_the_commands_say_what_was_done(tiny, tmp_path):
     words = ["--stats", stats, "--json"]
     for command, options, tensors in (
         (["convert", folder, tmp_path / "gptq", "--to", "GPTQ-4-32"], ["--act-order", "groups"], 14),
+        (["convert", folder, tmp_path / "static", "--to", "GPTQ-4-32"], [], 14),
         (["convert", folder, tmp_path / "plain", "--to", "GPTQ-4-32"], ["--no-feedback"], 0),
         (["convert", folder, tmp_path / "a.gguf", "--to", "Q4_0", "--no-vocab"], [], 0),
         (["convert", folder, tmp_path / "b.gguf", "--to", "Q4_0", "--no-vocab"], ["--feedback"], 14),
@@ -313,8 +314,13 @@ def test_the_commands_say_what_was_done(tiny, tmp_path):
         assert result.exit_code == 0, result.output
         said = json.loads(result.stdout).get("feedback", {"tensors": 0})
         assert said["tensors"] >= tensors and bool(said["tensors"]) == bool(tensors)
-    told = json.loads(run("inspect", tmp_path / "c.gguf", "--json").stdout)
-    assert told["origin"]["rounding"] == "with error feedback (GPTQ) by 1280 tokens, damping 0.1, act-order none"
+    for name, told in (
+        ("gptq", "0.05, act-order groups"),
+        ("static", "0.05, act-order static"),
+        ("c.gguf", "0.1, act-order none"),
+    ):
+        origin = json.loads(run("inspect", tmp_path / name, "--json").stdout)["origin"]
+        assert origin["rounding"] == f"with error feedback (GPTQ) by 1280 tokens, damping {told}"
     assert "with error feedback" in run("convert", folder, "--to", "W8A16", "--stats", stats, "--dry-run").output
     for options, complaint in (
         (["--feedback"], "need --stats"),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from requant.digits import size_in_bytes
 from requant.encodings import Encoding
 from requant.errors import PlanError
-from requant.feedback import FeedbackOptions, Smoothing, feedback_by, smoothing_by, stands_for_feedback
+from requant.feedback import FeedbackOptions, Smoothing, feedback_by, smoothing_by, stands_for_feedback, usual_order
 from requant.importance import Importance
 from requant.layout import Format
 from requant.merging.entry import Entry
@@ -120,7 +120,8 @@ class Quantize:
         if not (stands_for_feedback(self.recipe) if self.feedback is None else self.feedback):
             return request
         if found is not None and found.hessians:
-            return replace(request, feedback=feedback_by(found, FeedbackOptions()))
+            options = FeedbackOptions(order=usual_order(self.recipe))
+            return replace(request, feedback=feedback_by(found, options))
         if self.feedback:
             raise PlanError("quantize: feedback needs Hessians", hint="put `calibrate: {hessians: true}` before it")
         return request
