@@ -87,7 +87,7 @@ def by_requant(folder: Path, recipe: str, method: str, tokens: int) -> dict[str,
     for name in ways:
         make(name, folder / "dense", folder / "stats.gguf", 0)
     for name, first in AGAIN.items():
-        if first in ways:
+        if "--smooth" not in ways[first]:  # whose inputs are divided: statistics of it are of another model
             rounded, processor = made[first]
             make(name, rounded, folder / f"{recipe}-stats.gguf", processor)
     return made
