@@ -24,7 +24,7 @@ from requant.expressions import Context, Form, Shared
 from requant.importance import Importance, Measured
 from requant.measuring import on_measured
 from requant.plan import Step
-from requant.statistics import LEAST_TOKENS, Statistics
+from requant.statistics import LEAST_TOKENS, LLAMA_CPP, Statistics
 from requant.system import processors
 
 #: Values of a tensor that are rounded at once.
@@ -85,7 +85,8 @@ def check_statistics(steps: Sequence[Step], statistics: Statistics) -> None:
         for what, (entry, wanted) in entries.items():
             if entry is not None:
                 _check_entry(name, what, entry, wanted)
-        if all(entry is None for entry, _ in entries.values()):
+        looked_up = statistics.provenance.engine == LLAMA_CPP  # else it would have seen its inputs
+        if all(entry is None for entry, _ in entries.values()) and not looked_up:
             raise PlanError(f"{name} is to be rounded, and the statistics lack it", hint="they are of another model")
 
 
@@ -131,6 +132,8 @@ def _weighings(step: Step, statistics: Statistics, rounding: Importance) -> Iter
     if lookups is not None and (statistics.has_gradients or inputs is None):
         each = lookups.sums.astype(np.float64) / tokens if statistics.has_gradients else np.ones(lookups.sums.shape)
         yield Weighing(shares_of(lookups.counts), each)
+    if inputs is None and lookups is None:  # rows that are looked up, nobody knows which
+        yield Weighing(np.ones(matrices * per_matrix), np.ones((matrices, step.target.shape[-1])))
 
 
 def shares_of(counts: NDArray[np.int64]) -> Doubles:

@@ -16,6 +16,8 @@ from requant.importance import Importance, Measured
 
 #: Fewer tokens say too little of columns that few tokens use.
 LEAST_TOKENS: Final = 1024
+#: An engine that sees what is multiplied, and not what is looked up.
+LLAMA_CPP: Final = "llama.cpp"
 #: Columns that llama.cpp rounds to 8 bits together before it multiplies: with blocks of 256 (Q8_K), and of 32 (Q8_0).
 NOISE_BLOCKS: Final = (256, 32)
 

@@ -189,6 +189,18 @@ def test_rows_of_an_embedding_count_as_often_as_they_are_looked_up():
     assert losses["Q4_0"] == pytest.approx(0.5 * float(shares @ error @ (g2[0] / 2048)), rel=1e-4)
 
 
+def test_rows_that_llama_cpp_looks_up_count_alike():
+    """Its callback shows products, and an embedding that is no head has none."""
+    values = np.random.default_rng(4).normal(0, 1, (6, 32)).astype(np.float32)
+    found, step = statistics({}), step_of("token_embd.weight", values)
+    found = replace(found, provenance=replace(found.provenance, engine="llama.cpp"))
+    check_statistics([step], found)
+    (losses,) = losses_of([step], found, [[BLOCKS["Q4_0"]]])
+    packed = libgguf.quantize_rows(values, libgguf.GGMLQuantizationType.Q4_0)
+    error = np.square(libgguf.dequantize_rows(packed, libgguf.GGMLQuantizationType.Q4_0).reshape(6, 32) - values)
+    assert losses["Q4_0"] == pytest.approx(0.5 * float(error.sum() / np.square(values).sum()), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     (

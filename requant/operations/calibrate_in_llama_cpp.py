@@ -16,11 +16,10 @@ from requant.importance import Measured
 from requant.ir import Checkpoint, Tensor
 from requant.operations.calibrate import Progress, Request, as_prose, cut, key_of, said_of, texts_of
 from requant.plan import Step
-from requant.statistics import Statistics
+from requant.statistics import LLAMA_CPP, Statistics
 from requant.verify.llama_cpp import LlamaCpp, find_library
 from requant.verify.llama_inputs import Sums
 
-_ENGINE: Final = "llama.cpp"
 _PARTS: Final = ("squares", "counts")
 
 
@@ -51,7 +50,7 @@ def calibrate_in_llama_cpp(
             kept.add(llama.measured())
             llama.progress(0.0)
     inputs = {name: Measured(one.squares.astype(np.float32), one.counts) for name, one in kept.sums.items()}
-    importance, provenance = said_of(request, windows, inputs, described, _ENGINE)
+    importance, provenance = said_of(request, windows, inputs, described, LLAMA_CPP)
     return Statistics(importance, provenance)
 
 
@@ -84,7 +83,7 @@ class _Kept:
 
 def _key(model: Checkpoint[Tensor], windows: Sequence[tuple[int, ...]], request: Request) -> Key:
     steps = (Step(Stored(tensor), tensor) for tensor in model.tensors)
-    return key_of(steps, windows, 0, request.seed, f"{_ENGINE} {find_library()[1]}")
+    return key_of(steps, windows, 0, request.seed, f"{LLAMA_CPP} {find_library()[1]}")
 
 
 def _opened(path: Path, names: list[str], request: Request, progress: Progress, encoder: bool = False) -> LlamaCpp:
