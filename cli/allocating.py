@@ -166,7 +166,7 @@ def _mixes(found: Choices) -> dict[str, tuple[int, float]]:
 
 
 def _tell_of_gradients(wish: AllocationOptions, statistics: Statistics, quiet: bool) -> None:
-    if not statistics.has_gradients and not quiet:
+    if not (statistics.has_gradients or statistics.roles) and not quiet:
         remark(f"{wish.stats} has no gradients: types chosen by each tensor's own error lose more than they need to")
 
 

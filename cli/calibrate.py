@@ -26,7 +26,7 @@ Examples:
   requant calibrate ./SmolLM2-135M -o stats.gguf --gradients
   requant calibrate model-Q8_0.gguf -o imatrix.gguf --text wiki.txt --text code.txt --tokens 65536
   requant calibrate model.gguf -o stats.gguf --hessians
-  requant calibrate model-BF16.gguf -o imatrix.gguf --engine llama
+  requant calibrate model-BF16.gguf -o stats.gguf --engine llama --roles
   requant calibrate --merge one.gguf two.gguf -o both.gguf
   requant requantize model-f16.gguf model-q4.gguf Q4_K_M --imatrix stats.gguf
 """
@@ -60,6 +60,12 @@ _SHOWN: Final = 16
 )
 @click.option("--hessians", is_flag=True, help="Keep E[x xᵀ] of every matrix: GPTQ and --feedback need them.")
 @click.option(
+    "--roles",
+    is_flag=True,
+    help="With --engine llama: measure how far the model diverges when all matrices of one role are rounded. Types are "
+    "chosen by that where there are no gradients.",
+)
+@click.option(
     "--resume",
     is_flag=True,
     help="Keep what is found in STATS.gguf.unfinished after every layer, or window of --engine llama; given again, go "
@@ -80,6 +86,7 @@ def calibrate(
     gradients: bool,
     gradient_tokens: int | None,
     hessians: bool,
+    roles: bool,
     resume: bool,
     seed: int,
     merge: bool,
@@ -101,14 +108,16 @@ def calibrate(
         raise click.UsageError(f"{output}: statistics are .gguf, or .dat for an importance matrix of the old form")
     if (gradients or hessians) and output.suffix.lower() == ".dat":
         raise click.UsageError("a .dat has no place for gradients and Hessians; write a .gguf")
-    if merge and (texts or tokens is not None or gradients or hessians):
+    if merge and (texts or tokens is not None or gradients or hessians or roles):
         raise click.UsageError(
-            "--merge adds up what was measured; --text, --tokens, --gradients and --hessians are of measuring"
+            "--merge adds up what was measured; --text, --tokens, --gradients, --hessians and --roles are of measuring"
         )
     if gradient_tokens is not None and not gradients:
         raise click.UsageError("--gradient-tokens goes with --gradients")
     if engine == "llama" and (gradients or hessians):
         raise click.UsageError("--gradients and --hessians are of --engine torch; llama.cpp has neither")
+    if roles and (engine != "llama" or output.suffix.lower() == ".dat"):
+        raise click.UsageError("--roles goes with --engine llama, and a .gguf; torch has --gradients, which say more")
     options.refuse_to_overwrite(output, force)
     with interrupts.cleaning_up(), bars(quiet) as progress:
         if merge:
@@ -121,7 +130,8 @@ def calibrate(
                 kept = Path(folder) if hessians else None
                 work = output.with_name(f"{output.name}.unfinished") if resume else None
                 graded = gradient_tokens or GRADIENT_TOKENS
-                request = Request(named, tokens, ctx, gradients, seed, kept, graded, work)
+                rounded = Path(folder) if roles else None
+                request = Request(named, tokens, ctx, gradients, seed, kept, graded, work, rounded)
                 found = _RUN[engine](models[0], Path(folder), request, progress, quiet)
                 _write(found, output, overwrite=force)
                 if work is not None:
@@ -204,6 +214,7 @@ def document(found: Statistics, output: Path) -> dict[str, object]:
         "tokens": found.provenance.tokens,
         "gradient_tokens": found.provenance.gradient_tokens,
         "hessians": found.sums_of_outer_products,
+        "roles": sorted(found.roles),
         "window": found.importance.chunk_tokens,
         "engine": found.provenance.engine,
         "model": found.provenance.model,
@@ -217,9 +228,10 @@ def text(found: Statistics, output: Path) -> str:
     said = found.provenance
     gradients = f", gradients of {count(said.gradient_tokens)} of them" if said.gradient_tokens else ""
     hessians = f", {count(found.sums_of_outer_products)} Hessians" if found.hessians else ""
+    roles = f", divergences of {len(found.roles)} roles" if found.roles else ""
     lines = [
         f"{printable(str(output), None)}: {len(found.importance.entries)} tensors, {count(said.tokens)} tokens in "
-        f"windows of {found.importance.chunk_tokens}{gradients}{hessians}"
+        f"windows of {found.importance.chunk_tokens}{gradients}{hessians}{roles}"
     ]
     unreached = found.unreached()
     lines += [

@@ -19,10 +19,11 @@ _FINENESS: Final = 8
 
 
 def document(found: Choices, mixes: Mapping[str, tuple[int, float]]) -> dict[str, object]:
-    """What `--frontier --json` prints. mixes: (bytes, loss) of recipes. Raises `PlanError` without gradients."""
-    if not found.has_gradients:
+    """What `--frontier --json` prints. mixes: (bytes, loss) of recipes. Raises `PlanError` where none is predicted."""
+    if not found.predicts:
         raise PlanError(
-            "statistics without gradients predict no divergence", hint="requant calibrate --gradients measures them"
+            "statistics without gradients or roles predict no divergence",
+            hint="requant calibrate --gradients measures them, or --engine llama --roles",
         )
     curve, weights = found.frontier(), found.before.weights
     sizes = [nbytes for nbytes, _ in curve]

@@ -7,7 +7,8 @@ measured is as many times the predicted as in the nearest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from math import exp, log
 
 import numpy as np
@@ -25,6 +26,28 @@ def predicted_of(expected: float, statistics: Statistics) -> float:
     """The prediction that stands for a divergence: the inverse of `expected_of`."""
     found = _trials(statistics)
     return _along(expected, [m for _, m in found], [p for p, _ in found])
+
+
+def role_name(name: str) -> str:
+    """What stands for all matrices that do the same in their layers.
+
+    >>> role_name("blk.3.attn_q.weight"), role_name("token_embd.weight")
+    ('attn_q', 'token_embd')
+    """
+    return re.sub(r"^blk\.\d+\.", "", name).removesuffix(".weight")
+
+
+def in_nats(
+    names: Sequence[str], losses: Sequence[Mapping[str, float]], statistics: Statistics
+) -> list[dict[str, float]] | None:
+    """Shares of tensors' outputs as divergences, by what their roles have cost; None where one was not measured."""
+    if not all(role_name(name) in statistics.roles for name in names):
+        return None
+    prices = {role: float(one.sums[0, 1] / one.sums[0, 0]) for role, one in statistics.roles.items()}
+    return [
+        {label: loss * prices[role_name(name)] for label, loss in one.items()}
+        for name, one in zip(names, losses, strict=True)
+    ]
 
 
 def _trials(statistics: Statistics) -> list[tuple[float, float]]:

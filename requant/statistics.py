@@ -49,7 +49,9 @@ class Statistics:
     token has reached it. weighted: squared inputs, each token's times the square of its gradient at the outputs: of two
     tokens, the one that matters more counts more. noise: what it is predicted to cost that llama.cpp rounds inputs to 8
     bits, in blocks of 256 columns and of 32: sums [1, 2] over tokens. influences: of each layer, as `blk.3`, 1 - cos of
-    what a token goes in as and what it comes out as: sums [1, 1] over tokens.
+    what a token goes in as and what it comes out as: sums [1, 1] over tokens. trials: of the whole model rounded, and
+    roles: of the matrices of one role, as `attn_q`: sums [1, 2] over windows of what was predicted (of roles: shares of
+    outputs that were error) and of the divergence in nats.
     """
 
     importance: Importance
@@ -61,6 +63,7 @@ class Statistics:
     noise: Mapping[str, Measured] = field(default_factory=dict)
     influences: Mapping[str, Measured] = field(default_factory=dict)
     trials: Mapping[str, Measured] = field(default_factory=dict)
+    roles: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
     def rounding(self) -> Importance:
@@ -140,7 +143,8 @@ def merged(parts: Sequence[Statistics]) -> Statistics:
     weighted, noise = _summed([part.weighted for part in parts]), _summed([part.noise for part in parts])
     hessians = _added([part.hessians for part in parts])
     influences, trials = _summed([part.influences for part in parts]), _summed([part.trials for part in parts])
-    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise, influences, trials)
+    roles = _summed([part.roles for part in parts])
+    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise, influences, trials, roles)
 
 
 def _summed(tables: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
@@ -184,6 +188,7 @@ def check_finite(statistics: Statistics) -> None:
         "errors of rounded inputs": statistics.noise,
         "influence": statistics.influences,
         "divergence when rounded": statistics.trials,
+        "divergence when one role is rounded": statistics.roles,
     }
     for what, table in tables.items():
         for name, entry in table.items():

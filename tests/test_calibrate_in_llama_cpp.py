@@ -10,16 +10,19 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import libgguf
 import numpy as np
 import pytest
 from gguf import GGUFReader
 
 from requant.errors import PlanError, VerifyError
+from requant.execution import execute
 from requant.formats import open as open_model
 from requant.formats.imatrix import read_imatrix
 from requant.formats.imatrix.statistics import read_statistics
-from requant.operations.calibrate import Request, calibrate
-from requant.operations.calibrate_in_llama_cpp import calibrate_in_llama_cpp
+from requant.importance import Measured
+from requant.operations.calibrate import Request, calibrate, plan_statistics
+from requant.operations.calibrate_in_llama_cpp import calibrate_in_llama_cpp, windows_in
 from requant.verify import llama_cpp
 from requant.verify.llama_channel import Refused
 from requant.verify.llama_cpp import LlamaCpp
@@ -277,3 +280,91 @@ def test_an_evaluation_that_multiplies_others_is_refused():
             inputs.end()
     with pytest.raises(Refused, match="multiplied 2 matrices, and 1"):
         inputs.end()
+
+
+def divergence_by_transformers(folder, text_windows, rounded):
+    """Mean KL of a folder's model from itself with some matrices as `rounded` makes them."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def said():
+        with torch.no_grad():
+            logits = [model(torch.tensor([window[:-1]])).logits[0] for window in text_windows]
+        return torch.cat(logits).double().log_softmax(-1)
+
+    before = said()
+    for name, weight in model.named_parameters():
+        if (values := rounded(name, weight.detach().numpy())) is not None:
+            weight.data = torch.from_numpy(values)
+    after = said()
+    return float((before.exp() * (before - after)).sum(-1).mean())
+
+
+def test_a_role_costs_what_rounding_its_matrices_does(tiny, tmp_path):
+    """By ggml's own reference, run by transformers; llama.cpp rounds inputs to 8 bits besides."""
+    folder = tmp_path / "folder"
+    assert run("convert", tiny, folder, "--to", "F32", "-q").exit_code == 0
+    request = Request((("text.txt", LETTERS),), tokens=640, window=64, roles=tmp_path)
+    found = calibrate_in_llama_cpp(tiny, open_model(tiny), request)
+    roles = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+    assert set(found.roles) >= roles and not (tmp_path / "rounded.gguf").exists()
+    with LlamaCpp(tiny, n_ctx=64) as llama:
+        windows = windows_in(llama, request)[:8]
+    kind, share = libgguf.GGMLQuantizationType.Q4_0, 0.0
+
+    def rounded(name, values):
+        nonlocal share
+        if not name.endswith("mlp.down_proj.weight"):
+            return None
+        x2 = found.importance.weights(f"blk.{name.split('.')[2]}.ffn_down.weight")[0]
+        again = libgguf.dequantize_rows(libgguf.quantize_rows(values, kind, x2), kind).reshape(values.shape)
+        share += 0.5 * float((np.square(again - values) @ x2).sum() / (np.square(values) @ x2).sum())
+        return again.astype(np.float32)
+
+    told = found.roles["ffn_down"]
+    assert told.counts.tolist() == [8]
+    assert told.sums[0, 1] / 8 == pytest.approx(divergence_by_transformers(folder, windows, rounded), rel=0.15)
+    assert told.sums[0, 0] / 8 == pytest.approx(share, rel=1e-3)
+
+
+def test_types_are_chosen_by_what_roles_have_cost(tiny, tmp_path):
+    """The same file of statistics with a role that costs a thousand times as much: its matrices get the bits."""
+    stats, text = tmp_path / "stats.gguf", tmp_path / "text.txt"
+    text.write_text(LETTERS * 2)
+    words = ["calibrate", tiny, "-o", stats, "--engine", "llama", "--text", text, "--ctx", 64, "--roles"]
+    result = run(*words)
+    assert result.exit_code == 0 and "divergences of 9 roles" in result.output, result.output
+    found, bits = read_statistics(stats), {}
+    for role in ("attn_output", "ffn_up"):
+        entry = found.roles[role]
+        dear = Measured(entry.sums * np.array([1, 1000], np.float32), entry.counts)
+        execute(plan_statistics(replace(found, roles={**found.roles, role: dear}), tmp_path / f"{role}.gguf"))
+        made = tmp_path / f"{role}-made.gguf"
+        wish = ["--stats", tmp_path / f"{role}.gguf", "--target-bpw", 5.5, "--types", "Q4_0,Q5_0,Q8_0", "--json"]
+        said = run("requantize", tiny, made, "Q4_K_M", *wish)
+        assert said.exit_code == 0, said.output
+        assert json.loads(said.stdout)["expected_kl"] > 0
+        types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(made).tensors}
+        bits[role] = [types[f"blk.{n}.{other}.weight"] for other in ("attn_output", "ffn_up") for n in range(2)]
+    assert bits["attn_output"][:2] == ["Q8_0", "Q8_0"] != bits["ffn_up"][:2]
+    assert bits["ffn_up"][2:] == ["Q8_0", "Q8_0"] != bits["attn_output"][2:]
+    frontier = run("requantize", tiny, "--stats", stats, "--frontier", "--types", "Q4_0,Q5_0,Q8_0", "--json")
+    assert frontier.exit_code == 0 and json.loads(frontier.stdout)["points"]
+
+
+@pytest.mark.parametrize(
+    "words", (["--roles"], ["--engine", "llama", "--roles", "-o", "x.dat"], ["--merge", "other.gguf", "--roles"])
+)
+def test_roles_where_none_are_measured_are_refused(tiny, tmp_path, words):
+    result = run("calibrate", tiny, "-o", tmp_path / "stats.gguf", *words)
+    assert result.exit_code == 2 and "--roles" in result.output
+
+
+def test_the_roles_of_an_encoder_are_refused(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The ferry left at seven, and nobody but the baker was on board. " * 20)
+    words = ["--engine", "llama", "--text", text, "--tokens", 128, "--ctx", 64, "--roles"]
+    result = run("calibrate", minilm(), "-o", tmp_path / "stats.gguf", *words)
+    assert result.exit_code != 0 and "an encoder predicts no next token" in result.output

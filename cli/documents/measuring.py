@@ -131,6 +131,7 @@ class CalibrationDocument(Document):
     tokens: Annotated[int, "that were read"]
     gradient_tokens: Annotated[int, "of which gradients were taken"]
     hessians: Annotated[int, "sums of x xᵀ in the file: matrices that are given the same share one"]
+    roles: Annotated[list[str], "of matrices, whose rounding was measured: attn_q"]
     window: Annotated[int, "tokens of a window"]
     engine: Annotated[str, "what ran the model: torch, or llama.cpp"]
     model: Annotated[str, "SHA-256 of the names and shapes of its tensors"]

@@ -5,6 +5,7 @@
     NAME.in_grad2, NAME.in_grad_counts  squared inputs [matrices, columns], each token's times |g|² at its outputs
     NAME.noise8, NAME.noise_counts   what rounding inputs to 8 bits costs, by 256 columns and by 32; of how many tokens
     blk.3.influence, blk.3.influence_counts  1 - cos of what goes into a layer and what comes out; of how many tokens
+    attn_q.role, attn_q.role_counts  error of all matrices of a role rounded, and divergence; of how many windows
     fine.trial, fine.trial_counts    divergence of the whole model rounded, predicted and measured; of how many windows
     NAME.col_grad2, NAME.row_counts  of an embedding: squared gradients [columns], and how often each row was looked up
     NAME.in_outer                    sums of x xᵀ [columns, columns]; NAME.3.in_outer those of expert 3 of a stack
@@ -39,6 +40,7 @@ _WEIGHTED: Final = (".in_grad2", ".in_grad_counts")
 _NOISE: Final = (".noise8", ".noise_counts")
 _INFLUENCE: Final = (".influence", ".influence_counts")
 _TRIAL: Final = (".trial", ".trial_counts")
+_ROLE: Final = (".role", ".role_counts")
 _OUTER: Final = ".in_outer"
 _SAME: Final = _PREFIX + "same_inputs"
 
@@ -55,6 +57,7 @@ def statistics_checkpoint(statistics: Statistics) -> Checkpoint[Tensor]:
         (statistics.noise, _NOISE),
         (statistics.influences, _INFLUENCE),
         (statistics.trials, _TRIAL),
+        (statistics.roles, _ROLE),
     )
     for table, suffixes in tables:
         for name in sorted(table):
@@ -103,10 +106,11 @@ def read_statistics(path: Path) -> Statistics:
     outputs, lookups, weighted, noise = (
         _table(path, tensors, suffixes) for suffixes in (_OUTPUTS, _LOOKUPS, _WEIGHTED, _NOISE)
     )
-    influences, trials = (_table(path, tensors, suffixes) for suffixes in (_INFLUENCE, _TRIAL))
+    influences, trials, roles = (_table(path, tensors, suffixes) for suffixes in (_INFLUENCE, _TRIAL, _ROLE))
     _check_influences(path, influences)
-    _check_trials(path, trials)
-    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise, influences, trials)
+    _check_trials(path, trials, _TRIAL[0])
+    _check_trials(path, roles, _ROLE[0])
+    return Statistics(importance, provenance, outputs, lookups, hessians, weighted, noise, influences, trials, roles)
 
 
 def _check_influences(path: Path, influences: Mapping[str, Measured]) -> None:
@@ -120,12 +124,12 @@ def _check_influences(path: Path, influences: Mapping[str, Measured]) -> None:
             )
 
 
-def _check_trials(path: Path, trials: Mapping[str, Measured]) -> None:
+def _check_trials(path: Path, trials: Mapping[str, Measured], suffix: str) -> None:
     for name, entry in trials.items():
         if entry.sums.shape != (1, 2) or not (entry.sums > 0).all() or not entry.counts[0]:
             raise FormatError(
                 path,
-                f"{name}{_TRIAL[0]} is no sum of divergences",
+                f"{name}{suffix} is no sum of divergences",
                 hint="the file is damaged; requant calibrate makes another",
             )
 

@@ -11,7 +11,7 @@ from requant.allocation import Knapsack, Option
 from requant.divergence import Losses, check_statistics, losses_of
 from requant.encodings import Encoding
 from requant.errors import PlanError
-from requant.expected import expected_of, predicted_of
+from requant.expected import expected_of, in_nats, predicted_of
 from requant.feedback import Smoothing
 from requant.importance import Importance
 from requant.operations.allocable import Kind
@@ -61,7 +61,7 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """types: (name of a tensor, its encoding), as chosen. expected: the divergence that is predicted, nats per token;
-    None without gradients, which say only how tensors compare. word: how a type is written."""
+    None without gradients or roles: tensors only compare. word: how a type is written."""
 
     types: tuple[tuple[str, Encoding], ...]
     expected: float | None
@@ -101,14 +101,14 @@ class Question:
 @dataclass(frozen=True)  # without slots, so that the knapsack is made once
 class Choices:
     """What there is to choose from. before: the plan of the recipe itself, with these overrides. options: of the
-    tensors of `names`, the smallest first."""
+    tensors of `names`, the smallest first. predicts: losses are divergences, and not shares of tensors' outputs."""
 
     question: Question
     before: Plan
     overrides: Overrides
     names: tuple[str, ...]
     options: tuple[tuple[Option, ...], ...]
-    has_gradients: bool
+    predicts: bool
 
     @property
     def fixed(self) -> int:
@@ -119,17 +119,17 @@ class Choices:
     def allocation(self, target: Target) -> Allocation:
         """The best of that size, or of that divergence."""
         if target.divergence is not None:
-            if not self.has_gradients:
+            if not self.predicts:
                 raise PlanError(
-                    "statistics without gradients predict no divergence that a target could be",
-                    hint="requant calibrate --gradients; or --target-bpw",
+                    "statistics without gradients or roles predict no divergence that a target could be",
+                    hint="requant calibrate --gradients, or --roles; or --target-bpw",
                 )
             found = self.question.statistics
             asked = predicted_of(target.divergence, found)
             chosen = self.knapsack.reaching(asked, lambda loss: expected_of(loss, found))
         else:
             chosen = self.knapsack.within(self._budget(target))
-        expected = self.expected(chosen) if self.has_gradients else None
+        expected = self.expected(chosen) if self.predicts else None
         return Allocation(tuple((n, o.encoding) for n, o in zip(self.names, chosen, strict=True)), expected)
 
     def _budget(self, target: Target) -> int:
@@ -182,14 +182,14 @@ def choices(question: Question, target: Target) -> Choices:
     check_statistics(free, statistics)
     statistics = divided_statistics(statistics, before.passes[-1].after.smoothed)
     types = [_candidates(kind, step, target, statistics) for step in free]
-    losses = question.measure(free, statistics, types)
+    names, losses = tuple(step.target.name for step in free), question.measure(free, statistics, types)
+    measured = None if statistics.has_gradients else in_nats(names, losses, statistics)
+    losses = measured or losses
     options = tuple(
         tuple(sorted(_options(kind, step, one, found, statistics), key=lambda option: option.nbytes))
         for step, one, found in zip(free, types, losses, strict=True)
     )
-    return Choices(
-        question, before, overrides, tuple(step.target.name for step in free), options, statistics.has_gradients
-    )
+    return Choices(question, before, overrides, names, options, statistics.has_gradients or measured is not None)
 
 
 def plan_allocation(question: Question, target: Target) -> tuple[Plan, Allocation]:

@@ -46,7 +46,8 @@ class Request:
     the choice of windows with gradients and of the labels that are drawn. hessians: a folder in which Σ x xᵀ of every
     matrix's inputs are kept until they are written; None measures none. work: a folder in which all that is found is
     kept after every layer (in llama.cpp: every window), and from which a calibration that was ended goes on; the caller
-    removes it.
+    removes it. roles: of llama.cpp, a folder with room for the model, in which it lies with one role of its matrices
+    rounded; None measures none.
     """
 
     texts: tuple[tuple[str, str], ...] = ()
@@ -57,6 +58,7 @@ class Request:
     hessians: Path | None = None
     gradient_tokens: int = GRADIENT_TOKENS
     work: Path | None = None
+    roles: Path | None = None
 
 
 def check_installed() -> None:

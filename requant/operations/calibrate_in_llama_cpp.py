@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from requant.expressions import Stored
 from requant.importance import Measured
 from requant.ir import Checkpoint, Tensor
 from requant.operations.calibrate import Progress, Request, as_prose, cut, key_of, said_of, texts_of
+from requant.operations.roles import measure_roles
 from requant.plan import Step
 from requant.statistics import LLAMA_CPP, Statistics
 from requant.verify.llama_cpp import LlamaCpp, find_library
@@ -50,8 +52,10 @@ def calibrate_in_llama_cpp(
             kept.add(llama.measured())
             llama.progress(0.0)
     inputs = {name: Measured(one.squares.astype(np.float32), one.counts) for name, one in kept.sums.items()}
-    importance, provenance = said_of(request, windows, inputs, described, LLAMA_CPP)
-    return Statistics(importance, provenance)
+    found = Statistics(*said_of(request, windows, inputs, described, LLAMA_CPP))
+    if request.roles is None:
+        return found
+    return replace(found, roles=measure_roles(path, model, found, windows, request.roles, progress))
 
 
 class _Kept:
