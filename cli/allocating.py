@@ -128,7 +128,8 @@ def plan_of_size(wish: AllocationOptions, asked: Question, how: writing.RunOptio
         plan, found = plan_allocation(asked, target)
     if wish.recipe_out is not None and not how.dry_run:
         wish.recipe_out.write_text(found.recipe, "utf-8")
-    _tell_of_gradients(wish, asked.statistics, how.quiet)
+    if found.expected is None and not how.quiet:
+        remark(f"{wish.stats} has no gradients: types chosen by each tensor's own error lose more than they need to")
     return plan
 
 
@@ -147,7 +148,6 @@ def say_frontier(wish: AllocationOptions, asked: Question, how: writing.RunOptio
     target = wish.target()
     with measuring(how.quiet):
         found = choices(asked, target)
-    _tell_of_gradients(wish, asked.statistics, how.quiet)
     mixes = _mixes(found) if isinstance(asked.kind, GgufTypes) else {}
     said = document(found, mixes)
     if how.as_json:
@@ -163,11 +163,6 @@ def _mixes(found: Choices) -> dict[str, tuple[int, float]]:
     plans = {name: found.question.plan(found.overrides, rehearsal=True, recipe=name) for name in _MIXES}
     mixes = {name: found.of(plan) for name, plan in plans.items()}
     return {name: at for name, at in mixes.items() if at is not None}
-
-
-def _tell_of_gradients(wish: AllocationOptions, statistics: Statistics, quiet: bool) -> None:
-    if not (statistics.has_gradients or statistics.roles) and not quiet:
-        remark(f"{wish.stats} has no gradients: types chosen by each tensor's own error lose more than they need to")
 
 
 def _least(text: str) -> tuple[str, Encoding]:
