@@ -129,7 +129,7 @@ def plan_of_size(wish: AllocationOptions, asked: Question, how: writing.RunOptio
     if wish.recipe_out is not None and not how.dry_run:
         wish.recipe_out.write_text(found.recipe, "utf-8")
     if found.expected is None and not how.quiet:
-        remark(f"{wish.stats} has no gradients: types chosen by each tensor's own error lose more than they need to")
+        remark(f"{wish.stats} has no gradients: types chosen by each tensor's own error may lose more than a mix does")
     return plan
 
 
