@@ -72,6 +72,7 @@ def check_statistics(steps: Sequence[Step], statistics: Statistics) -> None:
             f"the statistics are of {statistics.provenance.tokens} tokens, too few to choose types by",
             hint=f"calibrate with {LEAST_TOKENS} at least; tens of thousands are usual",
         )
+    looked_up = statistics.provenance.engine == LLAMA_CPP  # what has no entry, or its inputs would have been seen
     for step in steps:
         name, shape = step.target.name, step.target.shape
         matrices, rows = _matrices(step)
@@ -85,7 +86,6 @@ def check_statistics(steps: Sequence[Step], statistics: Statistics) -> None:
         for what, (entry, wanted) in entries.items():
             if entry is not None:
                 _check_entry(name, what, entry, wanted)
-        looked_up = statistics.provenance.engine == LLAMA_CPP  # else it would have seen its inputs
         if all(entry is None for entry, _ in entries.values()) and not looked_up:
             raise PlanError(f"{name} is to be rounded, and the statistics lack it", hint="they are of another model")
 

@@ -368,3 +368,13 @@ def test_the_roles_of_an_encoder_are_refused(tmp_path):
     words = ["--engine", "llama", "--text", text, "--tokens", 128, "--ctx", 64, "--roles"]
     result = run("calibrate", minilm(), "-o", tmp_path / "stats.gguf", *words)
     assert result.exit_code != 0 and "an encoder predicts no next token" in result.output
+
+
+def test_roles_that_are_of_the_type_already_are_left_out(tiny, tmp_path):
+    """Nothing changes, so that nothing is known of what an error costs; the file is read all the same."""
+    stored, out, text = tmp_path / "stored.gguf", tmp_path / "stats.gguf", tmp_path / "text.txt"
+    text.write_text(LETTERS)
+    assert run("requantize", tiny, stored, "Q4_0", "--pure", "-q").exit_code == 0
+    words = ["--engine", "llama", "--text", text, "--tokens", 1024, "--ctx", 64, "--roles"]
+    assert run("calibrate", stored, "-o", out, *words).exit_code == 0
+    assert "attn_q" not in read_statistics(out).roles

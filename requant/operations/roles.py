@@ -69,8 +69,9 @@ def measure_roles(
             execute(plan, overwrite=True)
             share, kl = sum(sum(one.values()) for one in shares), _divergence(reference, folder / _FILE, chosen)
             (folder / _FILE).unlink()
-            sums = np.array([[share * len(chosen), kl * len(chosen)]], np.float32)
-            found[role] = Measured(sums, np.array([len(chosen)], np.int64))
+            if share > 0 and kl > 0:  # else it was of that type already, which says nothing of what errors cost
+                sums = np.array([[share * len(chosen), kl * len(chosen)]], np.float32)
+                found[role] = Measured(sums, np.array([len(chosen)], np.int64))
     progress("roles", 1.0)
     return found
 
