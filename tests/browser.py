@@ -8,6 +8,20 @@ from tests.models import missing
 
 #: What tells whether the page's scripts have run to their end.
 READY = "return document.body.dataset.ready !== undefined || document.getElementById('data') === null"
+#: Brings an element to the middle, and ends when it stays where it is: charts that are drawn meanwhile move what is
+#: below them, and a click would hit something else.
+STILL = """
+    const [element, done] = arguments;
+    element.scrollIntoView({block: 'center', inline: 'center'});
+    let before = '';
+    const look = () => {
+        const {x, y} = element.getBoundingClientRect();
+        if (before === `${x} ${y}`) return done();
+        before = `${x} ${y}`;
+        requestAnimationFrame(() => requestAnimationFrame(look));
+    };
+    look();
+"""
 
 
 def start_browser():
@@ -59,7 +73,7 @@ class Browser:
         from selenium.webdriver import ActionChains
 
         element = self.find(selector)
-        self.run("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", element)
+        self.driver.execute_async_script(STILL, element)
         ActionChains(self.driver).move_to_element(element).click().perform()
 
     def press(self, *keys):

@@ -4,7 +4,7 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -21,13 +21,14 @@ from tests import tiny_models
 from tests.tiny_folder import write_tiny_folder
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "adapters"
+MADE = TemporaryDirectory()  # goes when the process ends
 ADAPTERS = sorted(folder.name for folder in FIXTURES.iterdir() if folder.is_dir())
 
 
 @cache
 def base(name):
     """The tiny model that an adapter was made for."""
-    folder = Path(mkdtemp()) / name
+    folder = Path(MADE.name) / name
     tiny_models.make(name, folder, dtype=torch.bfloat16)
     return folder
 

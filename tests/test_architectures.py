@@ -151,7 +151,7 @@ def normal(value):
     return value
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A function from the name of a tiny model to the folder it was saved in."""
     made = {}

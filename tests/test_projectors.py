@@ -19,7 +19,7 @@ from tests.tiny_projectors import MODELS, make
 GOLDENS = Path(__file__).parent.parent / "fixtures" / "projectors"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A function from the name of a tiny model to the folder it was saved in."""
     made = {}
