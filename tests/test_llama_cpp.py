@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ def test_the_model_is_described(llama):
     info = llama.info
     assert (info.n_vocab, info.n_embd, info.n_ctx_train) == (len(vocabulary()[0]), EMBD, 256)
     assert (info.bos, info.eos, info.add_bos, info.causal) == (1, 2, True, True)
+    assert info.begins_with == llama.tokenize("a")[0]
+    assert replace(info, add_bos=False).begins_with is None
     assert info.chat_template is None
 
 

@@ -108,4 +108,4 @@ def windows_in(llama: LlamaCpp, request: Request) -> list[tuple[int, ...]]:
     for turns in chats:
         chat = llama.chat([(turn["role"], turn["content"]) for turn in turns], reply=False)
         ids += llama.tokenize(as_prose(turns)) if chat is None else llama.tokenize(chat, parse_special=True)
-    return cut(ids, llama.n_vocab, llama.info.bos if llama.info.add_bos else None, request)
+    return cut(ids, llama.n_vocab, llama.info.begins_with, request)

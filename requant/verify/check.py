@@ -224,7 +224,7 @@ def _cut(llama: LlamaCpp, trial: Trial, report: Report) -> tuple[list[int], list
                 f"the text has {len(tokens)} tokens, too few to measure", hint=f"give at least {MIN_TOKENS}"
             )
         every += tokens
-        work += windows(tokens, min(trial.n_ctx, info.n_ctx_train), limit, info.bos if info.add_bos else None)
+        work += windows(tokens, min(trial.n_ctx, info.n_ctx_train), limit, info.begins_with)
     report.window = max(len(window.tokens) for window in work)
     return every, work
 

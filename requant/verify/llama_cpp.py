@@ -57,6 +57,11 @@ class ModelInfo:
     chat_template: str | None
     seconds: float
 
+    @property
+    def begins_with(self) -> int | None:
+        """The token that comes before every text, None for none: without it, Gemma is another model."""
+        return self.bos if self.add_bos else None
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
