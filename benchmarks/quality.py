@@ -1,12 +1,15 @@
 """KL divergence at the sizes of llama.cpp's mixes: types chosen by predicted divergence beside the mixes themselves.
 
     python benchmarks/quality.py FOLDER [--tokens 32768] [--held-out 8192] [--mixes Q4_K_M,Q3_K_M,Q5_K_M,IQ2_M]
+        [--ways chosen,smoothed]
 
-FOLDER receives the stand-in of `standin.py`, statistics, and three GGUFs for each mix: the mix, with an importance
-matrix of the same tokens, and two of no more bytes with types that are chosen, one of them with inputs smoothed
-(`--smooth`); with `--feedback` a fourth, with error feedback besides. All are measured in llama.cpp against the model
-in F32, on windows that lie between those of the statistics, of the web (c4) and of Wikipedia: both texts are in
-PyPI's exllamav2 (MIT), under conversion/standard_cal_data. What is there already is not made or measured again.
+FOLDER receives the stand-in of `standin.py`, statistics, and GGUFs for each mix: the mix, with an importance matrix of
+the same tokens, and one of no more bytes for each of the ways, with types that are chosen: by gradients (`chosen`),
+with inputs smoothed (`smoothed`) and error feedback besides (`feedback`), or without gradients, by statistics of
+llama.cpp with what each role costs (`roles`) and by each tensor's own error alone (`inputs`). All are measured in
+llama.cpp against the model in F32, on windows that lie between those of the statistics, of the web (c4) and of
+Wikipedia: both texts are in PyPI's exllamav2 (MIT), under conversion/standard_cal_data. What is there already is not
+made or measured again; statistics that were made without `feedback` among the ways have no Hessians for it.
 
 `--model SOURCE.gguf` measures another model, which is then the reference, too. On a busy machine OMP_NUM_THREADS=1
 spares much time: torch's threads spin while they wait for one that does not run.
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,9 +44,26 @@ WINDOW = 512
 SCORED = WINDOW - 1
 #: Letters of each text at its end that are held out; statistics are of what comes before.
 HELD_OUT = 120_000
-#: How the files of a mix's size are made, by what they are called in the table and by their file's name.
-WAYS = {"chosen": [], "smoothed": ["--smooth"]}
-FEEDBACK = {"feedback": ["--smooth", "--feedback"]}
+#: What `calibrate` is told, by what its statistics are called.
+STATISTICS = {"gradients": ["--gradients"], "roles": ["--engine", "llama", "--roles"], "inputs": ["--engine", "llama"]}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a file of a mix's size is made: which statistics choose its types, and what `requantize` is told besides."""
+
+    statistics: str = "gradients"
+    words: tuple[str, ...] = ()
+
+
+#: By what they are called in the table and by their file's name.
+WAYS = {
+    "chosen": Way(),
+    "smoothed": Way(words=("--smooth",)),
+    "feedback": Way(words=("--smooth", "--feedback")),
+    "roles": Way("roles"),
+    "inputs": Way("inputs"),
+}
 
 
 def requant(*words: object, quiet: bool = True) -> str:
@@ -67,62 +87,66 @@ def letters(folder: Path) -> int:
     return min(len(one) for one in texts(folder).values()) - HELD_OUT
 
 
-def prepared(folder: Path, model: Path | None, tokens: int, *, hessians: bool) -> tuple[Path, Path]:
-    """The model as a GGUF, and statistics of it."""
-    source, stats = model or folder / "standin.gguf", folder / "stats.gguf"
+def prepared(folder: Path, model: Path | None) -> Path:
+    """The model as a GGUF."""
+    source = model or folder / "standin.gguf"
     if not source.exists():
         from standin import make
 
         print("the stand-in, and what it differs by from its source:", make(folder / "standin"))
         requant("convert", folder / "standin", source, "--to", "F32")
-    if not stats.exists():
+    return source
+
+
+def statistics(folder: Path, model: Path, tokens: int, kind: str, *, hessians: bool) -> Path:
+    """Of one kind, of both texts but for their ends. hessians: with gradients, for `feedback`."""
+    path = folder / f"{kind}.gguf"
+    if not path.exists():
         given = []
         for name, text in texts(folder).items():
-            path = folder / f"{name}.txt"
+            said = folder / f"{name}.txt"
             # as much of each, so that tokens spread over all of it are half of each kind
-            path.write_text(text[: letters(folder)], "utf-8")
-            given += ["--text", path]
+            said.write_text(text[: letters(folder)], "utf-8")
+            given += ["--text", said]
         began = time.perf_counter()
-        words = ["--tokens", tokens, "--gradients", *(["--hessians"] if hessians else [])]
-        requant("calibrate", model or folder / "standin", "-o", stats, *given, *words)
-        print(f"statistics of {tokens} tokens: {time.perf_counter() - began:.0f} s")
-    return source, stats
+        more = ["--hessians"] if hessians and kind == "gradients" else []
+        requant("calibrate", model, "-o", path, *given, "--tokens", tokens, *STATISTICS[kind], *more)
+        print(f"{kind}: statistics of {tokens} tokens: {time.perf_counter() - began:.0f} s")
+    return path
 
 
 @dataclass(frozen=True)
 class Row:
-    """One file. mix: whose size it has. expected: the divergence that is predicted of it."""
+    """One file. mix: whose size it has. expected: the divergence that is predicted of it; None by own errors alone."""
 
     mix: str
     way: str
     path: Path
-    expected: float
+    expected: float | None
 
 
-def made(folder: Path, source: Path, stats: Path, mix: str, ways: dict[str, list[str]]) -> list[Row]:
-    """The files of a mix's size, itself first."""
+def made(folder: Path, source: Path, stats: dict[str, Path], mix: str, ways: list[str], types: list[str]) -> list[Row]:
+    """The files of a mix's size, itself first. stats: by what they are called."""
     plain = folder / f"{mix}-mix.gguf"
     if not plain.exists():
-        requant("requantize", source, plain, mix, "--imatrix", stats)
-    rows = [Row(mix, "mix", plain, float("nan"))]
-    for way, words in ways.items():
+        requant("requantize", source, plain, mix, "--imatrix", stats["gradients"])
+    rows = [Row(mix, "mix", plain, None)]
+    for way in ways:
         path, said = (folder / f"{mix}-{way}{end}" for end in (".gguf", ".json"))
         if not path.exists():
-            size = ["--stats", stats, "--target-size", plain.stat().st_size, "--json"]
-            said.write_text(requant("requantize", source, path, mix, *size, *words))
-        rows.append(Row(mix, way, path, float(json.loads(said.read_text())["expected_kl"])))
+            size = ["--stats", stats[WAYS[way].statistics], "--target-size", plain.stat().st_size, "--json"]
+            said.write_text(requant("requantize", source, path, mix, *size, *WAYS[way].words, *types))
+        rows.append(Row(mix, way, path, json.loads(said.read_text()).get("expected_kl")))
     return rows
-
-
-def first(llama: LlamaCpp) -> int | None:
-    """What stands before every text, of a model that wants it: without, Gemma is another model."""
-    return llama.info.bos if llama.info.add_bos else None
 
 
 def held_out(folder: Path, llama: LlamaCpp, tokens: int) -> list[Window]:
     """Windows of both texts by turns, as many of each."""
     number = -(-tokens // (len(TEXTS) * SCORED))
-    each = [windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, number, first(llama)) for text in texts(folder).values()]
+    each = [
+        windows(llama.tokenize(text[-HELD_OUT:]), WINDOW, number, llama.info.begins_with)
+        for text in texts(folder).values()
+    ]
     return [Window(window.tokens, 0) for pair in zip(*each, strict=True) for window in pair]
 
 
@@ -133,7 +157,7 @@ def between(folder: Path, llama: LlamaCpp, tokens: int, known: int) -> list[Wind
     are lists of species, which any model tells better.
     """
     said = "".join(text[: letters(folder)] for text in texts(folder).values())
-    found = windows(llama.tokenize(said), WINDOW, None, first(llama))
+    found = windows(llama.tokenize(said), WINDOW, None, llama.info.begins_with)
     taken = np.linspace(0, len(found) - 1, known).round().astype(int).tolist()  # as `requant calibrate` has it
     middles = [(a + b) // 2 for a, b in pairwise(taken) if b - a > 1]
     number = -(-tokens // SCORED)
@@ -163,25 +187,36 @@ def read(path: Path) -> Comparison:
         return Comparison(model, reference, [said["kl"]], [said["agreed"]])
 
 
+def lockstep(
+    source: Path, models: Sequence[Path], chosen: Callable[[LlamaCpp], Sequence[Window]]
+) -> Iterator[list[Comparison]]:
+    """Of every window each model beside the source, token by token. chosen: the windows, of the source's tokens."""
+    with ExitStack() as stack:
+        llamas = [stack.enter_context(LlamaCpp(path, n_ctx=WINDOW, threads=1)) for path in (source, *models)]
+        for window in chosen(llamas[0]):
+            found = [Comparison() for _ in models]
+            for (truth, *logits), targets in scored_blocks(llamas, [window]):
+                for comparison, one in zip(found, logits, strict=True):
+                    comparison.add(one, truth, targets)
+            yield found
+
+
 def measured_now(
     folder: Path, source: Path, models: list[Path], tokens: int, workers: int, known: int | None
 ) -> list[Comparison]:
-    """Token by token in lockstep; each worker has all models, and takes its windows."""
+    """Each worker has all models, and takes its windows."""
 
     def of_windows(worker: int) -> list[list[Comparison]]:
-        with ExitStack() as stack:
-            llamas = [stack.enter_context(LlamaCpp(path, n_ctx=WINDOW, threads=1)) for path in (source, *models)]
-            found = []
-            ends = known is None
-            chosen = held_out(folder, llamas[0], tokens) if ends else between(folder, llamas[0], tokens, known)
-            for window in chosen[worker::workers]:
-                found.append([Comparison() for _ in models])
-                for (truth, *logits), targets in scored_blocks(llamas, [window]):
-                    for comparison, one in zip(found[-1], logits, strict=True):
-                        comparison.add(one, truth, targets)
-                said = "  ".join(f"{comparison.kl.mean():.4f}" for comparison in found[-1])
-                print(f"window {(len(found) - 1) * workers + worker}: {said}", file=sys.stderr, flush=True)
-            return found
+        def chosen(llama: LlamaCpp) -> list[Window]:
+            every = held_out(folder, llama, tokens) if known is None else between(folder, llama, tokens, known)
+            return every[worker::workers]
+
+        found = []
+        for comparisons in lockstep(source, models, chosen):
+            said = "  ".join(f"{comparison.kl.mean():.4f}" for comparison in comparisons)
+            print(f"window {len(found) * workers + worker}: {said}", file=sys.stderr, flush=True)
+            found.append(comparisons)
+        return found
 
     with ThreadPoolExecutor(workers) as pool:
         each = list(pool.map(of_windows, range(workers)))
@@ -190,7 +225,7 @@ def measured_now(
     return [joined([part[n] for part in parts]) for n in range(len(models))]
 
 
-def joined(parts: list[Comparison]) -> Comparison:
+def joined(parts: Iterable[Comparison]) -> Comparison:
     """Several stretches of text as one."""
     whole = Comparison()
     for part in parts:
@@ -214,7 +249,7 @@ def table(rows: list[Row], found: dict[Path, Comparison], mixes: dict[str, float
     for row in rows:
         one, beside = found[row.path], ""
         if row.way == "mix":
-            mix, expected = one, mixes.get(row.mix, float("nan"))
+            mix, expected = one, mixes.get(row.mix)
         else:
             expected, less = row.expected, one.difference(mix)
             means = (one.kl - mix.kl).reshape(-1, SCORED).mean(1)  # of windows, whose tokens are not independent
@@ -223,11 +258,13 @@ def table(rows: list[Row], found: dict[Path, Comparison], mixes: dict[str, float
             share = one.kl.mean() / mix.kl.mean() - 1 if mix.kl.mean() else float("inf")
             beside = f"{share:+.1%}: {less.deviations:.0f} s.e., {by_windows:.0f} by windows"
         said = one.measure()
-        off = f" ({expected / said.kl.value - 1:+.0%})" if said.kl.value else ""
+        foretold = "" if expected is None else f"{expected:.5f}"
+        if expected is not None and said.kl.value:
+            foretold += f" ({expected / said.kl.value - 1:+.0%})"
         yield " ".join(
             (
                 f"| {row.mix} | {row.path.stat().st_size} | {row.way}",
-                f"| {said.kl.value:.5f} ± {said.kl.error:.5f} | {expected:.5f}{off}",
+                f"| {said.kl.value:.5f} ± {said.kl.error:.5f} | {foretold}",
                 f"| {said.kl_99:.3f} | {said.top1.value:.2%} | {beside} |",
             )
         )
@@ -241,18 +278,21 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=8192)
     parser.add_argument("--mixes", default="Q4_K_M,Q3_K_M,Q5_K_M,IQ2_M")
     parser.add_argument("--types", help="that may be chosen; fewer take less time to try")
-    parser.add_argument("--feedback", action="store_true")
+    parser.add_argument("--ways", default="chosen,smoothed", help=f"of {', '.join(WAYS)}")
     parser.add_argument("--ends", action="store_true", help="measure at the ends of both texts, which are easier")
     parser.add_argument("--workers", type=int, default=2)
     words = parser.parse_args()
     words.folder.mkdir(parents=True, exist_ok=True)
-    source, stats = prepared(words.folder, words.model, words.tokens, hessians=words.feedback)
-    types = ["--types", words.types] if words.types else []
-    ways = {way: [*more, *types] for way, more in {**WAYS, **(FEEDBACK if words.feedback else {})}.items()}
-    rows = [row for mix in words.mixes.split(",") for row in made(words.folder, source, stats, mix, ways)]
-    mixes = mix_prediction(source, stats, types)
+    folder, ways, types = words.folder, words.ways.split(","), ["--types", words.types] if words.types else []
+    source = prepared(folder, words.model)
+    # the mixes' importance matrix is of the same tokens as gradients are, whatever chooses types
+    kinds = dict.fromkeys(["gradients", *(WAYS[way].statistics for way in ways)])
+    model, feedback = words.model or folder / "standin", any("--feedback" in WAYS[way].words for way in ways)
+    stats = {kind: statistics(folder, model, words.tokens, kind, hessians=feedback) for kind in kinds}
+    rows = [row for mix in words.mixes.split(",") for row in made(folder, source, stats, mix, ways, types)]
+    mixes = mix_prediction(source, stats["gradients"], types)
     began, known = time.perf_counter(), None if words.ends else words.tokens // WINDOW
-    found = measured(words.folder, source, [row.path for row in rows], words.held_out, words.workers, known)
+    found = measured(folder, source, [row.path for row in rows], words.held_out, words.workers, known)
     tokens = found[rows[0].path].model.count
     print(f"{tokens} tokens held out, of c4 and wiki; measured in {time.perf_counter() - began:.0f} s\n")
     print("\n".join(table(rows, found, mixes)))

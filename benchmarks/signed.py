@@ -19,29 +19,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from folders import HELD_OUT, REQUANT, WINDOW, by_peer, once, prepared, seconds
-from quality import first, joined
+from quality import joined, lockstep
 
 from requant.verify.llama_cpp import LlamaCpp
-from requant.verify.logits import Comparison, Window, scored_blocks, windows
+from requant.verify.logits import Comparison, Window, windows
 
 WAYS = {"importance matrix": [], "feedback": ["--feedback"]}
 
 
 def compared(reference: Path, models: list[Path], text: str) -> list[Comparison]:
-    """Each beside the reference, all of them in lockstep over the same windows."""
-    paths = (reference, *models)
-    llamas = [LlamaCpp(path, n_ctx=WINDOW, threads=1) for path in paths]
-    parts: list[list[Comparison]] = [[] for _ in models]
-    for window in windows(llamas[0].tokenize(text[: 8 * HELD_OUT]), WINDOW, HELD_OUT // WINDOW, first(llamas[0])):
-        found = [Comparison() for _ in models]
-        for (truth, *logits), targets in scored_blocks(llamas, [Window(window.tokens, 0)]):
-            for comparison, one in zip(found, logits, strict=True):
-                comparison.add(one, truth, targets)
-        for kept, one in zip(parts, found, strict=True):
-            kept.append(one)
-    for llama in llamas:
-        llama.close()
-    return [joined(each) for each in parts]
+    """Each beside the reference, over the same windows."""
+
+    def chosen(llama: LlamaCpp) -> list[Window]:
+        cut = windows(llama.tokenize(text[: 8 * HELD_OUT]), WINDOW, HELD_OUT // WINDOW, llama.info.begins_with)
+        return [Window(window.tokens, 0) for window in cut]
+
+    return [joined(parts) for parts in zip(*lockstep(reference, models, chosen), strict=True)]
 
 
 def main() -> None:
