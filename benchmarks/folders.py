@@ -1,18 +1,20 @@
 """Whole quantized folders beside GPTQModel's and llm-compressor's: divergence, and time for each layer.
 
-    python -P benchmarks/folders.py FOLDER MODEL --text C4.txt --held-out WIKI.txt [--to GPTQ-4-128] [--layers 3]
-        [--tokens 8192] [--threads 1] [--llm-compressor PYTHON]
+    python -P benchmarks/folders.py FOLDER MODEL --text C4.txt --held-out WIKI.txt [--to GPTQ-4-128,...] [--layers 3]
+        [--tokens 8192] [--threads 1] [--llm-compressor PYTHON | --alone]
 
 MODEL is a Hugging Face folder in F32, of which the first layers are kept; all are given the same windows of 512 tokens
 of C4.txt, and quantize all layers but embedding and head as `--to` says: to GPTQ (symmetric; columns by falling
 activation, GPTQModel's as they lie), to AWQ, or, beside llm-compressor's GPTQ alone, to W8A8, FP8,
 NVFP4 or MXFP4, all with a damping of 0.05. transformers loads every folder and runs it in F16 (4-bit floats: BF16) with
 the kernels that it has for it; divergence is that of its predictions from those of MODEL's first layers in F32, on
-4,096 tokens of WIKI.txt. Time is of processors, for peers without loading and saving, for requant of whole commands,
-the calibration too. GPTQModel is that of tests/consumers.txt; PYTHON is of an environment with llmcompressor, which
-writes folders of compressed-tensors.
-FOLDER keeps everything; what is there already is not made again. (-P: a module beside this one has the name of one that
-transformers imports.)
+4,096 tokens of WIKI.txt, and of each folder it is told by how much requant's first diverges less, with the standard
+error of tokens. Time is of processors, for peers without loading and saving, for requant of whole commands, the
+calibration too. GPTQModel is that of tests/consumers.txt; PYTHON is of an environment with llmcompressor, which writes
+folders of compressed-tensors. `--alone` is without peers; so is EXL2, which requant makes twice, with bits spent by
+predicted divergence and by shares of outputs that are error; transformers runs it unpacked to F32, head and all.
+FOLDER keeps everything, of one MODEL, text and number of layers; what is there already is not made again. (-P: a module
+beside this one has the name of one that transformers imports.)
 """
 
 from __future__ import annotations
@@ -42,16 +44,19 @@ OURS = {
         "requant, stored, minmax": ["--act-order", "none", "--scales", "minmax"],
     },
     "AWQ": {"requant": ["--smooth"], "requant, feedback": ["--smooth", "--feedback"]},
+    "EXL2": {"requant, gradients": [], "requant, shares": []},
 }
-#: What transformers multiplies in: F16, but where compressed-tensors unpacks weights as BF16.
-DTYPES = {"NVFP4": torch.bfloat16, "MXFP4": torch.bfloat16}
+#: What transformers multiplies in: F16, but where compressed-tensors unpacks weights as BF16, and where requant does.
+DTYPES = {"NVFP4": torch.bfloat16, "MXFP4": torch.bfloat16, "EXL2": torch.float32}
 OURS_OF_OTHERS = {
-    "requant, nearest": ["--no-feedback"],
     "requant": ["--feedback"],
+    "requant, nearest": ["--no-feedback"],
     "requant, stored": ["--feedback", "--act-order", "none"],
 }
 #: A folder whose statistics are of another one, which is rounded: what the layers before a layer give once they are.
 AGAIN = {"requant, again": "requant"}
+#: A folder whose statistics have gradients, and no Hessians.
+GRADIENTS = "requant, gradients"
 
 
 def seconds(*words: object) -> float:
@@ -75,19 +80,21 @@ def once(path: Path, *words: object) -> float:
 def by_requant(folder: Path, recipe: str, method: str, tokens: int) -> dict[str, tuple[Path, float]]:
     """Every way of ours, by name: the folder, and processor seconds of all commands that it took."""
     ways = OURS.get(method, OURS_OF_OTHERS)
-    reading = ["--text", folder / "text.txt", "--tokens", tokens, "--hessians", "--force", "--quiet"]
+    reading = ["--text", folder / "text.txt", "--tokens", tokens, "--force", "--quiet"]
     made: dict[str, tuple[Path, float]] = {}
 
     def make(name: str, seen: Path, stats: Path, before: float) -> None:
         path = folder / f"{recipe}-{name.replace(', ', '-')}"
-        calibrating = once(stats, *REQUANT, "calibrate", seen, "-o", stats, *reading)
+        measures = "--gradients" if name == GRADIENTS else "--hessians"
+        calibrating = once(stats, *REQUANT, "calibrate", seen, "-o", stats, measures, *reading)
         how = ["--to", recipe, "--stats", stats, *ways[AGAIN.get(name, name)], "--force", "--quiet"]
         made[name] = path, before + calibrating + once(path, *REQUANT, "convert", folder / "dense", path, *how)
 
     for name in ways:
-        make(name, folder / "dense", folder / "stats.gguf", 0)
+        make(name, folder / "dense", folder / ("gradients.gguf" if name == GRADIENTS else "stats.gguf"), 0)
     for name, first in AGAIN.items():
-        if "--smooth" not in ways[first]:  # whose inputs are divided: statistics of it are of another model
+        # a smoothed one's inputs are divided: statistics of it are of another model
+        if first in ways and "--smooth" not in ways[first]:
             rounded, processor = made[first]
             make(name, rounded, folder / f"{recipe}-stats.gguf", processor)
     return made
@@ -123,10 +130,43 @@ def log_probabilities(path: Path, windows: torch.Tensor, dtype: torch.dtype) -> 
         yield torch.log_softmax(model(row[None]).logits[0].float(), -1)
 
 
-def divergence(reference: list[torch.Tensor], found: Iterable[torch.Tensor]) -> tuple[float, float]:
-    """Mean, and its standard error over tokens."""
-    each = torch.cat([(own.exp() * (own - other)).sum(-1) for own, other in zip(reference, found, strict=True)])
+def divergence(reference: list[torch.Tensor], found: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Of each token."""
+    return torch.cat([(own.exp() * (own - other)).sum(-1) for own, other in zip(reference, found, strict=True)])
+
+
+def mean(each: torch.Tensor) -> tuple[float, float]:
+    """And its standard error over tokens."""
     return float(each.mean()), float(each.std() / len(each) ** 0.5)
+
+
+def runnable(path: Path) -> Path:
+    """What transformers loads: of EXL2, which it does not know, the same numbers in F32."""
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    if config.get("quantization_config", {}).get("quant_method") != "exl2":
+        return path
+    unpacked = path.with_name(f"{path.name}-unpacked")
+    once(unpacked, *REQUANT, "convert", path, unpacked, "--to", "F32", "--force", "--quiet")
+    return unpacked
+
+
+def compare(words: argparse.Namespace, recipe: str, reference: list[torch.Tensor], held_out: torch.Tensor) -> None:
+    """A line for each folder of a recipe."""
+    folder, method = words.folder, recipe.split("-")[0]
+    print(f"{recipe}: {words.layers} layers, {words.tokens} tokens; KL on {held_out.numel()} others")
+    made = by_requant(folder, recipe, method, words.tokens)
+    alone = words.alone or method == "EXL2"
+    peers = {} if alone else {"gptqmodel": sys.executable, "llmcompressor": words.llm_compressor}
+    for library, python in peers.items():
+        if python is not None and (library != "gptqmodel" or method in OURS):
+            made[library] = folder / f"{recipe}-{library}", by_peer(python, library, folder, recipe)
+    dtype, first = DTYPES.get(method, torch.float16), None
+    for name, (path, processor) in made.items():
+        each = divergence(reference, log_probabilities(runnable(path), held_out, dtype))
+        first = each if first is None else first
+        (kl, error), (less, less_error) = mean(each), (one / each.mean() for one in mean(each - first))
+        beside = f"{less:7.1%} ± {less_error:.1%}"
+        print(f"{name:24} KL {kl:.4f} ± {error:.4f}  {beside}  {processor / words.layers:7.2f} s a layer", flush=True)
 
 
 def prepared(words: argparse.Namespace) -> torch.Tensor:
@@ -144,7 +184,7 @@ def prepared(words: argparse.Namespace) -> torch.Tensor:
 
 
 def main() -> None:
-    """A line for each folder."""
+    """All recipes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("model", type=Path)
@@ -154,23 +194,17 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--llm-compressor")
+    peers = parser.add_mutually_exclusive_group()
+    peers.add_argument("--llm-compressor")
+    peers.add_argument("--alone", action="store_true")
     words = parser.parse_args()
     folder = words.folder = words.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: words.threads])
     held_out = prepared(words)
     reference = list(log_probabilities(folder / "dense", held_out, torch.float32))
-    recipe, method = words.to, words.to.split("-")[0]
-    print(f"{recipe}: {words.layers} layers, {words.tokens} tokens; KL on {held_out.numel()} others")
-    made = by_requant(folder, recipe, method, words.tokens)
-    for library, python in {"gptqmodel": sys.executable, "llmcompressor": words.llm_compressor}.items():
-        if python is not None and (library != "gptqmodel" or method in OURS):
-            made[library] = folder / f"{recipe}-{library}", by_peer(python, library, folder, recipe)
-    dtype = DTYPES.get(recipe, torch.float16)
-    for name, (path, processor) in made.items():
-        mean, error = divergence(reference, log_probabilities(path, held_out, dtype))
-        print(f"{name:18} KL {mean:.4f} ± {error:.4f}  {processor / words.layers:7.2f} s a layer", flush=True)
+    for recipe in words.to.split(","):
+        compare(words, recipe, reference, held_out)
 
 
 if __name__ == "__main__":
