@@ -1,7 +1,7 @@
 """Whole quantized folders beside GPTQModel's and llm-compressor's: divergence, and time for each layer.
 
     python -P benchmarks/folders.py FOLDER MODEL --text C4.txt --held-out WIKI.txt [--to GPTQ-4-128,...] [--layers 3]
-        [--tokens 8192] [--threads 1] [--llm-compressor PYTHON | --alone]
+        [--tokens 8192] [--threads 1] [--llm-compressor PYTHON] [--ways requant,gptqmodel,...] [--unpacked]
 
 MODEL is a Hugging Face folder in F32, of which the first layers are kept; all are given the same windows of 512 tokens
 of C4.txt, and quantize all layers but embedding and head as `--to` says: to GPTQ (symmetric; columns by falling
@@ -11,8 +11,9 @@ the kernels that it has for it; divergence is that of its predictions from those
 4,096 tokens of WIKI.txt, and of each folder it is told by how much requant's first diverges less, with the standard
 error of tokens. Time is of processors, for peers without loading and saving, for requant of whole commands, the
 calibration too. GPTQModel is that of tests/consumers.txt; PYTHON is of an environment with llmcompressor, which writes
-folders of compressed-tensors. `--alone` is without peers; so is EXL2, which requant makes twice, with bits spent by
-predicted divergence and by shares of outputs that are error; transformers runs it unpacked to F32, head and all.
+folders of compressed-tensors. EXL2 is without peers: requant makes it with bits spent by predicted divergence and by
+shares of outputs that are error. With `--unpacked`, and always of EXL2, transformers runs the same numbers in F32, many
+times as fast, and rounds no inputs. `--ways` names those of the lines that are asked for.
 FOLDER keeps everything, of one MODEL, text and number of layers; what is there already is not made again. (-P: a module
 beside this one has the name of one that transformers imports.)
 """
@@ -40,23 +41,23 @@ REQUANT = [sys.executable, "-m", "requant"]
 OURS = {
     "GPTQ": {
         "requant": [],
-        "requant, stored": ["--act-order", "none"],
-        "requant, stored, minmax": ["--act-order", "none", "--scales", "minmax"],
+        "requant-stored": ["--act-order", "none"],
+        "requant-stored-minmax": ["--act-order", "none", "--scales", "minmax"],
     },
-    "AWQ": {"requant": ["--smooth"], "requant, feedback": ["--smooth", "--feedback"]},
-    "EXL2": {"requant, gradients": [], "requant, shares": []},
+    "AWQ": {"requant": ["--smooth"], "requant-feedback": ["--smooth", "--feedback"]},
+    "EXL2": {"requant-gradients": [], "requant-shares": []},
 }
-#: What transformers multiplies in: F16, but where compressed-tensors unpacks weights as BF16, and where requant does.
-DTYPES = {"NVFP4": torch.bfloat16, "MXFP4": torch.bfloat16, "EXL2": torch.float32}
+#: What transformers multiplies in: F16, but where compressed-tensors unpacks weights as BF16.
+DTYPES = {"NVFP4": torch.bfloat16, "MXFP4": torch.bfloat16}
 OURS_OF_OTHERS = {
     "requant": ["--feedback"],
-    "requant, nearest": ["--no-feedback"],
-    "requant, stored": ["--feedback", "--act-order", "none"],
+    "requant-nearest": ["--no-feedback"],
+    "requant-stored": ["--feedback", "--act-order", "none"],
 }
 #: A folder whose statistics are of another one, which is rounded: what the layers before a layer give once they are.
-AGAIN = {"requant, again": "requant"}
+AGAIN = {"requant-again": "requant"}
 #: A folder whose statistics have gradients, and no Hessians.
-GRADIENTS = "requant, gradients"
+GRADIENTS = "requant-gradients"
 
 
 def seconds(*words: object) -> float:
@@ -77,24 +78,29 @@ def once(path: Path, *words: object) -> float:
     return float(told.read_text())
 
 
-def by_requant(folder: Path, recipe: str, method: str, tokens: int) -> dict[str, tuple[Path, float]]:
+def asked(words: argparse.Namespace, name: str) -> bool:
+    """Whether there is to be such a line."""
+    return words.ways is None or name in words.ways.split(",")
+
+
+def by_requant(folder: Path, recipe: str, method: str, words: argparse.Namespace) -> dict[str, tuple[Path, float]]:
     """Every way of ours, by name: the folder, and processor seconds of all commands that it took."""
     ways = OURS.get(method, OURS_OF_OTHERS)
-    reading = ["--text", folder / "text.txt", "--tokens", tokens, "--force", "--quiet"]
+    reading = ["--text", folder / "text.txt", "--tokens", words.tokens, "--force", "--quiet"]
     made: dict[str, tuple[Path, float]] = {}
 
     def make(name: str, seen: Path, stats: Path, before: float) -> None:
-        path = folder / f"{recipe}-{name.replace(', ', '-')}"
+        path = folder / f"{recipe}-{name}"
         measures = "--gradients" if name == GRADIENTS else "--hessians"
         calibrating = once(stats, *REQUANT, "calibrate", seen, "-o", stats, measures, *reading)
         how = ["--to", recipe, "--stats", stats, *ways[AGAIN.get(name, name)], "--force", "--quiet"]
         made[name] = path, before + calibrating + once(path, *REQUANT, "convert", folder / "dense", path, *how)
 
-    for name in ways:
+    for name in (one for one in ways if asked(words, one)):
         make(name, folder / "dense", folder / ("gradients.gguf" if name == GRADIENTS else "stats.gguf"), 0)
     for name, first in AGAIN.items():
         # a smoothed one's inputs are divided: statistics of it are of another model
-        if first in ways and "--smooth" not in ways[first]:
+        if asked(words, name) and first in made and "--smooth" not in ways[first]:
             rounded, processor = made[first]
             make(name, rounded, folder / f"{recipe}-stats.gguf", processor)
     return made
@@ -140,33 +146,30 @@ def mean(each: torch.Tensor) -> tuple[float, float]:
     return float(each.mean()), float(each.std() / len(each) ** 0.5)
 
 
-def runnable(path: Path) -> Path:
-    """What transformers loads: of EXL2, which it does not know, the same numbers in F32."""
-    config = json.loads((path / "config.json").read_text("utf-8"))
-    if config.get("quantization_config", {}).get("quant_method") != "exl2":
-        return path
-    unpacked = path.with_name(f"{path.name}-unpacked")
-    once(unpacked, *REQUANT, "convert", path, unpacked, "--to", "F32", "--force", "--quiet")
-    return unpacked
+def unpacked(path: Path) -> Path:
+    """The same numbers in F32."""
+    plain = path.with_name(f"{path.name}-unpacked")
+    once(plain, *REQUANT, "convert", path, plain, "--to", "F32", "--force", "--quiet")
+    return plain
 
 
 def compare(words: argparse.Namespace, recipe: str, reference: list[torch.Tensor], held_out: torch.Tensor) -> None:
     """A line for each folder of a recipe."""
     folder, method = words.folder, recipe.split("-")[0]
     print(f"{recipe}: {words.layers} layers, {words.tokens} tokens; KL on {held_out.numel()} others")
-    made = by_requant(folder, recipe, method, words.tokens)
-    alone = words.alone or method == "EXL2"
-    peers = {} if alone else {"gptqmodel": sys.executable, "llmcompressor": words.llm_compressor}
+    made = by_requant(folder, recipe, method, words)
+    peers = {} if method == "EXL2" else {"gptqmodel": sys.executable, "llmcompressor": words.llm_compressor}
     for library, python in peers.items():
-        if python is not None and (library != "gptqmodel" or method in OURS):
+        if python is not None and asked(words, library) and (library != "gptqmodel" or method in OURS):
             made[library] = folder / f"{recipe}-{library}", by_peer(python, library, folder, recipe)
-    dtype, first = DTYPES.get(method, torch.float16), None
+    plain, first = words.unpacked or method == "EXL2", None  # which transformers does not know
+    dtype = torch.float32 if plain else DTYPES.get(method, torch.float16)
     for name, (path, processor) in made.items():
-        each = divergence(reference, log_probabilities(runnable(path), held_out, dtype))
+        each = divergence(reference, log_probabilities(unpacked(path) if plain else path, held_out, dtype))
         first = each if first is None else first
         (kl, error), (less, less_error) = mean(each), (one / each.mean() for one in mean(each - first))
         beside = f"{less:7.1%} ± {less_error:.1%}"
-        print(f"{name:24} KL {kl:.4f} ± {error:.4f}  {beside}  {processor / words.layers:7.2f} s a layer", flush=True)
+        print(f"{name:24} KL {kl:.5f} ± {error:.5f}  {beside}  {processor / words.layers:7.2f} s a layer", flush=True)
 
 
 def prepared(words: argparse.Namespace) -> torch.Tensor:
@@ -194,9 +197,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1)
-    peers = parser.add_mutually_exclusive_group()
-    peers.add_argument("--llm-compressor")
-    peers.add_argument("--alone", action="store_true")
+    parser.add_argument("--llm-compressor")
+    parser.add_argument("--ways")
+    parser.add_argument("--unpacked", action="store_true")
     words = parser.parse_args()
     folder = words.folder = words.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
