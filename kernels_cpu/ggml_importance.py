@@ -25,7 +25,8 @@ from requant.kernels_cpu.ggml_k import (
     signed_codes,
 )
 from requant.kernels_cpu.room import room
-from requant.kernels_cpu.search import affine_search, gather, positive_search, put_starts, signed_search
+from requant.kernels_cpu.search import SETS, gather, positive_search, put_starts, signed_search
+from requant.kernels_cpu.search_affine import affine_search
 from requant.kernels_cpu.simd import load16, splat16, sqrt, store, store_bytes
 from requant.kernels_cpu.simd_transpose import transpose_rows
 
@@ -68,18 +69,18 @@ def _encoding(
 ) -> Callable[..., None]:
     """Makes an encoder of super-blocks of `groups` groups, whose variance is `factor` times the mean square.
 
-    width: how many rows of lanes `search` leaves in its last argument, for each of the two sets of sixteen groups that
-    it takes. finish: (values, first, last, found, sums, out)
-    stores the sixteen super-blocks from `first` on; group g of super-block b is lane groups * b + g of found and sums.
+    width: how many rows of lanes `search` leaves in its last argument for each of `SETS` sets of sixteen groups.
+    finish: (values, first, last, found, sums, out) stores the sixteen super-blocks from `first` on; group g of
+    super-block b is lane groups * b + g of found and sums.
     """
     length, together = 256 // groups, 16 // groups
     size, most, all_groups = 16 * length, 16 * groups * width, 16 * groups
-    both = 2 * size
+    taken = SETS * size
 
     @inlined
     def encode(values: Floats, importance: Floats, out: Bytes) -> None:
-        xs, ws = room(both, np.float32), room(both, np.float32)
-        scratch, starts = room(both, np.float32), room(16, np.int64)
+        xs, ws = room(taken, np.float32), room(taken, np.float32)
+        scratch, starts = room(taken, np.float32), room(16, np.int64)
         squares, variances = room(16, np.float32), room(16, np.float32)
         found, sums = room(most, np.float32), room(all_groups, np.float32)
         last = values.size // 256 - 1
@@ -87,7 +88,7 @@ def _encoding(
             put_starts(starts, first, last, 256)
             sums_of_squares(values, starts, 256, scratch, squares)
             for part in range(groups):
-                place = part % 2 * size
+                place = part % SETS * size
                 for b in range(together):
                     block = part * together + b
                     for g in range(groups):
@@ -99,8 +100,8 @@ def _encoding(
                 gather(importance, starts, 0, length, ws[place:])
                 put_weights(xs[place:], ws[place:], variances, length)
                 put_sums(ws[place:], length, sums[16 * part : 16 * part + 16])
-                if part % 2 == 1:
-                    search(xs, ws, scratch, found[16 * width * (part - 1) :])
+                if part % SETS == SETS - 1:
+                    search(xs, ws, scratch, found[16 * width * (part + 1 - SETS) :])
             finish(values, first, last, found, sums, out)
 
     return encode
@@ -261,16 +262,16 @@ def encode_q5_k_weighted(values: Floats, importance: Floats, columns: int, out: 
 @kernel(FLOATS, FLOATS, NUMBER, OUT_BYTES)
 def encode_q6_k_weighted(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
     """Q6_K, whose weights are the importances themselves."""
-    xs, ws, wxs = room(512, np.float32), room(512, np.float32), room(512, np.float32)
-    found, scales, starts = room(96, np.float32), room(16, np.int32), room(16, np.int64)
+    xs, ws, wxs = room(1024, np.float32), room(1024, np.float32), room(1024, np.float32)
+    found, scales, starts = room(192, np.float32), room(16, np.int32), room(16, np.int64)
     last = values.size // 16 - 1
     for n in range(values.size // 256):
-        if n % 2 == 0:
-            for part in range(2):
+        if n % SETS == 0:
+            for part in range(SETS):
                 put_starts(starts, 16 * (n + part), last, 16)
                 gather(values, starts, 0, 16, xs[256 * part :])
                 for k in range(16):
                     starts[k] %= importance.size
                 gather(importance, starts, 0, 16, ws[256 * part :])
             _search_q6(xs, ws, wxs, found)
-        put_q6_k(values, n, found[48 * (n % 2) :], out, scales)
+        put_q6_k(values, n, found[48 * (n % SETS) :], out, scales)

@@ -15,7 +15,8 @@ from requant.kernels_cpu.ggml_importance import put_weights, sums_of_squares
 from requant.kernels_cpu.ggml_k import affine_codes, put_half, signed_codes
 from requant.kernels_cpu.ggml_legacy import put_high_bits, put_nibbles
 from requant.kernels_cpu.room import room
-from requant.kernels_cpu.search import affine_search, gather, put_starts, signed_search
+from requant.kernels_cpu.search import SETS, gather, put_starts, signed_search
+from requant.kernels_cpu.search_affine import affine_search
 from requant.kernels_cpu.simd import load16, store
 
 _F = np.float32
@@ -33,20 +34,20 @@ def _put_variances(values: Floats, columns: int, row: int, scratch: Floats, out:
 def _encoding(search: Callable[..., None], width: int, put: Callable[..., None]) -> Callable[..., None]:
     """Makes an encoder.
 
-    width: how many rows of lanes `search` leaves in its last argument, for each of two sets of sixteen blocks. put:
-    (values, found, lane, number of the block, out).
+    width: how many rows of lanes `search` leaves in its last argument for each of `SETS` sets of sixteen blocks.
+    put: (values, found, lane, number of the block, out).
     """
-    rows = 16 * width
+    rows, blocks, taken, lanes = 16 * width, 16 * SETS, 512 * SETS, 16 * SETS * width
 
     @inlined
     def encode(values: Floats, importance: Floats, columns: int, out: Bytes) -> None:
         if values.size == 0:
             return
-        xs, ws, scratch = room(1024, np.float32), room(1024, np.float32), room(1024, np.float32)
-        found, mine, starts = room(128, np.float32), room(16, np.float32), room(16, np.int64)
+        xs, ws, scratch = room(taken, np.float32), room(taken, np.float32), room(taken, np.float32)
+        found, mine, starts = room(lanes, np.float32), room(16, np.float32), room(16, np.int64)
         variances, row, last = room(16, np.float32), -16, values.size // 32 - 1
-        for first in range(0, last + 1, 32):
-            for part in range(2):
+        for first in range(0, last + 1, blocks):
+            for part in range(SETS):
                 place = 512 * part
                 put_starts(starts, first + 16 * part, last, 32)
                 if starts[15] // columns >= row + 16:  # sixteen blocks lie in sixteen rows at most
@@ -59,7 +60,7 @@ def _encoding(search: Callable[..., None], width: int, put: Callable[..., None])
                 gather(importance, starts, 0, 32, ws[place:])
                 put_weights(xs[place:], ws[place:], mine, 32)
             search(xs, ws, scratch, found)
-            for k in range(min(32, last + 1 - first)):
+            for k in range(min(blocks, last + 1 - first)):
                 put(values, found[rows * (k // 16) :], k % 16, first + k, out)
 
     return encode
