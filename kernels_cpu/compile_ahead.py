@@ -22,7 +22,7 @@ def names() -> Iterator[tuple[str, str]]:
     from requant.kernels_cpu._jit import Kernel
 
     here = Path(__file__).parent
-    for path in sorted([*here.glob("ggml_*.py"), here / "casts.py", here / "largest.py"]):
+    for path in sorted([*here.glob("ggml_*.py"), here / "casts.py", here / "largest.py", here / "sums.py"]):
         for name, value in vars(import_module(f"requant.kernels_cpu.{path.stem}")).items():
             if isinstance(value, Kernel) and value.function.__module__.endswith(f".{path.stem}"):
                 yield path.stem, name

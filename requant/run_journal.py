@@ -39,35 +39,19 @@ _LONGEST: Final = 1 << 28
 _SOME: Final = 1 << 16
 #: Seconds for which a record may wait to be written.
 _MOMENT: Final = 0.05
-_PAGE: Final = 4096
-_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _odd(count: int) -> NDArray[np.uint64]:
-    """An odd number for each page."""
-    return (np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN) | np.uint64(1)
-
-
-#: Of all pages of most runs.
-_ODD: Final = _odd(1 << 11)
+_GOLDEN: Final = 0x9E3779B97F4A7C15
 
 
 def checksum(data: NDArray[Any] | memoryview, before: int = 0) -> int:
-    """64 bits by which bytes are told from others: before, of what came ahead of them.
-
-    The sum of the words of every page, each times its own odd number: a word that differs is always found, pages that
-    are missing or in each other's place are. It runs at the speed of memory, which no cryptographic one does.
+    """64 bits by which bytes are told from others, as `checks.summed` has them: before, of what came ahead of them.
 
     >>> checksum(np.arange(10_000, dtype=np.uint8)) == checksum(np.zeros(10_000, np.uint8))
     False
     """
+    from requant.kernels_cpu.checks import summed  # llvmlite, which only the doing of a plan may import
+
     flat = np.frombuffer(data, np.uint8) if isinstance(data, memoryview) else data.reshape(-1).view(np.uint8)
-    pages = flat.size // _PAGE
-    sums = np.einsum("ij->i", flat[: pages * _PAGE].view(np.uint64).reshape(-1, _PAGE // 8))  # np.add.reduce is slower
-    total = int(np.dot(sums, (_ODD if pages <= _ODD.size else _odd(pages))[:pages])) + flat.size
-    if rest := flat[pages * _PAGE :].tobytes():
-        total += zlib.crc32(rest) << 20
-    return (before * int(_GOLDEN) + total) % (1 << 64)
+    return (before * _GOLDEN + summed(flat)[0]) % (1 << 64)
 
 
 @dataclass(slots=True)

@@ -121,15 +121,27 @@ def check_scales(step: Step, start: int, codes: Codes, replacement: float | None
     return int(lost.sum())
 
 
-def check_blocks(step: Step, start: int, data: NDArray[np.uint8]) -> None:
-    """Look at a run of rows that were just encoded: values too large for the scale of their block raise `PlanError`."""
-    bad = _without_scale(step.target.encoding, data)
+def check_blocks(step: Step, start: int, data: NDArray[np.uint8]) -> int:
+    """Look at a run of rows that were just encoded, and sum them up on the way: their `checksum`.
+
+    Values too large for the scale of their block raise `PlanError`.
+    """
+    from requant.kernels_cpu.checks import summed
+
+    encoding, flat = cast(Blocks, step.target.encoding), data.reshape(-1)
+    if encoding.label in _HALVES:
+        first, last, _ = _HALVES[encoding.label]
+        found, suspect = summed(flat, encoding.nbytes, (first + 1, last - 1))
+    else:
+        found, suspect = summed(flat)[0], True
+    bad = _without_scale(encoding, data) if suspect else None
     if bad is not None:
         raise PlanError(
             f"{_path(step)}: tensor {_source_name(step)!r}: {_block(step, start, bad)} begins a block whose scale "
-            f"{step.target.encoding.label} cannot hold: values or importances are too large",
+            f"{encoding.label} cannot hold: values or importances are too large",
             hint="keep the tensor dense, such as --tensor-type NAME=BF16",
         )
+    return found
 
 
 def check_copied_blocks(step: Step, start: int, data: NDArray[np.uint8], replacement: float | None) -> int:

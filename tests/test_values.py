@@ -2,18 +2,23 @@
 
 import ctypes
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from requant.codecs import codec_for
 from requant.encodings import BLOCKS, DENSE
 from requant.errors import FormatError, PlanError
 from requant.expressions import Stored
 from requant.ir import Tensor, TensorSpec
+from requant.kernels_cpu import checks
 from requant.plan import Step
 from requant.sources import Memory
-from requant.values import check_bits, check_blocks, check_copied_blocks, check_values
+from requant.values import _HALVES, check_bits, check_blocks, check_copied_blocks, check_values
 from tests import ggml_oracle
 
 LABELS = ("F16", "BF16", "F32")
@@ -124,3 +129,31 @@ def test_the_largest_numbers_and_no_numbers_are_fine(label):
     assert check_values(moved(label, 2), 0, largest, None) == 0
     assert check_bits(moved(label, 2), 0, stored(label, largest[:0]), label, None) == 0
     assert check_values(moved(label, 2), 0, largest[:0], None) == 0
+
+
+def summed_naively(data):
+    """What `checks.summed` says of bytes, word by word."""
+    total, pages = len(data), len(data) // 4096
+    for page in range(pages):
+        words = struct.unpack_from("<512Q", data, 4096 * page)
+        total += sum(words) * ((page + 1) * 0x9E3779B97F4A7C15 | 1)
+    rest = data[4096 * pages :]
+    return (total + (zlib.crc32(rest) << 20 if rest else 0)) % (1 << 64)
+
+
+@given(
+    label=st.sampled_from(["Q8_0", "Q4_1", "Q6_K"]),
+    blocks=st.integers(0, 300),
+    bad=st.lists(st.integers(0, 299), max_size=2),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_one_pass_sums_blocks_up_and_finds_scales_that_are_no_numbers(label, blocks, bad, seed):
+    encoding, (first, last, _) = BLOCKS[label], _HALVES[label]
+    data = np.random.default_rng(seed).integers(0, 256, (blocks, encoding.nbytes), np.uint8)
+    data[:, first + 1 : last : 2] &= 0x83  # no exponent of ones only
+    data[:, last - 1] |= 0x78
+    marked = [at for at in bad if at < blocks]
+    data[marked, last - 1 if seed % 2 else first + 1] = 0xFC
+    said = checks.summed(data.reshape(-1), encoding.nbytes, (first + 1, last - 1))
+    assert said == (summed_naively(data.tobytes()), bool(marked))
+    assert checks.summed(data.reshape(-1)) == (said[0], False)
