@@ -14,6 +14,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
+#: Said here, where pyproject.toml has it from: to ask the package's metadata for it takes as long as half a plan.
+__version__: Final = "0.1.0"
+
 if TYPE_CHECKING:
     from requant.errors import Error
     from requant.execution import Options, Receipt, execute
@@ -62,10 +65,6 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> object:
     """Names are looked up in their modules: `import requant` alone costs nothing."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("requant")
     if name not in _HOMES:
         raise AttributeError(f"module 'requant' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from requant import sources, system
+from requant import __version__, sources, system
 from requant.errors import Error, FormatError, PlanError, UnsupportedError, VerifyError
-from requant.fingerprint import own_version
 from requant.jobs import Job, Stored, Task, Tasks
 from requant.plan import Step
 from requant.run_journal import Outcome
@@ -144,8 +143,8 @@ class Cluster:
         wanted = [(str(path), path.stat().st_size) for path in paths]
         for worker, said in self._client.run(_about, wanted).items():
             found, trouble = said
-            if found != own_version():
-                raise PlanError(f"worker {worker} has requant {found or 'unknown'}, and here is {own_version()}")
+            if found != __version__:
+                raise PlanError(f"worker {worker} has requant {found or 'unknown'}, and here is {__version__}")
             if trouble:
                 raise PlanError(f"worker {worker} does not see {trouble}", hint="storage that all machines share?")
 
@@ -225,10 +224,10 @@ def _about(wanted: Sequence[tuple[str, int]]) -> tuple[str, str]:
     for name, nbytes in wanted:
         try:
             if Path(name).stat().st_size != nbytes:
-                return own_version(), f"{name} with its {nbytes} bytes"
+                return __version__, f"{name} with its {nbytes} bytes"
         except OSError:
-            return own_version(), name
-    return own_version(), ""
+            return __version__, name
+    return __version__, ""
 
 
 def _error(kind: str, message: str, hint: str) -> Error:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from requant import __version__
 from requant.plan import Plan
 from requant.run_journal import Beginning
 from requant.sources import FileSlice, Source, described
@@ -22,22 +23,12 @@ from requant.sources import FileSlice, Source, described
 def beginning_of(plans: Iterable[Plan], inputs: Iterable[Source], how: object) -> Beginning:
     """What plans are, and the files that they read. how: whatever else decides on the bytes that are written."""
     known = _Known()
-    said = [_said(own_version(), known), _said(how, known)]
+    said = [_said(__version__, known), _said(how, known)]
     for plan in plans:
         said += [_said(plan.layout.files, known), _said(plan.steps, known)]
     found = (getattr(source, "file", source) for source in inputs)  # a view of a file has its file
     files = {(one.path, one.identity): one for one in found if isinstance(one, FileSlice)}
     return Beginning(_digest("".join(said).encode()), dict(filter(None, map(described, files.values()))))
-
-
-def own_version() -> str:
-    """The version of requant; empty where it is not installed."""
-    from importlib.metadata import PackageNotFoundError, version  # which takes its time to import
-
-    try:
-        return version("requant")
-    except PackageNotFoundError:
-        return ""
 
 
 #: Objects that were looked at, and the digest of each: the same encodings and tensors are found again and again.

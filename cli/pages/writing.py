@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from requant import __version__
 from requant.cli import interrupts
 from requant.cli.pages.content import Page
 from requant.cli.tables import finite, size
@@ -68,7 +69,7 @@ def rendered(page: Page) -> bytes:
         script=script,
         policy=_policy(style, script),
         data=_packed(page.tensors.to_json()) if page.tensors else "",
-        version=importlib.metadata.version("requant"),
+        version=__version__,
     )
     return _MAGIC + body.encode()
 

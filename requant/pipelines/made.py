@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from requant import __version__
 from requant.calibration.naming import ggml_moves
 from requant.divergence_cache import Cache
 from requant.errors import PlanError, VerifyError
 from requant.execution import Options, Receipt, execute, existing
-from requant.fingerprint import own_version
 from requant.formats.imatrix.statistics import read_statistics
 from requant.hessians import Hessian
 from requant.importance import Importance, Measured
@@ -109,7 +109,7 @@ class Pipeline:
         texts = [digest_of(Path(path)) for path in stage.texts]
         files = sorted(self.work.digests(files_of(plan)).values())
         values = [(step.target.name, step.target.shape, step.values.explain()) for step in plan.steps]
-        name = f"calibrate-{address(_KEPT, own_version(), self.done, stage.options, texts, files, values)[:16]}.gguf"
+        name = f"calibrate-{address(_KEPT, __version__, self.done, stage.options, texts, files, values)[:16]}.gguf"
         place = self.work.folder / name
         if place.exists():
             self.reused.append(name)
@@ -164,10 +164,10 @@ class Pipeline:
         settings = {name: str(value) for name, value in self.recipe.settings.items()}
         layout = [(file.name, file.nbytes, address(file.head.hex())) for file in plan.layout.files]
         values = [(step.target.name, step.target.encoding.label, step.values.explain()) for step in plan.steps]
-        own = address(_KEPT, own_version(), self.done, sorted(inputs.values()), layout, values)
+        own = address(_KEPT, __version__, self.done, sorted(inputs.values()), layout, values)
         expected = {} if plan.expected_kl is None else {"expected_kl": plan.expected_kl}
         return {
-            "requant": own_version(),
+            "requant": __version__,
             "address": own,
             **expected,
             "recipe": self.recipe.text,
