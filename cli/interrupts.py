@@ -82,6 +82,9 @@ def _end(number: int, frame: object) -> None:
         with suppress(Exception):  # standard output may be in the middle of something
             _State.tell()
             sys.stdout.flush()
+            from requant.temporary import remove_temporary_folders  # not before: this module is the first of all
+
+            remove_temporary_folders()
         os.write(2, break_line + last_line().encode() + b"\n")
         os._exit(CODE)
     if not _State.came:

@@ -15,6 +15,7 @@ from requant.cli import interrupts
 from requant.cli.saying import asked_for, failure, say_failure
 from requant.cli.terminal import complain, remark, say, show_usage, take_any_text
 from requant.errors import Error
+from requant.temporary import remove_temporary_folders
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -163,6 +164,7 @@ def main() -> None:
         sys.stderr.flush()
     except OSError:
         code = code or 1  # whoever read the output is gone
+    remove_temporary_folders()
     # every file is closed; taking the compiler apart piece by piece would take another fifth of a second
     os._exit(code)
 

@@ -5,7 +5,6 @@ Nothing here imports numba, which takes a third of a second.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import platform
@@ -23,6 +22,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from requant.kernels_cpu import on_notice
+from requant.temporary import temporary_folder
 
 _KEPT_DAYS: Final = 30
 #: What processors of the third level of x86-64 have, and kernels that are compiled ahead take for granted.
@@ -107,8 +107,7 @@ def _is_ours(*folders: Path) -> bool:
 @cache
 def _of_this_process(name: str) -> Path:
     """A folder that goes with the process, where there is none to keep anything in."""
-    place = Path(tempfile.mkdtemp(prefix="requant-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    place = temporary_folder()
     (place / name).mkdir()
     return place / name
 

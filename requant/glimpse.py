@@ -6,10 +6,8 @@ take no room. Small files beside them are there whole. What else is read of a we
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from requant.formats.gguf.cursor import HEADER_LIMIT
 from requant.formats.gguf.header import read_header as read_gguf
 from requant.formats.safetensors.header import HEAD_SIZE, header_length
 from requant.ranges import Http, RemoteFile
+from requant.temporary import temporary_folder
 
 #: Fetched at first of a header: those of most shards are shorter.
 _FIRST: Final = 1 << 18
@@ -88,9 +87,7 @@ def look(
     name: str, weights: Mapping[str, RemoteFile], small: Mapping[str, Callable[[], Path]], opened: str | None
 ) -> Glimpse:
     """The headers of `weights` in a folder called `name`, and `small` files as they are fetched."""
-    place = Path(tempfile.mkdtemp(prefix="requant-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    folder = place / name
+    folder = temporary_folder() / name
     for inner, fetched in small.items():
         path = folder / inner
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ s3://bucket/path/model-Q4_K_M.gguf    the same in an object store, where folders
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +21,7 @@ from requant.glimpse import WEIGHTS, Glimpse, look
 from requant.hub import HubModel, choose
 from requant.json_values import TOKENIZER, parse_json
 from requant.ranges import Http, Missing, RemoteFile, Store, store_of
+from requant.temporary import temporary_folder
 
 SCHEMES: Final = ("https", "http", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 _SHARD: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf|\.safetensors)", re.DOTALL)
@@ -87,7 +87,7 @@ def _series(name: str) -> list[str]:
 
 def _fetched(file: RemoteFile) -> Callable[[], Path]:
     def fetch() -> Path:
-        path = Path(tempfile.mkdtemp(prefix="requant-"), "file")
+        path = temporary_folder() / "file"
         path.write_bytes(file.read(0, _SMALL))
         return path
 

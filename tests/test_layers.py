@@ -12,7 +12,14 @@ from requant.expressions import Node
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
-    "kernels_cpu": {"requant.kernels_cpu", "requant.codecs", "requant.dtypes", "requant.encodings", "requant.errors"},
+    "kernels_cpu": {
+        "requant.kernels_cpu",
+        "requant.codecs",
+        "requant.dtypes",
+        "requant.encodings",
+        "requant.errors",
+        "requant.temporary",
+    },
     "formats": {
         "requant.formats",
         "requant.ir",

@@ -199,6 +199,18 @@ def test_a_file_that_changes_between_two_runs_is_refused(model, tmp_path):
     assert "model.safetensors: it has changed since" in refused.stderr
 
 
+@pytest.mark.parametrize(("name", "code"), [("model", 0), ("model/model.safetensors", 0), ("model/nothing.gguf", 4)])
+def test_nothing_is_left_of_what_was_looked_at(model, tmp_path, monkeypatch, name, code):
+    """Small files and headers stand in a temporary folder while a command runs, and it does not wait for Python's
+    end."""
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.setenv("TMPDIR", str(away))
+    done = requant("inspect", f"{model.url}/{name}", check=False)
+    assert done.returncode == code, done.stderr
+    assert list(away.iterdir()) == []
+
+
 def test_addresses_that_cannot_be_read(served, tmp_path):
     for url, said in (
         (f"{served.url}/nothing", "there is no model.safetensors"),
