@@ -19,7 +19,8 @@ HALF_OVERFLOW: Final = 65520.0
 
 _largest_lanes: Final = Kept("largest", "largest_lanes")
 _page_sums: Final = Kept("sums", "page_sums")
-_PAGE: Final = 4096
+#: Bytes that are summed up together.
+PAGE: Final = 4096
 
 
 def beyond(values: NDArray[np.float32], limit: float = HALF_OVERFLOW) -> int | None:
@@ -47,7 +48,7 @@ def summed(data: NDArray[np.uint8], block: int = 0, high_bytes: tuple[int, int] 
     are missing or in each other's place are. It runs at the speed of memory, which no cryptographic one does.
     block: bytes of each block; 0 where none is looked at. high_bytes: where in it the high bytes of its halves are.
     """
-    whole, out = data.size - data.size % _PAGE, np.empty(2, np.uint64)
+    whole, out = data.size - data.size % PAGE, np.empty(2, np.uint64)
     _page_sums(data, data[:whole].view(np.uint64), block, *high_bytes, out)
     rest = data[whole:].tobytes()
     return (int(out[0]) + data.size + (zlib.crc32(rest) << 20 if rest else 0)) % (1 << 64), bool(out[1])

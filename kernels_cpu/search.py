@@ -107,26 +107,13 @@ def extremes(length: int, sets: int) -> Callable[..., Any]:
     return extreme_of
 
 
-def signed_search(length: int, top: int, sets: int = SETS, unbounded: bool = False) -> Callable[..., Any]:
-    """make_qx_quants with rmse_type 1: code * scale, codes in -top..top-1.
-
-    unbounded: the values may be infinite or NaN (scales whose sums overflowed), and round as ggml's integers do.
-
-    The made function is (xs, ws, wxs, found) -> None, of `SETS` sets of sixteen groups, or of one. Of four, two go
-    together and two such pairs take turns, as in affine_search. found: of each set [scale, inverse, whether the group
-    is not zero] of the lanes; a value has the code `inverse * x`. wxs is scratch, as large as xs.
-    """
-    apart, together = 16 * length, min(sets, 2)
-    lanes, store_lanes, spread = taking(together, apart)
-    _, store_found, _ = taking(together, 48)
+def _signed_sums(length: int, top: int, sets: int, unbounded: bool) -> Callable[..., Any]:
+    """Makes what codes the groups in an attempt: the weighted sums of codes times values, and of the codes' squares."""
+    lanes, _, spread = taking(sets, 16 * length)
 
     @inlined
     def exact_code(x: Any) -> Any:
         return to_float(greater(lesser(nearest(x), top - 1), -top))
-
-    @inlined
-    def rounded(x: Any) -> Any:
-        return rint(x)
 
     @inlined
     def not_above(x: Any) -> Any:
@@ -148,9 +135,8 @@ def signed_search(length: int, top: int, sets: int = SETS, unbounded: bool = Fal
 
         return sums
 
-    extreme_of = extremes(length, together)
     # of an attempt at `top + attempt / 10` steps no value is farther from 0 than that, so that few need to be held
-    few, usual, many = map(summing, (exact_code,) * 3 if unbounded else (rounded, not_above, within))
+    few, usual, many = map(summing, (exact_code,) * 3 if unbounded else (rint, not_above, within))
 
     @inlined
     def sums(xs: Floats, ws: Floats, wxs: Floats, inverse: Any, attempt: int) -> Any:
@@ -159,6 +145,24 @@ def signed_search(length: int, top: int, sets: int = SETS, unbounded: bool = Fal
         if attempt < 5:  # at most top + 0.4
             return usual(xs, ws, wxs, inverse)
         return many(xs, ws, wxs, inverse)
+
+    return sums
+
+
+def signed_search(length: int, top: int, sets: int = SETS, unbounded: bool = False) -> Callable[..., Any]:
+    """make_qx_quants with rmse_type 1: code * scale, codes in -top..top-1.
+
+    unbounded: the values may be infinite or NaN (scales whose sums overflowed), and round as ggml's integers do.
+
+    The made function is (xs, ws, wxs, found) -> None, of `SETS` sets of sixteen groups, or of one. Of four, two go
+    together and two such pairs take turns, as in affine_search. found: of each set [scale, inverse, whether the group
+    is not zero] of the lanes; a value has the code `inverse * x`. wxs is scratch, as large as xs.
+    """
+    apart, together = 16 * length, min(sets, 2)
+    lanes, store_lanes, spread = taking(together, apart)
+    _, store_found, _ = taking(together, 48)
+
+    sums, extreme_of = _signed_sums(length, top, together, unbounded), extremes(length, together)
 
     @inlined
     def begin(xs: Floats, ws: Floats, wxs: Floats) -> Any:

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from requant.kernels_cpu._jit import BYTES, NUMBER, OUT_WORDS64, WORDS64, kernel
+from requant.kernels_cpu.checks import PAGE
 
-#: Words of a page, and its bytes.
-_WORDS: Final = 512
-_PAGE: Final = 8 * _WORDS
+_WORDS: Final = PAGE // 8
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _ONE: Final = np.uint64(1)
 
@@ -40,10 +39,10 @@ def page_sums(
                 found += words[i]
             total += found * (np.uint64(page + 1) * _GOLDEN | _ONE)
         if block:  # those that begin in the page, while the cache has it; the last may reach into the next one
-            last = (page + 1) * _PAGE if page < pages else data.size
+            last = (page + 1) * PAGE if page < pages else data.size
             count = (last - block_at + block - 1) // block
             one, other, step = np.uint64(block_at + first), np.uint64(block_at + second), np.uint64(block)
-            for _ in range(count):
+            for _ in range(count):  # five ones and another carry into the highest bit
                 seen |= (data[one] & 0x7C) + 4 | (data[other] & 0x7C) + 4
                 one, other = one + step, other + step
             block_at += count * block
