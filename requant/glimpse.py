@@ -70,7 +70,7 @@ def glimpse(repo: str, commit: str, wanted: Sequence[str], file: str | None, bes
         if PurePosixPath(name).suffix in WEIGHTS:
             transport = Http(hf_hub_url(repo, name, revision=commit), headers)
             files[name] = RemoteFile(f"hf://{repo}/{name}", transport, entries[name]["size"], _sha256(entries[name]))
-    small = {name: (lambda path=name: beside() / path) for name in wanted if name not in files}
+    small = {name: (lambda to, path=name: shutil.copyfile(beside() / path, to)) for name in wanted if name not in files}
     found = look(repo.rpartition("/")[2], files, small, file)
     found.beside = sum(entries[name]["size"] for name in small)
     return found
@@ -84,14 +84,14 @@ def _sha256(entry: Mapping[str, Any]) -> str | None:
 
 
 def look(
-    name: str, weights: Mapping[str, RemoteFile], small: Mapping[str, Callable[[], Path]], opened: str | None
+    name: str, weights: Mapping[str, RemoteFile], small: Mapping[str, Callable[[Path], object]], opened: str | None
 ) -> Glimpse:
-    """The headers of `weights` in a folder called `name`, and `small` files as they are fetched."""
+    """The headers of `weights` in a folder called `name`, and `small` files, each put there by its function."""
     folder = temporary_folder() / name
-    for inner, fetched in small.items():
+    for inner, put in small.items():
         path = folder / inner
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(fetched(), path)
+        put(path)
         sources.called(path, f"{name}/{inner}", hashlib.sha256(path.read_bytes()).hexdigest())
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(lambda item: _head(folder / item[0], item[1]), weights.items()))

@@ -8,9 +8,10 @@ s3://bucket/path/model-Q4_K_M.gguf    the same in an object store, where folders
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,7 +22,6 @@ from requant.glimpse import WEIGHTS, Glimpse, look
 from requant.hub import HubModel, choose
 from requant.json_values import TOKENIZER, parse_json
 from requant.ranges import Http, Missing, RemoteFile, Store, store_of
-from requant.temporary import temporary_folder
 
 SCHEMES: Final = ("https", "http", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 _SHARD: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf|\.safetensors)", re.DOTALL)
@@ -68,7 +68,7 @@ def glimpse_at(url: str) -> Glimpse:
         raise PlanError(
             f"{url}: only safetensors and GGUF are read from servers", hint="download it, and name the copy"
         )
-    small = {one: _fetched(_file(f"{address}/{one}{query}")) for one in wanted if one not in weights}
+    small = {one: partial(_fetch, _file(f"{address}/{one}{query}")) for one in wanted if one not in weights}
     return look(name, weights, small, opened)
 
 
@@ -85,13 +85,8 @@ def _series(name: str) -> list[str]:
     return [f"{match[1]}-{n:05}-of-{match[3]}{match[4]}" for n in range(1, int(match[3]) + 1)]
 
 
-def _fetched(file: RemoteFile) -> Callable[[], Path]:
-    def fetch() -> Path:
-        path = temporary_folder() / "file"
-        path.write_bytes(file.read(0, _SMALL))
-        return path
-
-    return fetch
+def _fetch(file: RemoteFile, path: Path) -> None:
+    path.write_bytes(file.read(0, _SMALL))
 
 
 def _listed(url: str) -> Iterator[str]:
