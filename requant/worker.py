@@ -130,15 +130,15 @@ class Worker:
         step, whole = stored.step, task.job.whole() if stored.step is task.job.step else None
         out = stored.storing.new_parts(task.start, task.stop, context.scratch) if whole is None else whole
         fill(out, 0 if whole is None else task.start)
-        blocks = isinstance(step.target.encoding, Blocks)
-        if blocks:
-            outcome.checksum = check_blocks(step, task.start, out["data"])
-        if whole is None:
-            for name, part in step.target.parts.items():
-                begin, _ = part_slice(step.target, part, task.start, task.stop)
-                if not blocks:  # while the processor's cache has it
-                    outcome.checksum = checksum(out[name], outcome.checksum)
-                stored.write(name, begin, out[name])
+        if whole is not None:
+            return
+        for name, part in step.target.parts.items():
+            begin, _ = part_slice(step.target, part, task.start, task.stop)
+            if isinstance(step.target.encoding, Blocks):  # of one part
+                outcome.checksum = check_blocks(step, task.start, out[name])
+            else:  # while the processor's cache has it
+                outcome.checksum = checksum(out[name], outcome.checksum)
+            stored.write(name, begin, out[name])
 
     def _encode(
         self,
