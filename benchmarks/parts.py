@@ -30,9 +30,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from start import processor_seconds  # type: ignore[import-not-found]
 
 from requant import execution, expressions, formats, system, values, worker
